@@ -1,0 +1,44 @@
+"""Train LeNet-5 on Fashion-MNIST or MNIST.
+
+    python -m dl.modules.CNN.LeNet.train
+    python -m dl.modules.CNN.LeNet.train --model lenet5 --data mnist --out runs/CNN/LeNet-mnist
+    torchrun --nproc_per_node=2 -m dl.modules.CNN.LeNet.train --parallel ddp
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.CNN.LeNet.model import build
+from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
+from dl.mytorch.config import flag
+from dl.mytorch.data import Splits, class_names, image_splits
+from dl.mytorch.optim import sgd, warmup_cosine
+from dl.mytorch.tasks import Classification
+
+
+@dataclass(frozen=True)
+class Config(TrainConfig):
+    """Train LeNet-5."""
+
+    out: str = "runs/CNN/LeNet"
+    data: Literal["fashion_mnist", "fashion_mnist-sample", "mnist"] = "fashion_mnist"
+    model: Literal["modern", "textbook", "lenet5", "tiny"] = flag("modern", "preset of the network, see model.py")
+    epochs: int = 15
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+
+
+def main(config: Config, data: Splits | None = None) -> History:
+    seed_everything(config.seed)
+    trainer = Trainer(
+        model=build(config.model),
+        task=Classification(class_names=class_names(config.data)),
+        optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay),
+        schedule=warmup_cosine(warmup=0.05),
+        config=config,
+    )
+    return trainer.fit(data or image_splits(config))
+
+
+if __name__ == "__main__":
+    launch(main, Config)

@@ -1,0 +1,97 @@
+"""Files that are whole or not there: written under a temporary name, flushed to the disk, renamed. Never trusted when read."""
+
+import contextlib
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any, BinaryIO, Iterator
+
+import torch
+from torch import nn
+
+from dl.mytorch.config import UserError
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
+    """A file to write to that appears at `path` when the block ends, and only then. `UserError` when it cannot be written."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free / 1e6
+        reason = error.strerror if isinstance(error, OSError) else "writing stopped half-way"
+        kept = "; the copy from before is kept" if path.exists() else ""
+        raise UserError(f"cannot write {path}: {reason} ({free:.1f} MB free there){kept}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut, where the system has a way to."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+def write_json(value: Any, path: Path | str) -> None:
+    """`value` as indented JSON."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
+
+
+def save(state: dict[str, Any], path: Path | str) -> None:
+    """Tensors and plain Python values to a file, bit for bit the same for the same state."""
+    with atomic_write(path) as file:
+        torch.save(state, file)
+
+
+def load(path: Path | str) -> dict[str, Any]:
+    """What `save` wrote, on the CPU. Nothing in the file is executed.
+
+    Raises `UserError` when the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) or "Weights only" in str(error):
+            raise UserError(f"{path} refused: it holds more than weights, and loading it could run code") from None
+        raise UserError(f"{path} is not a checkpoint, or damaged") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise UserError(f"{path} is damaged or not a checkpoint ({str(error).splitlines()[0][:100]})") from None
+
+
+def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
+    """Put the weights of a `best.pt`, or of any file of plain torch keys, into `model`, and return it.
+
+    Raises `UserError` when the file cannot be read or belongs to another model; `model` is then as it was.
+    """
+    return put_weights(model, load(path), path)
+
+
+def put_weights(model: nn.Module, weights: Any, path: Path | str) -> nn.Module:
+    """`load_state_dict`, checked first: a state dict of another model is a `UserError` that says what differs."""
+    own = model.state_dict()
+    if not isinstance(weights, dict):
+        raise UserError(f"{path} does not hold the weights of a model")
+    differs = [f"lacks {name}" for name in own if name not in weights]
+    differs += [f"has {name}, which the model lacks" for name in weights if name not in own]
+    for name in own.keys() & weights.keys():
+        shape = tuple(getattr(weights[name], "shape", ()))
+        if shape != tuple(own[name].shape):
+            differs.append(f"has {name} of shape {shape}, the model's is {tuple(own[name].shape)}")
+    if differs:
+        more = f", and {len(differs) - 3} more" if len(differs) > 3 else ""
+        raise UserError(f"{path} belongs to another model than this {type(model).__name__}: it {'; '.join(differs[:3])}{more}")
+    model.load_state_dict(weights)
+    return model

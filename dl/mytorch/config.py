@@ -1,0 +1,115 @@
+"""TrainConfig: every knob of a run, and the command line made from its fields."""
+
+import argparse
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Sequence, TypeVar, get_args, get_origin, get_type_hints
+
+
+class UserError(ValueError):
+    """Something the person at the keyboard can mend: `launch` prints it as one line and exits with 1."""
+
+
+def flag(default: Any, help: str) -> Any:
+    """A field of a config with the sentence that `--help` shows for it."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What every recipe can be told. A recipe subclasses it, sets its own defaults and adds its own flags.
+
+    Raises `ValueError`, naming the flag, when a value cannot be meant.
+    """
+
+    out: str = dataclasses.field(metadata={"help": "folder of this run; a run found there is resumed"})
+    data: str = dataclasses.field(metadata={"help": "name of the data set"})
+    seed: int = flag(0, "seeds the weights, the validation split and every shuffle")
+    epochs: int = flag(1, "passes over the training set")
+    steps: int = flag(0, "optimizer steps; above 0 it overrides --epochs")
+    batch_size: int = flag(128, "examples per forward, over all ranks")
+    accumulate: int = flag(1, "forwards per optimizer step")
+    lr: float = flag(1e-3, "peak learning rate")
+    weight_decay: float = flag(0.0, "weight decay")
+    clip: float = flag(0.0, "largest norm of the gradient; 0 = no clipping")
+    ema: float = flag(0.0, "decay of the moving average of the weights, say 0.999; 0 = none")
+    precision: Literal["fp32", "bf16"] = flag("fp32", "of the forward pass; weights stay in fp32")
+    parallel: Literal["none", "ddp"] = flag("none", "how ranks share the work, under torchrun")
+    compile: bool = flag(False, "torch.compile the model: a slow first step, faster ones after")
+    channels_last: bool = flag(False, "store images with the channel innermost: faster convolutions")
+    num_workers: int = flag(0, "processes that prepare batches; sets kept in memory need none")
+    device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps ...; auto takes the fastest there is")
+    log_every: int = flag(50, "steps between two points of the training curve")
+    eval_every: int = flag(0, "steps between two evaluations; 0 = each epoch")
+    save_every: int = flag(0, "steps between two saves of the full state; 0 = each epoch")
+    fresh: bool = flag(False, "start over although --out holds a run")
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if get_origin(hints[field.name]) is Literal and value not in get_args(hints[field.name]):
+                raise ValueError(f"{_flag_name(field.name)} is one of {', '.join(get_args(hints[field.name]))}; got {value!r}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{_flag_name(field.name)} has to be a finite number; got {value}")
+        for name in ("epochs", "batch_size", "accumulate", "log_every"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("seed", "steps", "weight_decay", "clip", "num_workers", "eval_every", "save_every"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        self._check("seed", self.seed < 2**32, "below 2^32")
+        self._check("lr", self.lr > 0, "above 0")
+        self._check("ema", 0 <= self.ema < 1, "at least 0 and below 1")
+        self._check("out", self.out.strip() != "", "the name of a folder")
+
+    def _check(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise ValueError(f"{_flag_name(name)} has to be {rule}; got {getattr(self, name)!r}")
+
+
+Config = TypeVar("Config", bound=TrainConfig)
+
+
+def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
+    """A config of class `cls` from command-line words (default: those of this process).
+
+    Field `batch_size` is the flag `--batch-size`; a field of type bool has `--x` and `--no-x`; the values of a
+    `Literal` are its choices. An unknown flag or a bad value ends the program with status 2 and one line that says why.
+    """
+    parser = argparse.ArgumentParser(
+        description=(cls.__doc__ or "").strip().split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        options: dict[str, Any] = {"dest": field.name, "help": _help(cls, field.name)}
+        if field.default is dataclasses.MISSING:
+            options["required"] = True
+        else:
+            options["default"] = field.default
+        if hints[field.name] is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif get_origin(hints[field.name]) is Literal:
+            options["choices"] = get_args(hints[field.name])
+        else:
+            options["type"] = hints[field.name]
+            options["metavar"] = hints[field.name].__name__.upper()
+        parser.add_argument(_flag_name(field.name), **options)
+    try:
+        return cls(**vars(parser.parse_args(argv)))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _flag_name(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _help(cls: type, name: str) -> str:
+    """The sentence of the nearest class that gives one: a recipe changes a default without repeating it."""
+    for base in cls.__mro__:
+        field = base.__dict__.get("__dataclass_fields__", {}).get(name)
+        if field is not None and "help" in field.metadata:
+            return field.metadata["help"].replace("%", "%%")
+    return " "  # a space, so that argparse still prints the default

@@ -1,0 +1,125 @@
+"""Batches by position: batch t of an epoch is a function of (seed, epoch, t) alone, so any run can go on anywhere."""
+
+import math
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from dl.mytorch.distributed import rank, separate_rng, world
+
+Batch = dict[str, Tensor]
+Augment = Callable[[Batch, torch.Generator], Batch]
+
+
+class Loader:
+    """Cuts a data set into batches, each example once an epoch, the last batch as short as it comes out.
+
+    Args:
+        dataset: either a dict of tensors with one length, kept in memory, from which a batch is cut by index;
+            or anything with `len` and `[i]`, whose examples `num_workers` processes prepare and `collate` joins.
+        batch_size: examples per batch over all ranks; a rank takes every world-th example of each batch.
+        shuffle: a new order each epoch, drawn from (seed, epoch).
+        collate: list of examples -> batch; default: torch's.
+        augment: (batch, generator) -> batch, on whole batches; the generator is seeded by (seed, epoch, t, rank).
+
+    Raises `ValueError` when there is nothing to load or when tensors differ in length.
+    """
+
+    def __init__(
+        self,
+        dataset: Batch | Dataset,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        num_workers: int = 0,
+        collate: Callable[[list], Batch] | None = None,
+        augment: Augment | None = None,
+    ) -> None:
+        self.in_memory = isinstance(dataset, dict)
+        lengths = {len(tensor) for tensor in dataset.values()} if self.in_memory else {len(dataset)}
+        if len(lengths) != 1:
+            raise ValueError(f"the tensors of a data set have one length; got {sorted(lengths)}")
+        self.num_examples = lengths.pop()
+        if self.num_examples == 0 or batch_size < 1:
+            raise ValueError(f"nothing to load: {self.num_examples} examples, batches of {batch_size}")
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.num_workers = num_workers
+        self.collate = collate or default_collate
+        self.augment = augment
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return math.ceil(self.num_examples / self.batch_size)
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on; of each, the part of this rank (which may be empty)."""
+        source = _Epoch(self, epoch)
+        if self.in_memory:
+            return (source[t] for t in range(start, len(self)))
+        return iter(
+            DataLoader(
+                source,
+                batch_size=None,  # the source gives whole batches
+                sampler=range(start, len(self)),
+                num_workers=self.num_workers,
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator(),  # else DataLoader draws its base seed from the training's randomness
+            )
+        )
+
+
+class _Epoch(Dataset):
+    """The batches of one epoch as a data set of their own, which can be cut at any place and in any process."""
+
+    def __init__(self, loader: Loader, epoch: int) -> None:
+        self.loader, self.epoch = loader, epoch
+        self.rank, self.world = rank(), world()  # asked here: a worker process knows nothing of ranks
+        mixed = int(np.random.SeedSequence((loader.seed, epoch)).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(mixed)
+        self.order = torch.randperm(loader.num_examples, generator=generator) if loader.shuffle else None
+        self.first_seed = (mixed << 24) + 1 + self.rank
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getitem__(self, t: int) -> Batch:
+        loader = self.loader
+        mine = slice(t * loader.batch_size + self.rank, min((t + 1) * loader.batch_size, loader.num_examples), self.world)
+        if loader.in_memory:
+            batch = {name: tensor[self._index(mine, tensor.device)] for name, tensor in loader.dataset.items()}
+        else:
+            batch = self._collated(self._index(mine).tolist(), t)
+        if loader.augment is not None:
+            batch = loader.augment(batch, torch.Generator().manual_seed(self._seed(t)))
+        return batch
+
+    def _seed(self, t: int) -> int:
+        """One for each batch and rank."""
+        return self.first_seed + t * self.world
+
+    def _index(self, mine: slice, device: torch.device | None = None) -> Any:
+        if self.order is not None:
+            return self.order[mine].to(device)
+        return mine if self.loader.in_memory else torch.arange(mine.start, mine.stop, mine.step)
+
+    def _collated(self, indices: Sequence[int], t: int) -> Batch:
+        # An example may use any of the global generators, as torchvision's transforms do.
+        with separate_rng(self._seed(t) % 2**32):
+            if not indices:  # a short last batch has nothing for this rank
+                return {name: tensor[:0] for name, tensor in self.loader.collate([self.loader.dataset[0]]).items()}
+            return self.loader.collate([self.loader.dataset[i] for i in indices])
+
+
+class Splits(NamedTuple):
+    """What a model learns from, what chooses the best checkpoint, and what is looked at once, at the end."""
+
+    train: Loader
+    val: Loader
+    test: Loader | None = None

@@ -1,0 +1,232 @@
+"""Ranks and devices. No other file of the project asks how many processes there are or where tensors live."""
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import threading
+from datetime import timedelta
+from typing import Any, Callable, Iterator, Sequence, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dl.mytorch.config import Config, UserError, parse
+
+Result = TypeVar("Result")
+
+
+def launch(main: Callable[[Config], Result], config_class: type[Config], argv: Sequence[str] | None = None) -> Result:
+    """Parse the command line and run `main(config)`, under `python` or under `torchrun` alike.
+
+    What a person can mend (`UserError`, a full disk, missing rights, too little memory) becomes one line on stderr
+    and exit status 1; Ctrl-C outside training exits with 130. Any other exception is a bug and keeps its traceback.
+    """
+    config = parse(config_class, argv)
+    try:
+        with _process_group(config):
+            return main(config)
+    except UserError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted before there was anything to save", 130)
+    except torch.OutOfMemoryError:
+        _fail("the device is out of memory: halve --batch-size and double --accumulate for the same result", 1)
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        _fail(f"{error.strerror}: {error.filename or config.out}", 1)
+
+
+def _fail(message: str, status: int) -> None:
+    print(("" if rank() == 0 else f"[rank {rank()}] ") + f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def _process_group(config: Config) -> Iterator[None]:
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks == 1:
+        yield
+        return
+    if config.parallel == "none":
+        raise UserError(f"torchrun started {ranks} processes, but --parallel is none: add --parallel ddp")
+    here = device(config.device)
+    if here.type == "cuda":
+        torch.cuda.set_device(here)
+    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM go into the list that this gives, to be read between two steps; a second one interrupts at once."""
+    noted: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
+        yield noted
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def rank() -> int:
+    """Place of this process among all, from 0."""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is rank 0, the one that writes files and talks."""
+    return rank() == 0
+
+
+def device(name: str = "auto") -> torch.device:
+    """The device of this rank. "auto": cuda, mps or cpu, whichever is there, in this order.
+
+    Raises `UserError` for a device that torch does not know or that this machine lacks.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: no such device; say auto, cpu, cuda, cuda:1 or mps") from None
+    if chosen.type == "cuda" and chosen.index is None:
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    lacks_cuda = chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()
+    if lacks_cuda or (chosen.type == "mps" and not torch.backends.mps.is_available()):
+        raise UserError(f"--device {name}: this machine has no {chosen}; --device auto takes what there is")
+    return chosen
+
+
+def to_device(batch: dict[str, Tensor], where: torch.device, channels_last: bool = False) -> dict[str, Tensor]:
+    """The tensors of a batch on a device, images (B, C, H, W) with the channel innermost if asked for."""
+    moved = {name: tensor.to(where, non_blocking=True) for name, tensor in batch.items()}
+    if channels_last:
+        moved = {k: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for k, v in moved.items()}
+    return moved
+
+
+def synchronize(where: torch.device) -> None:
+    """Wait until the device has done what was asked of it: before a clock is read."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+    elif where.type == "mps":
+        torch.mps.synchronize()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators, on every device."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of all generators of this process, of types that `torch.load(weights_only=True)` accepts."""
+    name, keys, *rest = np.random.get_state()
+    state = {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest], "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put back what `rng_state` gave."""
+    random.setstate(state["python"])
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextlib.contextmanager
+def separate_rng(seed: int) -> Iterator[None]:
+    """Randomness of its own, the same each time: what runs inside takes nothing from the generators outside."""
+    outside = rng_state()
+    seed_everything(seed)
+    try:
+        yield
+    finally:
+        set_rng_state(outside)
+
+
+def _on_backend(x: Tensor) -> Tensor:
+    """`x` where the backend of the process group can reach it: NCCL reads CUDA tensors only."""
+    return x.cuda() if dist.get_backend() == "nccl" else x.cpu()
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """The sum of `x` over all ranks, on each of them; `x` itself is left alone."""
+    if world() == 1:
+        return x
+    total = _on_backend(x.detach()).clone()
+    dist.all_reduce(total)
+    return total.to(x.device)
+
+
+def all_gather(x: Tensor) -> Tensor:
+    """The `x` of all ranks joined along dimension 0, in the order of ranks; ranks may differ in its length."""
+    if world() == 1:
+        return x
+    lengths = all_sum(nn.functional.one_hot(torch.tensor(rank()), world()) * x.shape[0]).tolist()
+    padded = x.new_zeros(max(lengths), *x.shape[1:])
+    padded[: x.shape[0]] = x.detach()
+    parts = [torch.empty_like(_on_backend(padded)) for _ in lengths]
+    dist.all_gather(parts, _on_backend(padded).contiguous())
+    return torch.cat([part[:length] for part, length in zip(parts, lengths)]).to(x.device)
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The small Python object `value` of every rank, in the order of ranks."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if world() > 1:
+        dist.barrier()
+
+
+def parallelize(model: nn.Module, parallel: str) -> nn.Module:
+    """`model` as the training step calls it: in DistributedDataParallel when several ranks share the work."""
+    if parallel == "none" or world() == 1:
+        return model
+    return DistributedDataParallel(model)
+
+
+def without_sync(model: nn.Module) -> contextlib.AbstractContextManager:
+    """Backward passes inside leave the gradients of the ranks unsummed: for all but the last of a step."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every rank the buffers of rank 0 (running statistics), so that all evaluate the same network."""
+    if world() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)

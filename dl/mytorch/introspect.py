@@ -1,0 +1,126 @@
+"""A look inside a model: what its layers are, what they cost, and what they put out."""
+
+from difflib import get_close_matches
+from typing import Any, Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Trainable parameters, a shared one once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def layer_summary(model: nn.Module, *inputs: Any) -> str:
+    """A table of every layer in the order of its first use: name, type, output shape, parameters, FLOPs; then totals.
+
+    FLOPs are those of matrix products and convolutions, a multiply-add counted as two, for the given inputs. A
+    layer's parameters and FLOPs include those of the layers inside it; the indentation shows which these are.
+    """
+    return summarize(model, lambda: model(*inputs))
+
+
+def summarize(model: nn.Module, call: Callable[[], Any]) -> str:
+    """`layer_summary` of a `model` that `call` runs once, in evaluation mode."""
+    names = {module: name for name, module in model.named_modules()}
+    shapes: dict[str, str] = {}
+    hooks = []
+
+    def reserve(module: nn.Module, _: Any) -> None:
+        shapes.setdefault(names[module], "")  # a parent is called before its children, but finishes after them
+
+    def record(module: nn.Module, _: Any, output: Any) -> None:
+        shapes[names[module]] = _shape(output)
+
+    for module in names:
+        hooks += [module.register_forward_pre_hook(reserve), module.register_forward_hook(record)]
+    training = model.training
+    counter = FlopCounterMode(display=False)
+    try:
+        model.eval()
+        with torch.no_grad(), counter:
+            call()
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    flops = {name: sum(of.values()) for name, of in counter.get_flop_counts().items()}
+    root = type(model).__name__
+    modules = dict(model.named_modules())
+    rows = [("layer", "type", "output shape", "parameters", "FLOPs")]
+    for name, shape in shapes.items():
+        if name:
+            cost = flops.get(f"{root}.{name}", 0)
+            label = "  " * name.count(".") + name.rpartition(".")[2]
+            rows.append((label, type(modules[name]).__name__, shape, f"{count_parameters(modules[name]):,}", f"{cost:,}"))
+    rows.append(("total", root, shapes.get("", ""), f"{count_parameters(model):,}", f"{counter.get_total_flops():,}"))
+    return _table(rows)
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(f"{cell:{'<' if i < 3 else '>'}{w}}" for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _shape(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return str(tuple(output.shape))
+    if isinstance(output, dict):
+        output = tuple(output.values())
+    if isinstance(output, (tuple, list)):
+        return ", ".join(_shape(part) for part in output if part is not None)
+    return type(output).__name__
+
+
+class Probe:
+    """The outputs of named layers, as they are computed.
+
+        with Probe(model, "conv1", "fc1") as probe:
+            model(images)
+        probe["conv1"]  # the output of the last call
+
+    A name ends in a layer as `model.named_modules()` calls it; raises `KeyError`, with near names, for any other.
+    Outputs keep their graph, so that gradients can be asked of them.
+    """
+
+    def __init__(self, model: nn.Module, *names: str) -> None:
+        self.outputs: dict[str, Any] = {}
+        self.modules = dict(model.named_modules())
+        self.names = names
+        for name in names:
+            self._check(name, self.modules)
+
+    def __enter__(self) -> "Probe":
+        self.hooks = [self.modules[name].register_forward_hook(self._keeper(name)) for name in self.names]
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def __getitem__(self, name: str) -> Any:
+        self._check(name, self.outputs)
+        return self.outputs[name]
+
+    def _keeper(self, name: str) -> Callable[..., None]:
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            self.outputs[name] = output
+
+        return keep
+
+    def _check(self, name: str, known: dict[str, Any]) -> None:
+        if name not in known:
+            near = get_close_matches(name, known, n=3) or list(known)[:8]
+            raise KeyError(f"no output of a layer {name!r} here; near: {', '.join(filter(None, near))}")
+
+
+def first_kernels(model: nn.Module) -> Tensor | None:
+    """The kernels (out, in, height, width) of the first convolution larger than 1x1, or None: the eye can read these."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
+            return module.weight.detach()
+    return None

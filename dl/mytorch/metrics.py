@@ -1,0 +1,155 @@
+"""Numbers that fall when a model gets better, the same however the data is cut into batches and ranks.
+
+A metric keeps sums over examples on the device where they arise; only `compute` adds up the ranks and reads them.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from dl.mytorch.data.loader import Batch
+from dl.mytorch.distributed import all_sum, is_main
+
+
+class Metric:
+    """`num_sums` sums over examples and a formula over these sums. A subclass gives `update` and `formula`."""
+
+    num_sums = 2
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._sums = torch.zeros(self.num_sums, dtype=torch.float64)
+        self._pending: list[Tensor | float] = []
+
+    def update(self, outputs: Batch) -> None:
+        """Count the examples of one batch."""
+        raise NotImplementedError
+
+    def formula(self, *sums: float) -> float:
+        """The number, from the sums over all ranks. Default: the first over the second; NaN when nothing was counted."""
+        return sums[0] / sums[1] if sums[1] else math.nan
+
+    def compute(self) -> float:
+        """The number over everything counted since `reset`, on all ranks. Every rank has to call it."""
+        return self.formula(*all_sum(self.sums).tolist())
+
+    def add(self, *values: Tensor | float) -> None:
+        """Add to the sums. Nothing waits for the device, and the additions themselves are put off: they cost a step dearly."""
+        self._pending += values
+        if len(self._pending) >= 64 * self.num_sums:
+            _ = self.sums
+
+    @property
+    def sums(self) -> Tensor:
+        """(num_sums,), in float64, so that a long epoch loses nothing; float32 where the device has no more (MPS)."""
+        if self._pending:
+            where = next((v.device for v in self._pending if isinstance(v, Tensor)), self._sums.device)
+            exact = torch.float32 if where.type == "mps" else torch.float64
+            new = torch.stack([torch.as_tensor(v, dtype=exact, device=where) for v in self._pending])
+            self._sums = self._sums.to(where, exact)
+            for row in new.view(-1, self.num_sums):  # one by one: the same bits whenever the sums are asked for
+                self._sums = self._sums + row
+            self._pending = []
+        return self._sums
+
+    @sums.setter
+    def sums(self, values: Tensor) -> None:
+        self._sums, self._pending = values, []
+
+
+class Mean(Metric):
+    """Mean of `outputs[key]`: of its elements, or, with `count`, of means that stand for `outputs[count]` items each."""
+
+    def __init__(self, key: str, count: str | None = None) -> None:
+        super().__init__()
+        self.key, self.count = key, count
+
+    def update(self, outputs: Batch) -> None:
+        value = outputs[self.key]
+        if self.count is None:
+            self.add(value.sum(), value.numel())
+        else:
+            self.add(total(value.detach(), outputs[self.count]), outputs[self.count])
+
+
+def total(mean: Tensor, count: Tensor | int) -> Tensor:
+    """The sum behind a mean over `count` items: 0 for none, where the mean itself is NaN."""
+    if isinstance(count, Tensor):
+        return torch.where(count > 0, mean * count, 0.0)
+    return mean * count if count else torch.nan_to_num(mean) * 0
+
+
+class TopKError(Metric):
+    """Share of examples whose label is not among the k classes with the largest logits. In [0, 1].
+
+    With k classes or fewer every label is among them: the error is 0. Labels below 0 are not counted.
+
+    `outputs["logits"]`: (..., classes); `outputs["labels"]`: (...).
+    """
+
+    def __init__(self, k: int = 1, logits: str = "logits", labels: str = "labels") -> None:
+        super().__init__()
+        self.k, self.logits, self.labels = k, logits, labels
+
+    def update(self, outputs: Batch) -> None:
+        logits, labels = outputs[self.logits], outputs[self.labels]
+        best = logits.topk(min(self.k, logits.shape[-1]), dim=-1).indices  # (..., k)
+        hits = (best == labels.unsqueeze(-1)).sum()
+        counted = (labels >= 0).sum()
+        self.add(counted - hits, counted)
+
+
+class RMSE(Metric):
+    """Square root of the mean squared difference of `outputs["predictions"]` and `outputs["targets"]`."""
+
+    def update(self, outputs: Batch) -> None:
+        difference = outputs["predictions"] - outputs["targets"]
+        self.add(difference.square().sum(), difference.numel())
+
+    def formula(self, *sums: float) -> float:
+        return math.sqrt(super().formula(*sums))
+
+
+class Perplexity(Mean):
+    """exp of the mean loss per token: `outputs["loss"]` is a mean over `outputs["count"]` tokens."""
+
+    def __init__(self) -> None:
+        super().__init__("loss", "count")
+
+    def formula(self, *sums: float) -> float:
+        return math.exp(super().formula(*sums))
+
+
+class Metrics:
+    """The mean loss and the metrics of a task, kept together."""
+
+    def __init__(self, metrics: dict[str, Metric]) -> None:
+        self.by_name = {"loss": Mean("loss", "count"), **metrics}
+
+    @torch.no_grad()
+    def update(self, loss: Tensor, count: Tensor | int, outputs: Batch) -> None:
+        """Count one batch: its loss, a mean over `count` items, and the outputs of its task."""
+        for name, metric in self.by_name.items():
+            metric.update({"loss": loss, "count": count} if name == "loss" else outputs)
+
+    def compute(self) -> dict[str, float]:
+        """Name -> number over all ranks."""
+        return {name: metric.compute() for name, metric in self.by_name.items()}
+
+    def reset(self) -> None:
+        """Forget everything."""
+        for metric in self.by_name.values():
+            metric.reset()
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums over all ranks. Every rank has to call it."""
+        return {name: all_sum(metric.sums) for name, metric in self.by_name.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state`, which the ranks hold together: rank 0 takes it, for all."""
+        for name, sums in state.items() if is_main() else ():
+            self.by_name[name].sums = sums

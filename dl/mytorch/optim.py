@@ -1,0 +1,77 @@
+"""Learning-rate schedules and optimizers.
+
+A schedule is a pure function (step, total steps) -> multiplier of the peak learning rate, so a resumed run needs no
+scheduler state. An optimizer is a function model -> torch optimizer, called when the model lies on its device.
+"""
+
+import math
+from typing import Callable
+
+import torch
+from torch import nn
+
+Schedule = Callable[[int, int], float]
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+
+
+def constant() -> Schedule:
+    """1 throughout."""
+    return lambda step, total: 1.0
+
+
+def warmup_cosine(warmup: float, floor: float = 0.0) -> Schedule:
+    """Linear from 0 to 1, then half a cosine to `floor` (Loshchilov & Hutter 2016, https://arxiv.org/abs/1608.03983, eq. 5).
+
+    `warmup` below 1 is a fraction of all steps, from 1 on a number of steps.
+    """
+
+    def multiplier(step: int, total: int) -> float:
+        rise = _steps(warmup, total)
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        progress = min(1.0, (step - rise) / max(1, total - rise))
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return multiplier
+
+
+def warmup_linear(warmup: float) -> Schedule:
+    """Linear from 0 to 1, then linear to 0 (Devlin et al. 2018, appendix A.2). `warmup` as in `warmup_cosine`."""
+
+    def multiplier(step: int, total: int) -> float:
+        rise = _steps(warmup, total)
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        return max(0.0, 1 - (step - rise) / max(1, total - rise))
+
+    return multiplier
+
+
+def noam(dim: int, warmup_steps: int) -> Schedule:
+    """dim^-0.5 min(step^-0.5, step warmup^-1.5), steps counted from 1 (Vaswani et al. 2017, eq. 3); for a peak rate of 1."""
+    return lambda step, total: dim**-0.5 * min((step + 1) ** -0.5, (step + 1) * warmup_steps**-1.5)
+
+
+def _steps(warmup: float, total: int) -> int:
+    return round(warmup * total) if warmup < 1 else int(warmup)
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Each trainable parameter in exactly one of two groups: matrices and kernels decay, biases and norm scales do not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def sgd(lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> MakeOptimizer:
+    """Stochastic gradient descent; decay on matrices and kernels only."""
+    return lambda model: torch.optim.SGD(decay_groups(model, weight_decay), lr=lr, momentum=momentum, nesterov=nesterov)
+
+
+def adamw(
+    lr: float, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> MakeOptimizer:
+    """AdamW (Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101); decay on matrices and kernels only."""
+    return lambda model: torch.optim.AdamW(decay_groups(model, weight_decay), lr=lr, betas=betas, eps=eps)

@@ -1,0 +1,128 @@
+"""Pictures with matplotlib: each function returns a `Figure`, to show in a notebook, to save, or to log as an image.
+
+matplotlib is imported when the first picture is drawn: training that draws none does not pay for it.
+"""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def figure(width: float, height: float) -> "Figure":
+    """An empty figure, sizes in inches, that belongs to no window."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def curves(history: Sequence[dict[str, Any]]) -> "Figure":
+    """One chart for each quantity, with training and validation together, over optimizer steps; the best one is marked."""
+    records = [record for record in history if "val" in record]
+    names = list(dict.fromkeys(name for record in records for part in ("train", "val") for name in record.get(part, {})))
+    tested = next((record["test"] for record in history if "test" in record), {})
+    fig = figure(4.2 * max(1, len(names)), 3.4)
+    for axes, name in zip(fig.subplots(1, max(1, len(names)), squeeze=False)[0], names):
+        for part, color in (("train", "tab:gray"), ("val", "tab:blue")):
+            points = [(r["step"], r[part][name]) for r in records if name in r.get(part, {})]
+            if points:
+                axes.plot(*zip(*points), color=color, label="validation" if part == "val" else part, marker=".")
+        values = [(r["val"][name], r["step"]) for r in records if name in r["val"]]
+        if values:
+            lowest, step = min(values)
+            axes.plot(step, lowest, "o", color="tab:orange", label=f"lowest: {lowest:.4g}")
+        if name in tested:
+            axes.axhline(tested[name], color="tab:red", linestyle=":", label=f"test: {tested[name]:.4g}")
+        axes.set_title(name.replace("_", " "))
+        axes.set_xlabel("optimizer step")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return fig
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Each image (..., C, H, W) stretched to [0, 1]: what a person can look at, whatever the normalisation was."""
+    images = images.detach().float().cpu()
+    low = images.amin((-3, -2, -1), keepdim=True)
+    high = images.amax((-3, -2, -1), keepdim=True)
+    return (images - low) / (high - low).clamp_min(1e-12)
+
+
+def grid(images: Tensor, columns: int = 8, enlarge: int = 1, gap: int = 1) -> Tensor:
+    """Images (N, C, H, W) side by side in one (C, height, width), each stretched to [0, 1], pixels `enlarge` times as large."""
+    images = to_unit(images).repeat_interleave(enlarge, -1).repeat_interleave(enlarge, -2)
+    count, channels, height, width = images.shape
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    canvas = torch.ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        canvas[:, top : top + height, left : left + width] = image
+    return canvas
+
+
+def kernels(weight: Tensor) -> Tensor:
+    """Kernels (out, in, H, W) as one picture: in colour for 3 input channels, else each input channel in grey."""
+    if weight.shape[1] != 3:
+        weight = weight.flatten(0, 1).unsqueeze(1)[:256]
+    return grid(weight, enlarge=max(1, 64 // weight.shape[-1]), gap=4)
+
+
+def image_grid(images: Tensor, titles: Sequence[str], columns: int = 8) -> "Figure":
+    """Images (N, C, H, W), each under its title."""
+    columns = min(columns, max(1, len(images)))
+    rows = max(1, math.ceil(len(images) / columns))
+    fig = figure(1.3 * columns, 1.6 * rows)
+    places = fig.subplots(rows, columns, squeeze=False).flat
+    for axes in places:
+        axes.axis("off")
+    for axes, image, title in zip(places, to_unit(images) if len(images) else [], titles):
+        axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray")
+        axes.set_title(title, fontsize=8)
+    return fig
+
+
+def confusion_matrix(counts: Tensor, names: Sequence[str]) -> "Figure":
+    """Counts (true class, predicted class) with the share of each true class as colour; the diagonal is left pale."""
+    counts = counts.cpu()
+    shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
+    size = 2.5 + 0.5 * len(names)
+    fig = figure(size, size)
+    axes = fig.subplots()
+    wrong = shares.clone().fill_diagonal_(0)
+    axes.imshow(wrong.numpy(), cmap="Reds", vmin=0, vmax=max(1e-9, wrong.max().item()))
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if len(names) <= 20:
+        for i, j in np.ndindex(counts.shape):
+            dark = wrong[i, j] > 0.6 * wrong.max()
+            axes.text(j, i, f"{int(counts[i, j])}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    error = 1 - counts.diag().sum() / counts.sum().clamp_min(1)
+    axes.set_title(f"{int(counts.sum()):,} examples, error {error:.2%}")
+    return fig
+
+
+def to_tensor(fig: "Figure") -> Tensor:
+    """A drawn figure as an image (3, H, W) in [0, 1]."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1).float() / 255
+
+
+def save_image(image: Tensor, path: Path | str) -> None:
+    """An image (C, H, W) in [0, 1], of one channel or three, as a PNG."""
+    from matplotlib.image import imsave
+
+    pixels = image.detach().float().cpu().clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0)
+    imsave(path, pixels.numpy())

@@ -1,0 +1,133 @@
+"""What differs between models in training: the loss, the errors, what to show. The loop is the same for all."""
+
+from typing import NamedTuple, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dl.mytorch import introspect, plot
+from dl.mytorch.data.loader import Batch
+from dl.mytorch.distributed import all_sum
+from dl.mytorch.metrics import Metric, TopKError
+
+
+class StepOutput(NamedTuple):
+    """What one forward pass gives to the loop."""
+
+    loss: Tensor  # scalar, mean over `count` items
+    count: Tensor | int  # what that mean is over: images, target tokens, ...
+    outputs: Batch  # what the metrics read
+
+
+class Task:
+    """A model's folder subclasses this where it differs; nothing else of training has to be written again."""
+
+    monitor: str = "loss"  # the validation quantity that chooses the best checkpoint; lower is better, always
+
+    def step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        """Forward pass and loss on one batch."""
+        raise NotImplementedError
+
+    def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        """The same for evaluation. Default: `step`."""
+        return self.step(model, batch)
+
+    def metrics(self) -> dict[str, Metric]:
+        """New metrics by name, beside the loss."""
+        return {}
+
+    def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
+        """Images (C, H, W) in [0, 1], or texts, to log after each evaluation. Keep it cheap. All ranks call it."""
+        return {}
+
+    def report(self, model: nn.Module) -> dict[str, Tensor | str]:
+        """The same, drawn once, after the test: what may take a second. All ranks call it."""
+        return {}
+
+
+class Classification(Task):
+    """One label per example: cross-entropy, top-1 and top-5 error.
+
+    Batches: "images" (B, C, H, W) and "labels" (B,). Label smoothing (Szegedy et al. 2015, section 7,
+    https://arxiv.org/abs/1512.00567) acts on the training loss only, so that validation losses compare.
+
+    The report shows the confusion matrix, the most confused pairs of classes and the surest mistakes of the test.
+    """
+
+    keep = 256  # mistakes that are kept for the pictures
+
+    def __init__(self, label_smoothing: float = 0.0, class_names: Sequence[str] = (), monitor: str = "loss") -> None:
+        self.label_smoothing = label_smoothing
+        self.class_names = class_names
+        self.monitor = monitor
+        self._forget()
+
+    def step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        return self._classify(model, batch, self.label_smoothing)
+
+    def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        output = self._classify(model, batch, 0.0)
+        self._remember(batch["images"], batch["labels"], output.outputs["logits"])
+        return output
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"top1_error": TopKError(1), "top5_error": TopKError(5)}
+
+    def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
+        self._forget()  # of validation, nothing is drawn
+        weight = introspect.first_kernels(model)
+        return {} if weight is None else {"kernels": plot.kernels(weight)}
+
+    def report(self, model: nn.Module) -> dict[str, Tensor | str]:
+        """Under several ranks, the confusion matrix counts all; the examples are those of rank 0."""
+        if self.confusion is None:
+            return {}
+        confusion = all_sum(self.confusion)
+        names = self.class_names or [str(i) for i in range(len(confusion))]
+        pictures = {"confusion": plot.to_tensor(plot.confusion_matrix(confusion, names))}
+        wrong = {name: kept[self.mistakes["surprise"] > 0].cpu() for name, kept in self.mistakes.items()}
+        if len(wrong["labels"]):
+            titles = [
+                f"{names[label]}\nas {names[guess]}" for label, guess in zip(wrong["labels"].tolist(), wrong["guesses"].tolist())
+            ]
+            pictures["mistakes"] = plot.to_tensor(plot.image_grid(wrong["images"][:32], titles))
+            chosen = _of_most_confused(confusion, wrong)
+            titles = [titles[i] for i in chosen]
+            pictures["most_confused"] = plot.to_tensor(plot.image_grid(wrong["images"][chosen], titles, columns=6))
+        self._forget()
+        return pictures | self.preview(model)
+
+    def _classify(self, model: nn.Module, batch: Batch, label_smoothing: float) -> StepOutput:
+        logits = model(batch["images"])  # (B, classes)
+        labels = batch["labels"]
+        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        return StepOutput(loss, len(labels), {"logits": logits.detach(), "labels": labels})
+
+    def _forget(self) -> None:
+        self.confusion: Tensor | None = None
+        self.mistakes: Batch = {}
+
+    def _remember(self, images: Tensor, labels: Tensor, logits: Tensor) -> None:
+        """Count (true, predicted) pairs and keep the images whose true class came as the greatest surprise."""
+        classes = logits.shape[-1]
+        guesses = logits.argmax(-1)
+        pairs = torch.bincount(labels * classes + guesses, minlength=classes**2).view(classes, classes)
+        self.confusion = pairs if self.confusion is None else self.confusion + pairs
+        surprise = F.cross_entropy(logits.float(), labels, reduction="none") * (guesses != labels)
+        new = {"images": images, "labels": labels, "guesses": guesses, "surprise": surprise}
+        if self.mistakes:
+            new = {name: torch.cat([self.mistakes[name], new[name]]) for name in new}
+        worst = new["surprise"].topk(min(self.keep, len(new["surprise"]))).indices
+        self.mistakes = {name: kept[worst] for name, kept in new.items()}
+
+
+def _of_most_confused(confusion: Tensor, wrong: Batch, pairs: int = 5, examples: int = 6) -> list[int]:
+    """Places in `wrong` of examples of the most frequent (true, predicted) pairs, pair by pair."""
+    off_diagonal = confusion.clone().fill_diagonal_(0).flatten()
+    classes = len(confusion)
+    chosen = []
+    for pair in off_diagonal.topk(min(pairs, classes**2)).indices.tolist():
+        here = (wrong["labels"] * classes + wrong["guesses"] == pair).nonzero().flatten()
+        chosen += here[:examples].tolist()
+    return chosen

@@ -1,0 +1,337 @@
+"""The one training loop: every model of the project goes through it, and none has a copy."""
+
+import contextlib
+import math
+import signal
+import time
+from itertools import islice
+from typing import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dl.mytorch import checkpoint, distributed, introspect
+from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.data.loader import Batch, Loader, Splits
+from dl.mytorch.distributed import all_sum, is_main, rank, separate_rng, to_device, world
+from dl.mytorch.logger import History, Logger, open_run, read_json
+from dl.mytorch.metrics import Metrics, total
+from dl.mytorch.optim import MakeOptimizer, Schedule
+from dl.mytorch.tasks import Task
+
+
+class _Stopped(Exception):
+    """SIGINT or SIGTERM came; the state is that between two steps."""
+
+
+class Trainer:
+    """Trains `model` at `task`; everything a run writes goes to `config.out`.
+
+    Args:
+        optimizer: model -> torch optimizer, for instance `sgd(lr=0.1)`; called when the model is on its device.
+        schedule: (step, total steps) -> multiplier of the optimizer's learning rates.
+
+    A step is one update from `config.accumulate` forwards. Whatever differs between models belongs to the task; what
+    is really another way to learn (two optimizers, say) overrides `train_step`.
+    """
+
+    def __init__(
+        self, model: nn.Module, task: Task, optimizer: MakeOptimizer, schedule: Schedule, config: TrainConfig
+    ) -> None:
+        self.config, self.task, self.schedule = config, task, schedule
+        self.device = distributed.device(config.device)
+        self.model = model.to(self.device)
+        if config.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        average = get_ema_multi_avg_fn(config.ema)
+        self.ema = AveragedModel(self.model, multi_avg_fn=average) if config.ema else None
+        if config.compile:
+            self.model.compile()
+        self.network = distributed.parallelize(self.model, config.parallel)  # what a training step calls
+        self.optimizer = optimizer(self.model)
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+
+        self.step = self.epoch = self.batch = 0  # updates made; position of the next batch
+        self.history = History()
+        self.best = math.inf
+        self.train_metrics = Metrics(task.metrics())  # means over the training since the last evaluation
+        self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)  # step of the first NaN or infinity
+        self.signals: list[int] = []  # those that asked us to stop
+        self.saved = False
+        self.logged = (0.0, 0.0)  # loss and items of train_metrics at the last point of the curve
+        self.evaluation_seconds = 0.0
+
+    # ---- one step --------------------------------------------------------------------------------------------------
+
+    def train_step(self, batches: list[Batch]) -> None:
+        """One update from the mean loss over all items of `batches` on all ranks, however these are spread.
+
+        The override point for learning that is really different.
+        """
+        alone = len(batches) == 1 and world() == 1  # then the mean of the batch is the mean of the step
+        losses, counts = [], []
+        for i, batch in enumerate(batches):
+            unsynced = distributed.without_sync(self.network) if i + 1 < len(batches) else contextlib.nullcontext()
+            with unsynced:
+                with self._autocast():
+                    output = self.task.step(self.network, batch)
+                loss = output.loss if alone else total(output.loss, output.count)
+                loss.backward()
+            self.train_metrics.update(*output)
+            losses.append(loss.detach())
+            counts.append(output.count)
+        loss = losses[0] if alone else torch.stack(losses).sum()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not alone:
+            # Sums over items become means. DistributedDataParallel has divided by the number of ranks already.
+            items, loss = all_sum(torch.stack([torch.as_tensor(sum(counts), device=self.device), loss]))
+            torch._foreach_mul_(gradients, world() / items)
+        self.apply_gradients(loss, gradients)
+
+    def apply_gradients(self, loss: Tensor, gradients: list[Tensor]) -> None:
+        """Check that loss and gradients are finite, clip, update, move the average, clear the gradients."""
+        self.gradient_norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        health = loss + self.gradient_norm
+        if self.device.type == "cpu":
+            if not math.isfinite(health):
+                self._refuse(self.step + 1)
+        else:  # reading it would wait for the device: the step is noted there, and read with the other sums
+            bad = ~torch.isfinite(health) & (self.first_bad == 0)
+            self.first_bad = torch.where(bad, self.step + 1, self.first_bad)
+        if self.config.clip:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.clip, self.gradient_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+
+    def _check_health(self) -> None:
+        if self.device.type != "cpu" and self.first_bad:
+            self._refuse(int(self.first_bad))
+
+    def _refuse(self, step: int) -> None:
+        epoch, place = divmod(step - 1, self.steps_per_epoch)
+        raise UserError(
+            f"the loss or a gradient is not finite at step {step} (epoch {epoch + 1}, batch "
+            f"{place * self.config.accumulate + 1}): stopped before the update. "
+            f"What was saved before is kept in {self.out}. A lower --lr, --clip 1 or --precision fp32 may help"
+        )
+
+    # ---- the whole run ---------------------------------------------------------------------------------------------
+
+    def fit(self, data: Splits) -> History:
+        """Train, or go on with the run that `config.out` holds; then test the best checkpoint.
+
+        `data.test` is read once, at the end. Afterwards the model has the weights of the best checkpoint.
+        """
+        self.started, self.evaluation_seconds = time.perf_counter(), 0.0
+        self.steps_per_epoch = math.ceil(len(data.train) / self.config.accumulate)
+        self.total_steps = self.config.steps or self.config.epochs * self.steps_per_epoch
+        self.out = open_run(self.config)
+        self._resume()
+        self.done_before = self._examples(data.train)
+        with Logger(self.out, self.step, self.total_steps) as self.logger, distributed.signals_noted() as self.signals:
+            if 0 < self.step < self.total_steps:
+                self.logger.say(f"going on with {self.out} at step {self.step} of {self.total_steps}")
+            try:
+                self._loop(data)
+                return self._finish(data)
+            except _Stopped:
+                if not self.saved:
+                    self._save(data.train)
+                self.logger.say(f"stopped at step {self.step} of {self.total_steps}, saved; the same command goes on")
+                raise SystemExit(128 + self.signals[0]) from None
+
+    def _loop(self, data: Splits) -> None:
+        groups = self._groups(data.train)
+        evaluate_every = self.config.eval_every or self.steps_per_epoch
+        save_every = self.config.save_every or self.steps_per_epoch
+        while True:
+            at_end = self.step == self.total_steps
+            evaluated = self.history[-1]["step"] if self.history else 0
+            if self.step > evaluated and (at_end or self.step % evaluate_every == 0):
+                self._record(data)
+            if not self.saved and (at_end or self.step % save_every == 0):
+                self._save(data.train)
+            if at_end:
+                return
+            batches = next(groups)
+            if self.step == 0 and is_main():
+                self.logger.summary(self._summary({name: tensor[:1] for name, tensor in batches[0].items()}))
+            if not self.model.training:
+                self.model.train()
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * self.schedule(self.step, self.total_steps)
+            self.train_step(batches)
+            self.step += 1
+            self.saved = False
+            self.logger.bar.update()
+            if self.step % self.config.log_every == 0:
+                self._log_point()
+            if self.signals and world() == 1:
+                raise _Stopped
+
+    def _groups(self, loader: Loader) -> Iterator[list[Batch]]:
+        """The batches of each step, from the present position on; the position moves past what was given."""
+        while True:
+            batches = loader.batches(self.epoch, self.batch)
+            while group := list(islice(batches, self.config.accumulate)):
+                self.batch += len(group)
+                yield [to_device(batch, self.device, self.config.channels_last) for batch in group]
+            self.epoch, self.batch = self.epoch + 1, 0
+
+    def _record(self, data: Splits) -> None:
+        """Evaluate, remember, and keep the weights if they are the best so far."""
+        self._check_health()
+        val = self.evaluate(data.val)
+        if self.task.monitor not in val:
+            raise UserError(f"the task monitors {self.task.monitor!r}, but evaluation gives {', '.join(val)}")
+        if not math.isfinite(val[self.task.monitor]):
+            raise UserError(f"the validation {self.task.monitor} is not finite at step {self.step}: stopped")
+        train = self.train_metrics.compute()
+        self.train_metrics.reset()
+        self.logged = (0.0, 0.0)
+        lr = self.optimizer.param_groups[0]["lr"]
+        epoch = math.ceil(self.step / self.steps_per_epoch)
+        self.history.append({"epoch": epoch, "step": self.step, "lr": lr, "train": train, "val": val})
+        better = val[self.task.monitor] < self.best
+        if better:
+            self.best = val[self.task.monitor]
+            if is_main():
+                checkpoint.save(self.evaluated_model.state_dict(), self.out / "best.pt")
+        self.logger.evaluated(self.history, self._pictures(self.task.preview), better)
+
+    def _finish(self, data: Splits) -> History:
+        """Test the best checkpoint, draw, and say where everything is."""
+        distributed.barrier()  # rank 0 has written best.pt
+        for model in {self.model, self.evaluated_model}:
+            checkpoint.load_weights(model, self.out / "best.pt")
+        if self.history.test is not None or (data.test is None and (self.out / "curves.png").exists()):
+            self.logger.say(f"{self.out} holds this run, finished; --fresh would start it over")
+        else:
+            pictures = {}
+            if data.test is not None:
+                best = self.history.best(self.task.monitor)
+                self.history.append({"epoch": best["epoch"], "step": best["step"], "test": self.evaluate(data.test)})
+                pictures = self._pictures(self.task.report)
+            self.logger.finished(self.history, pictures, self.config)
+            self._save_speed(data.train)
+        self.logger.say(self.history.table(self.task.monitor))
+        return self.history
+
+    # ---- evaluation ------------------------------------------------------------------------------------------------
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model that evaluation and the best checkpoint are about: the moving average, if there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    def evaluate(self, loader: Loader) -> dict[str, float]:
+        """Mean loss and metrics over every example of `loader`, each counted once. Takes nothing from the training's randomness."""
+        started = time.perf_counter()
+        model = self.evaluated_model.eval()
+        distributed.share_buffers(model)
+        metrics = Metrics(self.task.metrics())
+        with torch.no_grad(), separate_rng(self.config.seed + rank()), self._autocast():
+            for batch in loader.batches():
+                if self.signals and world() == 1:
+                    raise _Stopped
+                metrics.update(*self.task.eval_step(model, to_device(batch, self.device, self.config.channels_last)))
+        means = metrics.compute()
+        self.evaluation_seconds += time.perf_counter() - started
+        return means
+
+    def _pictures(self, draw: Callable[[nn.Module], dict[str, Tensor | str]]) -> dict[str, Tensor | str]:
+        started = time.perf_counter()
+        with torch.no_grad(), separate_rng(self.config.seed):
+            shown = draw(self.evaluated_model.eval())
+        self.evaluation_seconds += time.perf_counter() - started
+        return shown
+
+    # ---- small things ----------------------------------------------------------------------------------------------
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def _log_point(self) -> None:
+        """The one place where training reads sums from the device: the mean loss since the last point, and bad news."""
+        self._check_health()
+        asked = torch.tensor([len(self.signals)], dtype=torch.float64)
+        loss, items, stop = all_sum(torch.cat([self.train_metrics.by_name["loss"].sums.cpu().double(), asked])).tolist()
+        point = {
+            "step/loss": (loss - self.logged[0]) / max(items - self.logged[1], 1),
+            "step/lr": self.optimizer.param_groups[0]["lr"],
+            "step/gradient_norm": float(self.gradient_norm),
+        }
+        self.logged = (loss, items)
+        self.logger.scalars("train", point, self.step)
+        self.logger.bar.set_postfix_str(f"epoch {self.step / self.steps_per_epoch:.1f}, loss {point['step/loss']:.4f}", refresh=False)
+        if stop and world() > 1:  # ranks stop at the same step, here
+            self.signals = self.signals or [signal.SIGTERM]
+            raise _Stopped
+
+    def _summary(self, example: Batch) -> str:
+        with separate_rng(self.config.seed):
+            return introspect.summarize(self.model, lambda: self.task.step(self.model, example))
+
+    def _examples(self, loader: Loader) -> int:
+        return self.epoch * loader.num_examples + min(self.batch * loader.batch_size, loader.num_examples)
+
+    def _save_speed(self, loader: Loader) -> None:
+        distributed.synchronize(self.device)
+        seconds = time.perf_counter() - self.started
+        examples = self._examples(loader) - self.done_before
+        self.logger.speed(self.device, seconds, seconds - self.evaluation_seconds, examples)
+
+    # ---- state -----------------------------------------------------------------------------------------------------
+
+    def _save(self, loader: Loader) -> None:
+        """Everything that the next step depends on, in one file."""
+        self._check_health()
+        sums = self.train_metrics.state()
+        rng = distributed.gather_objects(distributed.rng_state())
+        if is_main():
+            state = {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "ema": None if self.ema is None else self.ema.state_dict(),
+                "position": (self.step, self.epoch, self.batch),
+                "length": (self.steps_per_epoch, self.total_steps),
+                "train_sums": sums,
+                "history": list(self.history),
+                "best": self.best,
+                "rng": rng,
+            }
+            checkpoint.save(state, self.out / "last.pt")
+            self.logger.history(self.history)
+        self._save_speed(loader)
+        self.saved = True
+
+    def _resume(self) -> None:
+        """Put back what `_save` wrote, if there is anything."""
+        path = self.out / "last.pt"
+        if not path.exists():
+            if rank():  # weights are drawn alike on all ranks, dropout is not
+                distributed.seed_everything(self.config.seed + rank())
+            return
+        state = checkpoint.load(path)
+        if tuple(state["length"]) != (self.steps_per_epoch, self.total_steps):
+            raise UserError(
+                f"{path} is of a run with {state['length'][0]} steps an epoch, the data now gives {self.steps_per_epoch}: "
+                "choose another --out, or --fresh to start over"
+            )
+        checkpoint.put_weights(self.model, state["model"], path)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.step, self.epoch, self.batch = state["position"]
+        self.best = state["best"]
+        self.history = History(state["history"])
+        self.train_metrics.load_state(state["train_sums"])
+        distributed.set_rng_state(state["rng"][min(rank(), len(state["rng"]) - 1)])
+        self.saved = True
+        if self.step == self.total_steps and (self.out / "history.json").exists():
+            self.history = History(read_json(self.out / "history.json"))
+
