@@ -26,12 +26,16 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        temporary.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free / 1e6
-        reason = error.strerror if isinstance(error, OSError) else "writing stopped half-way"
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, (OSError, RuntimeError)):  # torch.save reports a full disk as a RuntimeError
+            raise
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) else str(error)
+        free = f" ({shutil.disk_usage(path.parent).free / 1e6:.1f} MB free there)" if path.parent.is_dir() else ""
         kept = "; the copy from before is kept" if path.exists() else ""
-        raise UserError(f"cannot write {path}: {reason} ({free:.1f} MB free there){kept}") from error
+        raise UserError(f"cannot write {path}: {reason}{free}{kept}") from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -64,11 +68,14 @@ def load(path: Path | str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Weights only" in str(error):
-            raise UserError(f"{path} refused: it holds more than weights, and loading it could run code") from None
-        raise UserError(f"{path} is not a checkpoint, or damaged") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise UserError(f"{path} is damaged or not a checkpoint ({str(error).splitlines()[0][:100]})") from None
+        if "Unsupported operand" in str(error):  # bytes that are no instruction of such a file
+            raise UserError(f"{path} is damaged or not a checkpoint") from None
+        raise UserError(f"{path} refused: it holds more than weights, and loading it could run code") from None
+    except OSError:  # no right to read it, say
+        raise
+    except Exception as error:  # a damaged file makes torch raise nearly anything
+        reason = str(error).partition("\n")[0][:100] or "it ends too early"
+        raise UserError(f"{path} is damaged or not a checkpoint ({reason})") from None
 
 
 def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
@@ -86,7 +93,7 @@ def put_weights(model: nn.Module, weights: Any, path: Path | str) -> nn.Module:
         raise UserError(f"{path} does not hold the weights of a model")
     differs = [f"lacks {name}" for name in own if name not in weights]
     differs += [f"has {name}, which the model lacks" for name in weights if name not in own]
-    for name in own.keys() & weights.keys():
+    for name in (name for name in own if name in weights):
         shape = tuple(getattr(weights[name], "shape", ()))
         if shape != tuple(own[name].shape):
             differs.append(f"has {name} of shape {shape}, the model's is {tuple(own[name].shape)}")

@@ -111,7 +111,9 @@ def device(name: str = "auto") -> torch.device:
     try:
         chosen = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name}: no such device; say auto, cpu, cuda, cuda:1 or mps") from None
+        chosen = torch.device("meta")  # like the devices of torch that nothing here is made for
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"--device {name}: no such device; say auto, cpu, cuda, cuda:1 or mps")
     if chosen.type == "cuda" and chosen.index is None:
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     lacks_cuda = chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()

@@ -36,14 +36,15 @@ def summarize(model: nn.Module, call: Callable[[], Any]) -> str:
 
     for module in names:
         hooks += [module.register_forward_pre_hook(reserve), module.register_forward_hook(record)]
-    training = model.training
+    training = {module: module.training for module in names}
     counter = FlopCounterMode(display=False)
     try:
         model.eval()
         with torch.no_grad(), counter:
             call()
     finally:
-        model.train(training)
+        for module in names:
+            module.training = training[module]
         for hook in hooks:
             hook.remove()
     flops = {name: sum(of.values()) for name, of in counter.get_flop_counts().items()}
@@ -53,7 +54,8 @@ def summarize(model: nn.Module, call: Callable[[], Any]) -> str:
     for name, shape in shapes.items():
         if name:
             cost = flops.get(f"{root}.{name}", 0)
-            label = "  " * name.count(".") + name.rpartition(".")[2]
+            inside = [other for other in shapes if other and name.startswith(other + ".")]  # a list of layers has no row
+            label = "  " * len(inside) + name.removeprefix(max(inside, key=len, default="")).removeprefix(".")
             rows.append((label, type(modules[name]).__name__, shape, f"{count_parameters(modules[name]):,}", f"{cost:,}"))
     rows.append(("total", root, shapes.get("", ""), f"{count_parameters(model):,}", f"{counter.get_total_flops():,}"))
     return _table(rows)

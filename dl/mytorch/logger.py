@@ -1,7 +1,6 @@
 """A run's folder: what was asked for, how it went, and the pictures. Only rank 0 writes."""
 
 import dataclasses
-import inspect
 import json
 import platform
 import shlex
@@ -107,9 +106,9 @@ def open_run(config: TrainConfig) -> Path:
 
 
 def _describe(config: TrainConfig, asked: dict[str, Any]) -> dict[str, Any]:
-    recipe = Path(inspect.getfile(type(config))).resolve()
+    recipe = Path(getattr(sys.modules.get(type(config).__module__), "__file__", None) or "notebook").resolve()
     return {
-        "recipe": "/".join(recipe.parts[-3:-1]),  # .../CNN/LeNet/train.py -> CNN/LeNet
+        "recipe": "/".join(recipe.parts[-3:-1]),  # .../<Category>/<Model>/train.py
         "command": shlex.join(["python", *(["-m", sys.modules["__main__"].__spec__.name] if _is_module() else sys.argv[:1]), *sys.argv[1:]]),
         "config": asked,
         "commit": _commit(recipe.parent),
@@ -123,11 +122,11 @@ def _is_module() -> bool:
 
 
 def _commit(folder: Path) -> str:
-    """The commit of the code, with "+" when files differ from it; "" outside git."""
+    """The commit of the code, with "+" when files differ from it or are new; "" outside git."""
     git = ["git", "-C", str(folder)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit + ("+" if changed else "")
@@ -217,7 +216,7 @@ class Logger:
         """Everything that is drawn or written once, at the end."""
         if is_main():
             paths = [self.out / "curves.png", *self.show(pictures, history[-1]["step"], "test", keep=True)]
-            plot.curves(history).savefig(paths[0])
+            plot.save_figure(plot.curves(history), paths[0])
             if history.test:
                 self.scalars("test", history.test, history[-1]["step"])
                 flags = {k: v for k, v in dataclasses.asdict(config).items() if isinstance(v, (bool, int, float, str))}

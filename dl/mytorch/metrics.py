@@ -86,7 +86,8 @@ def total(mean: Tensor, count: Tensor | int) -> Tensor:
 class TopKError(Metric):
     """Share of examples whose label is not among the k classes with the largest logits. In [0, 1].
 
-    With k classes or fewer every label is among them: the error is 0. Labels below 0 are not counted.
+    With k classes or fewer every label is among them: the error is 0. Labels below 0 are not counted. A label whose
+    logit is NaN is never among them.
 
     `outputs["logits"]`: (..., classes); `outputs["labels"]`: (...).
     """
@@ -97,8 +98,8 @@ class TopKError(Metric):
 
     def update(self, outputs: Batch) -> None:
         logits, labels = outputs[self.logits], outputs[self.labels]
-        best = logits.topk(min(self.k, logits.shape[-1]), dim=-1).indices  # (..., k)
-        hits = (best == labels.unsqueeze(-1)).sum()
+        largest, best = logits.topk(min(self.k, logits.shape[-1]), dim=-1)  # (..., k)
+        hits = ((best == labels.unsqueeze(-1)) & ~largest.isnan()).sum()
         counted = (labels >= 0).sum()
         self.add(counted - hits, counted)
 
@@ -121,7 +122,7 @@ class Perplexity(Mean):
         super().__init__("loss", "count")
 
     def formula(self, *sums: float) -> float:
-        return math.exp(super().formula(*sums))
+        return torch.tensor(super().formula(*sums), dtype=torch.float64).exp().item()  # math.exp fails on large ones
 
 
 class Metrics:

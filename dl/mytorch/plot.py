@@ -41,7 +41,7 @@ def curves(history: Sequence[dict[str, Any]]) -> "Figure":
             axes.axhline(tested[name], color="tab:red", linestyle=":", label=f"test: {tested[name]:.4g}")
         axes.set_title(name.replace("_", " "))
         axes.set_xlabel("optimizer step")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0, axes.dataLim.ymin))
         axes.grid(alpha=0.3)
         axes.legend()
     return fig
@@ -55,9 +55,13 @@ def to_unit(images: Tensor) -> Tensor:
     return (images - low) / (high - low).clamp_min(1e-12)
 
 
-def grid(images: Tensor, columns: int = 8, enlarge: int = 1, gap: int = 1) -> Tensor:
-    """Images (N, C, H, W) side by side in one (C, height, width), each stretched to [0, 1], pixels `enlarge` times as large."""
-    images = to_unit(images).repeat_interleave(enlarge, -1).repeat_interleave(enlarge, -2)
+def grid(images: Tensor, columns: int = 8, enlarge: int = 1, gap: int = 1, stretch: bool = True) -> Tensor:
+    """Images (N, C, H, W) side by side in one (C, height, width) with white between them.
+
+    Pixels come out `enlarge` times as large; with `stretch` each image is brought to [0, 1] by itself.
+    """
+    images = to_unit(images) if stretch else images
+    images = images.repeat_interleave(enlarge, -1).repeat_interleave(enlarge, -2)
     count, channels, height, width = images.shape
     columns = min(columns, count)
     rows = math.ceil(count / columns)
@@ -76,16 +80,22 @@ def kernels(weight: Tensor) -> Tensor:
 
 
 def image_grid(images: Tensor, titles: Sequence[str], columns: int = 8) -> "Figure":
-    """Images (N, C, H, W), each under its title."""
-    columns = min(columns, max(1, len(images)))
-    rows = max(1, math.ceil(len(images) / columns))
-    fig = figure(1.3 * columns, 1.6 * rows)
-    places = fig.subplots(rows, columns, squeeze=False).flat
-    for axes in places:
-        axes.axis("off")
-    for axes, image, title in zip(places, to_unit(images) if len(images) else [], titles):
-        axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray")
-        axes.set_title(title, fontsize=8)
+    """Images (N, C, H, W) with N at least 1, each under its title. A title "" leaves its place empty."""
+    height, width = images.shape[-2:]
+    columns = min(columns, len(images))
+    space = math.ceil(0.35 * height)  # above each image, for its title
+    blank = torch.tensor([title == "" for title in titles])[:, None, None, None]
+    framed = torch.nn.functional.pad(to_unit(images).masked_fill(blank, 1.0), (0, 0, space, 0), value=1.0)
+    canvas = grid(framed, columns, gap=math.ceil(0.15 * width), stretch=False)
+    fig = figure(1.3 * columns, 1.3 * columns * canvas.shape[1] / canvas.shape[2])
+    axes = fig.subplots()
+    axes.axis("off")
+    axes.imshow(canvas.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+    step = math.ceil(0.15 * width)
+    for i, title in enumerate(titles):
+        x = i % columns * (width + step) + width / 2
+        y = i // columns * (height + space + step) + space - 0.05 * height
+        axes.text(x, y, title, ha="center", va="bottom", fontsize=7, linespacing=0.9)
     return fig
 
 
@@ -118,6 +128,11 @@ def to_tensor(fig: "Figure") -> Tensor:
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1).float() / 255
+
+
+def save_figure(fig: "Figure", path: Path | str) -> None:
+    """A figure as a PNG."""
+    fig.savefig(path)
 
 
 def save_image(image: Tensor, path: Path | str) -> None:

@@ -88,13 +88,12 @@ class Classification(Task):
         pictures = {"confusion": plot.to_tensor(plot.confusion_matrix(confusion, names))}
         wrong = {name: kept[self.mistakes["surprise"] > 0].cpu() for name, kept in self.mistakes.items()}
         if len(wrong["labels"]):
-            titles = [
-                f"{names[label]}\nas {names[guess]}" for label, guess in zip(wrong["labels"].tolist(), wrong["guesses"].tolist())
-            ]
-            pictures["mistakes"] = plot.to_tensor(plot.image_grid(wrong["images"][:32], titles))
-            chosen = _of_most_confused(confusion, wrong)
-            titles = [titles[i] for i in chosen]
-            pictures["most_confused"] = plot.to_tensor(plot.image_grid(wrong["images"][chosen], titles, columns=6))
+            titles = [f"{names[label]}\nas {names[guess]}" for label, guess in zip(*(wrong[k].tolist() for k in ("labels", "guesses")))]
+            pictures["mistakes"] = plot.to_tensor(plot.image_grid(wrong["images"][:32], titles[:32]))
+            rows = _of_most_confused(confusion, wrong)
+            images = torch.cat([wrong["images"], torch.zeros_like(wrong["images"][:1])])  # -1: an empty place
+            titles = [*titles, ""]
+            pictures["most_confused"] = plot.to_tensor(plot.image_grid(images[rows], [titles[i] for i in rows]))
         self._forget()
         return pictures | self.preview(model)
 
@@ -122,12 +121,12 @@ class Classification(Task):
         self.mistakes = {name: kept[worst] for name, kept in new.items()}
 
 
-def _of_most_confused(confusion: Tensor, wrong: Batch, pairs: int = 5, examples: int = 6) -> list[int]:
-    """Places in `wrong` of examples of the most frequent (true, predicted) pairs, pair by pair."""
-    off_diagonal = confusion.clone().fill_diagonal_(0).flatten()
+def _of_most_confused(confusion: Tensor, wrong: Batch, pairs: int = 5, examples: int = 8) -> list[int]:
+    """Places in `wrong` of examples of the most frequent (true, predicted) pairs: a row of `examples` each, filled up with -1."""
     classes = len(confusion)
-    chosen = []
-    for pair in off_diagonal.topk(min(pairs, classes**2)).indices.tolist():
-        here = (wrong["labels"] * classes + wrong["guesses"] == pair).nonzero().flatten()
-        chosen += here[:examples].tolist()
-    return chosen
+    off_diagonal = confusion.clone().fill_diagonal_(0).flatten()
+    rows = []
+    for pair in off_diagonal.topk(min(pairs, len(off_diagonal))).indices.tolist():
+        here = (wrong["labels"] * classes + wrong["guesses"] == pair).nonzero().flatten().tolist()[:examples]
+        rows += (here + [-1] * (examples - len(here))) if here else []
+    return rows

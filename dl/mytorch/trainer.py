@@ -153,7 +153,7 @@ class Trainer:
             evaluated = self.history[-1]["step"] if self.history else 0
             if self.step > evaluated and (at_end or self.step % evaluate_every == 0):
                 self._record(data)
-            if not self.saved and (at_end or self.step % save_every == 0):
+            if not self.saved and self.step and (at_end or self.step % save_every == 0):
                 self._save(data.train)
             if at_end:
                 return
@@ -192,6 +192,7 @@ class Trainer:
             raise UserError(f"the validation {self.task.monitor} is not finite at step {self.step}: stopped")
         train = self.train_metrics.compute()
         self.train_metrics.reset()
+        self.saved = False
         self.logged = (0.0, 0.0)
         lr = self.optimizer.param_groups[0]["lr"]
         epoch = math.ceil(self.step / self.steps_per_epoch)

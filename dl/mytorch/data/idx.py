@@ -129,7 +129,8 @@ def read_idx(path: Path, sha256: str) -> Tensor:
     """
     mend = "delete it, and get it again"
     try:
-        content = (gzip.open(path) if path.suffix == ".gz" else open(path, "rb")).read()
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            content = file.read()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is cut off or damaged ({error}): {mend}") from None
     dims = content[3] if len(content) >= 4 else 0

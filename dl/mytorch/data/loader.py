@@ -95,7 +95,8 @@ class _Epoch(Dataset):
         if loader.in_memory:
             batch = {name: tensor[self._index(mine, tensor.device)] for name, tensor in loader.dataset.items()}
         else:
-            batch = self._collated(self._index(mine).tolist(), t)
+            order = range(loader.num_examples) if self.order is None else self.order
+            batch = self._collated([int(i) for i in order[mine]], t)
         if loader.augment is not None:
             batch = loader.augment(batch, torch.Generator().manual_seed(self._seed(t)))
         return batch
@@ -104,14 +105,12 @@ class _Epoch(Dataset):
         """One for each batch and rank."""
         return self.first_seed + t * self.world
 
-    def _index(self, mine: slice, device: torch.device | None = None) -> Any:
-        if self.order is not None:
-            return self.order[mine].to(device)
-        return mine if self.loader.in_memory else torch.arange(mine.start, mine.stop, mine.step)
+    def _index(self, mine: slice, device: torch.device) -> slice | Tensor:
+        return mine if self.order is None else self.order[mine].to(device)
 
     def _collated(self, indices: Sequence[int], t: int) -> Batch:
         # An example may use any of the global generators, as torchvision's transforms do.
-        with separate_rng(self._seed(t) % 2**32):
+        with separate_rng(self._seed(t) % (2**32 - 5)):  # a prime: by 2^32 most of (seed, epoch) would be cut away
             if not indices:  # a short last batch has nothing for this rank
                 return {name: tensor[:0] for name, tensor in self.loader.collate([self.loader.dataset[0]]).items()}
             return self.loader.collate([self.loader.dataset[i] for i in indices])

@@ -12,6 +12,7 @@ from dl.modules.CNN.LeNet.model import build
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import Splits, class_names, image_splits
+from dl.mytorch.data.augment import random_flip
 from dl.mytorch.optim import sgd, warmup_cosine
 from dl.mytorch.tasks import Classification
 
@@ -23,13 +24,14 @@ class Config(TrainConfig):
     out: str = "runs/CNN/LeNet"
     data: Literal["fashion_mnist", "fashion_mnist-sample", "mnist"] = "fashion_mnist"
     model: Literal["modern", "textbook", "lenet5", "tiny"] = flag("modern", "preset of the network, see model.py")
-    epochs: int = 15
+    epochs: int = 12
     lr: float = 0.1
     weight_decay: float = 5e-4
 
 
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
+    augment = None if config.data == "mnist" else random_flip()  # a digit in a mirror is no digit
     trainer = Trainer(
         model=build(config.model),
         task=Classification(class_names=class_names(config.data)),
@@ -37,7 +39,7 @@ def main(config: Config, data: Splits | None = None) -> History:
         schedule=warmup_cosine(warmup=0.05),
         config=config,
     )
-    return trainer.fit(data or image_splits(config))
+    return trainer.fit(data or image_splits(config, augment))
 
 
 if __name__ == "__main__":

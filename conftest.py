@@ -1,0 +1,86 @@
+"""What all tests share: a fixed seed, one thread, no network, tiny data; and `--train`, which trains for real."""
+
+import os
+import runpy
+import socket
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+import torch
+
+from dl.mytorch.data import Splits, synthetic
+from dl.mytorch.distributed import seed_everything
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("training")
+    group.addoption("--train", action="store_true", help="collect train.py files instead of tests, and run them for real")
+    group.addoption("--train-args", default="", metavar="ARGS", help="flags for these, say --train-args='--epochs 1'")
+
+
+class TrainFile(pytest.File):
+    """A recipe as a test: passes when training ends well."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        yield TrainItem.from_parent(self, name="train")
+
+
+class TrainItem(pytest.Item):
+    def runtest(self) -> None:
+        terminal = self.config.pluginmanager.get_plugin("capturemanager")
+        recipe = runpy.run_path(str(self.path))
+        from dl.mytorch import launch
+
+        with terminal.global_and_fixture_disabled():  # show the progress
+            launch(recipe["main"], recipe["Config"], self.config.getoption("--train-args").split())
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        return self.path, 0, f"train {self.path.parent.name}"
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if parent.config.getoption("--train") and file_path.name == "train.py":
+        return TrainFile.from_parent(parent, path=file_path)
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--train"):
+        items[:] = [item for item in items if isinstance(item, TrainItem)]
+        for item in items:
+            item.add_marker(pytest.mark.filterwarnings("default"))
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="this machine has no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test starts from one seed on one thread, and cannot reach the network."""
+
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family != getattr(socket, "AF_UNIX", None):  # by which a loader's processes talk to each other
+            raise OSError(f"tests stay off the network; something asked for {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    torch.set_num_threads(1)
+    seed_everything(0)
+
+
+@pytest.fixture
+def tiny_images() -> Splits:
+    """50 + 17 + 19 images (1, 28, 28) of 10 classes, in batches of 16."""
+    return synthetic.image_splits()
+
+
+@pytest.fixture
+def tiny_color_images() -> Splits:
+    """The same with 3 channels of 32 x 32."""
+    return synthetic.image_splits(channels=3, size=32)

@@ -1,0 +1,174 @@
+"""The front door: `python -m dl COMMAND`.
+
+Each command imports what it needs when it runs: `--help` and a mistyped name do not wait for torch.
+"""
+
+import argparse
+import runpy
+import sys
+from typing import Callable, Sequence
+
+from dl import catalogue
+from dl.catalogue import UnknownName
+
+NAMING = "MODEL is a name (CNN/LeNet, or lenet) or the path of its folder or of a file in it."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 1 for what the user can mend, 2 for a wrong call."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    ours = _own_words(argv)
+    args = _parser().parse_args(argv[:ours])
+    args.flags = argv[ours:]
+    try:
+        return args.run(args)
+    except UnknownName as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        from dl.mytorch.config import UserError  # not above: it brings torch along
+
+        if not isinstance(error, UserError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _own_words(argv: list[str]) -> int:
+    """How many words are for this file: what follows the model of `train` and `test` is for the recipe and for pytest."""
+    if argv[:1] == ["train"]:
+        return 2
+    if argv[:1] == ["test"]:
+        flags_follow = argv[1:2] and argv[1].startswith("-") and argv[1] not in ("-h", "--help")
+        return 1 if flags_follow else 2
+    return len(argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dl", description="Deep-learning papers in PyTorch: look, train, test.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    _add(commands, "list", show_list, "all models: paper, parameters, best recorded result")
+
+    command = _add(commands, "train", train, "train a model", usage="%(prog)s MODEL [flags of the recipe]")
+    command.epilog = NAMING + " `python -m dl train MODEL --help` shows the flags of its recipe."
+    command.add_argument("model", metavar="MODEL", help="which one")
+
+    command = _add(commands, "test", test, "run the tests of a model, or all", usage="%(prog)s [MODEL] [flags of pytest]")
+    command.epilog = NAMING + " Flags go to pytest: -x stops at the first failure, -m slow takes the slow tests."
+    command.add_argument("model", metavar="MODEL", nargs="?", help="which one; without it, the whole project")
+
+    command = _add(commands, "summary", summary, "the layers of a model: output shapes, parameters, FLOPs")
+    command.epilog = NAMING
+    command.add_argument("model", metavar="MODEL", help="which one")
+    command.add_argument("preset", metavar="PRESET", nargs="?", help="a size of PRESETS in its model.py; default: the first")
+    shape = "shape of the input, say 1 3 224 224; default: the first usual shape that the model takes"
+    command.add_argument("--input", metavar="N", type=int, nargs="+", help=shape)
+
+    command = _add(commands, "results", results, "rewrite the tables in the READMEs from the recorded results")
+    runs = "first add finished runs (folders below runs/) to the recorded results of their models"
+    command.add_argument("--record", metavar="RUN", nargs="+", default=[], help=runs)
+
+    _add(commands, "doctor", doctor, "check versions, devices, data and disk, and say what helps")
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], int], does: str, **options: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".", **options)
+    command.set_defaults(run=run)
+    return command
+
+
+def show_list(args: argparse.Namespace) -> int:
+    """`python -m dl list`"""
+    from dl import results
+
+    rows = []
+    for name in catalogue.names():
+        try:
+            rows.append(results.model_row(name))
+        except Exception as error:  # whatever is wrong with a model, the others are shown
+            rows.append([name, "", f"{type(error).__name__}: {' '.join(str(error).split())}", ""])
+    print(_columns([results.MODEL_HEADINGS["README.md"], *rows]))
+    return 0
+
+
+def _columns(rows: list[list[str]]) -> str:
+    """Cells in columns, the first row underlined; a cell may have several lines."""
+    lines: list[Sequence[str]] = []
+    for row in rows:
+        cells = [cell.split("\n") for cell in row]
+        height = max(map(len, cells))
+        lines += zip(*(cell + [""] * (height - len(cell)) for cell in cells))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
+
+
+def train(args: argparse.Namespace) -> int:
+    """`python -m dl train CNN/LeNet ...` is `python -m dl.modules.CNN.LeNet.train ...`."""
+    module = f"dl.modules.{catalogue.find(args.model).replace('/', '.')}.train"
+    sys.argv = [module, *args.flags]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return 0
+
+
+def test(args: argparse.Namespace) -> int:
+    """`python -m dl test CNN/LeNet ...` is `pytest dl/modules/CNN/LeNet ...`, from any folder."""
+    import pytest
+
+    folder = catalogue.MODULES / catalogue.find(args.model) if args.model else catalogue.ROOT / "dl"
+    return int(pytest.main([str(folder), *args.flags]))
+
+
+def summary(args: argparse.Namespace) -> int:
+    """`python -m dl summary CNN/LeNet [PRESET]`"""
+    name = catalogue.find(args.model)
+    preset = catalogue.presets(name, args.preset)[0]
+    shape, table = catalogue.without_values(lambda: _summarize(name, preset, args.input))
+    print(f"{name} {preset}, input {shape}\n\n{table}")
+    return 0
+
+
+def _summarize(name: str, preset: str, shape: list[int] | None) -> tuple[tuple[int, ...], str]:
+    """The shape of the first input that the model takes, and its `layer_summary` for it."""
+    import torch
+
+    from dl.mytorch import layer_summary
+    from dl.mytorch.config import UserError
+
+    image, token = torch.float32, torch.int64
+    usual = [((1, 1, 28, 28), image), ((1, 3, 32, 32), image), ((1, 3, 224, 224), image), ((1, 16), token)]
+    tries = [(tuple(shape), image), (tuple(shape), token)] if shape else usual
+    model = catalogue.module(name).build(preset)
+    reasons = []
+    for size, dtype in tries:
+        try:
+            return size, layer_summary(model, torch.zeros(size, dtype=dtype))
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reasons.append(f"{size} of {str(dtype).removeprefix('torch.')}: {' '.join(str(error).split())}")
+    raise UserError(f"{name} {preset} takes none of these inputs; --input gives another. {'; '.join(reasons)}")
+
+
+def results(args: argparse.Namespace) -> int:
+    """`python -m dl results [--record RUN ...]`"""
+    from dl import results
+
+    for run in args.record:
+        print(f"recorded: {results.record(run)}")
+    for report in results.rewrite_readmes():
+        print(report)
+    return 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """`python -m dl doctor`"""
+    from dl import doctor
+
+    return doctor.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Every model of the project, found by its folder dl/modules/<Category>/<Model>: there is no list to keep.
+
+Importing this file imports no torch, so that a mistyped name is answered at once.
+"""
+
+import ast
+import importlib
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Callable, NamedTuple, TypeVar
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = ROOT / "dl" / "modules"
+
+Result = TypeVar("Result")
+
+
+class UnknownName(LookupError):
+    """A model or a preset that is not there; the message names those that are near."""
+
+
+class Paper(NamedTuple):
+    """What the docstring of a model.py says of its origin; "" for what it does not say."""
+
+    name: str
+    title: str
+    year: str
+    link: str
+
+
+def names() -> list[str]:
+    """All models, as "CNN/LeNet", in alphabetical order."""
+    return sorted(path.parent.relative_to(MODULES).as_posix() for path in MODULES.glob("*/*/model.py"))
+
+
+def find(name: str) -> str:
+    """The model "CNN/LeNet" by this name or by "LeNet", in any case, or by the path of its folder or of a file in it.
+
+    Raises `UnknownName`.
+    """
+    wanted = name.strip("/").lower()
+    by_name: dict[str, list[str]] = {}
+    for model in names():
+        for key in (model, model.rpartition("/")[2]):
+            by_name.setdefault(key.lower(), []).append(model)
+    if len(by_name.get(wanted, [])) == 1:
+        return by_name[wanted][0]
+    if wanted in by_name:
+        raise UnknownName(f"{name} is the name of several models: {', '.join(by_name[wanted])}")
+    path = Path(name).resolve()
+    if MODULES in path.parents and path.exists():
+        model = "/".join(path.relative_to(MODULES).parts[:2])
+        if model in names():
+            return model
+    last = "/".join(Path(wanted).parts[-2:])  # of a path, what may be a model's name
+    near = [model for key in get_close_matches(last, by_name, n=3) for model in by_name[key]]
+    hint = f"near: {', '.join(dict.fromkeys(near))}" if near else "`python -m dl list` shows all"
+    raise UnknownName(f"no model {name}; {hint}")
+
+
+def module(name: str, file: str = "model") -> Any:
+    """The imported model.py, or another file, of the model "CNN/LeNet"."""
+    return importlib.import_module(f"dl.modules.{name.replace('/', '.')}.{file}")
+
+
+def presets(name: str, wanted: str | None = None) -> list[str]:
+    """The presets of a model without "tiny", which is for tests; or only the one that is `wanted`.
+
+    Raises `UnknownName` when it has none of this name.
+    """
+    known = list(module(name).PRESETS)
+    if wanted is None:
+        return [preset for preset in known if preset != "tiny"]
+    if wanted not in known:
+        raise UnknownName(f"{name} has no preset {wanted}; there are {', '.join(known)}")
+    return [wanted]
+
+
+def parameters(name: str) -> dict[str, int]:
+    """Trainable parameters of each preset."""
+    from dl.mytorch.introspect import count_parameters
+
+    build = module(name).build
+    return {preset: without_values(lambda: count_parameters(build(preset))) for preset in presets(name)}
+
+
+def without_values(compute: Callable[[], Result]) -> Result:
+    """`compute()` with tensors that have a shape but no values: the largest model then takes no memory and no time.
+
+    Where values are read, or anything else fails that way, it is computed with values instead.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return compute()
+    except Exception:  # what is wrong with the model itself, the second attempt raises again
+        return compute()
+
+
+def paper(name: str) -> Paper:
+    """Read from the docstring of model.py: its first line, a title in quotation marks, then the year, then a link."""
+    text = ast.get_docstring(ast.parse((MODULES / name / "model.py").read_text(encoding="utf-8"))) or ""
+    title = re.search(r'"([^"]+)"', text)
+    after_title = text[title.end() :] if title else text
+    link = re.search(r"https?://[^\s,;)]+", after_title)
+    year = re.search(r"\b(?:19|20)\d\d\b", re.sub(r"https?://\S+", "", after_title))
+    return Paper(
+        name=text.partition("\n")[0].rstrip("."),
+        title=" ".join(title[1].split()) if title else "",
+        year=year[0] if year else "",
+        link=link[0].rstrip(".") if link else "",
+    )

@@ -1,0 +1,256 @@
+"""Files are whole or not there; what is read is never trusted; a model is filled whole or not at all."""
+
+import json
+import os
+import pickle
+import random
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from dl.mytorch import checkpoint, testing
+from dl.mytorch.checkpoint import atomic_write, load, load_weights, put_weights, save, write_json
+from dl.mytorch.config import UserError
+from dl.mytorch.layers import sequential
+
+
+def small_model(hidden: int = 3) -> nn.Module:
+    return sequential(fc1=nn.Linear(2, hidden), norm=nn.BatchNorm1d(hidden), fc2=nn.Linear(hidden, 2))
+
+
+STATE = {"weights": {"a": torch.arange(5.0), "b": torch.ones(2, 2).bfloat16()}, "position": (3, 1), "best": 0.25, "none": None}
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    save(STATE, tmp_path / "state.pt")
+    testing._same_state(load(tmp_path / "state.pt"), STATE, "state")
+    assert os.listdir(tmp_path) == ["state.pt"]
+
+
+def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = small_model()
+    save(model.state_dict(), tmp_path / "first.pt")
+    save(load(tmp_path / "first.pt"), tmp_path / "again.pt")  # other objects, other addresses, another file name
+    assert (tmp_path / "first.pt").read_bytes() == (tmp_path / "again.pt").read_bytes()
+    model.fc1.bias.data[0] += 1e-6
+    save(model.state_dict(), tmp_path / "other.pt")
+    assert (tmp_path / "first.pt").read_bytes() != (tmp_path / "other.pt").read_bytes()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
+def test_a_save_that_fails_half_way_keeps_the_old_file(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.pt"
+    save(STATE, path)
+    before = path.read_bytes()
+
+    def write_half(state: Any, file: Any) -> None:
+        file.write(before[: len(before) // 2])
+        file.flush()
+        raise error
+
+    monkeypatch.setattr(checkpoint.torch, "save", write_half)
+    with pytest.raises(UserError, match=r"state.pt: .*MB free.*the copy from before is kept"):
+        save(STATE, path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["state.pt"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TypeError, MemoryError])
+def test_whatever_stops_a_write_leaves_the_old_file_alone(error: type[BaseException], tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(error):
+        with atomic_write(path) as file:
+            file.write(b"new")
+            raise error
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with atomic_write(path) as file:
+        file.write(b"half")
+        assert not path.exists()
+    assert path.read_bytes() == b"half"
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(checkpoint.os, name, lambda *args, real=real, name=name: (done.append(name), real(*args)))
+    with atomic_write(tmp_path / "file") as file:
+        file.write(b"x" * 100_000)
+    assert done[:2] == ["fsync", "replace"]
+
+
+def test_a_place_that_cannot_be_written_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "nowhere" / "state.pt", tmp_path / "file" / "state.pt"):
+        with pytest.raises(UserError, match="cannot write .*state.pt"):
+            save(STATE, path)
+
+
+def test_json_is_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json({"b": [1, 2.5], "a": None}, path)
+    assert json.loads(path.read_text()) == {"b": [1, 2.5], "a": None}
+    with pytest.raises(TypeError):
+        write_json({"b": object()}, path)
+    assert json.loads(path.read_text())["b"] == [1, 2.5]
+    assert os.listdir(tmp_path) == ["value.json"]
+
+
+class Malicious:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return (os.mkdir, (str(self.mark),))
+
+
+def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path) -> None:
+    path, mark = tmp_path / "gift.pt", tmp_path / "executed"
+    for write in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))):
+        write({"fc1.weight": Malicious(mark)}, path)
+        with pytest.raises(UserError, match=r"gift.pt refused: .*could run code"):
+            load(path)
+        with pytest.raises(UserError, match="refused"):
+            load_weights(small_model(), path)
+        assert not mark.exists()
+    pickle.loads(path.read_bytes())  # it is what it says
+    assert mark.exists()
+
+
+def test_a_missing_file_is_a_line_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing.pt does not exist"):
+        load(tmp_path / "nothing.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"x", b"PK", b"Dear reader, this is a text.\n", b'{"epoch": 3}\n', b"\0" * 64, pickle.dumps([1, 2], protocol=2)],
+    ids=["empty", "one letter", "two letters", "text", "json", "zeros", "pickle"],
+)
+def test_what_is_no_checkpoint_is_a_line_that_names_it(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "bad.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="bad.pt is damaged or not a checkpoint") as refused:
+        load(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_checkpoint_cut_off_anywhere_is_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "cut.pt"
+    save(small_model().state_dict(), path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 61):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="cut.pt is damaged"):
+            load(path)
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, AssertionError, struct.error, EOFError, RuntimeError])
+def test_whatever_torch_raises_over_damaged_bytes_is_a_line(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:  # each was seen on a checkpoint with one altered byte
+        raise error("first line\nsecond line") if error is not EOFError else EOFError
+
+    monkeypatch.setattr(checkpoint.torch, "load", fail)
+    with pytest.raises(UserError, match="state.pt is damaged") as refused:
+        load(tmp_path / "state.pt")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_checkpoint_with_altered_bytes_is_read_or_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "altered.pt"
+    save({"a": torch.arange(3.0), "b": [1, "x"]}, path)
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    for _ in range(150):
+        altered = bytearray(whole)
+        altered[rng.randrange(len(altered))] ^= rng.randrange(1, 256)
+        path.write_bytes(altered)
+        try:
+            load(path)
+        except UserError as error:
+            assert "altered.pt" in str(error)
+
+
+def test_weights_are_put_into_a_model_which_is_returned(tmp_path: Path) -> None:
+    source, model = small_model(), small_model()
+    source.norm.running_mean += 1
+    save(source.state_dict(), tmp_path / "best.pt")
+    assert load_weights(model, tmp_path / "best.pt") is model
+    testing._same_state(model.state_dict(), source.state_dict(), "weights")
+
+
+def lacking() -> dict[str, Any]:
+    return {name: tensor for name, tensor in small_model().state_dict().items() if name != "fc2.bias"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        (lacking(), "lacks fc2.bias"),
+        (small_model().state_dict() | {"fc3.bias": torch.zeros(2)}, "has fc3.bias, which the model lacks"),
+        (small_model(hidden=4).state_dict(), r"has fc1.weight of shape \(4, 2\), the model's is \(3, 2\)"),
+        ({"_orig_mod." + name: tensor for name, tensor in small_model().state_dict().items()}, "and 15 more"),
+        (small_model().state_dict() | {"fc1.bias": 3}, "fc1.bias"),
+        ({}, "lacks fc1.weight"),
+        ([1, 2], "does not hold the weights"),
+        (torch.zeros(3), "does not hold the weights"),
+    ],
+    ids=["missing", "extra", "shape", "prefix", "number", "nothing", "list", "tensor"],
+)
+def test_weights_of_another_model_are_refused_and_change_nothing(weights: Any, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "best.pt"
+    torch.save(weights, path)
+    model = small_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for put in (lambda: load_weights(model, path), lambda: put_weights(model, weights, path)):
+        with pytest.raises(UserError, match=says) as refused:
+            put()
+        assert "best.pt" in str(refused.value)
+        testing._same_state(model.state_dict(), before, "weights")
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("only root on Linux can mount a tiny disk")
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+    if mount.returncode:
+        pytest.skip("this machine does not let us mount a tiny disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_old_checkpoint_and_leaves_no_rest(tiny_disk: Path) -> None:
+    path = tiny_disk / "last.pt"
+    save({"x": torch.ones(100_000)}, path)  # 0.4 MB
+    with pytest.raises(UserError, match=r"cannot write .*last.pt: .*the copy from before is kept"):
+        save({"x": torch.zeros(1_000_000)}, path)
+    assert os.listdir(tiny_disk) == ["last.pt"]
+    assert torch.equal(load(path)["x"], torch.ones(100_000))
+    with pytest.raises(UserError, match="history.json"):
+        write_json("x" * 2_000_000, tiny_disk / "history.json")
+    assert os.listdir(tiny_disk) == ["last.pt"]

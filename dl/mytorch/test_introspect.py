@@ -1,0 +1,182 @@
+"""What the table of a model says, against numbers worked by hand; looking leaves no trace."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dl.mytorch.introspect import Probe, count_parameters, first_kernels, layer_summary, summarize
+from dl.mytorch.layers import sequential
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.fc(x))
+
+
+class Net(nn.Module):
+    """Declared in another order than used; a named list of blocks; a layer that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2, bias=False)
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.shared = nn.Linear(4, 4)
+        self.unused = nn.Linear(9, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).mean((2, 3))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.shared(self.shared(x)))
+
+
+def rows(table: str) -> dict[str, list[str]]:
+    """First column -> the others, of the lines between the rules and of the total."""
+    lines = [line for line in table.splitlines()[1:] if not line.startswith("---")]
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    return {name: rest for name, *rest in cells}
+
+
+X = torch.zeros(2, 1, 5, 6)
+
+
+def test_the_table_of_a_small_net_is_what_a_hand_works_out() -> None:
+    # FLOPs: 2 for each multiply-add. Convolution: 2 * 2 images * 30 places * 4 * 9; Linear(4, 4): 2 * 2 * 16.
+    assert rows(layer_summary(Net(), X)) == {
+        "conv": ["Conv2d", "(2, 4, 5, 6)", "40", "4,320"],
+        "blocks.0": ["Block", "(2, 4)", "20", "64"],
+        "fc": ["Linear", "(2, 4)", "20", "64"],
+        "act": ["ReLU", "(2, 4)", "0", "0"],
+        "blocks.1": ["Block", "(2, 4)", "20", "64"],
+        "shared": ["Linear", "(2, 4)", "20", "128"],
+        "head": ["Linear", "(2, 2)", "8", "32"],
+        "total": ["Net", "(2, 2)", "198", "4,608"],  # with the 90 parameters of the layer that is not used
+    }
+
+
+def test_layers_come_in_the_order_of_first_use_indented_below_those_that_hold_them() -> None:
+    labels = [line.partition("  ")[0] if line[0] != " " else line[: len(line) - len(line.lstrip())] + line.split()[0]
+              for line in layer_summary(Net(), X).splitlines()]  # fmt: skip
+    assert [label for label in labels if not label.startswith("---")] == [
+        *("layer", "conv", "blocks.0", "  fc", "  act", "blocks.1", "  fc", "  act", "shared", "head", "total"),
+    ]
+
+
+def test_all_lines_of_the_table_have_one_width() -> None:
+    lines = layer_summary(Net(), X).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].split() == ["layer", "type", "output", "shape", "parameters", "FLOPs"]
+
+
+def test_outputs_of_several_tensors_are_shown() -> None:
+    class Heads(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"logits": x, "mask": x[0]}
+
+    model = sequential(rnn=nn.GRU(3, 5, batch_first=True))
+    assert rows(layer_summary(model, torch.zeros(2, 7, 3)))["rnn"][1] == "(2, 7, 5), (1, 2, 5)"
+    assert rows(layer_summary(Heads(), X))["total"][1] == "(2, 1, 5, 6), (1, 5, 6)"
+
+
+def test_a_summary_takes_several_inputs_or_any_call_of_the_model() -> None:
+    bilinear = nn.Bilinear(2, 3, 4)
+    assert rows(layer_summary(bilinear, torch.zeros(5, 2), torch.zeros(5, 3)))["total"][1] == "(5, 4)"
+    net = Net()
+    assert summarize(net, lambda: net(X).sum()) == layer_summary(net, X)
+
+
+def traces(model: nn.Module) -> list:
+    return [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
+
+
+def test_a_summary_leaves_modes_hooks_statistics_and_gradients_as_they_were() -> None:
+    model = sequential(conv=nn.Conv2d(1, 2, 3), norm=nn.BatchNorm2d(2), frozen=nn.BatchNorm2d(2), drop=nn.Dropout())
+    model.frozen.eval()  # a layer in another mode than the rest
+    before = traces(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}, torch.get_rng_state()
+    layer_summary(model, torch.randn(2, 1, 5, 5, generator=torch.Generator()))
+    assert traces(model) == before[0]
+    assert all(torch.equal(tensor, before[1][name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), before[2])
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_summary_that_fails_leaves_modes_and_hooks_as_they_were() -> None:
+    model = Net()
+    model.blocks[1].eval()
+    before = traces(model)
+    with pytest.raises(RuntimeError):
+        layer_summary(model, torch.zeros(2, 3, 5, 6))  # 3 channels
+    assert traces(model) == before
+
+
+def test_parameters_are_counted_once_and_frozen_ones_not() -> None:
+    model = sequential(fc1=nn.Linear(3, 3), fc2=nn.Linear(3, 3), frozen=nn.Linear(5, 5))
+    assert count_parameters(model) == 12 + 12 + 30
+    model.frozen.requires_grad_(False)
+    model.fc2.weight = model.fc1.weight
+    assert count_parameters(model) == 9 + 3 + 3
+
+
+def test_a_probe_gives_what_the_layers_put_out() -> None:
+    torch.manual_seed(0)
+    model, x = Net(), torch.randn(2, 1, 5, 6)
+    with Probe(model, "conv", "blocks.0.fc", "shared") as probe:
+        output = model(x)
+    conv = model.conv(x)
+    fc = model.blocks[0].fc(conv.mean((2, 3)))
+    assert torch.equal(probe["conv"], conv)
+    assert torch.equal(probe["blocks.0.fc"], fc)
+    assert torch.equal(model.head(probe["shared"]), output)  # of its two calls, the last
+
+
+def test_a_probed_output_has_its_graph() -> None:
+    model = Block()
+    with Probe(model, "fc") as probe:
+        model(torch.ones(1, 4)).sum().backward()
+    assert probe["fc"].requires_grad
+
+
+def test_unknown_names_are_answered_with_near_ones() -> None:
+    with pytest.raises(KeyError, match="'conv1' here; near: conv"):
+        Probe(Net(), "conv1")
+    with Probe(Net(), "conv", "shared") as probe:
+        with pytest.raises(KeyError, match="no output of a layer 'conv'"):
+            probe["conv"]  # nothing was run yet
+        probe.outputs["conv"] = X
+        with pytest.raises(KeyError, match="near: conv"):
+            probe["cov"]
+
+
+def test_a_probe_leaves_no_hook_also_after_an_error() -> None:
+    model = Net()
+    before = traces(model)
+    with Probe(model, "conv", "head"):
+        assert traces(model) != before
+    assert traces(model) == before
+    with pytest.raises(RuntimeError, match="inside"), Probe(model, "conv"):
+        raise RuntimeError("inside")
+    assert traces(model) == before
+
+
+def test_what_runs_after_a_probe_is_not_kept() -> None:
+    model = Net()
+    with Probe(model, "conv") as probe:
+        model(X)
+    kept = probe["conv"]
+    model(X + 1)
+    assert probe["conv"] is kept
+
+
+def test_first_kernels_are_those_of_the_first_convolution_that_sees_a_neighbourhood() -> None:
+    model = sequential(squeeze=nn.Conv2d(3, 3, 1), wide=nn.Conv2d(3, 8, (1, 5)), conv=nn.Conv2d(8, 8, 3))
+    assert first_kernels(model).data_ptr() == model.wide.weight.data_ptr()
+    assert not first_kernels(model).requires_grad
+    assert first_kernels(sequential(fc=nn.Linear(2, 2), mix=nn.Conv2d(2, 2, 1))) is None

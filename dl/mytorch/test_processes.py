@@ -1,0 +1,220 @@
+"""Whole training runs as processes: killed at random moments, spread over two ranks, on a full disk. Slow tier."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+import torch
+
+from dl.mytorch import checkpoint, testing
+from dl.mytorch.logger import read_json
+
+pytestmark = pytest.mark.slow
+
+# A recipe of its own, so that the core's tests need no model of the project. 49 images: the last batch has 1.
+RECIPE = '''
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dl.mytorch import TrainConfig, Trainer, launch, layers, seed_everything
+from dl.mytorch.data import Loader, Splits, synthetic
+from dl.mytorch.optim import sgd, warmup_cosine
+from dl.mytorch.tasks import Classification
+
+
+class Images(torch.utils.data.Dataset):
+    """Examples one by one, with randomness of their own, for worker processes."""
+
+    def __init__(self, count, seed):
+        self.images = synthetic.images(count, seed=seed)
+
+    def __len__(self):
+        return len(self.images["labels"])
+
+    def __getitem__(self, i):
+        return {"images": self.images["images"][i] + 0.1 * torch.randn(1, 28, 28), "labels": self.images["labels"][i]}
+
+
+@dataclass(frozen=True)
+class Config(TrainConfig):
+    data: str = "synthetic"
+    dropout: float = 0.0
+    one_by_one: bool = False
+    pause: float = 0.0
+
+
+class Paused(Classification):
+    def __init__(self, pause):
+        super().__init__()
+        self.pause = pause
+
+    def step(self, model, batch):
+        time.sleep(self.pause)
+        return super().step(model, batch)
+
+    def report(self, model):
+        return {}
+
+
+def main(config):
+    torch.set_num_threads(1)
+    seed_everything(config.seed)
+    model = layers.sequential(conv=nn.Conv2d(1, 4, 5, stride=4), act=nn.ReLU(), flat=nn.Flatten(),
+                              drop=nn.Dropout(config.dropout), fc=nn.Linear(144, 10))
+    sets = [(Images if config.one_by_one else synthetic.images)(n, seed=s) for s, n in enumerate((49, 17, 19))]
+    data = Splits(*(Loader(d, config.batch_size, shuffle=i == 0, num_workers=config.num_workers) for i, d in enumerate(sets)))
+    trainer = Trainer(model, Paused(config.pause), sgd(config.lr, momentum=0.9), warmup_cosine(0.1), config)
+    return trainer.fit(data)
+
+
+if __name__ == "__main__":
+    launch(main, Config)
+'''
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "train.py"
+    path.write_text(RECIPE)
+    return path
+
+
+def start(recipe: Path, *flags: str, ranks: int = 1) -> subprocess.Popen:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+    command = [sys.executable, *torchrun, str(recipe), "--batch-size", "8", "--lr", "0.01", *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen, status: int = 0) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == status, output[-3000:]
+    return output
+
+
+def wait_for_change(path: Path, before: float, process: subprocess.Popen) -> None:
+    """Until `path` was written after `before`, so that a kill meets training and not the imports."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and (not path.exists() or path.stat().st_mtime <= before):
+        assert time.monotonic() < deadline, f"{path} was not written"
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_storm_of_20_kills_leaves_the_bytes_of_the_undisturbed_run(recipe: Path, number: signal.Signals) -> None:
+    """A checkpoint is written at every step, so that many kills meet a file half-written."""
+    flags = ["--epochs", "120", "--save-every", "1", "--dropout", "0.3", "--ema", "0.9", "--pause", "0.002"]
+    whole, broken = recipe.parent / "whole", recipe.parent / "broken"
+    finish(start(recipe, "--out", str(whole), *flags))
+    randomness = random.Random(number)
+    kills = met_writing = 0
+    while kills < 20:
+        process = start(recipe, "--out", str(broken), *flags)
+        last = broken / "last.pt"
+        wait_for_change(last, last.stat().st_mtime if last.exists() else 0, process)
+        time.sleep(randomness.uniform(0, 0.3))
+        if process.poll() is not None:
+            break
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        kills += process.returncode in (-signal.SIGKILL, 128 + signal.SIGTERM)
+        met_writing += any(broken.glob("*.tmp"))
+    finish(start(recipe, "--out", str(broken), *flags))
+    testing.assert_same_runs(whole, broken)
+    print(f"{kills} kills with {number.name}, {met_writing} of them while a file was being written")
+    assert kills == 20
+
+
+def test_resume_with_another_worker_count_leaves_the_same_bytes(recipe: Path) -> None:
+    flags = ["--epochs", "12", "--one-by-one", "--dropout", "0.3", "--pause", "0.02"]
+    finish(start(recipe, "--out", str(recipe.parent / "whole"), *flags))
+    broken = recipe.parent / "broken"
+    for workers in ("2", "1"):
+        process = start(recipe, "--out", str(broken), "--num-workers", workers, *flags)
+        last = broken / "last.pt"
+        wait_for_change(last, last.stat().st_mtime if last.exists() else 0, process)
+        process.send_signal(signal.SIGTERM)
+        finish(process, 143)
+    finish(start(recipe, "--out", str(broken), *flags))
+    testing.assert_same_runs(recipe.parent / "whole", broken)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_two_ranks_equal_one_process(recipe: Path, accumulate: int) -> None:
+    """49 images in batches of 8: the last one has a single image, so that one rank gets none."""
+    flags = ["--epochs", "3", "--accumulate", str(accumulate)]
+    finish(start(recipe, "--out", str(recipe.parent / "one"), *flags))
+    finish(start(recipe, "--out", str(recipe.parent / "two"), "--parallel", "ddp", *flags, ranks=2))
+    one, two = (checkpoint.load(recipe.parent / name / "last.pt") for name in ("one", "two"))
+    for name, weights in one["model"].items():
+        assert (weights - two["model"][name]).abs().max() <= 1e-6, name
+    for left, right in zip(*(read_json(recipe.parent / name / "history.json") for name in ("one", "two")), strict=True):
+        for split in left.keys() & {"train", "val", "test"}:
+            for name, value in left[split].items():
+                assert right[split][name] == pytest.approx(value, abs=1e-6), (split, name)
+
+
+def test_two_ranks_killed_and_resumed_leave_the_bytes_of_the_undisturbed_run(recipe: Path) -> None:
+    flags = ["--epochs", "30", "--parallel", "ddp", "--dropout", "0.3", "--save-every", "2", "--pause", "0.01"]
+    whole, broken = recipe.parent / "whole", recipe.parent / "broken"
+    finish(start(recipe, "--out", str(whole), *flags, ranks=2))
+    for _ in range(3):
+        process = start(recipe, "--out", str(broken), *flags, ranks=2)
+        last = broken / "last.pt"
+        wait_for_change(last, last.stat().st_mtime if last.exists() else 0, process)
+        subprocess.run(["pkill", "-9", "-P", str(process.pid)], check=False)  # the ranks; torchrun then gives up
+        finish(process, 1)
+    finish(start(recipe, "--out", str(broken), *flags, ranks=2))
+    testing.assert_same_runs(whole, broken)
+
+
+def test_torchrun_without_parallel_is_refused(recipe: Path) -> None:
+    assert "--parallel is none: add --parallel ddp" in finish(start(recipe, "--out", str(recipe.parent / "x"), ranks=2), 1)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB: room for the first files of a run, not for its checkpoint."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system takes root on Linux")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_the_last_good_state(recipe: Path, small_disk: Path) -> None:
+    out = small_disk / "run"
+    output = finish(start(recipe, "--out", str(out), "--epochs", "20"), 1)
+    errors = [line for line in output.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "No space left" in errors[0] and "Traceback" not in output, output
+    # With more room the same command goes on: nothing on the disk is half a file.
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    finish(start(recipe, "--out", str(out), "--epochs", "20"))
+    finish(start(recipe, "--out", str(recipe.parent / "whole"), "--epochs", "20"))
+    testing.assert_same_runs(recipe.parent / "whole", out)
+
+
+def test_a_read_only_place_is_refused_with_one_line(recipe: Path) -> None:
+    output = finish(start(recipe, "--out", "/proc/run"), 1)
+    assert output.startswith("error:") and "/proc/run" in output and "Traceback" not in output
+
+
+def test_compiled_training_equals_eager(recipe: Path) -> None:
+    if not any(os.access(Path(folder) / "g++", os.X_OK) for folder in os.environ["PATH"].split(os.pathsep)):
+        pytest.skip("torch.compile on a CPU takes a C++ compiler")
+    for name, flags in (("eager", []), ("compiled", ["--compile"])):
+        finish(start(recipe, "--out", str(recipe.parent / name), "--epochs", "2", *flags))
+    eager, compiled = (torch.load(recipe.parent / name / "best.pt") for name in ("eager", "compiled"))
+    for key in eager:
+        assert (eager[key] - compiled[key]).abs().max() <= 1e-5

@@ -1,0 +1,494 @@
+"""The loop as mathematics: one big batch = many small ones, stopped and resumed = undisturbed, best = lowest."""
+
+import dataclasses
+import itertools
+import json
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dl.mytorch import StepOutput, Task, TrainConfig, Trainer, checkpoint, layers, load_weights, plot, testing
+from dl.mytorch.config import UserError
+from dl.mytorch.data import Batch, Loader, Splits, synthetic
+from dl.mytorch.metrics import Mean, Metric
+from dl.mytorch.optim import Schedule, constant, sgd, warmup_cosine
+from dl.mytorch.tasks import Classification
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing has its own tests; here it would take most of the time."""
+    monkeypatch.setattr(Classification, "report", lambda task, model: {})
+    monkeypatch.setattr(plot, "save_figure", lambda figure, path: Path(path).touch())
+    monkeypatch.setattr(plot, "curves", lambda history: None)
+
+
+def small_model(dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(0)
+    return layers.sequential(
+        conv=nn.Conv2d(1, 4, 5, stride=4), act=nn.ReLU(), flat=nn.Flatten(), drop=nn.Dropout(dropout), fc=nn.Linear(144, 10)
+    )
+
+
+def small_config(out: Path, **changes: Any) -> TrainConfig:
+    return TrainConfig(**({"out": str(out), "data": "synthetic", "epochs": 3, "batch_size": 16, "lr": 0.05, "log_every": 2} | changes))
+
+
+def trainer_for(config: TrainConfig, task: Task | None = None, schedule: Schedule | None = None, dropout: float = 0.0) -> Trainer:
+    optimizer = sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay)
+    return Trainer(small_model(dropout), task or Classification(), optimizer, schedule or constant(), config)
+
+
+def fit(config: TrainConfig, task: Task | None = None, **options: Any) -> Trainer:
+    """A finished run on the tiny images; `history` and `model` are asked of the trainer."""
+    trainer = trainer_for(config, task, **options)
+    trainer.fit(synthetic.image_splits(batch_size=config.batch_size))
+    return trainer
+
+
+def last_weights(trainer: Trainer) -> Batch:
+    return checkpoint.load(trainer.out / "last.pt")["model"]
+
+
+def assert_close(a: Batch, b: Batch, tolerance: float) -> None:
+    for name in a:
+        assert (a[name] - b[name]).abs().max() <= tolerance, name
+
+
+# ---- one step ------------------------------------------------------------------------------------------------------
+
+
+def test_fit_equals_a_loop_written_by_hand_bit_for_bit(tmp_path: Path) -> None:
+    trainer = fit(small_config(tmp_path), schedule=warmup_cosine(0.25))
+    model = small_model().train()
+    loader = synthetic.image_splits().train
+    optimizer = sgd(0.05, momentum=0.9)(model)
+    step = 0
+    for epoch in range(3):
+        for batch in loader.batches(epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.05 * warmup_cosine(0.25)(step, 12)
+            optimizer.zero_grad()
+            F.cross_entropy(model(batch["images"]), batch["labels"]).backward()
+            optimizer.step()
+            step += 1
+    assert_close(last_weights(trainer), model.state_dict(), 0.0)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulation_equals_one_big_batch(tmp_path: Path, accumulate: int) -> None:
+    """50 images in batches of 16, 8 + 8 or 4 x 4: the last step of an epoch has only 2."""
+    whole = fit(small_config(tmp_path / "whole"))
+    parts = fit(small_config(tmp_path / "parts", batch_size=16 // accumulate, accumulate=accumulate))
+    assert parts.step == whole.step == 12
+    assert_close(last_weights(whole), last_weights(parts), 1e-6)
+    assert_same_history(whole, parts, 1e-6)
+
+
+def assert_same_history(a: Trainer, b: Trainer, tolerance: float) -> None:
+    for left, right in zip(a.history, b.history, strict=True):
+        for split in ("train", "val", "test"):
+            for name, value in left.get(split, {}).items():
+                assert right[split][name] == pytest.approx(value, abs=tolerance), (split, name)
+
+
+class Masked(Task):
+    """The mean is over pixels brighter than 1, whose number differs from batch to batch and can be 0."""
+
+    def step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        bright = (batch["images"] > 1).flatten(1).any(0)[:10]  # of the first ten pixels
+        logits = model(batch["images"])[:, bright]
+        count = torch.tensor(logits.numel())
+        return StepOutput(logits.square().mean(), count, {"loss": logits.square()})
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"again": Mean("loss")}
+
+
+def test_accumulation_weighs_by_count_where_counts_differ(tmp_path: Path) -> None:
+    images = torch.rand(9, 1, 28, 28)
+    for i in range(9):
+        images[i, 0, 0, :i] = 2  # the first has nothing bright
+    groups = [images[:1], images[1:3], images[3:4], images[4:]]
+    models = [small_model().double() for _ in range(2)]
+
+    def mean_gradient(model: nn.Module, parts: list[Tensor]) -> Trainer:
+        trainer = Trainer(model, Masked(), sgd(0.1), constant(), small_config(tmp_path, accumulate=len(parts)))
+        trainer.steps_per_epoch, trainer.out = 1, tmp_path
+        trainer.train_step([{"images": part.double()} for part in parts])
+        return trainer
+
+    counts = [Masked().step(models[0], {"images": part.double()}).count.item() for part in groups]
+    assert counts[0] == 0 and len(set(counts)) == 4
+    # By hand: the sum of squares over all counted logits, over their number.
+    reference = small_model().double()
+    outputs = [reference(part.double())[:, (part > 1).flatten(1).any(0)[:10]] for part in groups]
+    loss = sum(o.square().sum() for o in outputs) / sum(o.numel() for o in outputs)
+    loss.backward()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter -= 0.1 * parameter.grad
+    trainer = mean_gradient(models[1], groups)
+    assert_close(reference.state_dict(), models[1].state_dict(), 1e-12)
+    assert trainer.train_metrics.compute()["loss"] == pytest.approx(loss.item(), abs=1e-12)
+    assert trainer.train_metrics.compute()["again"] == pytest.approx(loss.item(), abs=1e-12)
+
+
+def test_recorded_rates_follow_the_schedule(tmp_path: Path) -> None:
+    trainer = fit(small_config(tmp_path, eval_every=1), schedule=warmup_cosine(0.25))
+    rates = [record["lr"] for record in trainer.history[:-1]]
+    assert rates == [0.05 * warmup_cosine(0.25)(step, 12) for step in range(12)]
+
+
+def test_each_step_moves_the_weights_once(tmp_path: Path) -> None:
+    class Pull(Task):
+        """The gradient of every weight is 1, always."""
+
+        def step(self, model: nn.Module, batch: Batch) -> StepOutput:
+            return StepOutput(sum(p.sum() for p in model.parameters()), len(batch["labels"]), {})
+
+    trainer = Trainer(small_model(), Pull(), sgd(0.01), constant(), small_config(tmp_path, accumulate=2))
+    trainer.fit(synthetic.image_splits())
+    for name, before in small_model().state_dict().items():
+        assert torch.allclose(last_weights(trainer)[name], before - 0.01 * 6, atol=1e-6)  # 3 epochs of 2 steps
+
+
+def test_clipping_bounds_the_step(tmp_path: Path) -> None:
+    config = small_config(tmp_path, steps=1, clip=0.5)
+    trainer = Trainer(small_model(), Classification(), sgd(1.0), constant(), config)
+    trainer.fit(synthetic.image_splits())
+    moved = [(last_weights(trainer)[name] - before).flatten() for name, before in small_model().state_dict().items()]
+    assert torch.cat(moved).norm() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_moving_average_is_evaluated_and_kept(tmp_path: Path) -> None:
+    trainer = trainer_for(small_config(tmp_path, ema=0.5, eval_every=1, steps=3))
+    seen = [{k: v.clone() for k, v in trainer.model.state_dict().items()}]
+    step = trainer.train_step
+
+    def watched(batches: list[Batch]) -> None:
+        step(batches)
+        seen.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
+
+    trainer.train_step = watched  # type: ignore[method-assign]
+    trainer.fit(synthetic.image_splits())
+    average = seen[1]  # torch's average starts from the weights after the first step
+    for weights in seen[2:]:
+        average = {name: 0.5 * average[name] + 0.5 * weights[name] for name in average}
+    assert trainer.history.best()["step"] == 3
+    assert_close(checkpoint.load(tmp_path / "best.pt"), average, 1e-6)
+    assert_close(last_weights(trainer), seen[-1], 0.0)
+
+
+@pytest.mark.parametrize("setting", [{"precision": "bf16"}, {"channels_last": True}])
+def test_fast_settings_stay_near_the_plain_ones(tmp_path: Path, setting: dict[str, Any]) -> None:
+    plain, fast = fit(small_config(tmp_path / "plain")), fit(small_config(tmp_path / "fast", **setting))
+    assert_close(last_weights(plain), last_weights(fast), 0.02 if "precision" in setting else 1e-5)
+    assert all(weights.dtype == torch.float32 for weights in last_weights(fast).values())
+
+
+# ---- choosing and testing ------------------------------------------------------------------------------------------
+
+
+class Scripted(Classification):
+    """Classification whose validation loss is what the script says; the test's is -1."""
+
+    def __init__(self, script: list[float]) -> None:
+        super().__init__()
+        self.script = iter([*script, -1.0])
+        self.current = next(self.script)
+
+    def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
+        self.current = next(self.script)
+        return {"note": f"next loss {self.current}"}
+
+    def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        return super().eval_step(model, batch)._replace(loss=torch.tensor(self.current))
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"), [([3, 2, 1], 3), ([1, 2, 3], 1), ([2, 1, 1], 2), ([2, 3, 1.5], 3), ([3, 1, 2], 2), ([-1, -2, 0], 2)]
+)
+def test_the_lowest_validation_loss_is_kept_not_the_last_nor_any_that_fell(tmp_path: Path, losses: list, best: int) -> None:
+    trainer = trainer_for(small_config(tmp_path, steps=3, eval_every=1), Scripted(losses))
+    weights = []
+    step = trainer.train_step
+
+    def watched(batches: list[Batch]) -> None:
+        step(batches)
+        weights.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
+
+    trainer.train_step = watched  # type: ignore[method-assign]
+    trainer.fit(synthetic.image_splits())
+    assert [record["val"]["loss"] for record in trainer.history[:-1]] == losses
+    assert_close(checkpoint.load(tmp_path / "best.pt"), weights[best - 1], 0.0)
+    assert_close(trainer.model.state_dict(), weights[best - 1], 0.0)  # what fit leaves in the model
+    assert_close(load_weights(small_model(), tmp_path / "best.pt").state_dict(), weights[best - 1], 0.0)
+    assert trainer.history[-1] == {"epoch": 1, "step": best, "test": trainer.history.test}
+
+
+def test_monitor_chooses_another_quantity_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
+    trainer = fit(small_config(tmp_path / "a"), Classification(monitor="top1_error"))
+    errors = [record["val"]["top1_error"] for record in trainer.history[:-1]]
+    assert trainer.best == min(errors)
+    with pytest.raises(UserError, match="loss, top1_error, top5_error"):
+        fit(small_config(tmp_path / "b"), Classification(monitor="accuracy"))
+
+
+def test_test_split_is_read_once_at_the_end_and_every_example_counts_once(tmp_path: Path) -> None:
+    reads = []
+
+    class Spy(Loader):
+        def batches(self, epoch: int = 0, start: int = 0) -> Any:
+            reads.append(name)
+            for batch in super().batches(epoch, start):
+                reads.append(len(batch["labels"]))
+                yield batch
+
+    data = synthetic.image_splits()
+    name = "test"
+    data = data._replace(test=Spy(data.test.dataset, 16))
+    trainer = trainer_for(small_config(tmp_path))
+    original = trainer.evaluate
+    trainer.evaluate = lambda loader: reads.append("evaluate") or original(loader)  # type: ignore[method-assign]
+    trainer.fit(data)
+    assert reads == ["evaluate"] * 4 + ["test", 16, 3]
+    by_hand = F.cross_entropy(trainer.model.eval()(data.test.dataset["images"]), data.test.dataset["labels"]).item()
+    assert trainer.history.test["loss"] == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_training_means_come_from_the_passes_that_training_makes(tmp_path: Path) -> None:
+    seen = []
+
+    class Watched(Classification):
+        def step(self, model: nn.Module, batch: Batch) -> StepOutput:
+            output = super().step(model, batch)
+            seen.append((output.loss.item(), len(batch["labels"]), (output.outputs["logits"].argmax(1) != batch["labels"]).sum().item()))
+            return output
+
+    trainer = trainer_for(small_config(tmp_path, epochs=1), Watched())
+    trainer.fit(synthetic.image_splits())
+    seen = seen[1:]  # the first was for summary.txt
+    record = trainer.history[0]["train"]
+    assert len(seen) == 4
+    assert record["loss"] == pytest.approx(sum(loss * n for loss, n, _ in seen) / 50, abs=1e-6)
+    assert record["top1_error"] == sum(wrong for *_, wrong in seen) / 50
+
+
+# ---- the same again ------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in "ab":
+        fit(small_config(tmp_path / name), dropout=0.5)
+    testing.assert_same_runs(tmp_path / "a", tmp_path / "b")
+
+
+def test_evaluation_takes_no_randomness_from_training(tmp_path: Path) -> None:
+    class Noisy(Classification):
+        def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
+            torch.rand(3)
+            return super().eval_step(model, batch)
+
+        def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
+            return {"noise": torch.rand(1, 4, 4)}
+
+    often = fit(small_config(tmp_path / "often", eval_every=1), Noisy(), dropout=0.5)
+    seldom = fit(small_config(tmp_path / "seldom"), dropout=0.5)
+    assert_close(last_weights(often), last_weights(seldom), 0.0)
+
+
+def stopped_run(config: TrainConfig, stop: Any, task: Task | None = None) -> int:
+    """Start the run, let `stop` act in the optimizer step it likes, and give the exit status."""
+    trainer = trainer_for(config, task, dropout=0.5)
+    step = trainer.train_step
+
+    def watched(batches: list[Batch]) -> None:
+        stop(trainer)
+        step(batches)
+
+    trainer.train_step = watched  # type: ignore[method-assign]
+    with pytest.raises(SystemExit) as exit_:
+        trainer.fit(synthetic.image_splits(batch_size=config.batch_size))
+    return exit_.value.code
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"accumulate": 2}, {"eval_every": 5, "save_every": 3}, {"steps": 7}])
+def test_stopped_at_any_step_a_run_resumes_to_the_same_bytes(tmp_path: Path, changes: dict[str, Any]) -> None:
+    fit(small_config(tmp_path / "whole", **changes), dropout=0.5)
+    config = small_config(tmp_path / "broken", **changes)
+    stops = 0
+    for number in itertools.cycle([signal.SIGINT, signal.SIGTERM]):
+        trainer = trainer_for(config, dropout=0.5)
+        target = checkpoint.load(tmp_path / "broken/last.pt")["position"][0] + 1 if stops else 1
+
+        def stop(running: Trainer) -> None:
+            if running.step == target:
+                signal.raise_signal(number)
+
+        if target >= checkpoint.load(tmp_path / "whole/last.pt")["position"][0]:
+            break
+        assert stopped_run(config, stop) == 128 + number
+        stops += 1
+    trainer.fit(synthetic.image_splits())
+    assert stops >= 2
+    testing.assert_same_runs(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_signal_during_evaluation_leaves_the_evaluation_to_the_next_start(tmp_path: Path) -> None:
+    class Stopping(Classification):
+        def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
+            signal.raise_signal(signal.SIGTERM)
+            return super().eval_step(model, batch)
+
+    fit(small_config(tmp_path / "whole"), dropout=0.5)
+    assert stopped_run(small_config(tmp_path / "broken"), lambda trainer: None, Stopping()) == 143
+    assert checkpoint.load(tmp_path / "broken/last.pt")["position"][0] == 4
+    assert not (tmp_path / "broken/best.pt").exists()
+    fit(small_config(tmp_path / "broken"), dropout=0.5)
+    testing.assert_same_runs(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_crash_anywhere_in_a_file_write_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As kill -9 does it: the process ends before, or right after, the n-th rename."""
+    fit(small_config(tmp_path / "whole"), dropout=0.5)
+    replace = checkpoint.os.replace
+    crashes = 0
+    for n, after in itertools.product(range(1, 30), (False, True)):
+        out = tmp_path / f"broken{n}{after}"
+        calls = 0
+
+        def dying(source: Any, target: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls < n or after:
+                replace(source, target)
+            if calls == n:
+                raise KeyboardInterrupt("killed")
+
+        monkeypatch.setattr(checkpoint.os, "replace", dying)
+        try:
+            fit(small_config(out), dropout=0.5)
+        except KeyboardInterrupt:
+            crashes += 1
+        monkeypatch.setattr(checkpoint.os, "replace", replace)
+        if calls < n:
+            break
+        if n % 4 == 1:  # each kind of file comes by; all of them would take minutes
+            fit(small_config(out), dropout=0.5)
+            testing.assert_same_runs(tmp_path / "whole", out)
+    assert crashes >= 20
+
+
+def test_a_finished_run_is_told_not_trained_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = fit(small_config(tmp_path))
+    files = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    capsys.readouterr()
+    again = trainer_for(small_config(tmp_path))
+    again.train_step = None  # type: ignore[assignment]
+    assert again.fit(synthetic.image_splits()) == first.history
+    assert "finished" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == files
+    assert_close(again.model.state_dict(), first.model.state_dict(), 0.0)
+
+
+def test_more_data_than_the_run_began_with_is_refused(tmp_path: Path) -> None:
+    fit(small_config(tmp_path))
+    data = synthetic.image_splits()
+    longer = Loader(synthetic.images(100), 16, shuffle=True)
+    with pytest.raises(UserError, match="4 steps an epoch, the data now gives 7"):
+        trainer_for(small_config(tmp_path)).fit(data._replace(train=longer))
+
+
+# ---- what goes wrong -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_a_non_finite_number_stops_before_the_update_and_keeps_the_last_good_state(tmp_path: Path, poison: str) -> None:
+    class Poisoned(Classification):
+        def step(self, model: nn.Module, batch: Batch) -> StepOutput:
+            output = super().step(model, batch)
+            if trainer.step < 5:
+                return output
+            if poison == "loss":
+                return output._replace(loss=output.loss * math.inf)
+            output.loss.register_hook(lambda gradient: gradient * math.nan)  # the loss itself stays finite
+            return output
+
+    trainer = trainer_for(small_config(tmp_path), Poisoned())
+    before = {}
+    step = trainer.train_step
+
+    def watched(batches: list[Batch]) -> None:
+        before.update({k: v.clone() for k, v in trainer.model.state_dict().items()})
+        step(batches)
+
+    trainer.train_step = watched  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"not finite at step 6 \(epoch 2, batch 2\)"):
+        trainer.fit(synthetic.image_splits())
+    assert_close(trainer.model.state_dict(), before, 0.0)
+    state = checkpoint.load(tmp_path / "last.pt")
+    assert state["position"][0] == 4 and all(w.isfinite().all() for w in state["model"].values())
+
+
+def test_a_checkpoint_of_another_model_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    fit(config)
+    path = tmp_path / "last.pt"
+    state = checkpoint.load(path)
+    state["model"]["fc.weight"] = torch.zeros(10, 99)
+    checkpoint.save(state, path)
+    with pytest.raises(UserError, match=r"last.pt belongs to another model.*fc.weight of shape \(10, 99\)"):
+        fit(config)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="last.pt is damaged"):
+        fit(config)
+
+
+def test_another_config_is_refused_and_fresh_starts_over(tmp_path: Path) -> None:
+    fit(small_config(tmp_path))
+    with pytest.raises(UserError, match=r"lr 0.05 there, 0.1 asked for.*--out.*--fresh"):
+        fit(small_config(tmp_path, lr=0.1))
+    assert len(fit(small_config(tmp_path, lr=0.1, fresh=True)).history) == 4
+
+
+def test_history_is_the_same_in_memory_and_on_disk_and_holds_no_clock(tmp_path: Path) -> None:
+    trainer = fit(small_config(tmp_path))
+    assert json.loads((tmp_path / "history.json").read_text()) == trainer.history
+    assert all(set(record) <= {"epoch", "step", "lr", "train", "val", "test"} for record in trainer.history)
+
+
+def test_without_a_test_split_the_run_ends_with_its_best_checkpoint(tmp_path: Path) -> None:
+    data = synthetic.image_splits()._replace(test=None)
+    trainer = trainer_for(small_config(tmp_path))
+    history = trainer.fit(data)
+    assert history.test is None and len(history) == 3
+    assert_close(trainer.model.state_dict(), checkpoint.load(tmp_path / "best.pt"), 0.0)
+    again = trainer_for(small_config(tmp_path))
+    assert again.fit(data) == history
+
+
+def test_train_step_can_be_another_way_to_learn(tmp_path: Path) -> None:
+    """Two optimizers over one loop, without a copy of it."""
+
+    class Alternating(Trainer):
+        def train_step(self, batches: list[Batch]) -> None:
+            if self.step % 2:
+                super().train_step(batches)
+
+    config = small_config(tmp_path)
+    trainer = Alternating(small_model(), Classification(), sgd(0.05), constant(), config)
+    assert len(trainer.fit(synthetic.image_splits())) == 4
+
+
+def test_config_of_a_run_can_be_rebuilt_from_its_file(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    fit(config)
+    assert TrainConfig(**json.loads((tmp_path / "config.json").read_text())["config"]) == config
+    assert dataclasses.asdict(config)["lr"] == 0.05

@@ -1,0 +1,173 @@
+"""What every model has to prove, as functions for its tests. Each raises `AssertionError` that says what failed."""
+
+import copy
+import dataclasses
+import signal
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from torch import Tensor, nn
+
+from dl.mytorch import checkpoint
+from dl.mytorch.config import TrainConfig
+from dl.mytorch.data.loader import Batch, Splits
+from dl.mytorch.tasks import Classification, Task
+
+
+def assert_same_as(
+    model: nn.Module, twin: nn.Module, *inputs: Tensor, tolerance: float = 1e-9, steps: int = 3, train: bool = False
+) -> None:
+    """Same outputs, same gradients of parameters and inputs, same weights after `steps` of SGD, all in float64.
+
+    `twin` has to hold a copy of the model's weights already; parameters are compared in the order of `parameters()`.
+    The loss is a random linear function of the output, so that no gradient cancels.
+    """
+    model, twin = (copy.deepcopy(m).double().train(train) for m in (model, twin))
+    counts = [len(list(m.parameters())) for m in (model, twin)]
+    assert counts[0] == counts[1], f"{counts[0]} parameters, the twin has {counts[1]}"
+    pairs = list(zip(model.named_parameters(), twin.parameters()))
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9) for m in (model, twin)]
+    own_inputs, twin_inputs = ([_leaf(x) for x in inputs] for _ in range(2))
+    weights: Tensor | None = None
+    for step in range(steps):
+        torch.manual_seed(step)
+        output = model(*own_inputs)
+        torch.manual_seed(step)
+        expected = twin(*twin_inputs)
+        _close(f"outputs at step {step}", output, expected, tolerance)
+        if weights is None:
+            weights = torch.randn_like(output)
+        for optimizer, result in zip(optimizers, (output, expected)):
+            optimizer.zero_grad()
+            (weights * result).mean().backward()
+        for (name, own), other in pairs:
+            _close(f"gradient of {name} at step {step}", own.grad, other.grad, tolerance)
+        for i, (own, other) in enumerate(zip(own_inputs, twin_inputs)):
+            if own.requires_grad:
+                _close(f"gradient of input {i} at step {step}", own.grad, other.grad, tolerance)
+        for optimizer in optimizers:
+            optimizer.step()
+    for (name, own), other in pairs:
+        _close(f"{name} after {steps} steps", own, other, tolerance)
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().double().requires_grad_() if x.is_floating_point() else x
+
+
+def _close(what: str, own: Tensor | None, other: Tensor | None, tolerance: float) -> None:
+    assert own is not None and other is not None, f"{what}: missing"
+    assert own.shape == other.shape, f"{what}: shape {tuple(own.shape)}, the twin's is {tuple(other.shape)}"
+    difference = (own - other).abs().max().item() if own.numel() else 0.0
+    assert difference <= tolerance, f"{what}: differs by {difference:.3g}, more than {tolerance:g}"
+
+
+def assert_gradients_flow(model: nn.Module, batch: Batch, task: Task | None = None) -> None:
+    """After one backward pass every trainable parameter has a finite gradient that is not all zero."""
+    model.zero_grad()
+    (task or Classification()).step(model, batch).loss.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"{name} gets no gradient"
+            assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
+            assert parameter.grad.any(), f"the gradient of {name} is zero everywhere"
+
+
+def assert_overfits(
+    model: nn.Module, batch: Batch, task: Task | None = None, lr: float = 1e-2, steps: int = 100, below: float = 0.05
+) -> None:
+    """`steps` of Adam on one batch bring its loss under `below`: the model can learn what it is shown."""
+    task = task or Classification()
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    model.train()
+    for _ in range(steps):
+        loss = task.step(model, batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    reached = task.step(model, batch).loss.item()
+    assert reached < below, f"the loss on one batch is still {reached:.4f} after {steps} steps, not below {below}"
+
+
+@torch.no_grad()
+def assert_batch_independent(model: nn.Module, *inputs: Tensor, tolerance: float = 1e-9) -> None:
+    """In evaluation mode an example's output does not depend on the others in its batch. float64."""
+    model = copy.deepcopy(model).double().eval()
+    inputs = tuple(x.double() if x.is_floating_point() else x for x in inputs)
+    together = model(*inputs)
+    for i in range(len(inputs[0])):
+        _close(f"output of example {i} alone", model(*(x[i : i + 1] for x in inputs)), together[i : i + 1], tolerance)
+
+
+@torch.no_grad()
+def assert_causal(model: Callable[[Tensor], Tensor], x: Tensor, changed: Tensor, tolerance: float = 0.0) -> None:
+    """Output (B, T, ...) at position t depends on input (B, T, ...) up to t alone, and on the input at t at least somewhere.
+
+    `changed` differs from `x` at every position; its end is put in place of that of `x` at each position in turn.
+    """
+    before = model(x)
+    reacts = False
+    for t in range(1, x.shape[1]):
+        mixed = torch.cat([x[:, :t], changed[:, t:]], dim=1)
+        after = model(mixed)
+        _close(f"output before position {t}, when the input from {t} on changes", after[:, :t], before[:, :t], tolerance)
+        reacts |= bool((after[:, t:] != before[:, t:]).any())
+    assert reacts, "the output does not depend on the input at all"
+
+
+def assert_resumes_exactly(main: Callable[[Any, Splits], Any], config: TrainConfig, make_data: Callable[[], Splits]) -> None:
+    """A run of `main` that is stopped after a third of its steps and started again leaves the bits of an undisturbed one.
+
+    `config.out` is an empty folder, in which two runs are made. The stop is a SIGTERM, while the loop runs.
+    """
+    whole, broken = (dataclasses.replace(config, out=str(Path(config.out) / name)) for name in ("whole", "broken"))
+    main(whole, make_data())
+    steps = checkpoint.load(Path(whole.out) / "last.pt")["position"][0]
+    data = make_data()
+    stop_after = max(1, steps // 3) * config.accumulate
+    data.train.augment = _stopping(data.train.augment, stop_after)
+    try:
+        main(broken, data)
+    except SystemExit as stopped:
+        assert stopped.code == 128 + signal.SIGTERM, f"stopped with status {stopped.code}"
+    else:
+        raise AssertionError(f"the run took SIGTERM after {stop_after} batches and went on to its end")
+    main(broken, make_data())
+    assert_same_runs(whole.out, broken.out)
+
+
+def _stopping(augment: Any, batches: int) -> Callable[[Batch, torch.Generator], Batch]:
+    served = 0
+
+    def apply(batch: Batch, generator: torch.Generator) -> Batch:
+        nonlocal served
+        served += 1
+        if served == batches:
+            signal.raise_signal(signal.SIGTERM)
+        return batch if augment is None else augment(batch, generator)
+
+    return apply
+
+
+def assert_same_runs(first: Path | str, second: Path | str) -> None:
+    """history.json and best.pt of two runs are the same bytes; the states in their last.pt hold the same bits."""
+    first, second = Path(first), Path(second)
+    for name in ("history.json", "best.pt"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), f"{name} differs between {first} and {second}"
+    _same_state(checkpoint.load(first / "last.pt"), checkpoint.load(second / "last.pt"), "last.pt")
+
+
+def _same_state(a: Any, b: Any, where: str) -> None:
+    if isinstance(a, Tensor):
+        assert a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b), f"{where} differs"
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), f"{where} has other keys"
+        for key in a:
+            _same_state(a[key], b[key], f"{where}[{key!r}]")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), f"{where} has another length"
+        for i, (left, right) in enumerate(zip(a, b)):
+            _same_state(left, right, f"{where}[{i}]")
+    else:
+        assert a == b, f"{where}: {a!r} and {b!r}"

@@ -1,0 +1,218 @@
+"""Recorded results: a finished run becomes a small JSON file in its model's folder, these become tables in the READMEs."""
+
+import dataclasses
+import json
+import re
+import shlex
+import statistics
+from pathlib import Path
+from typing import Any
+
+from dl import catalogue
+from dl.mytorch.checkpoint import atomic_write, write_json
+from dl.mytorch.config import UserError
+from dl.mytorch.logger import FREE
+
+Record = dict[str, Any]
+
+MODEL_HEADINGS = {
+    "README.md": ["model", "paper", "parameters", "best test result"],
+    # The same in Chinese: model, paper, number of parameters, best test result.
+    "README.zh-CN.md": ["\u6a21\u578b", "\u8bba\u6587", "\u53c2\u6570\u91cf", "\u6700\u4f73\u6d4b\u8bd5\u7ed3\u679c"],
+}
+
+
+# ---- recording -----------------------------------------------------------------------------------------------------
+
+
+def record(run: Path | str) -> Path:
+    """Write the record of a finished run into the folder `results` of its model, and return the file's path.
+
+    Raises `UserError` for a folder that holds no run, a run without a test, or a run of no model of this project.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise UserError(f"{run} is not a folder; a run is recorded from its folder, say runs/CNN/LeNet")
+    described, history, speed = (_read(run / name) for name in ("config.json", "history.json", "speed.json"))
+    recipe, config = described["recipe"], described["config"]
+    if recipe not in catalogue.names():
+        raise UserError(f"{run} is a run of {recipe}, which is no model in {catalogue.MODULES}")
+    if not history or "test" not in history[-1]:
+        raise UserError(f"{run} is not finished, it has no test result: the same command, without --fresh, goes on")
+    tested = history[-1]
+    best = next(entry for entry in history if entry["step"] == tested["step"])
+    result = {
+        **{name: described[name] for name in ("recipe", "command", "config")},
+        "seed": config["seed"],
+        **{name: described[name] for name in ("commit", "versions", "ranks")},
+        **{name: speed[name] for name in ("device", "training_seconds", "seconds", "peak_memory_bytes")},
+        "best_epoch": tested["epoch"],
+        **{"train": best["train"], "val": best["val"], "test": tested["test"]},
+    }
+    words = [config["data"], config.get("model", ""), *settings(result), f"seed{config['seed']}"]
+    name = "-".join(re.sub(r"[^\w.-]", "", word) for word in words if word)
+    path = catalogue.MODULES / recipe / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_json(result, path)
+    return path
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} does not hold a whole run: it has no {path.name}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error})") from None
+
+
+def settings(record: Record) -> list[str]:
+    """The flags in which a run differs from its recipe's defaults, as words: "lr 0.05", "no-mlm".
+
+    Not the data, the preset and the seed, which have columns of their own, nor flags that do not change the result.
+    """
+    config = catalogue.module(record["recipe"], "train").Config
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    words = []
+    for name, value in record["config"].items():
+        if name not in FREE | {"data", "model", "seed"} and value != defaults.get(name):
+            words.append(f"{name} {value}" if not isinstance(value, bool) else name if value else f"no-{name}")
+    return words
+
+
+# ---- groups of seeds -----------------------------------------------------------------------------------------------
+
+
+def groups(name: str) -> list[list[Record]]:
+    """The records of a model, those together that differ in nothing but the seed, in the order of seeds."""
+    found: dict[tuple[str, ...], list[Record]] = {}
+    for path in sorted((catalogue.MODULES / name / "results").glob("*.json")):
+        record = _read(path)
+        key = (record["config"]["data"], record["config"].get("model", ""), *settings(record))
+        found.setdefault(key, []).append(record)
+    return [sorted(found[key], key=lambda record: record["seed"]) for key in sorted(found)]
+
+
+def _spread(group: list[Record], quantity: str) -> str:
+    """Mean and sample standard deviation over seeds of a test quantity: errors in percent, others as they are."""
+    values = [record["test"][quantity] for record in group if quantity in record["test"]]
+    if not values:
+        return ""
+    scale, unit, digits = (100, " %", ".2f") if quantity.endswith("_error") else (1, "", ".4f")
+    spread = f" \u00b1 {scale * statistics.stdev(values):{digits}}" if len(values) > 1 else ""  # plus-minus
+    return f"{scale * statistics.mean(values):{digits}}{spread}{unit}"
+
+
+def best_results(name: str) -> list[str]:
+    """For each data set, the best group of seeds, judged by the first metric of the task, or its loss if it has none."""
+    best: dict[str, tuple[float, str]] = {}
+    for group in groups(name):
+        config, test = group[0]["config"], group[0]["test"]
+        quantity = next((quantity for quantity in test if quantity != "loss"), "loss")
+        mean = statistics.mean(record["test"][quantity] for record in group)
+        preset = f" ({config['model']})" if "model" in config else ""
+        if config["data"] not in best or mean < best[config["data"]][0]:
+            words = f"{config['data']}: {_title(quantity)} {_spread(group, quantity)}{preset}"
+            best[config["data"]] = (mean, words)
+    return [words for _, words in best.values()]
+
+
+def _title(quantity: str) -> str:
+    return re.sub(r"^top(\d+)", r"top-\1", quantity).replace("_", " ")
+
+
+# ---- tables --------------------------------------------------------------------------------------------------------
+
+
+def results_table(name: str) -> str:
+    """The recorded results of a model as Markdown, a row for each group of seeds."""
+    found = groups(name)
+    if not found:
+        return "No result is recorded yet."
+    quantities = dict.fromkeys(quantity for group in found for quantity in group[0]["test"])
+    quantities = sorted(quantities, key=lambda quantity: quantity == "loss")  # the errors first
+    headings = ["data", "preset", "settings", "epochs", "seeds", *(f"test {_title(quantity)}" for quantity in quantities)]
+    rows = []
+    for group in found:
+        first = group[0]["config"]
+        other = [words for words in settings(group[0]) if not words.startswith(("epochs ", "steps "))]
+        rows.append([
+            *(first["data"], first.get("model", ""), ", ".join(other)),
+            f"{first['steps']} steps" if first["steps"] else str(first["epochs"]),
+            str(len(group)),
+            *(_spread(group, quantity) for quantity in quantities),
+            _time(statistics.mean(record["training_seconds"] for record in group)),
+            ", ".join(dict.fromkeys(record["device"] for record in group)),
+            f"`{plain_command(group[0]['command'])}`",
+        ])  # fmt: skip
+    headings += ["training time", "device", "command"]
+    used = [i for i in range(len(headings)) if any(row[i] for row in rows)]
+    return markdown_table([headings[i] for i in used], [[row[i] for i in used] for row in rows])
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def plain_command(command: str) -> str:
+    """A recorded command without the flags that differ from seed to seed: --out, --seed and --fresh."""
+    words, kept = iter(shlex.split(command)), []
+    for word in words:
+        if word in ("--out", "--seed"):
+            next(words, None)  # its value
+        elif word not in ("--fresh", "--no-fresh") and not word.startswith(("--out=", "--seed=")):
+            kept.append(word)
+    return shlex.join(kept)
+
+
+def model_row(name: str) -> list[str]:
+    """A model as people read it: folder, paper, parameters by preset, best results. A cell may have several lines."""
+    paper = catalogue.paper(name)
+    counts = [f"{preset} {count:,}" for preset, count in catalogue.parameters(name).items()]
+    return [name, ", ".join(filter(None, [paper.name, paper.year])), "\n".join(counts), "\n".join(best_results(name))]
+
+
+def models_table(headings: list[str]) -> str:
+    """All models as Markdown, with links to their folders and papers."""
+    rows = []
+    for name in catalogue.names():
+        paper = catalogue.paper(name)
+        title = f"[{paper.title}]({paper.link})" if paper.link else paper.title
+        rows.append([f"[{name}](dl/modules/{name})", ", ".join(filter(None, [title, paper.year])), *model_row(name)[2:]])
+    return markdown_table(headings, rows)
+
+
+def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
+    """Rows of cells in Markdown."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    cells = ([cell.replace("|", r"\|").replace("\n", "<br>") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+# ---- READMEs -------------------------------------------------------------------------------------------------------
+
+
+def rewrite_readmes() -> list[str]:
+    """Put the tables into all READMEs; for each, what was done and the table. Nothing is written before all are made."""
+    tables = [(catalogue.MODULES / name / "README.md", "results", results_table(name)) for name in catalogue.names()]
+    tables += [(catalogue.ROOT / name, "models", models_table(headings)) for name, headings in MODEL_HEADINGS.items()]
+    return [rewrite(*table) for table in tables]
+
+
+def rewrite(path: Path, marker: str, table: str) -> str:
+    """Replace what stands between the lines `<!-- marker -->` and `<!-- /marker -->`; without these, nothing."""
+    shown = path.relative_to(catalogue.ROOT)
+    if not path.exists():
+        return f"{shown}: is not there"
+    text = path.read_text(encoding="utf-8")
+    start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    place = re.search(f"^{start}$.*?^{end}$", text, re.MULTILINE | re.DOTALL)
+    if place is None:
+        return f"{shown}: left alone, it has no lines {start} and {end}"
+    new = f"{text[: place.start()]}{start}\n\n{table}\n\n{end}{text[place.end() :]}"
+    if new != text:
+        with atomic_write(path) as file:
+            file.write(new.encode())
+    return f"{shown}: {'up to date' if new == text else 'rewritten'}\n\n{table}\n"

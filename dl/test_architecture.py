@@ -1,0 +1,192 @@
+"""The plan of the house, checked: imports point down, folders are complete, layers have names.
+
+    4  dl/modules/<Category>/<Model>/  train.py, test_model.py ...
+    3  dl/modules/<Category>/<Model>/  model.py, task.py, data.py, convert.py
+    2  dl/mytorch/  trainer.py, layerwise.py
+    1  dl/mytorch/  tasks.py, metrics.py, data/, checkpoint.py, logger.py
+    0  dl/mytorch/  config.py, distributed.py, optim.py, vision.py, introspect.py, plot.py, layers/
+"""
+
+import ast
+import importlib
+import shutil
+import sys
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parent
+MODELS = sorted(path.parent for path in ROOT.glob("modules/*/*/model.py"))
+
+FLOORS = {
+    **dict.fromkeys(["config", "distributed", "optim", "vision", "introspect", "plot", "layers"], 0),
+    **dict.fromkeys(["tasks", "metrics", "data", "checkpoint", "logger"], 1),
+    **dict.fromkeys(["trainer", "layerwise"], 2),
+    "testing": 3,  # beside the floors: for tests, so nothing of the core may import it
+}
+# The arrows inside a floor, from what uses to what is used.
+LEVEL = {
+    ("distributed", "config"),
+    ("tasks", "metrics"),
+    ("tasks", "data"),
+    ("metrics", "data"),
+    ("logger", "checkpoint"),
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full names of what a file imports, `from a import b` as both "a" and "a.b"."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def sources(root: Path) -> list[Path]:
+    """The files that are not tests."""
+    return [path for path in sorted(root.rglob("*.py")) if not path.name.startswith("test_")]
+
+
+def arrows_that_point_up(root: Path) -> list[str]:
+    """Imports of the core below `root` that reach a model, or a floor that is not lower."""
+    found = []
+    core = root / "mytorch"
+    for path in sources(core):
+        own = path.relative_to(core).parts[0].removesuffix(".py")
+        for name in imports(path):
+            if name.startswith("dl.") and not name.startswith("dl.mytorch"):
+                found.append(f"{path.relative_to(root)} imports {name}")
+            parts = name.split(".")
+            if own == "__init__" or parts[:2] != ["dl", "mytorch"] or len(parts) < 3 or parts[2] not in FLOORS:
+                continue
+            other = parts[2]
+            if own != other and (own, other) not in LEVEL and FLOORS[other] >= FLOORS[own]:
+                found.append(f"{path.relative_to(root)} imports {name}, which is no lower")
+    return found
+
+
+def wrong_imports_of_models(root: Path) -> list[str]:
+    """A model.py imports torch, the standard library, dl.mytorch.layers, or another model.py; nothing else."""
+    found = []
+    for path in root.glob("modules/*/*/model.py"):
+        for name in imports(path):
+            top = name.split(".")[0]
+            another_model = name.startswith("dl.modules.") and "model" in name.split(".")[4:5]
+            if top not in sys.stdlib_module_names and top != "torch" and not another_model and not name.startswith("dl.mytorch.layers"):
+                if name != "dl.mytorch":  # `from dl.mytorch import layers` names both
+                    found.append(f"{path.relative_to(root)} imports {name}")
+    return found
+
+
+def model_names_in_the_core(root: Path) -> list[str]:
+    """Identifiers and strings of the core, docstrings aside, that name a model's folder. layers/ may share such names."""
+    names = {path.parent.name for path in root.glob("modules/*/*/model.py")}
+    found = []
+    for path in sources(root / "mytorch"):
+        if "layers" in path.parts:
+            continue
+        tree = ast.parse(path.read_text())
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                words = {node.value}
+            else:
+                words = {getattr(node, field, None) for field in ("id", "attr", "name")}
+            found += [f"{path.relative_to(root)}:{node.lineno} names {word}" for word in words & names]
+    return found
+
+
+def missing_files(root: Path) -> list[str]:
+    """What a model's folder lacks, and core files without a test beside them."""
+    found = []
+    for folder in (path.parent for path in root.glob("modules/*/*/model.py")):
+        for name in ("__init__.py", "train.py", "test_model.py", "README.md"):
+            if not (folder / name).exists():
+                found.append(f"{folder.relative_to(root)} lacks {name}")
+    for path in sources(root / "mytorch"):
+        if path.name != "__init__.py" and not path.with_name(f"test_{path.name}").exists():
+            found.append(f"{path.relative_to(root)} has no test beside it")
+    for folder in {path.parent for path in root.rglob("*.py")}:
+        if not (folder / "__init__.py").exists():
+            found.append(f"{folder.relative_to(root)} lacks __init__.py")
+    return found
+
+
+def anonymous_layers(model: nn.Module) -> list[str]:
+    """Layers named by a digit, but for the place in a list of repeated blocks."""
+    found = []
+    for parent_name, parent in model.named_modules():
+        kinds = {type(child) for child in parent.children()}
+        repeated = isinstance(parent, nn.ModuleList) and len(kinds) == 1
+        for name, _ in parent.named_children():
+            if name.isdigit() and not repeated:
+                found.append(f"{parent_name}.{name}".lstrip("."))
+    return found
+
+
+def test_imports_point_down() -> None:
+    assert arrows_that_point_up(ROOT) == []
+
+
+def test_models_import_architecture_only() -> None:
+    assert wrong_imports_of_models(ROOT) == []
+
+
+def test_the_core_names_no_model() -> None:
+    assert model_names_in_the_core(ROOT) == []
+
+
+def test_folders_are_complete() -> None:
+    assert missing_files(ROOT) == []
+
+
+@pytest.mark.parametrize("folder", MODELS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_models_offer_presets_and_every_layer_has_a_name(folder: Path) -> None:
+    model = importlib.import_module(".".join(["dl", *folder.relative_to(ROOT).parts, "model"]))
+    assert "tiny" in model.PRESETS
+    for preset in model.PRESETS:
+        with torch.device("meta"):
+            assert anonymous_layers(model.build(preset)) == []
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The house once more, to be damaged."""
+    return Path(shutil.copytree(ROOT, tmp_path / "dl", ignore=shutil.ignore_patterns("__pycache__", "*.json", "*.png")))
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("mytorch/trainer.py", "from dl.modules.CNN.LeNet.model import LeNet"),
+        ("mytorch/data/idx.py", "import dl.modules.CNN.LeNet.train"),
+        ("mytorch/tasks.py", "from dl.mytorch import trainer"),
+        ("mytorch/config.py", "from dl.mytorch.metrics import Mean"),
+        ("mytorch/logger.py", "from dl.mytorch import testing"),
+    ],
+)
+def test_an_arrow_that_points_up_is_found(copy: Path, file: str, line: str) -> None:
+    (copy / file).write_text(line + "\n" + (copy / file).read_text())
+    assert [found for found in arrows_that_point_up(copy) if found.startswith(file)]
+
+
+def test_other_damage_is_found(copy: Path) -> None:
+    (copy / "modules/CNN/LeNet/README.md").unlink(missing_ok=True)
+    (copy / "mytorch/test_optim.py").unlink(missing_ok=True)
+    assert {"modules/CNN/LeNet lacks README.md", "mytorch/optim.py has no test beside it"} <= set(missing_files(copy))
+    model = copy / "modules/CNN/LeNet/model.py"
+    model.write_text("from dl.mytorch.tasks import Task\n" + model.read_text())
+    assert wrong_imports_of_models(copy)
+    trainer = copy / "mytorch/trainer.py"
+    trainer.write_text(trainer.read_text() + '\nSPECIAL = "LeNet"\n')
+    assert model_names_in_the_core(copy)
+    named = nn.Sequential()
+    named.add_module("conv1", nn.Conv2d(1, 1, 1))
+    blocks = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])
+    assert anonymous_layers(named) == anonymous_layers(nn.ModuleDict({"blocks": blocks})) == []
+    assert anonymous_layers(nn.Sequential(nn.ReLU(), nn.ReLU())) == ["0", "1"]

@@ -1,0 +1,182 @@
+"""The commands, called in this process."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+from dl import __main__ as front
+from dl import catalogue
+
+LENET = catalogue.MODULES / "CNN" / "LeNet"
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `train` and `test` would have run."""
+    calls: list[Any] = []
+    monkeypatch.setattr(sys, "argv", ["dl"])
+    monkeypatch.setattr(runpy, "run_module", lambda module, **options: calls.append((module, options, sys.argv[1:])))
+    monkeypatch.setattr(pytest, "main", lambda words: calls.append(words) or 5)
+    return calls
+
+
+@pytest.mark.parametrize("command", ["train", "test", "summary"])
+def test_unknown_model_is_refused_with_near_names(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert front.main([command, "CNN/LeNit"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: no model CNN/LeNit; near: CNN/LeNet\n" and captured.out == ""
+
+
+@pytest.mark.parametrize("argv", [[], ["trian"], ["train"], ["summary"], ["list", "more"], ["results", "--record"]])
+def test_a_wrong_call_ends_with_status_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        front.main(argv)
+    assert stopped.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["list"], ["train"], ["test"], ["summary"], ["results"], ["doctor"]])
+def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        front.main([*command, "--help"])
+    assert stopped.value.code == 0
+    assert f"usage: python -m dl{' '.join(['', *command])}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["CNN/LeNet", "lenet", str(LENET), str(LENET / "train.py")])
+def test_train_runs_the_recipe_with_its_flags(started: list[Any], name: str) -> None:
+    assert front.main(["train", name, "--epochs", "2", "--fresh"]) == 0
+    as_main = {"run_name": "__main__", "alter_sys": True}
+    assert started == [("dl.modules.CNN.LeNet.train", as_main, ["--epochs", "2", "--fresh"])]
+
+
+def test_train_help_is_that_of_the_recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delitem(sys.modules, "dl.modules.CNN.LeNet.train", raising=False)  # runpy warns of what is imported already
+    monkeypatch.setattr(sys, "argv", ["dl"])
+    with pytest.raises(SystemExit) as stopped:
+        front.main(["train", "CNN/LeNet", "--help"])
+    assert stopped.value.code == 0
+    assert "--weight-decay" in capsys.readouterr().out
+
+
+def test_test_gives_pytest_the_folder_and_the_flags_and_returns_its_status(started: list[Any]) -> None:
+    assert front.main(["test", "lenet", "-k", "logits", "--help"]) == 5
+    assert front.main(["test", "-k", "logits"]) == 5
+    assert front.main(["test"]) == 5
+    everything = str(catalogue.ROOT / "dl")
+    assert started == [[str(LENET), "-k", "logits", "--help"], [everything, "-k", "logits"], [everything]]
+
+
+def test_list_shows_name_paper_and_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert front.main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if line.startswith("CNN/LeNet ")]
+    assert "LeNet-5, 1998" in row and "modern 61,706" in row
+    assert any("lenet5 60,000" in line for line in lines) and not any("tiny" in line for line in lines)
+
+
+def test_a_model_that_does_not_import_is_a_row_of_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("CNN/LeNet", "CNN/Torn"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "model.py").write_text((LENET / "model.py").read_text())
+    (tmp_path / "CNN" / "Torn" / "model.py").write_text("def broken(")
+    monkeypatch.setattr(catalogue, "MODULES", tmp_path)
+    assert front.main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert "CNN/Torn" in out and "SyntaxError: '(' was never closed" in out and "modern 61,706" in out
+
+
+def test_summary_is_of_the_first_preset_and_the_first_shape_that_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert front.main(["summary", "lenet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "CNN/LeNet modern, input (1, 1, 28, 28)"
+    assert lines[-1].split()[:2] == ["total", "LeNet"] and "61,706" in lines[-1]
+
+
+def test_summary_takes_a_preset_and_an_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert front.main(["summary", "lenet", "lenet5", "--input", "3", "1", "28", "28"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "CNN/LeNet lenet5, input (3, 1, 28, 28)"
+    assert "(3, 10)" in lines[-1] and "60,000" in lines[-1]
+
+
+def test_summary_of_an_unknown_preset_lists_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert front.main(["summary", "lenet", "huge"]) == 2
+    assert capsys.readouterr().err == "error: CNN/LeNet has no preset huge; there are modern, textbook, lenet5, tiny\n"
+
+
+def test_summary_of_an_input_that_does_not_fit_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert front.main(["summary", "lenet", "--input", "2", "7"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: CNN/LeNet modern takes none of these inputs") and captured.err.count("\n") == 1
+
+
+class Tokens(nn.Module):
+    """Reads its input's values, as a model may that looks for padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        assert tokens.max().item() < 10
+        return self.embedding(tokens)
+
+
+class Colour(nn.Conv2d):
+    """Takes three channels."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 1, 1)
+
+
+@pytest.mark.parametrize(("model", "shape"), [(Tokens, "(1, 16)"), (Colour, "(1, 3, 32, 32)")])
+def test_summary_finds_the_input_of_other_models(
+    model: type, shape: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Module:
+        PRESETS = {"only": {}}
+
+        @staticmethod
+        def build(preset: str) -> nn.Module:
+            return model()
+
+    monkeypatch.setattr(catalogue, "module", lambda name: Module)
+    assert front.main(["summary", "lenet"]) == 0
+    assert capsys.readouterr().out.startswith(f"CNN/LeNet only, input {shape}\n")
+
+
+def test_what_the_user_can_mend_is_one_line_and_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert front.main(["results", "--record", str(tmp_path / "missing")]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and "is not a folder" in err and err.count("\n") == 1
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> str:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(catalogue, "find", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        front.main(["test", "lenet"])
+
+
+def test_doctor_and_results_are_called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("dl.doctor.main", lambda: 1)
+    monkeypatch.setattr("dl.results.record", lambda run: f"record of {run}")
+    monkeypatch.setattr("dl.results.rewrite_readmes", lambda: ["README.md: up to date"])
+    assert front.main(["doctor"]) == 1
+    assert front.main(["results", "--record", "a", "b"]) == 0
+    assert capsys.readouterr().out == "recorded: record of a\nrecorded: record of b\nREADME.md: up to date\n"
+
+
+def test_a_mistyped_name_is_answered_without_torch() -> None:
+    program = "import sys; from dl.__main__ import main; main(['train', 'LeNit']); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

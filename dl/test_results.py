@@ -1,0 +1,176 @@
+"""What is recorded, what is refused, and the tables made of it; on a copy of the folders."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dl import catalogue, results
+from dl.modules.CNN.LeNet.train import Config
+from dl.mytorch.config import UserError
+
+README = "# Title\n\n<!-- {0} -->\nold\n<!-- /{0} -->\n\nThe end, without a newline"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with LeNet alone and its three READMEs."""
+    folder = tmp_path / "dl" / "modules" / "CNN" / "LeNet"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text((catalogue.MODULES / "CNN" / "LeNet" / "model.py").read_text())
+    (folder / "README.md").write_text(README.format("results"))
+    for name in ("README.md", "README.zh-CN.md"):
+        (tmp_path / name).write_text(README.format("models"))
+    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
+    monkeypatch.setattr(catalogue, "MODULES", tmp_path / "dl" / "modules")
+    return tmp_path
+
+
+def make_run(folder: Path, error: float = 0.1, finished: bool = True, recipe: str = "CNN/LeNet", **flags: Any) -> Path:
+    """A run's folder as the trainer leaves it."""
+    folder.mkdir()
+    command = f"python -m dl.modules.CNN.LeNet.train --out {folder} --seed={flags.get('seed', 0)} --fresh --clip 1"
+    described = {
+        **{"recipe": recipe, "command": command, "config": dataclasses.asdict(Config(out=str(folder), **flags))},
+        **{"commit": "abc", "versions": {"python": "3.11.7", "torch": "2.13.0"}, "ranks": 1},
+    }
+    history: list[dict[str, Any]] = [
+        {"epoch": epoch, "step": 10 * epoch, "lr": 0.1, "train": {"loss": 1 / epoch}, "val": {"loss": abs(epoch - 2.0)}}
+        for epoch in (1, 2, 3)
+    ]
+    if finished:
+        history.append({"epoch": 2, "step": 20, "test": {"loss": 0.25, "top1_error": error}})
+    speed = {"device": "abacus", "seconds": 70.0, "training_seconds": 60.0, "examples": 9, "peak_memory_bytes": 1000}
+    for name, content in (("config", described), ("history", history), ("speed", speed)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_record_holds_the_run_at_its_best_epoch(project: Path) -> None:
+    path = results.record(make_run(project / "run", seed=3))
+    assert path == project / "dl" / "modules" / "CNN" / "LeNet" / "results" / "fashion_mnist-modern-seed3.json"
+    record = json.loads(path.read_text())
+    assert (record["recipe"], record["seed"], record["commit"], record["ranks"]) == ("CNN/LeNet", 3, "abc", 1)
+    assert (record["training_seconds"], record["seconds"], record["peak_memory_bytes"]) == (60.0, 70.0, 1000)
+    assert record["best_epoch"] == 2
+    assert record["train"] == {"loss": 0.5} and record["val"] == {"loss": 0.0}
+    assert record["test"] == {"loss": 0.25, "top1_error": 0.1}
+    assert record["config"]["lr"] == Config.lr and record["versions"]["torch"] == "2.13.0"
+
+
+def test_flags_that_change_the_result_are_in_the_name_and_others_are_not(project: Path) -> None:
+    run = make_run(project / "run", lr=0.05, clip=1.0, channels_last=True, device="cpu", num_workers=2, model="tiny")
+    assert results.record(run).stem == "fashion_mnist-tiny-lr0.05-clip1.0-channels_last-seed0"
+
+
+def test_recording_twice_leaves_one_record(project: Path) -> None:
+    run = make_run(project / "run")
+    first = results.record(run).read_bytes()
+    assert results.record(run).read_bytes() == first
+    assert len(results.groups("CNN/LeNet")) == 1
+
+
+def test_what_is_no_finished_run_of_a_model_is_refused(project: Path) -> None:
+    with pytest.raises(UserError, match="is not a folder"):
+        results.record(project / "missing")
+    with pytest.raises(UserError, match="has no config.json"):
+        results.record(project)
+    with pytest.raises(UserError, match="is not finished"):
+        results.record(make_run(project / "half", finished=False))
+    with pytest.raises(UserError, match="no model in"):
+        results.record(make_run(project / "foreign", recipe="CNN/Other"))
+    (make_run(project / "damaged") / "history.json").write_text('[{"epo')
+    with pytest.raises(UserError, match="history.json is damaged"):
+        results.record(project / "damaged")
+    assert not list(project.rglob("results/*"))
+
+
+def test_seeds_make_one_row_with_mean_and_sample_deviation(project: Path) -> None:
+    for seed, error in ((10, 0.12), (2, 0.10), (0, 0.11)):
+        results.record(make_run(project / f"run{seed}", error, seed=seed))
+    results.record(make_run(project / "other", 0.5, seed=0, steps=7, lr=0.2))
+    lines = results.results_table("CNN/LeNet").splitlines()
+    assert lines[0].startswith("| data | preset | settings | epochs | seeds | test top-1 error | test loss | training time")
+    command = "`python -m dl.modules.CNN.LeNet.train --clip 1`"
+    errors = "11.00 \u00b1 1.00 % | 0.2500 \u00b1 0.0000"
+    assert lines[2] == f"| fashion_mnist | modern |  | {Config.epochs} | 3 | {errors} | 60 s | abacus | {command} |"
+    assert lines[3].startswith("| fashion_mnist | modern | lr 0.2 | 7 steps | 1 | 50.00 % | 0.2500 |")
+    assert len(lines) == 4
+
+
+def test_groups_are_ordered_by_seed_as_a_number(project: Path) -> None:
+    for seed in (10, 9):
+        results.record(make_run(project / f"run{seed}", seed=seed))
+    assert [record["seed"] for record in results.groups("CNN/LeNet")[0]] == [9, 10]
+
+
+def test_best_result_is_the_lowest_mean_of_each_data_set(project: Path) -> None:
+    results.record(make_run(project / "a", 0.30, model="textbook"))
+    results.record(make_run(project / "b", 0.10))
+    results.record(make_run(project / "c", 0.20, model="lenet5"))
+    results.record(make_run(project / "d", 0.01, data="mnist"))
+    assert results.best_results("CNN/LeNet") == [
+        "fashion_mnist: top-1 error 10.00 % (modern)",
+        "mnist: top-1 error 1.00 % (modern)",
+    ]
+
+
+def test_tables_go_between_the_markers_and_nothing_else_changes(project: Path) -> None:
+    results.record(make_run(project / "run"))
+    reports = results.rewrite_readmes()
+    assert [report.splitlines()[0].rpartition(": ")[2] for report in reports] == ["rewritten"] * 3
+    for path in (project / "README.md", project / "README.zh-CN.md"):
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith("# Title\n\n<!-- models -->\n\n| ") and "old" not in text
+        assert text.endswith(" |\n\n<!-- /models -->\n\nThe end, without a newline")
+        assert "| [CNN/LeNet](dl/modules/CNN/LeNet) | [Gradient-Based Learning Applied to Document Recognition](http" in text
+        assert "modern 61,706<br>textbook 61,706<br>lenet5 60,000 | fashion_mnist: top-1 error 10.00 %" in text
+    assert "| 10.00 % |" in (project / "dl" / "modules" / "CNN" / "LeNet" / "README.md").read_text(encoding="utf-8")
+
+
+def test_making_the_tables_again_changes_nothing(project: Path) -> None:
+    results.rewrite_readmes()
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in project.rglob("README*")}
+    assert all(": up to date" in report for report in results.rewrite_readmes())
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in project.rglob("README*")} == before
+
+
+def test_a_model_without_records_says_so(project: Path) -> None:
+    assert "No result is recorded yet." in results.rewrite_readmes()[0]
+
+
+def test_a_readme_without_markers_is_left_alone(project: Path) -> None:
+    text = "Tables stand between `<!-- models -->` and `<!-- /models -->`.\n"
+    (project / "README.md").write_text(text)
+    (project / "README.zh-CN.md").unlink()
+    reports = results.rewrite_readmes()
+    assert "left alone" in reports[1] and "is not there" in reports[2]
+    assert (project / "README.md").read_text() == text
+
+
+def test_the_plain_command_has_no_flag_of_one_seed() -> None:
+    command = "python -m x --out 'a b' --lr 0.1 --seed 3 --no-fresh --out=c --seed=4 --outer 5"
+    assert results.plain_command(command) == "python -m x --lr 0.1 --outer 5"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (100, "2 min"), (5990, "100 min"), (7200, "2.0 h")])
+def test_times_have_a_unit_that_suits_them(seconds: float, text: str) -> None:
+    assert results._time(seconds) == text
+
+
+def test_a_cell_may_hold_the_signs_of_a_table() -> None:
+    assert results.markdown_table(["a|b"], [["c\nd"]]) == "| a\\|b |\n| --- |\n| c<br>d |"
+
+
+@pytest.mark.slow
+def test_a_run_of_the_front_door_can_be_recorded(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    flags = ["--data", "fashion_mnist-sample", "--model", "tiny", "--steps", "2", "--out", "run"]
+    elsewhere = tmp_path_factory.mktemp("elsewhere")  # in a copy of the folders, `dl` would be the copy
+    subprocess.run([sys.executable, "-m", "dl", "train", "lenet", *flags], cwd=elsewhere, check=True, timeout=300)
+    record = json.loads(results.record(elsewhere / "run").read_text())
+    assert record["command"] == f"python -m dl.modules.CNN.LeNet.train {' '.join(flags)}"
+    assert 0 < record["test"]["top1_error"] <= 1
