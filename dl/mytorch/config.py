@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Sequence, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Sequence, TypeVar, get_args, get_origin, get_type_hints
 
 
 class UserError(ValueError):
@@ -70,13 +70,20 @@ class TrainConfig:
 Config = TypeVar("Config", bound=TrainConfig)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, where argparse would print all flags first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (--help explains all flags)\n")
+
+
 def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
     """A config of class `cls` from command-line words (default: those of this process).
 
     Field `batch_size` is the flag `--batch-size`; a field of type bool has `--x` and `--no-x`; the values of a
     `Literal` are its choices. An unknown flag or a bad value ends the program with status 2 and one line that says why.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=(cls.__doc__ or "").strip().split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,

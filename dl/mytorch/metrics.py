@@ -41,11 +41,10 @@ class Metric:
         """Add to the sums. Nothing waits for the device, and the additions themselves are put off: they cost a step dearly."""
         self._pending += values
         if len(self._pending) >= 64 * self.num_sums:
-            _ = self.sums
+            self._settle()
 
-    @property
-    def sums(self) -> Tensor:
-        """(num_sums,), in float64, so that a long epoch loses nothing; float32 where the device has no more (MPS)."""
+    def _settle(self) -> None:
+        """Bring everything that was put off into the sums."""
         if self._pending:
             where = next((v.device for v in self._pending if isinstance(v, Tensor)), self._sums.device)
             exact = torch.float32 if where.type == "mps" else torch.float64
@@ -54,11 +53,17 @@ class Metric:
             for row in new.view(-1, self.num_sums):  # one by one: the same bits whenever the sums are asked for
                 self._sums = self._sums + row
             self._pending = []
+
+    @property
+    def sums(self) -> Tensor:
+        """(num_sums,), in float64, so that a long epoch loses nothing; float32 where the device has no more (MPS)."""
+        self._settle()
         return self._sums
 
     @sums.setter
     def sums(self, values: Tensor) -> None:
-        self._sums, self._pending = values, []
+        self.reset()
+        self._sums = values
 
 
 class Mean(Metric):
@@ -96,12 +101,26 @@ class TopKError(Metric):
         super().__init__()
         self.k, self.logits, self.labels = k, logits, labels
 
+    def reset(self) -> None:
+        super().reset()
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+
     def update(self, outputs: Batch) -> None:
+        """Only keep the batch: 64 small ones are counted at once, which is an integer whatever the order."""
         logits, labels = outputs[self.logits], outputs[self.labels]
-        largest, best = logits.topk(min(self.k, logits.shape[-1]), dim=-1)  # (..., k)
-        hits = ((best == labels.unsqueeze(-1)) & ~largest.isnan()).sum()
-        counted = (labels >= 0).sum()
-        self.add(counted - hits, counted)
+        self._waiting.append((logits.detach().flatten(0, -2), labels.flatten()))  # detached: a graph would wait, too
+        if len(self._waiting) >= 64 or logits.numel() > 2**16:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._waiting:
+            logits, labels = (torch.cat(parts) for parts in zip(*self._waiting))
+            self._waiting = []
+            largest, best = logits.topk(min(self.k, logits.shape[-1]), dim=-1)  # (N, k)
+            hits = ((best == labels.unsqueeze(-1)) & ~largest.isnan()).sum()
+            counted = (labels >= 0).sum()
+            self.add(counted - hits, counted)
+        super()._settle()
 
 
 class RMSE(Metric):

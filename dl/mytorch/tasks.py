@@ -93,7 +93,8 @@ class Classification(Task):
             rows = _of_most_confused(confusion, wrong)
             images = torch.cat([wrong["images"], torch.zeros_like(wrong["images"][:1])])  # -1: an empty place
             titles = [*titles, ""]
-            pictures["most_confused"] = plot.to_tensor(plot.image_grid(images[rows], [titles[i] for i in rows]))
+            if rows:  # else none of the kept mistakes is of these pairs
+                pictures["most_confused"] = plot.to_tensor(plot.image_grid(images[rows], [titles[i] for i in rows]))
         self._forget()
         return pictures | self.preview(model)
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+import weakref
 from typing import Iterator
 
 import pytest
@@ -68,7 +69,7 @@ def test_nan_logits_count_as_errors(k: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_any_split_into_batches_gives_the_same_number(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    count = 57
+    count = 157
     batch = {
         "logits": torch.randn(count, 7, generator=generator),
         "labels": torch.randint(-1, 7, (count,), generator=generator),
@@ -79,10 +80,22 @@ def test_any_split_into_batches_gives_the_same_number(seed: int) -> None:
     rng = random.Random(seed)
     for name, metric in make.items():
         whole = value(metric(), batch)
-        for cuts in (1, 5, 30):
+        for cuts in (1, 5, 30, 300):
             parts = list(random_cuts(batch, cuts, rng))
             assert value(metric(), *parts) == pytest.approx(whole, rel=1e-6), (name, cuts)
             assert value(metric(), *reversed(parts)) == pytest.approx(whole, rel=1e-6), (name, cuts)
+
+
+def test_batches_too_large_to_wait_are_counted_as_well() -> None:
+    large = {"logits": torch.randn(600, 128), "labels": torch.randint(128, (600,))}  # 76,800 logits
+    small = {"logits": LOGITS.repeat(1, 26)[:, :128], "labels": LABELS}
+    metric, alone = TopKError(5), TopKError(5)
+    parts = [small, large, small, large, small]
+    for part in parts:
+        metric.update(part)
+    errors = sum(value(TopKError(5), part) * len(part["labels"]) for part in parts)
+    assert metric.compute() == pytest.approx(errors / 1212)
+    assert value(alone, large) == pytest.approx(1 - 5 / 128, abs=0.05)  # it guesses
 
 
 def test_a_weighted_mean_is_the_mean_over_items_not_over_batches() -> None:
@@ -140,7 +153,7 @@ def test_perplexity_of_a_model_that_is_lost_is_infinite() -> None:
 
 @pytest.mark.parametrize("asked_after", [1, 3, 64, 65])
 def test_sums_asked_for_in_the_middle_change_no_bit(asked_after: int) -> None:
-    values = torch.rand(201, generator=torch.Generator().manual_seed(3)) * 1e3
+    values = torch.rand(201, dtype=torch.float64, generator=torch.Generator().manual_seed(3))  # every sum is rounded
     undisturbed, asked = Mean("x"), Mean("x")
     for i, x in enumerate(values, start=1):
         for metric in (undisturbed, asked):
@@ -194,6 +207,14 @@ def test_metrics_go_on_from_their_state_to_the_same_bits() -> None:
     assert all(torch.equal(whole.state()[name], second.state()[name]) for name in state)
 
 
+def test_a_loaded_state_replaces_what_was_counted() -> None:
+    metrics, other = classified(), classified()
+    update(metrics, slice(0, 3), loss=0.1)
+    update(other, slice(3, 4), loss=5.0)
+    other.load_state(metrics.state())
+    assert other.compute() == metrics.compute()
+
+
 def test_a_state_stays_as_it_was_when_counting_goes_on() -> None:
     metrics = classified()
     update(metrics, slice(0, 3), loss=1.0)
@@ -205,7 +226,22 @@ def test_a_state_stays_as_it_was_when_counting_goes_on() -> None:
 
 
 def test_metrics_keep_no_graph() -> None:
-    metrics = Metrics({"mean": Mean("x")})
-    x = torch.ones(2, requires_grad=True)
-    metrics.update((x * 2).sum(), 2, {"x": x * 3})
+    class Saved:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor
+
+    kept: list[weakref.ref] = []
+
+    def pack(tensor: Tensor) -> Saved:
+        saved = Saved(tensor)
+        kept.append(weakref.ref(saved))
+        return saved
+
+    metrics = Metrics({"mean": Mean("x"), "top1": TopKError(1), "rmse": RMSE()})
+    x = torch.ones(2, 5, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        y = x.exp()  # its graph saves a tensor
+        metrics.update(y.sum(), 2, {"x": y, "logits": y, "labels": torch.tensor([0, 1]), "predictions": y, "targets": x})
+        del y
+    assert kept and all(reference() is None for reference in kept)
     assert not any(sums.requires_grad for sums in metrics.state().values())

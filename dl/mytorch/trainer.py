@@ -49,6 +49,7 @@ class Trainer:
         if config.compile:
             self.model.compile()
         self.network = distributed.parallelize(self.model, config.parallel)  # what a training step calls
+        self.parameters = list(self.model.parameters())  # walking the modules costs as much as a small layer
         self.optimizer = optimizer(self.model)
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -83,7 +84,7 @@ class Trainer:
             losses.append(loss.detach())
             counts.append(output.count)
         loss = losses[0] if alone else torch.stack(losses).sum()
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not alone:
             # Sums over items become means. DistributedDataParallel has divided by the number of ranks already.
             items, loss = all_sum(torch.stack([torch.as_tensor(sum(counts), device=self.device), loss]))
@@ -101,7 +102,7 @@ class Trainer:
             bad = ~torch.isfinite(health) & (self.first_bad == 0)
             self.first_bad = torch.where(bad, self.step + 1, self.first_bad)
         if self.config.clip:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.clip, self.gradient_norm)
+            nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, self.gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
@@ -217,8 +218,8 @@ class Trainer:
                 best = self.history.best(self.task.monitor)
                 self.history.append({"epoch": best["epoch"], "step": best["step"], "test": self.evaluate(data.test)})
                 pictures = self._pictures(self.task.report)
-            self.logger.finished(self.history, pictures, self.config)
             self._save_speed(data.train)
+            self.logger.finished(self.history, pictures, self.config)
         self.logger.say(self.history.table(self.task.monitor))
         return self.history
 
@@ -253,8 +254,9 @@ class Trainer:
 
     # ---- small things ----------------------------------------------------------------------------------------------
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        bf16 = self.config.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
     def _log_point(self) -> None:
         """The one place where training reads sums from the device: the mean loss since the last point, and bad news."""

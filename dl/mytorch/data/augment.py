@@ -24,8 +24,8 @@ def normalize(mean: list[float], std: list[float]) -> Augment:
     shift = (torch.tensor(mean) / torch.tensor(std)).view(-1, 1, 1)
 
     def apply(batch: Batch, generator: torch.Generator) -> Batch:
-        images = batch["images"]
-        return batch | {"images": images * scale.to(images.device) - shift.to(images.device)}
+        images = batch["images"].float()
+        return batch | {"images": torch.addcmul(-shift.to(images.device), images, scale.to(images.device))}
 
     return apply
 

@@ -91,9 +91,9 @@ class _Epoch(Dataset):
 
     def __getitem__(self, t: int) -> Batch:
         loader = self.loader
-        mine = slice(t * loader.batch_size + self.rank, min((t + 1) * loader.batch_size, loader.num_examples), self.world)
+        mine = slice(t * loader.batch_size + self.rank, (t + 1) * loader.batch_size, self.world)
         if loader.in_memory:
-            batch = {name: tensor[self._index(mine, tensor.device)] for name, tensor in loader.dataset.items()}
+            batch = {name: self._cut(tensor, mine) for name, tensor in loader.dataset.items()}
         else:
             order = range(loader.num_examples) if self.order is None else self.order
             batch = self._collated([int(i) for i in order[mine]], t)
@@ -105,8 +105,10 @@ class _Epoch(Dataset):
         """One for each batch and rank."""
         return self.first_seed + t * self.world
 
-    def _index(self, mine: slice, device: torch.device) -> slice | Tensor:
-        return mine if self.order is None else self.order[mine].to(device)
+    def _cut(self, tensor: Tensor, mine: slice) -> Tensor:
+        if self.order is None:
+            return tensor[mine]
+        return tensor.index_select(0, self.order[mine].to(tensor.device))  # faster than tensor[index]
 
     def _collated(self, indices: Sequence[int], t: int) -> Batch:
         # An example may use any of the global generators, as torchvision's transforms do.

@@ -44,14 +44,13 @@ def header(kind: int = 8, dims: int = 3, count: int = 2) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content",
+    "damage",
     {
         "empty": b"",
         "cut in the magic number": CONTENT[:2],
         "cut in the sizes": CONTENT[:9],
         "without its last byte": CONTENT[:-1],
         "one byte more": CONTENT + b"\0",
-        "one pixel altered": CONTENT[:-1] + b"\xff",
         "other kind of numbers": header(kind=9),
         "two dimensions said": header(dims=2),
         "no dimensions said": header(dims=0),
@@ -63,12 +62,24 @@ def header(kind: int = 8, dims: int = 3, count: int = 2) -> bytes:
     ids=lambda item: item[0],
 )
 @pytest.mark.parametrize("gzipped", [False, True])
-def test_a_damaged_or_altered_file_is_refused_by_name(content: tuple[str, bytes], gzipped: bool, tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused_by_name_whatever_its_checksum(damage: tuple[str, bytes], gzipped: bool, tmp_path: Path) -> None:
+    content = damage[1]
     path = tmp_path / ("images.gz" if gzipped else "images")
-    path.write_bytes(gzip.compress(content[1]) if gzipped else content[1])
-    with pytest.raises(UserError, match=str(path)) as refused:
+    path.write_bytes(gzip.compress(content) if gzipped else content)
+    for checksum in (sha(CONTENT), sha(content)):
+        with pytest.raises(UserError, match=str(path)) as refused:
+            read_idx(path, checksum)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", [16, -1])
+def test_a_file_with_one_altered_pixel_is_refused_by_name(place: int, tmp_path: Path) -> None:
+    path = tmp_path / "images"
+    altered = bytearray(CONTENT)
+    altered[place] ^= 1
+    path.write_bytes(altered)
+    with pytest.raises(UserError, match=f"{path} is not the published file"):
         read_idx(path, sha(CONTENT))
-    assert "\n" not in str(refused.value)
 
 
 def test_a_gzip_file_cut_off_anywhere_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,0 +1,249 @@
+"""One process: devices, randomness, signals, and what `launch` makes of errors. Two ranks are in test_two_ranks.py."""
+
+import errno
+import random
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dl.mytorch import distributed, testing
+from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.distributed import launch, rng_state, separate_rng, set_rng_state, signals_noted
+
+
+@dataclass(frozen=True)
+class Config(TrainConfig):
+    out: str = "runs/test"
+    data: str = "numbers"
+
+
+# ---- devices ---------------------------------------------------------------------------------------------------------
+
+
+def test_auto_is_a_device_that_is_there() -> None:
+    chosen = distributed.device("auto")
+    assert torch.zeros(2, device=chosen).sum().item() == 0
+    assert distributed.device() == chosen
+
+
+@pytest.mark.parametrize(("cuda", "mps", "chosen"), [(1, True, "cuda:0"), (0, True, "mps"), (0, False, "cpu")])
+def test_auto_takes_the_fastest_kind(cuda: int, mps: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert distributed.device("auto") == torch.device(chosen)
+
+
+def test_each_rank_has_the_cuda_device_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert distributed.device("cuda") == torch.device("cuda:3")
+    assert distributed.device("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "meta", "xpu", "hpu"])
+def test_an_unknown_device_is_refused_by_name(name: str) -> None:
+    with pytest.raises(UserError, match=f"--device {name}: no such device; say auto, cpu, cuda"):
+        distributed.device(name)
+
+
+@pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2), ("mps", 0)])
+def test_a_device_that_this_machine_lacks_is_refused(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=f"--device {name}: this machine has no .*--device auto"):
+        distributed.device(name)
+
+
+def test_batches_are_moved_and_only_images_get_their_channels_last() -> None:
+    batch = {"images": torch.randn(2, 3, 4, 5), "labels": torch.tensor([0, 1])}
+    for channels_last in (False, True):
+        moved = distributed.to_device(batch, torch.device("cpu"), channels_last)
+        assert all(torch.equal(moved[name], batch[name]) for name in batch)
+        assert moved["images"].is_contiguous(memory_format=torch.channels_last) == channels_last
+    assert batch["images"].is_contiguous()
+
+
+# ---- one process is a world of its own -------------------------------------------------------------------------------
+
+
+def test_alone_everything_is_the_identity() -> None:
+    assert (distributed.rank(), distributed.world(), distributed.is_main()) == (0, 1, True)
+    x, model = torch.arange(3.0), nn.BatchNorm1d(2)
+    assert torch.equal(distributed.all_sum(x), x) and torch.equal(distributed.all_gather(x), x)
+    assert distributed.gather_objects({"a": 1}) == [{"a": 1}]
+    assert distributed.parallelize(model, "ddp") is model
+    distributed.barrier()
+    distributed.share_buffers(model)
+    with distributed.without_sync(model):
+        pass
+
+
+# ---- randomness ------------------------------------------------------------------------------------------------------
+
+
+def draw() -> list[Any]:
+    """From each generator, so that all of them move; the odd number of normals leaves one in store."""
+    return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(3).tolist(), torch.rand(2).tolist()]
+
+
+def test_one_seed_gives_one_sequence_in_every_generator() -> None:
+    drawn = []
+    for seed in (1, 2, 1):
+        distributed.seed_everything(seed)
+        drawn.append(draw())
+    assert drawn[0] == drawn[2]
+    assert all(a != b for a, b in zip(drawn[0], drawn[1]))
+
+
+def test_generators_go_on_from_a_state_that_was_on_disk(tmp_path: Path) -> None:
+    draw()
+    torch.save(rng_state(), tmp_path / "rng.pt")
+    expected = [draw(), draw()]
+    set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
+    assert [draw(), draw()] == expected
+
+
+def test_separate_randomness_is_the_same_each_time_and_takes_nothing_from_outside() -> None:
+    before = rng_state()
+    with separate_rng(7):
+        first = draw()
+    testing._same_state(rng_state(), before, "randomness outside")
+    draw()
+    with separate_rng(7):
+        assert draw() == first
+    with separate_rng(8):
+        assert draw() != first
+
+
+def test_separate_randomness_is_given_back_also_after_an_error() -> None:
+    before = rng_state()
+    with pytest.raises(KeyError), separate_rng(7):
+        draw()
+        raise KeyError
+    testing._same_state(rng_state(), before, "randomness outside")
+
+
+# ---- signals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_and_a_second_one_interrupts(number: signal.Signals) -> None:
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt):
+        with signals_noted() as noted:
+            assert noted == []
+            signal.raise_signal(number)
+            assert noted == [number]
+            signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_handlers_are_put_back_afterwards() -> None:
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with signals_noted():
+        assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] != before
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_another_thread_than_the_main_one_notes_nothing_and_breaks_nothing() -> None:
+    results = []
+
+    def run() -> None:
+        with signals_noted() as noted:
+            results.append(noted)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert results == [[]]
+
+
+# ---- launch ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _no_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_launch_gives_main_its_config_and_returns_its_result() -> None:
+    assert launch(lambda config: (config.epochs, "done"), Config, ["--epochs", "7"]) == (7, "done")
+
+
+def ending(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
+    """Exit status and stderr of a `main` that raises `error`."""
+
+    def main(config: Config) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        launch(main, Config, [])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return stopped.value.code, captured.err
+
+
+def test_what_a_person_can_mend_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(UserError("say --data mnist"), capsys) == (1, "error: say --data mnist\n")
+
+
+def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = ending(KeyboardInterrupt(), capsys)
+    assert status == 130 and text.startswith("error: interrupted") and text.count("\n") == 1
+
+
+def test_files_that_cannot_be_used_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    denied = PermissionError(errno.EACCES, "Permission denied", "/root/x")
+    assert ending(denied, capsys) == (1, "error: Permission denied: /root/x\n")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert ending(full, capsys) == (1, "error: No space left on device: runs/test\n")
+
+
+def test_too_little_memory_is_one_line_that_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = ending(torch.OutOfMemoryError("CUDA out of memory"), capsys)
+    assert status == 1 and "--batch-size" in text and text.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError("a bug"), OSError("a bug"), SystemExit(130)])
+def test_anything_else_keeps_its_traceback(error: BaseException) -> None:
+    def main(config: Config) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        launch(main, Config, [])
+    assert raised.value is error
+
+
+def test_several_processes_without_parallel_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+
+    def main(config: Config) -> None:
+        raise AssertionError("two processes would write one run")
+
+    with pytest.raises(SystemExit) as stopped:
+        launch(main, Config, ["--parallel", "none"])
+    assert stopped.value.code == 1
+    text = capsys.readouterr().err
+    assert text.startswith("[rank 1] error: ") and "--parallel ddp" in text and text.count("\n") == 1
+
+
+@pytest.mark.gpu
+def test_cuda_randomness_is_part_of_the_state() -> None:
+    before = rng_state()
+    expected = torch.rand(3, device="cuda")
+    set_rng_state(before)
+    with separate_rng(5):
+        torch.rand(3, device="cuda")
+    assert torch.equal(torch.rand(3, device="cuda"), expected)

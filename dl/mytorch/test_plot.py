@@ -1,0 +1,170 @@
+"""Pictures hold what they are given, where it belongs, in sizes that follow from the arguments."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from torch import Tensor
+
+from dl.mytorch import plot
+
+HISTORY = [
+    {"epoch": 1, "step": 10, "lr": 0.1, "train": {"loss": 2.0, "top1_error": 0.9}, "val": {"loss": 1.5, "top1_error": 0.8}},
+    {"epoch": 2, "step": 20, "lr": 0.1, "train": {"loss": 1.0, "top1_error": 0.5}, "val": {"loss": 0.5, "top1_error": 0.4}},
+    {"epoch": 3, "step": 30, "lr": 0.1, "train": {"loss": 0.5, "top1_error": 0.3}, "val": {"loss": 0.7, "top1_error": 0.4}},
+    {"epoch": 2, "step": 20, "test": {"loss": 0.6, "top1_error": 0.45}},
+]
+
+
+def test_images_are_stretched_to_0_and_1_each_by_itself() -> None:
+    images = torch.stack([torch.linspace(-7, 3, 12).view(3, 2, 2), torch.linspace(100, 101, 12).view(3, 2, 2)])
+    result = plot.to_unit(images)
+    for image in result:
+        torch.testing.assert_close(image.flatten(), torch.linspace(0, 1, 12), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0, -1e6])
+def test_a_constant_image_is_black_not_nan(value: float) -> None:
+    assert torch.equal(plot.to_unit(torch.full((2, 1, 3, 3), value)), torch.zeros(2, 1, 3, 3))
+
+
+def numbered(count: int, channels: int = 1, height: int = 2, width: int = 3) -> Tensor:
+    """Image i has 1 at pixel i and 0 elsewhere, so that stretching changes nothing."""
+    images = torch.zeros(count, channels, height * width)
+    for i in range(count):
+        images[i, :, i] = 1
+    return images.view(count, channels, height, width)
+
+
+def test_a_grid_has_image_i_in_row_and_column_of_i_and_white_between() -> None:
+    images = numbered(5, channels=3)
+    canvas = plot.grid(images, columns=3, gap=2)
+    assert canvas.shape == (3, 2 + 2 + 2, 3 + 2 + 3 + 2 + 3)
+    rest = torch.ones_like(canvas, dtype=torch.bool)
+    for i in range(5):
+        top, left = (i // 3) * 4, (i % 3) * 5
+        assert torch.equal(canvas[:, top : top + 2, left : left + 3], images[i])
+        rest[:, top : top + 2, left : left + 3] = False
+    assert canvas[rest].eq(1).all()  # the gaps and the empty sixth place
+
+
+def test_a_grid_enlarges_pixels_to_squares() -> None:
+    images = numbered(2)
+    canvas = plot.grid(images, enlarge=4, gap=0)
+    assert canvas.shape == (1, 8, 24)
+    assert torch.equal(canvas[:, ::4, ::4], torch.cat(list(images), dim=-1))
+    assert torch.equal(canvas[0, :4, :4], torch.ones(4, 4)) and canvas[0, :4, 4:8].sum() == 0
+
+
+def test_a_grid_is_no_wider_than_its_images() -> None:
+    assert plot.grid(numbered(2), columns=8, gap=1).shape == (1, 2, 7)
+
+
+def test_kernels_are_in_colour_for_3_channels_and_grey_one_by_one_else() -> None:
+    assert plot.kernels(torch.randn(16, 3, 8, 8)).shape == (3, 2 * 64 + 4, 8 * 64 + 7 * 4)
+    assert plot.kernels(torch.randn(6, 1, 5, 5)).shape == (1, 60, 6 * 60 + 5 * 4)
+    assert plot.kernels(torch.randn(4, 2, 5, 5)).shape == (1, 60, 8 * 60 + 7 * 4)  # 4 x 2 in grey
+    assert plot.kernels(torch.randn(512, 512, 3, 3))[0].shape == (32 * 67 - 4, 8 * 67 - 4)  # of many, 256
+    picture = plot.kernels(torch.randn(16, 3, 8, 8))
+    assert 0 <= picture.min() and picture.max() <= 1
+
+
+def lines(fig: Figure, chart: int) -> dict[str, list[tuple[float, float]]]:
+    """Label -> points of the lines of one chart."""
+    return {line.get_label(): [(float(x), float(y)) for x, y in zip(*line.get_data())] for line in fig.axes[chart].lines}
+
+
+def test_curves_plot_what_the_history_holds() -> None:
+    fig = plot.curves(HISTORY)
+    assert [axes.get_title() for axes in fig.axes] == ["loss", "top1 error"]
+    loss = lines(fig, 0)
+    assert loss["train"] == [(10, 2.0), (20, 1.0), (30, 0.5)]
+    assert loss["validation"] == [(10, 1.5), (20, 0.5), (30, 0.7)]
+    assert loss["lowest: 0.5"] == [(20, 0.5)]
+    assert {y for _, y in loss["test: 0.6"]} == {0.6}
+    assert lines(fig, 1)["lowest: 0.4"] == [(20, 0.4)]  # of equals the first
+    assert all(axes.get_ylim()[0] == 0 for axes in fig.axes)  # falling quantities are seen against 0
+
+
+def test_curves_of_negative_losses_are_inside_the_chart() -> None:
+    fig = plot.curves([{"step": step, "train": {}, "val": {"loss": -float(step)}} for step in (1, 2, 3)])
+    low, high = fig.axes[0].get_ylim()
+    assert low <= -3 and high >= -1
+
+
+@pytest.mark.parametrize("history", [[], HISTORY[:1], HISTORY[3:]], ids=["empty", "one record", "test only"])
+def test_every_history_can_be_drawn(history: list) -> None:
+    image = plot.to_tensor(plot.curves(history))
+    charts = 2 if len(history) > 0 and "val" in history[0] else 1
+    assert image.shape == (3, 340, 420 * charts)
+
+
+def test_a_drawn_figure_is_an_image_between_0_and_1() -> None:
+    fig = plot.figure(2, 1)
+    fig.set_facecolor((1, 0.2, 0))
+    fig.subplots().axis("off")
+    image = plot.to_tensor(fig)
+    assert image.shape == (3, 100, 200) and image.dtype == torch.float32
+    torch.testing.assert_close(image, torch.tensor([1, 0.2, 0])[:, None, None].expand(3, 100, 200))
+
+
+@pytest.mark.parametrize(("channels", "count"), [(1, 1), (3, 8), (1, 19)])
+def test_image_grids_have_each_title_above_its_image(channels: int, count: int) -> None:
+    fig = plot.image_grid(numbered(count, channels, height=28, width=28), [f"image {i}" for i in range(count)], columns=8)
+    columns, rows = min(count, 8), math.ceil(count / 8)
+    texts = {text.get_text(): text.get_position() for text in fig.axes[0].texts}
+    pixels = fig.axes[0].images[0].get_array()
+    step_x, step_y = 28 + 5, 28 + 10 + 5  # an image with a gap, and with room for its title
+    for i in range(count):
+        left, top = i % 8 * step_x, i // 8 * step_y + 10
+        x, y = texts[f"image {i}"]
+        assert left < x < left + 28 and top - 10 < y < top
+        assert pixels[top + i // 28, left + i % 28].min() == 1  # the one white pixel of image i
+        assert pixels[top : top + 28, left : left + 28].sum() == (1 if channels == 1 else 3)
+    image = plot.to_tensor(fig)
+    assert image.shape[0] == 3 and image.shape[2] == 130 * columns
+    assert abs(image.shape[1] / image.shape[2] - (rows * step_y - 5) / (columns * step_x - 5)) < 0.02
+
+
+def test_an_empty_title_leaves_its_place_white() -> None:
+    fig = plot.image_grid(torch.rand(2, 1, 28, 28), ["one", ""])
+    pixels = fig.axes[0].images[0].get_array()
+    assert (pixels[:, 33:] == 1).all() and (pixels[10:, :28] < 1).any()
+
+
+def test_a_confusion_matrix_shows_counts_shares_and_the_error() -> None:
+    counts = torch.tensor([[8, 2, 0], [1, 9, 0], [0, 0, 0]])  # of the third class there is none
+    fig = plot.confusion_matrix(counts, ["cat", "dog", "fox"])
+    axes = fig.axes[0]
+    assert axes.get_title() == "20 examples, error 15.00%"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "fox"]
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {
+        (column, row): str(counts[row, column].item()) for row in range(3) for column in range(3)
+    }
+    shares = torch.as_tensor(axes.images[0].get_array())
+    torch.testing.assert_close(shares.float(), torch.tensor([[0, 0.2, 0], [0.1, 0, 0], [0, 0, 0]]))
+    assert plot.to_tensor(fig).shape == (3, 400, 400)
+
+
+@pytest.mark.parametrize("counts", [torch.zeros(2, 2, dtype=torch.long), torch.eye(21).long()])
+def test_any_confusion_matrix_can_be_drawn(counts: Tensor) -> None:
+    image = plot.to_tensor(plot.confusion_matrix(counts, [f"class {i}" for i in range(len(counts))]))
+    assert image.isfinite().all() and image.shape[0] == 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_saved_image_is_read_back(channels: int, tmp_path: Path) -> None:
+    image = torch.linspace(0, 1, channels * 4 * 5).view(channels, 4, 5)
+    plot.save_image(image, tmp_path / "image.png")
+    pixels = torch.from_numpy(imread(tmp_path / "image.png"))[..., :3].permute(2, 0, 1)
+    torch.testing.assert_close(pixels, image.expand(3, 4, 5), atol=1 / 255, rtol=0)
+
+
+def test_a_saved_figure_is_what_is_drawn(tmp_path: Path) -> None:
+    fig = plot.curves(HISTORY)
+    plot.save_figure(fig, tmp_path / "curves.png")
+    pixels = torch.from_numpy(imread(tmp_path / "curves.png"))[..., :3].permute(2, 0, 1)
+    assert torch.equal(pixels, plot.to_tensor(fig))

@@ -1,0 +1,161 @@
+"""Classification: the loss by hand, what evaluation remembers, what the report draws."""
+
+import math
+from typing import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dl.mytorch.data import Batch, Splits
+from dl.mytorch.layers import sequential
+from dl.mytorch.metrics import Metrics, TopKError
+from dl.mytorch.tasks import Classification, StepOutput, Task
+
+
+class Fixed(nn.Module):
+    """Puts out its images' first pixels as logits: image i of `batch` below has the logits that a test wants."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :3]
+
+
+def batch(logits: list[list[float]], labels: list[int]) -> Batch:
+    images = torch.zeros(len(labels), 1, 4, 4)
+    images.view(len(labels), 16)[:, :3] = torch.tensor(logits).view(-1, 3)
+    return {"images": images, "labels": torch.tensor(labels, dtype=torch.long)}
+
+
+LOGITS = [[math.log(1.0), math.log(2.0), math.log(5.0)], [math.log(6.0), math.log(1.0), math.log(1.0)]]
+LABELS = [2, 1]  # given the probabilities 5/8 and 1/8
+
+
+def test_the_loss_is_the_mean_cross_entropy() -> None:
+    task = Classification()
+    for step in (task.step, task.eval_step):
+        output = step(Fixed(), batch(LOGITS, LABELS))
+        assert output.loss.item() == pytest.approx((math.log(8 / 5) + math.log(8)) / 2)
+        assert output.count == 2
+        assert output.outputs["labels"].tolist() == LABELS
+        torch.testing.assert_close(output.outputs["logits"], torch.tensor(LOGITS))
+
+
+def test_label_smoothing_acts_in_training_only() -> None:
+    task = Classification(label_smoothing=0.3)
+    # Section 7: 0.7 of the target on the label, 0.1 on each of the 3 classes.
+    first = -(0.8 * math.log(5 / 8) + 0.1 * math.log(2 / 8) + 0.1 * math.log(1 / 8))
+    second = -(0.1 * math.log(6 / 8) + 0.8 * math.log(1 / 8) + 0.1 * math.log(1 / 8))
+    assert task.step(Fixed(), batch(LOGITS, LABELS)).loss.item() == pytest.approx((first + second) / 2)
+    assert task.eval_step(Fixed(), batch(LOGITS, LABELS)).loss.item() == pytest.approx((math.log(8 / 5) + math.log(8)) / 2)
+
+
+def test_the_loss_has_a_graph_and_the_outputs_have_none() -> None:
+    model = sequential(flat=nn.Flatten(), fc=nn.Linear(16, 3))
+    output = Classification().step(model, batch(LOGITS, LABELS))
+    assert output.loss.requires_grad and not output.outputs["logits"].requires_grad
+
+
+def test_errors_are_top_1_and_top_5_and_new_at_each_call() -> None:
+    task = Classification()
+    metrics, others = task.metrics(), task.metrics()
+    assert {name: metric.k for name, metric in metrics.items() if isinstance(metric, TopKError)} == {"top1_error": 1, "top5_error": 5}
+    assert all(metrics[name] is not others[name] for name in metrics)
+
+
+def test_the_monitored_quantity_can_be_chosen() -> None:
+    assert Classification().monitor == "loss"
+    assert Classification(monitor="top1_error").monitor == "top1_error"
+
+
+def test_evaluation_counts_pairs_and_keeps_the_surest_mistakes() -> None:
+    task = Classification()
+    task.keep = 2
+    # label, guess: (0, 0), (0, 1), (1, 2), (2, 0), (0, 1); the mistakes get surer and less sure again
+    task.eval_step(Fixed(), batch([[5, 0, 0], [0, 1, 0], [0, 0, 9]], [0, 0, 1]))
+    task.eval_step(Fixed(), batch([[4, 0, 0], [0, 2, 0]], [2, 0]))
+    assert task.confusion.tolist() == [[1, 2, 0], [0, 0, 1], [1, 0, 0]]
+    assert task.mistakes["labels"].tolist() == [1, 2] and task.mistakes["guesses"].tolist() == [2, 0]
+    assert task.mistakes["images"][:, 0, 0, :3].tolist() == [[0, 0, 9], [4, 0, 0]]
+
+
+def test_training_remembers_nothing() -> None:
+    task = Classification()
+    task.step(Fixed(), batch(LOGITS, LABELS))
+    assert task.confusion is None and task.mistakes == {}
+
+
+def test_an_empty_batch_counts_nothing() -> None:
+    """A rank may have no example of a short last batch."""
+    task, metrics = Classification(0.1), Metrics(Classification().metrics())
+    empty = {name: tensor[:0] for name, tensor in batch(LOGITS, LABELS).items()}
+    for part in (empty, batch(LOGITS, LABELS), empty):
+        output = task.eval_step(Fixed(), part)
+        metrics.update(*output)
+    assert task.confusion.sum() == 2 and len(task.mistakes["labels"]) == 2
+    assert metrics.compute() == {"loss": pytest.approx((math.log(8 / 5) + math.log(8)) / 2), "top1_error": 0.5, "top5_error": 0.0}
+    assert task.step(Fixed(), empty).count == 0
+
+
+def evaluated(task: Classification, splits: Splits) -> nn.Module:
+    """An untrained network after one evaluation: most is wrong."""
+    channels = next(splits.test.batches())["images"].shape[1]
+    model = sequential(conv=nn.Conv2d(channels, 4, 5), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(4, 10))
+    for part in splits.test.batches():
+        task.eval_step(model, part)
+    return model
+
+
+@pytest.fixture(params=["grey", "colour"])
+def splits(request: pytest.FixtureRequest, tiny_images: Splits, tiny_color_images: Splits) -> Iterator[Splits]:
+    yield tiny_images if request.param == "grey" else tiny_color_images
+
+
+@torch.no_grad()
+def test_a_report_is_of_pictures_that_a_logger_takes(splits: Splits) -> None:
+    task = Classification()
+    pictures = task.report(evaluated(task, splits))
+    assert set(pictures) == {"confusion", "mistakes", "most_confused", "kernels"}
+    for name, picture in pictures.items():
+        assert picture.ndim == 3 and picture.shape[0] in (1, 3), name
+        assert 0 <= picture.min() and picture.max() <= 1, name
+    assert task.confusion is None and task.mistakes == {}
+    assert task.report(nn.Flatten()) == {}
+
+
+@torch.no_grad()
+def test_a_preview_is_of_the_kernels_and_forgets_the_evaluation(tiny_images: Splits) -> None:
+    task = Classification()
+    model = evaluated(task, tiny_images)
+    assert set(task.preview(model)) == {"kernels"}
+    assert task.confusion is None and task.mistakes == {}
+    assert task.preview(nn.Linear(2, 2)) == {}
+
+
+def test_a_report_without_mistakes_has_only_the_confusion_matrix() -> None:
+    task = Classification(class_names=("cat", "dog", "fox"))
+    task.eval_step(Fixed(), batch([[5, 0, 0], [0, 5, 0]], [0, 1]))
+    assert set(task.report(Fixed())) == {"confusion"}
+
+
+def test_a_report_is_drawn_when_no_kept_mistake_is_of_the_frequent_pairs() -> None:
+    task = Classification()
+    task.keep = 1
+    # six kinds of mistakes; the surest is of the rarest kind
+    pairs = [(a, b) for a in range(3) for b in range(3) if a != b]
+    logits = [[3.0 * (c == guess) for c in range(3)] for _, guess in pairs]
+    for _ in range(2):
+        task.eval_step(Fixed(), batch(logits[:5], [label for label, _ in pairs[:5]]))
+    task.eval_step(Fixed(), batch([[0, 9, 0]], [2]))
+    assert set(task.report(Fixed())) == {"confusion", "mistakes"}
+
+
+def test_a_task_of_one_s_own_needs_a_step_alone() -> None:
+    class Sum(Task):
+        def step(self, model: nn.Module, batch: Batch) -> StepOutput:
+            return StepOutput(model(batch["x"]).sum(), len(batch["x"]), {})
+
+    task = Sum()
+    assert task.eval_step(nn.Identity(), {"x": torch.ones(3)}).loss == 3
+    assert (task.metrics(), task.preview(nn.Identity()), task.report(nn.Identity()), task.monitor) == ({}, {}, {}, "loss")
+    with pytest.raises(NotImplementedError):
+        Task().step(nn.Identity(), {})
