@@ -1,7 +1,7 @@
 """What all tests share: a fixed seed, one thread, no network, tiny data; and `--train`, which trains for real."""
 
+import importlib
 import os
-import runpy
 import socket
 from pathlib import Path
 from typing import Any, Iterator
@@ -31,11 +31,11 @@ class TrainFile(pytest.File):
 class TrainItem(pytest.Item):
     def runtest(self) -> None:
         terminal = self.config.pluginmanager.get_plugin("capturemanager")
-        recipe = runpy.run_path(str(self.path))
+        recipe = importlib.import_module(".".join(self.path.relative_to(self.config.rootpath).with_suffix("").parts))
         from dl.mytorch import launch
 
         with terminal.global_and_fixture_disabled():  # show the progress
-            launch(recipe["main"], recipe["Config"], self.config.getoption("--train-args").split())
+            launch(recipe.main, recipe.Config, self.config.getoption("--train-args").split())
 
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, 0, f"train {self.path.parent.name}"

@@ -7,7 +7,9 @@
 All train LeNet ("modern") on the same 54,000 images (9,000 of the sample) in shuffled batches of 128, by SGD with
 momentum 0.9 and weight decay, in fp32.
 
-- ours           the recipe dl.modules.CNN.LeNet.train with everything on: TensorBoard, history, bar, errors, checkpoints
+- ours           the recipe dl.modules.CNN.LeNet.train with everything on: TensorBoard, history, bar, errors, checkpoints;
+                 but images laid out as the others have them
+- ours-recipe    the same with channels_last, as the recipe has it
 - floor          a loop by hand over float tensors in memory, already normalised; it logs and saves nothing
 - torchvision    the same loop over torchvision's data set (ToTensor, Normalize) and a DataLoader without workers
 - torchvision-2  with 2 workers
@@ -15,8 +17,9 @@ momentum 0.9 and weight decay, in fp32.
 - transformers   Hugging Face's Trainer with its defaults; whole batches cut from memory by index
 
 What is timed, in seconds of the wall: training alone. Of ours, the `training_seconds` of speed.json, which is all of
-`fit` but evaluation and pictures: opening the run (a call of git), layer summary, loggers and saves are in. Of Lightning, `on_train_start` to `on_train_end`, with validation off; of transformers,
-its `train_runtime`. Out for all: imports, reading the data, the test. Ours and the peers pay their start-up once a run.
+`fit` but evaluation and pictures: opening the run (a call of git), layer summary, loggers and saves are in. Of
+Lightning, `on_train_start` to `on_train_end`, with validation off; of transformers, its `train_runtime`. Out for all:
+imports, reading the data, the test. Ours and the peers pay their start-up once a run.
 
 Each measurement is a process of its own that first trains 10 steps on the bundled sample, to have imports, threads and
 allocator warm. So no contender inherits another's settings or heap, luck in memory layout and thread placement is

@@ -98,9 +98,10 @@ def by_hand(batches: Iterable[tuple[Tensor, Tensor]], job: Job) -> Timing:
     return examples, time.perf_counter() - start
 
 
-def ours(job: Job) -> Timing:
+def ours(job: Job, channels_last: bool = False) -> Timing:
     out = job.folder / "run"
-    config = train.Config(out=str(out), data=job.data, batch_size=BATCH, epochs=job.epochs, steps=job.steps, fresh=True)
+    length = {"epochs": job.epochs, "steps": job.steps}
+    config = train.Config(str(out), job.data, batch_size=BATCH, channels_last=channels_last, fresh=True, **length)
     train.main(config, splits(job))  # without the recipe's flips, which the others do not make either
     speed = json.loads((out / "speed.json").read_text())
     return speed["examples"], speed["training_seconds"]
@@ -190,6 +191,7 @@ def transformers(job: Job) -> Timing:
 
 CONTENDERS: dict[str, tuple[Callable[[Job], Timing], tuple[str, ...]]] = {  # name -> training, the packages it needs
     "ours": (ours, ()),
+    "ours-recipe": (lambda job: ours(job, channels_last=True), ()),
     "floor": (floor, ()),
     "torchvision": (torchvision, ("torchvision",)),
     "torchvision-2": (lambda job: torchvision(job, num_workers=2), ("torchvision",)),

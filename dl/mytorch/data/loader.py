@@ -1,7 +1,8 @@
 """Batches by position: batch t of an epoch is a function of (seed, epoch, t) alone, so any run can go on anywhere."""
 
+import copy
 import math
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -61,25 +62,30 @@ class Loader:
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on; of each, the part of this rank (which may be empty)."""
         source = _Epoch(self, epoch)
+        places = range(start, len(self))
         if self.in_memory:
-            return (source[t] for t in range(start, len(self)))
-        return iter(
-            DataLoader(
+            batches = (source[t] for t in places)
+        else:
+            batches = DataLoader(
                 source,
                 batch_size=None,  # the source gives whole batches
-                sampler=range(start, len(self)),
+                sampler=places,
                 num_workers=self.num_workers,
                 pin_memory=torch.cuda.is_available(),
                 generator=torch.Generator(),  # else DataLoader draws its base seed from the training's randomness
             )
-        )
+        for t, batch in zip(places, batches):
+            if self.augment is not None:
+                batch = self.augment(batch, torch.Generator().manual_seed(source.seed(t)))
+            yield batch
 
 
 class _Epoch(Dataset):
     """The batches of one epoch as a data set of their own, which can be cut at any place and in any process."""
 
     def __init__(self, loader: Loader, epoch: int) -> None:
-        self.loader, self.epoch = loader, epoch
+        self.loader = copy.copy(loader)
+        self.loader.augment = None  # stays in the main process: functions made by functions cannot be sent to workers
         self.rank, self.world = rank(), world()  # asked here: a worker process knows nothing of ranks
         mixed = int(np.random.SeedSequence((loader.seed, epoch)).generate_state(1)[0])
         generator = torch.Generator().manual_seed(mixed)
@@ -93,15 +99,11 @@ class _Epoch(Dataset):
         loader = self.loader
         mine = slice(t * loader.batch_size + self.rank, (t + 1) * loader.batch_size, self.world)
         if loader.in_memory:
-            batch = {name: self._cut(tensor, mine) for name, tensor in loader.dataset.items()}
-        else:
-            order = range(loader.num_examples) if self.order is None else self.order
-            batch = self._collated([int(i) for i in order[mine]], t)
-        if loader.augment is not None:
-            batch = loader.augment(batch, torch.Generator().manual_seed(self._seed(t)))
-        return batch
+            return {name: self._cut(tensor, mine) for name, tensor in loader.dataset.items()}
+        order = range(loader.num_examples) if self.order is None else self.order
+        return self._collated([int(i) for i in order[mine]], t)
 
-    def _seed(self, t: int) -> int:
+    def seed(self, t: int) -> int:
         """One for each batch and rank."""
         return self.first_seed + t * self.world
 
@@ -112,7 +114,7 @@ class _Epoch(Dataset):
 
     def _collated(self, indices: Sequence[int], t: int) -> Batch:
         # An example may use any of the global generators, as torchvision's transforms do.
-        with separate_rng(self._seed(t) % (2**32 - 5)):  # a prime: by 2^32 most of (seed, epoch) would be cut away
+        with separate_rng(self.seed(t) % (2**32 - 5)):  # a prime: by 2^32 most of (seed, epoch) would be cut away
             if not indices:  # a short last batch has nothing for this rank
                 return {name: tensor[:0] for name, tensor in self.loader.collate([self.loader.dataset[0]]).items()}
             return self.loader.collate([self.loader.dataset[i] for i in indices])

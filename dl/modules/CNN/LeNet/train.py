@@ -27,6 +27,7 @@ class Config(TrainConfig):
     epochs: int = 12
     lr: float = 0.1
     weight_decay: float = 5e-4
+    channels_last: bool = True  # a fifth faster on a CPU
 
 
 def main(config: Config, data: Splits | None = None) -> History:
