@@ -12,6 +12,7 @@ help:
 # Made anew when the pins change. Written to the last moment: an interrupted install starts over.
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
+	@echo "installing what requirements.txt pins into .venv: a minute, or some with a slow network"
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
 	@touch $@
 

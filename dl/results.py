@@ -194,11 +194,15 @@ def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
 # ---- READMEs -------------------------------------------------------------------------------------------------------
 
 
+def tables() -> list[tuple[Path, str, str]]:
+    """Every generated table: the README that it belongs to, its marker there, and its Markdown."""
+    models = [(catalogue.MODULES / name / "README.md", "results", results_table(name)) for name in catalogue.names()]
+    return models + [(catalogue.ROOT / name, "models", models_table(headings)) for name, headings in MODEL_HEADINGS.items()]
+
+
 def rewrite_readmes() -> list[str]:
     """Put the tables into all READMEs; for each, what was done and the table. Nothing is written before all are made."""
-    tables = [(catalogue.MODULES / name / "README.md", "results", results_table(name)) for name in catalogue.names()]
-    tables += [(catalogue.ROOT / name, "models", models_table(headings)) for name, headings in MODEL_HEADINGS.items()]
-    return [rewrite(*table) for table in tables]
+    return [rewrite(*table) for table in tables()]
 
 
 def rewrite(path: Path, marker: str, table: str) -> str:

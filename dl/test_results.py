@@ -174,3 +174,8 @@ def test_a_run_of_the_front_door_can_be_recorded(project: Path, tmp_path_factory
     record = json.loads(results.record(elsewhere / "run").read_text())
     assert record["command"] == f"python -m dl.modules.CNN.LeNet.train {' '.join(flags)}"
     assert 0 < record["test"]["top1_error"] <= 1
+
+
+def test_tables_in_the_readmes_are_those_of_the_recorded_results() -> None:
+    for path, _, table in results.tables():
+        assert table in path.read_text(encoding="utf-8"), f"{path}: `python -m dl results` brings it up to date"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dl.mytorch.config import UserError
+from dl.mytorch.distributed import gather_objects, rank, rng_state, set_rng_state
 
 
 @contextlib.contextmanager
@@ -76,6 +77,28 @@ def load(path: Path | str) -> dict[str, Any]:
     except Exception as error:  # a damaged file makes torch raise nearly anything
         reason = str(error).partition("\n")[0][:100] or "it ends too early"
         raise UserError(f"{path} is damaged or not a checkpoint ({reason})") from None
+
+
+def capture(model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> dict[str, Any]:
+    """The state of all that a training step changes, and of the generators of every rank. All ranks call it."""
+    return {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "ema": None if average is None else average.state_dict(),
+        "rng": gather_objects(rng_state()),
+    }
+
+
+def restore(
+    state: dict[str, Any], path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
+) -> None:
+    """Put back what `capture` gave; `path`, where it is from, is for the error. A rank that had no part keeps its generators."""
+    put_weights(model, state["model"], path)
+    optimizer.load_state_dict(state["optimizer"])
+    if average is not None:
+        average.load_state_dict(state["ema"])
+    if rank() < len(state["rng"]):
+        set_rng_state(state["rng"][rank()])
 
 
 def load_weights(model: nn.Module, path: Path | str) -> nn.Module:

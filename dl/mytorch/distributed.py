@@ -33,7 +33,7 @@ def launch(main: Callable[[Config], Result], config_class: type[Config], argv: S
     except UserError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted before there was anything to save", 130)
+        _fail("interrupted; the same command goes on from what was saved last", 130)
     except torch.OutOfMemoryError:
         _fail("the device is out of memory: halve --batch-size and double --accumulate for the same result", 1)
     except OSError as error:

@@ -40,7 +40,6 @@ class History(list):
         """The record with the lowest validation `monitor`, the first of equals; None before any evaluation."""
         return min((r for r in self if "val" in r), key=lambda record: record["val"][monitor], default=None)
 
-
     def line(self) -> str:
         """The newest record in a line."""
         record = self[-1]
@@ -107,18 +106,15 @@ def open_run(config: TrainConfig) -> Path:
 
 def _describe(config: TrainConfig, asked: dict[str, Any]) -> dict[str, Any]:
     recipe = Path(getattr(sys.modules.get(type(config).__module__), "__file__", None) or "notebook").resolve()
+    module = getattr(sys.modules["__main__"], "__spec__", None)  # None for a file that was run by its path
     return {
         "recipe": "/".join(recipe.parts[-3:-1]),  # .../<Category>/<Model>/train.py
-        "command": shlex.join(["python", *(["-m", sys.modules["__main__"].__spec__.name] if _is_module() else sys.argv[:1]), *sys.argv[1:]]),
+        "command": shlex.join(["python", *(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]]),
         "config": asked,
         "commit": _commit(recipe.parent),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "ranks": world(),
     }
-
-
-def _is_module() -> bool:
-    return getattr(sys.modules["__main__"], "__spec__", None) is not None
 
 
 def _commit(folder: Path) -> str:

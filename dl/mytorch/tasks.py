@@ -34,7 +34,7 @@ class Task:
         return self.step(model, batch)
 
     def metrics(self) -> dict[str, Metric]:
-        """New metrics by name, beside the loss."""
+        """New metrics by name, beside the loss: asked for when an evaluation begins."""
         return {}
 
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
@@ -72,10 +72,10 @@ class Classification(Task):
         return output
 
     def metrics(self) -> dict[str, Metric]:
+        self._forget()  # an evaluation begins with this call
         return {"top1_error": TopKError(1), "top5_error": TopKError(5)}
 
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
-        self._forget()  # of validation, nothing is drawn
         weight = introspect.first_kernels(model)
         return {} if weight is None else {"kernels": plot.kernels(weight)}
 
@@ -88,7 +88,8 @@ class Classification(Task):
         pictures = {"confusion": plot.to_tensor(plot.confusion_matrix(confusion, names))}
         wrong = {name: kept[self.mistakes["surprise"] > 0].cpu() for name, kept in self.mistakes.items()}
         if len(wrong["labels"]):
-            titles = [f"{names[label]}\nas {names[guess]}" for label, guess in zip(*(wrong[k].tolist() for k in ("labels", "guesses")))]
+            pairs = zip(wrong["labels"].tolist(), wrong["guesses"].tolist())
+            titles = [f"{names[label]}\nas {names[guess]}" for label, guess in pairs]
             pictures["mistakes"] = plot.to_tensor(plot.image_grid(wrong["images"][:32], titles[:32]))
             rows = _of_most_confused(confusion, wrong)
             images = torch.cat([wrong["images"], torch.zeros_like(wrong["images"][:1])])  # -1: an empty place

@@ -56,6 +56,19 @@ def last_weights(trainer: Trainer) -> Batch:
     return checkpoint.load(trainer.out / "last.pt")["model"]
 
 
+def weights_after_each_step(trainer: Trainer) -> list[Batch]:
+    """A list that fills up while the trainer trains."""
+    weights = []
+    step = trainer.train_step
+
+    def watched(batches: list[Batch]) -> None:
+        step(batches)
+        weights.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
+
+    trainer.train_step = watched  # type: ignore[method-assign]
+    return weights
+
+
 def assert_close(a: Batch, b: Batch, tolerance: float) -> None:
     for name in a:
         assert (a[name] - b[name]).abs().max() <= tolerance, name
@@ -169,17 +182,10 @@ def test_clipping_bounds_the_step(tmp_path: Path) -> None:
 
 def test_moving_average_is_evaluated_and_kept(tmp_path: Path) -> None:
     trainer = trainer_for(small_config(tmp_path, ema=0.5, eval_every=1, steps=3))
-    seen = [{k: v.clone() for k, v in trainer.model.state_dict().items()}]
-    step = trainer.train_step
-
-    def watched(batches: list[Batch]) -> None:
-        step(batches)
-        seen.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
-
-    trainer.train_step = watched  # type: ignore[method-assign]
+    seen = weights_after_each_step(trainer)
     trainer.fit(synthetic.image_splits())
-    average = seen[1]  # torch's average starts from the weights after the first step
-    for weights in seen[2:]:
+    average = seen[0]  # torch's average starts from the weights after the first step
+    for weights in seen[1:]:
         average = {name: 0.5 * average[name] + 0.5 * weights[name] for name in average}
     assert trainer.history.best()["step"] == 3
     assert_close(checkpoint.load(tmp_path / "best.pt"), average, 1e-6)
@@ -217,14 +223,7 @@ class Scripted(Classification):
 )
 def test_the_lowest_validation_loss_is_kept_not_the_last_nor_any_that_fell(tmp_path: Path, losses: list, best: int) -> None:
     trainer = trainer_for(small_config(tmp_path, steps=3, eval_every=1), Scripted(losses))
-    weights = []
-    step = trainer.train_step
-
-    def watched(batches: list[Batch]) -> None:
-        step(batches)
-        weights.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
-
-    trainer.train_step = watched  # type: ignore[method-assign]
+    weights = weights_after_each_step(trainer)
     trainer.fit(synthetic.image_splits())
     assert [record["val"]["loss"] for record in trainer.history[:-1]] == losses
     assert_close(checkpoint.load(tmp_path / "best.pt"), weights[best - 1], 0.0)
@@ -422,17 +421,10 @@ def test_a_non_finite_number_stops_before_the_update_and_keeps_the_last_good_sta
             return output
 
     trainer = trainer_for(small_config(tmp_path), Poisoned())
-    before = {}
-    step = trainer.train_step
-
-    def watched(batches: list[Batch]) -> None:
-        before.update({k: v.clone() for k, v in trainer.model.state_dict().items()})
-        step(batches)
-
-    trainer.train_step = watched  # type: ignore[method-assign]
+    weights = weights_after_each_step(trainer)
     with pytest.raises(UserError, match=r"not finite at step 6 \(epoch 2, batch 2\)"):
         trainer.fit(synthetic.image_splits())
-    assert_close(trainer.model.state_dict(), before, 0.0)
+    assert_close(trainer.model.state_dict(), weights[-1], 0.0)
     state = checkpoint.load(tmp_path / "last.pt")
     assert state["position"][0] == 4 and all(w.isfinite().all() for w in state["model"].values())
 

@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from itertools import islice
-from typing import Callable, Iterator
+from typing import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -160,7 +160,9 @@ class Trainer:
                 return
             batches = next(groups)
             if self.step == 0 and is_main():
-                self.logger.summary(self._summary({name: tensor[:1] for name, tensor in batches[0].items()}))
+                example = {name: tensor[:1] for name, tensor in batches[0].items()}
+                with self._aside():
+                    self.logger.summary(introspect.summarize(self.model, lambda: self.task.step(self.model, example)))
             if not self.model.training:
                 self.model.train()
             for group in self.optimizer.param_groups:
@@ -203,7 +205,8 @@ class Trainer:
             self.best = val[self.task.monitor]
             if is_main():
                 checkpoint.save(self.evaluated_model.state_dict(), self.out / "best.pt")
-        self.logger.evaluated(self.history, self._pictures(self.task.preview), better)
+        with self._aside() as model:
+            self.logger.evaluated(self.history, self.task.preview(model), better)
 
     def _finish(self, data: Splits) -> History:
         """Test the best checkpoint, draw, and say where everything is."""
@@ -213,13 +216,12 @@ class Trainer:
         if self.history.test is not None or (data.test is None and (self.out / "curves.png").exists()):
             self.logger.say(f"{self.out} holds this run, finished; --fresh would start it over")
         else:
-            pictures = {}
             if data.test is not None:
                 best = self.history.best(self.task.monitor)
                 self.history.append({"epoch": best["epoch"], "step": best["step"], "test": self.evaluate(data.test)})
-                pictures = self._pictures(self.task.report)
+            with self._aside() as model:
+                self.logger.finished(self.history, self.task.report(model) if data.test else {}, self.config)
             self._save_speed(data.train)
-            self.logger.finished(self.history, pictures, self.config)
         self.logger.say(self.history.table(self.task.monitor))
         return self.history
 
@@ -231,26 +233,23 @@ class Trainer:
         return self.model if self.ema is None else self.ema.module
 
     def evaluate(self, loader: Loader) -> dict[str, float]:
-        """Mean loss and metrics over every example of `loader`, each counted once. Takes nothing from the training's randomness."""
-        started = time.perf_counter()
-        model = self.evaluated_model.eval()
-        distributed.share_buffers(model)
+        """Mean loss and metrics over every example of `loader`, each counted once. Takes no randomness from training."""
         metrics = Metrics(self.task.metrics())
-        with torch.no_grad(), separate_rng(self.config.seed + rank()), self._autocast():
+        distributed.share_buffers(self.evaluated_model)
+        with self._aside() as model:
             for batch in loader.batches():
                 if self.signals and world() == 1:
                     raise _Stopped
                 metrics.update(*self.task.eval_step(model, to_device(batch, self.device, self.config.channels_last)))
-        means = metrics.compute()
-        self.evaluation_seconds += time.perf_counter() - started
-        return means
+            return metrics.compute()
 
-    def _pictures(self, draw: Callable[[nn.Module], dict[str, Tensor | str]]) -> dict[str, Tensor | str]:
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[nn.Module]:
+        """The model for looking at: without gradients, with randomness and a clock of its own."""
         started = time.perf_counter()
-        with torch.no_grad(), separate_rng(self.config.seed):
-            shown = draw(self.evaluated_model.eval())
+        with torch.no_grad(), separate_rng(self.config.seed + rank()), self._autocast():
+            yield self.evaluated_model.eval()
         self.evaluation_seconds += time.perf_counter() - started
-        return shown
 
     # ---- small things ----------------------------------------------------------------------------------------------
 
@@ -275,10 +274,6 @@ class Trainer:
             self.signals = self.signals or [signal.SIGTERM]
             raise _Stopped
 
-    def _summary(self, example: Batch) -> str:
-        with separate_rng(self.config.seed):
-            return introspect.summarize(self.model, lambda: self.task.step(self.model, example))
-
     def _examples(self, loader: Loader) -> int:
         return self.epoch * loader.num_examples + min(self.batch * loader.batch_size, loader.num_examples)
 
@@ -293,20 +288,15 @@ class Trainer:
     def _save(self, loader: Loader) -> None:
         """Everything that the next step depends on, in one file."""
         self._check_health()
-        sums = self.train_metrics.state()
-        rng = distributed.gather_objects(distributed.rng_state())
+        state = {
+            **checkpoint.capture(self.model, self.optimizer, self.ema),
+            "train_sums": self.train_metrics.state(),
+            "position": (self.step, self.epoch, self.batch),
+            "length": (self.steps_per_epoch, self.total_steps),
+            "history": list(self.history),
+            "best": self.best,
+        }
         if is_main():
-            state = {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "ema": None if self.ema is None else self.ema.state_dict(),
-                "position": (self.step, self.epoch, self.batch),
-                "length": (self.steps_per_epoch, self.total_steps),
-                "train_sums": sums,
-                "history": list(self.history),
-                "best": self.best,
-                "rng": rng,
-            }
             checkpoint.save(state, self.out / "last.pt")
             self.logger.history(self.history)
         self._save_speed(loader)
@@ -315,9 +305,9 @@ class Trainer:
     def _resume(self) -> None:
         """Put back what `_save` wrote, if there is anything."""
         path = self.out / "last.pt"
+        if rank():  # weights are drawn alike on all ranks, dropout is not
+            distributed.seed_everything(self.config.seed + rank())
         if not path.exists():
-            if rank():  # weights are drawn alike on all ranks, dropout is not
-                distributed.seed_everything(self.config.seed + rank())
             return
         state = checkpoint.load(path)
         if tuple(state["length"]) != (self.steps_per_epoch, self.total_steps):
@@ -325,16 +315,10 @@ class Trainer:
                 f"{path} is of a run with {state['length'][0]} steps an epoch, the data now gives {self.steps_per_epoch}: "
                 "choose another --out, or --fresh to start over"
             )
-        checkpoint.put_weights(self.model, state["model"], path)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-        self.step, self.epoch, self.batch = state["position"]
-        self.best = state["best"]
-        self.history = History(state["history"])
+        checkpoint.restore(state, path, self.model, self.optimizer, self.ema)
         self.train_metrics.load_state(state["train_sums"])
-        distributed.set_rng_state(state["rng"][min(rank(), len(state["rng"]) - 1)])
+        self.step, self.epoch, self.batch = state["position"]
+        self.history, self.best = History(state["history"]), state["best"]
         self.saved = True
         if self.step == self.total_steps and (self.out / "history.json").exists():
-            self.history = History(read_json(self.out / "history.json"))
-
+            self.history = History(read_json(self.out / "history.json"))  # the test may be in it already
