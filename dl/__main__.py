@@ -4,6 +4,7 @@ Each command imports what it needs when it runs: `--help` and a mistyped name do
 """
 
 import argparse
+import os
 import runpy
 import sys
 from typing import Callable, Sequence
@@ -22,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.flags = argv[ours:]
     try:
         return args.run(args)
+    except BrokenPipeError:  # `python -m dl list | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+        return 0
     except UnknownName as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

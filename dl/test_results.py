@@ -63,8 +63,8 @@ def test_a_record_holds_the_run_at_its_best_epoch(project: Path) -> None:
 
 
 def test_flags_that_change_the_result_are_in_the_name_and_others_are_not(project: Path) -> None:
-    run = make_run(project / "run", lr=0.05, clip=1.0, channels_last=True, device="cpu", num_workers=2, model="tiny")
-    assert results.record(run).stem == "fashion_mnist-tiny-lr0.05-clip1.0-channels_last-seed0"
+    run = make_run(project / "run", accumulate=2, lr=0.05, clip=1.0, device="cpu", num_workers=2, model="tiny")
+    assert results.record(run).stem == "fashion_mnist-tiny-accumulate2-lr0.05-clip1.0-seed0"
 
 
 def test_recording_twice_leaves_one_record(project: Path) -> None:

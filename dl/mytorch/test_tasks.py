@@ -123,11 +123,18 @@ def test_a_report_is_of_pictures_that_a_logger_takes(splits: Splits) -> None:
 
 
 @torch.no_grad()
-def test_a_preview_is_of_the_kernels_and_forgets_the_evaluation(tiny_images: Splits) -> None:
+def test_a_new_evaluation_forgets_the_one_before(tiny_images: Splits) -> None:
+    task = Classification()
+    evaluated(task, tiny_images)
+    assert task.confusion is not None and task.mistakes
+    task.metrics()  # an evaluation begins with this call
+    assert task.confusion is None and task.mistakes == {}
+
+
+def test_a_preview_is_of_the_kernels(tiny_images: Splits) -> None:
     task = Classification()
     model = evaluated(task, tiny_images)
     assert set(task.preview(model)) == {"kernels"}
-    assert task.confusion is None and task.mistakes == {}
     assert task.preview(nn.Linear(2, 2)) == {}
 
 
