@@ -9,8 +9,10 @@ from typing import Any, Iterator
 import pytest
 import torch
 
+from dl.mytorch import plot
 from dl.mytorch.data import Splits, synthetic
 from dl.mytorch.distributed import seed_everything
+from dl.mytorch.tasks import Classification
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
@@ -75,6 +77,14 @@ def _same_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     torch.set_num_threads(1)
     seed_everything(0)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end without drawing, which would take most of a tiny run's time and has tests of its own."""
+    monkeypatch.setattr(Classification, "report", lambda task, model: {})
+    monkeypatch.setattr(plot, "curves", lambda history: None)
+    monkeypatch.setattr(plot, "save_figure", lambda figure, path: Path(path).touch())
 
 
 @pytest.fixture

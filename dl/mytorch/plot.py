@@ -19,7 +19,7 @@ def figure(width: float, height: float) -> "Figure":
     """An empty figure, sizes in inches, that belongs to no window."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+    return Figure(figsize=(width, height), dpi=100)
 
 
 def curves(history: Sequence[dict[str, Any]]) -> "Figure":
@@ -27,8 +27,11 @@ def curves(history: Sequence[dict[str, Any]]) -> "Figure":
     records = [record for record in history if "val" in record]
     names = list(dict.fromkeys(name for record in records for part in ("train", "val") for name in record.get(part, {})))
     tested = next((record["test"] for record in history if "test" in record), {})
-    fig = figure(4.2 * max(1, len(names)), 3.4)
-    for axes, name in zip(fig.subplots(1, max(1, len(names)), squeeze=False)[0], names):
+    charts = max(1, len(names))
+    fig = figure(4.2 * charts, 3.4)
+    # Margins by hand, here and below: matplotlib's automatic ones take as long as the drawing.
+    fig.subplots_adjust(left=0.5 / (4.2 * charts), right=1 - 0.1 / (4.2 * charts), bottom=0.15, top=0.9, wspace=0.18)
+    for axes, name in zip(fig.subplots(1, charts, squeeze=False)[0], names):
         for part, color in (("train", "tab:gray"), ("val", "tab:blue")):
             points = [(r["step"], r[part][name]) for r in records if name in r.get(part, {})]
             if points:
@@ -88,7 +91,7 @@ def image_grid(images: Tensor, titles: Sequence[str], columns: int = 8) -> "Figu
     framed = torch.nn.functional.pad(to_unit(images).masked_fill(blank, 1.0), (0, 0, space, 0), value=1.0)
     canvas = grid(framed, columns, gap=math.ceil(0.15 * width), stretch=False)
     fig = figure(1.3 * columns, 1.3 * columns * canvas.shape[1] / canvas.shape[2])
-    axes = fig.subplots()
+    axes = fig.add_axes((0, 0, 1, 1))
     axes.axis("off")
     axes.imshow(canvas.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
     step = math.ceil(0.15 * width)
@@ -103,9 +106,10 @@ def confusion_matrix(counts: Tensor, names: Sequence[str]) -> "Figure":
     """Counts (true class, predicted class) with the share of each true class as colour; the diagonal is left pale."""
     counts = counts.cpu()
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
-    size = 2.5 + 0.5 * len(names)
+    room = 1.4  # inches left and below, for the names
+    size = 0.5 * len(names) + room + 0.4
     fig = figure(size, size)
-    axes = fig.subplots()
+    axes = fig.add_axes((room / size, room / size, 0.5 * len(names) / size, 0.5 * len(names) / size))
     wrong = shares.clone().fill_diagonal_(0)
     axes.imshow(wrong.numpy(), cmap="Reds", vmin=0, vmax=max(1e-9, wrong.max().item()))
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right")

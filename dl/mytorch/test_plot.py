@@ -146,7 +146,7 @@ def test_a_confusion_matrix_shows_counts_shares_and_the_error() -> None:
     }
     shares = torch.as_tensor(axes.images[0].get_array())
     torch.testing.assert_close(shares.float(), torch.tensor([[0, 0.2, 0], [0.1, 0, 0], [0, 0, 0]]))
-    assert plot.to_tensor(fig).shape == (3, 400, 400)
+    assert plot.to_tensor(fig).shape == (3, 330, 330)
 
 
 @pytest.mark.parametrize("counts", [torch.zeros(2, 2, dtype=torch.long), torch.eye(21).long()])

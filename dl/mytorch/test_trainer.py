@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch import StepOutput, Task, TrainConfig, Trainer, checkpoint, layers, load_weights, plot, testing
+from dl.mytorch import StepOutput, Task, TrainConfig, Trainer, checkpoint, layers, load_weights, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, Splits, synthetic
 from dl.mytorch.metrics import Mean, Metric
@@ -21,12 +21,7 @@ from dl.mytorch.optim import Schedule, constant, sgd, warmup_cosine
 from dl.mytorch.tasks import Classification
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing has its own tests; here it would take most of the time."""
-    monkeypatch.setattr(Classification, "report", lambda task, model: {})
-    monkeypatch.setattr(plot, "save_figure", lambda figure, path: Path(path).touch())
-    monkeypatch.setattr(plot, "curves", lambda history: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def small_model(dropout: float = 0.0) -> nn.Module:
