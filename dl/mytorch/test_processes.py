@@ -112,7 +112,7 @@ def wait_for_change(path: Path, before: float, process: subprocess.Popen) -> Non
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_storm_of_20_kills_leaves_the_bytes_of_the_undisturbed_run(recipe: Path, number: signal.Signals) -> None:
     """A checkpoint is written at every step, so that many kills meet a file half-written."""
-    flags = ["--epochs", "120", "--save-every", "1", "--dropout", "0.3", "--ema", "0.9", "--pause", "0.002"]
+    flags = ["--epochs", "120", "--save-every", "1", "--dropout", "0.3", "--ema", "0.9", "--pause", "0.01"]
     whole, broken = recipe.parent / "whole", recipe.parent / "broken"
     finish(start(recipe, "--out", str(whole), *flags))
     randomness = random.Random(number)
