@@ -128,7 +128,7 @@ def data_sets() -> Iterator[Finding]:
         yield Finding("problem", f"the core does not import: {error}")
         return
     for name, source in idx.SOURCES.items():
-        folder = idx._find(source)
+        folder = idx.find(source)
         bundled = name.endswith("-sample")
         if folder is None:
             helps = f"{source.help}{'; training downloads it' if source.torchvision else ''}"

@@ -107,10 +107,10 @@ def _splits(config: TrainConfig, name: str, to_input: Augment, augment: Augment 
 def load(name: str) -> tuple[Batch, Batch]:
     """The training and the test set: "images" (N, 1, 28, 28) uint8 and "labels" (N,) int64, checksums verified."""
     source = SOURCES[name]
-    if is_main() and _find(source) is None:
+    if is_main() and find(source) is None:
         _download(name, source)
     barrier()  # the other ranks wait for the download of the first
-    folder = _find(source)
+    folder = find(source)
     if folder is None:
         raise UserError(f"{name} is not in {source.places[0]}: {source.help}")
     arrays = [read_idx(_file(folder, file), sha256) for file, sha256 in zip(FILES, source.sha256)]
@@ -149,7 +149,8 @@ def _file(folder: Path, name: str) -> Path:
     return folder / name if (folder / name).exists() else folder / f"{name}.gz"
 
 
-def _find(source: _Source) -> Path | None:
+def find(source: _Source) -> Path | None:
+    """The folder on this machine that holds all files of a set, or None."""
     return next((p for p in source.places if all(_file(p, name).exists() for name in FILES)), None)
 
 
