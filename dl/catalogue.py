@@ -105,7 +105,7 @@ def paper(name: str) -> Paper:
     title = re.search(r'"([^"]+)"', text)
     after_title = text[title.end() :] if title else text
     link = re.search(r"https?://[^\s,;)]+", after_title)
-    year = re.search(r"\b(?:19|20)\d\d\b", re.sub(r"https?://\S+", "", after_title))
+    year = re.search(r"\b(?:18|19|20)\d\d\b", re.sub(r"https?://\S+", "", after_title))
     return Paper(
         name=text.partition("\n")[0].rstrip("."),
         title=" ".join(title[1].split()) if title else "",

@@ -73,6 +73,11 @@ def test_a_paper_without_title_year_and_link_leaves_them_empty(models: Path) -> 
     assert catalogue.paper("CNN/Alpha") == ("Just a name", "", "", "")
 
 
+def test_a_paper_may_be_older_than_computers(models: Path) -> None:
+    (models / "CNN" / "Alpha" / "model.py").write_text('"""Squares.\n\n"Comets", A.-M. Legendre, 1805, http://example.org/1\n"""')
+    assert catalogue.paper("CNN/Alpha") == ("Squares", "Comets", "1805", "http://example.org/1")
+
+
 def test_presets_leave_out_the_tiny_one_unless_asked_for() -> None:
     assert catalogue.presets("CNN/LeNet") == ["modern", "textbook", "lenet5"]
     assert catalogue.presets("CNN/LeNet", "tiny") == ["tiny"]

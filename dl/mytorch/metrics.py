@@ -47,7 +47,7 @@ class Metric:
         """Bring everything that was put off into the sums."""
         if self._pending:
             where = next((v.device for v in self._pending if isinstance(v, Tensor)), self._sums.device)
-            exact = torch.float32 if where.type == "mps" else torch.float64
+            exact = _exact(where)
             new = torch.stack([torch.as_tensor(v, dtype=exact, device=where) for v in self._pending])
             self._sums = self._sums.to(where, exact)
             for row in new.view(-1, self.num_sums):  # one by one: the same bits whenever the sums are asked for
@@ -64,6 +64,11 @@ class Metric:
     def sums(self, values: Tensor) -> None:
         self.reset()
         self._sums = values
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    """The most exact floating-point numbers that `device` has."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class Mean(Metric):
@@ -132,6 +137,29 @@ class RMSE(Metric):
 
     def formula(self, *sums: float) -> float:
         return math.sqrt(super().formula(*sums))
+
+
+class UnexplainedVariance(Metric):
+    """Residual sum of squares over the total sum of squares about the mean target: 1 - R^2, where R^2 would rise.
+
+    0 for perfect predictions, 1 for those no better than the mean target, more for worse ones. All elements of
+    `outputs["predictions"]` and `outputs["targets"]` are pooled. NaN when the targets do not differ, or by so little
+    beside their size that rounding hides it: the sums are of the targets themselves, because these alone add up over
+    ranks. In float64 they bear a mean of a million standard deviations.
+    """
+
+    num_sums = 4
+
+    def update(self, outputs: Batch) -> None:
+        exact = _exact(outputs["targets"].device)
+        targets = outputs["targets"].to(exact)
+        residuals = outputs["predictions"].to(exact) - targets
+        self.add(residuals.square().sum(), targets.square().sum(), targets.sum(), targets.numel())
+
+    def formula(self, *sums: float) -> float:
+        residual, squares, total, count = sums
+        spread = squares - total**2 / count if count else 0.0
+        return residual / spread if spread > 1e-13 * squares else math.nan
 
 
 class Perplexity(Mean):

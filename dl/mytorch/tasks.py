@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from dl.mytorch import introspect, plot
 from dl.mytorch.data.loader import Batch
 from dl.mytorch.distributed import all_sum
-from dl.mytorch.metrics import Metric, TopKError
+from dl.mytorch.metrics import RMSE, Metric, TopKError, UnexplainedVariance
 
 
 class StepOutput(NamedTuple):
@@ -132,3 +132,21 @@ def _of_most_confused(confusion: Tensor, wrong: Batch, pairs: int = 5, examples:
         here = (wrong["labels"] * classes + wrong["guesses"] == pair).nonzero().flatten().tolist()[:examples]
         rows += (here + [-1] * (examples - len(here))) if here else []
     return rows
+
+
+class Regression(Task):
+    """Numbers to predict: mean squared error, its root, and the share of the targets' variance that is left unexplained.
+
+    Batches: "features" (B, ...) and "targets", which have the shape of the model's output.
+    """
+
+    def step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        """Raises `ValueError` when the shapes differ: broadcast, each prediction would be compared with every target."""
+        predictions, targets = model(batch["features"]), batch["targets"]
+        if predictions.shape != targets.shape:
+            raise ValueError(f"predictions {tuple(predictions.shape)} for targets {tuple(targets.shape)}")
+        loss = F.mse_loss(predictions, targets)
+        return StepOutput(loss, targets.numel(), {"predictions": predictions.detach(), "targets": targets})
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"rmse": RMSE(), "unexplained": UnexplainedVariance()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.data import Batch
-from dl.mytorch.metrics import RMSE, Mean, Metric, Metrics, Perplexity, TopKError, total
+from dl.mytorch.metrics import RMSE, Mean, Metric, Metrics, Perplexity, TopKError, UnexplainedVariance, total
 
 LOGITS = torch.tensor(
     [
@@ -75,7 +75,8 @@ def test_any_split_into_batches_gives_the_same_number(seed: int) -> None:
         "predictions": torch.randn(count, 2, generator=generator),
         "targets": torch.randn(count, 2, generator=generator),
     }
-    make = {"top1": lambda: TopKError(1), "top5": lambda: TopKError(5), "rmse": RMSE, "mean": lambda: Mean("targets")}
+    make = {"top1": lambda: TopKError(1), "top5": lambda: TopKError(5), "mean": lambda: Mean("targets")}
+    make |= {"rmse": RMSE, "unexplained": UnexplainedVariance}
     rng = random.Random(seed)
     for name, metric in make.items():
         whole = value(metric(), batch)
@@ -116,7 +117,7 @@ def test_a_mean_over_no_items_contributes_nothing(as_tensor: bool) -> None:
 
 
 def test_nothing_counted_is_nan() -> None:
-    for metric in (TopKError(1), Mean("loss"), Mean("loss", "count"), RMSE(), Perplexity()):
+    for metric in (TopKError(1), Mean("loss"), Mean("loss", "count"), RMSE(), UnexplainedVariance(), Perplexity()):
         assert math.isnan(metric.compute())
 
 
@@ -137,6 +138,37 @@ def test_total_of_no_items_sends_no_nan_back() -> None:
 def test_rmse_is_the_root_of_the_mean_square() -> None:
     outputs = {"predictions": torch.tensor([[1.0, 5.0], [2.0, 2.0]]), "targets": torch.tensor([[1.0, 2.0], [4.0, 8.0]])}
     assert value(RMSE(), outputs) == pytest.approx(3.5)  # differences 0, 3, 2, 6: sqrt(49 / 4)
+
+
+def test_unexplained_variance_is_the_residual_over_the_total_sum_of_squares() -> None:
+    outputs = {"predictions": torch.tensor([[1.0, 5.0], [2.0, 2.0]]), "targets": torch.tensor([[1.0, 2.0], [4.0, 9.0]])}
+    assert value(UnexplainedVariance(), outputs) == pytest.approx(62 / 38)  # 0 + 9 + 4 + 49; mean 4: 9 + 4 + 0 + 25
+
+
+def test_unexplained_variance_of_perfect_predictions_is_0_and_of_the_mean_1() -> None:
+    targets = torch.tensor([3.0, 5.0, 10.0])
+    assert value(UnexplainedVariance(), {"predictions": targets, "targets": targets}) == 0
+    assert value(UnexplainedVariance(), {"predictions": torch.full((3,), 6.0), "targets": targets}) == pytest.approx(1)
+
+
+def test_unexplained_variance_is_about_the_mean_of_all_batches_not_of_each() -> None:
+    targets = torch.tensor([0.0, 2.0, 10.0])  # mean 4, total 16 + 4 + 36; of the batches alone: mean 1, total 2, and 0
+    parts = [{"predictions": t + 1, "targets": t} for t in targets.split(2)]
+    assert value(UnexplainedVariance(), *parts) == pytest.approx(3 / 56)
+
+
+def test_unexplained_variance_bears_targets_far_from_0() -> None:
+    noise = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    targets = (10_000 + noise.round(decimals=2)).float()  # in float32 the difference of the sums would be noise
+    spread = (targets.double() - targets.double().mean()).square().sum().item()
+    parts = [{"predictions": t + 0.5, "targets": t} for t in targets.split(64)]
+    assert value(UnexplainedVariance(), *parts) == pytest.approx(250 / spread, rel=1e-6)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 12345.6])
+def test_unexplained_variance_of_targets_that_do_not_differ_is_nan(constant: float) -> None:
+    targets = torch.full((101,), constant)
+    assert math.isnan(value(UnexplainedVariance(), *({"predictions": t + 1, "targets": t} for t in targets.split(7))))
 
 
 def test_perplexity_is_exp_of_the_mean_loss_per_token() -> None:
@@ -225,11 +257,11 @@ def test_a_state_stays_as_it_was_when_counting_goes_on() -> None:
 
 
 def test_metrics_keep_no_graph() -> None:
-    metrics = Metrics({"mean": Mean("x"), "top1": TopKError(1), "rmse": RMSE()})
+    metrics = Metrics({"mean": Mean("x"), "top1": TopKError(1), "rmse": RMSE(), "unexplained": UnexplainedVariance()})
     x = torch.ones(2, 5, requires_grad=True)
     y = x.exp()
     metrics.update(y.sum(), 2, {"x": y, "logits": y, "labels": torch.tensor([0, 1]), "predictions": y, "targets": x})
     waiting = [logits for logits, _ in metrics.by_name["top1"]._waiting]
     waiting += [value for metric in metrics.by_name.values() for value in metric._pending if isinstance(value, Tensor)]
-    assert len(waiting) == 4 and not any(tensor.requires_grad for tensor in waiting)
+    assert len(waiting) == 7 and not any(tensor.requires_grad for tensor in waiting)
     assert not any(sums.requires_grad for sums in metrics.state().values())

@@ -1,4 +1,4 @@
-"""Classification: the loss by hand, what evaluation remembers, what the report draws."""
+"""Losses by hand; what the evaluation of a classification remembers, and what its report draws."""
 
 import math
 from typing import Iterator
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dl.mytorch.data import Batch, Splits
 from dl.mytorch.layers import sequential
 from dl.mytorch.metrics import Metrics, TopKError
-from dl.mytorch.tasks import Classification, StepOutput, Task
+from dl.mytorch.tasks import Classification, Regression, StepOutput, Task
 
 
 class Fixed(nn.Module):
@@ -166,3 +166,34 @@ def test_a_task_of_one_s_own_needs_a_step_alone() -> None:
     assert (task.metrics(), task.preview(nn.Identity()), task.report(nn.Identity()), task.monitor) == ({}, {}, {}, "loss")
     with pytest.raises(NotImplementedError):
         Task().step(nn.Identity(), {})
+
+
+TABLE = {"features": torch.tensor([[1.0, 5.0], [2.0, 2.0]]), "targets": torch.tensor([[1.0, 2.0], [4.0, 9.0]])}
+
+
+def test_regression_loss_is_the_mean_square_over_all_target_elements() -> None:
+    output = Regression().step(nn.Identity(), TABLE)  # differences 0, 3, 2, 7
+    assert output.loss.item() == 62 / 4
+    assert output.count == 4
+    assert output.outputs["predictions"].tolist() == [[1, 5], [2, 2]]
+
+
+def test_regression_records_what_falls() -> None:
+    task = Regression()
+    metrics = Metrics(task.metrics())
+    for part in (slice(0, 1), slice(1, 1), slice(1, 2)):  # a rank may have no example of a short last batch
+        metrics.update(*task.eval_step(nn.Identity(), {name: tensor[part] for name, tensor in TABLE.items()}))
+    expected = {"loss": 62 / 4, "rmse": math.sqrt(62 / 4), "unexplained": 62 / 38}  # squares about the mean 4: 38
+    assert metrics.compute() == pytest.approx(expected)
+    assert task.monitor == "loss"
+
+
+def test_regression_loss_has_a_graph_and_the_outputs_have_none() -> None:
+    output = Regression().step(nn.Linear(2, 2), TABLE)
+    assert output.loss.requires_grad and not output.outputs["predictions"].requires_grad
+
+
+def test_targets_of_another_shape_are_refused_not_broadcast() -> None:
+    column = {"features": torch.zeros(3, 1), "targets": torch.zeros(3)}  # would make 3 x 3 differences
+    with pytest.raises(ValueError, match=r"predictions \(3, 1\) for targets \(3,\)"):
+        Regression().step(nn.Identity(), column)
