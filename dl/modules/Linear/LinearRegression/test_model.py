@@ -106,7 +106,7 @@ def test_a_table_that_cannot_be_meant_is_refused(flags: dict[str, float]) -> Non
         train.Config(**flags)
 
 
-def test_recipe_resumes_exactly(tmp_path: Path) -> None:
+def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     config = train.Config(out=str(tmp_path), num_features=3, epochs=2, batch_size=16)
     testing.assert_resumes_exactly(train.main, config, tiny_table)
 

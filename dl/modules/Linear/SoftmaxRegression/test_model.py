@@ -78,7 +78,7 @@ def test_one_batch_is_learnt_by_heart() -> None:
     testing.assert_overfits(build(), synthetic.images(16), steps=60)
 
 
-def test_recipe_resumes_exactly(tmp_path: Path) -> None:
+def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", epochs=2, batch_size=16)
     testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
 

@@ -88,7 +88,7 @@ def test_one_batch_is_learnt_by_heart(preset: str, lr: float) -> None:
     testing.assert_overfits(build(preset), synthetic.images(16), lr=lr, steps=60)
 
 
-def test_recipe_resumes_exactly(tmp_path: Path) -> None:
+def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=2, batch_size=16)
     testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
 
