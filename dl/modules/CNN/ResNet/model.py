@@ -196,6 +196,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "resnet44": _cifar(7),
     "resnet56": _cifar(9),
     "resnet110": _cifar(18),
+    "small": {"depths": (1, 1, 1, 1), "width": 16, "stem": "small", "in_channels": 1, "num_classes": 10},  # 28x28 on a CPU
     "tiny": {**_cifar(1), "depths": (1, 1), "width": 8},
 }
 

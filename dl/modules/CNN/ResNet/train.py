@@ -23,8 +23,8 @@ class Config(TrainConfig):
 
     out: str = "runs/CNN/ResNet"
     data: Literal["fashion_mnist", "fashion_mnist-sample", "mnist"] = "fashion_mnist"
-    model: Literal["resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet34", "tiny"] = flag(
-        "resnet20", "preset of the network, see model.py; all get a stem for small images"
+    model: Literal["small", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet34", "tiny"] = flag(
+        "small", "preset of the network, see model.py; all get a stem for small images"
     )
     epochs: int = 10
     lr: float = 0.1
