@@ -248,6 +248,15 @@ def test_squeeze_and_excitation_scales_each_channel_by_its_gate() -> None:
             torch.testing.assert_close(y[i, c], gates[c] * x[i, c])
 
 
+@pytest.mark.parametrize(("kind", "last"), [("basic", "norm2"), ("bottleneck", "norm3")])
+def test_squeeze_and_excitation_comes_last_in_the_body(kind: str, last: str) -> None:
+    model = build("tiny", kind=kind, se_reduction=4)
+    with Probe(model, "blocks.0.body", f"blocks.0.body.{last}") as probe:
+        model(torch.randn(2, 3, 8, 8))
+    gated = model.blocks[0].body.se(probe[f"blocks.0.body.{last}"])
+    torch.testing.assert_close(probe["blocks.0.body"], gated)
+
+
 @pytest.mark.parametrize("kind", ["basic", "bottleneck"])
 def test_with_zero_init_blocks_start_as_their_shortcuts(kind: str) -> None:
     model = build("tiny", kind=kind, zero_init=True, se_reduction=4)
