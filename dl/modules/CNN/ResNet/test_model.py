@@ -155,8 +155,8 @@ def test_stride_in_the_first_1x1_is_the_other_place_of_the_same_weights(torchvis
         torch.testing.assert_close(model(images), reference(images))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
-def test_every_torchvision_network_is_converted_to_its_preset(torchvision: ModuleType, name: str) -> None:
+@pytest.mark.parametrize("name", ["resnet34", "resnet101"])
+def test_torchvision_s_networks_are_converted_to_our_presets(torchvision: ModuleType, name: str) -> None:
     with torch.device("meta"):
         model, preset = from_torchvision(getattr(torchvision.models, name)()), build(name)
     assert str(model) == str(preset)
