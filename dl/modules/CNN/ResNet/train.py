@@ -30,7 +30,7 @@ class Config(TrainConfig):
     lr: float = 0.1
     weight_decay: float = 5e-4
     label_smoothing: float = flag(0.0, "share of the label that all classes get alike")
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16"] = "bf16"  # with channels_last, twice as fast on a CPU with avx512_bf16
     channels_last: bool = True
 
 
