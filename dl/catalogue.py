@@ -110,5 +110,5 @@ def paper(name: str) -> Paper:
         name=text.partition("\n")[0].rstrip("."),
         title=" ".join(title[1].split()) if title else "",
         year=year[0] if year else "",
-        link=link[0].rstrip(".") if link else "",
+        link=link[0].rstrip(".:") if link else "",
     )

@@ -78,6 +78,11 @@ def test_a_paper_may_be_older_than_computers(models: Path) -> None:
     assert catalogue.paper("CNN/Alpha") == ("Squares", "Comets", "1805", "http://example.org/1")
 
 
+def test_a_link_ends_before_the_sign_that_follows_it(models: Path) -> None:
+    (models / "CNN" / "Alpha" / "model.py").write_text('"""A.\n\n"T", 2015, https://arxiv.org/abs/1512.03385: more\n"""')
+    assert catalogue.paper("CNN/Alpha").link == "https://arxiv.org/abs/1512.03385"
+
+
 def test_presets_leave_out_the_tiny_one_unless_asked_for() -> None:
     assert catalogue.presets("CNN/LeNet") == ["modern", "textbook", "lenet5"]
     assert catalogue.presets("CNN/LeNet", "tiny") == ["tiny"]
