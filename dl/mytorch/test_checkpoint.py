@@ -29,7 +29,7 @@ STATE = {"weights": {"a": torch.arange(5.0), "b": torch.ones(2, 2).bfloat16()}, 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     save(STATE, tmp_path / "state.pt")
-    testing._same_state(load(tmp_path / "state.pt"), STATE, "state")
+    testing.assert_same_state(load(tmp_path / "state.pt"), STATE, "state")
     assert os.listdir(tmp_path) == ["state.pt"]
 
 
@@ -196,7 +196,7 @@ def test_weights_are_put_into_a_model_which_is_returned(tmp_path: Path) -> None:
     source.norm.running_mean += 1
     save(source.state_dict(), tmp_path / "best.pt")
     assert load_weights(model, tmp_path / "best.pt") is model
-    testing._same_state(model.state_dict(), source.state_dict(), "weights")
+    testing.assert_same_state(model.state_dict(), source.state_dict(), "weights")
 
 
 def lacking() -> dict[str, Any]:
@@ -226,7 +226,7 @@ def test_weights_of_another_model_are_refused_and_change_nothing(weights: Any, s
         with pytest.raises(UserError, match=says) as refused:
             put()
         assert "best.pt" in str(refused.value)
-        testing._same_state(model.state_dict(), before, "weights")
+        testing.assert_same_state(model.state_dict(), before, "weights")
 
 
 @pytest.fixture

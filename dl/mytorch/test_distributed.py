@@ -115,7 +115,7 @@ def test_separate_randomness_is_the_same_each_time_and_takes_nothing_from_outsid
     before = rng_state()
     with separate_rng(7):
         first = draw()
-    testing._same_state(rng_state(), before, "randomness outside")
+    testing.assert_same_state(rng_state(), before, "randomness outside")
     draw()
     with separate_rng(7):
         assert draw() == first
@@ -128,7 +128,7 @@ def test_separate_randomness_is_given_back_also_after_an_error() -> None:
     with pytest.raises(KeyError), separate_rng(7):
         draw()
         raise KeyError
-    testing._same_state(rng_state(), before, "randomness outside")
+    testing.assert_same_state(rng_state(), before, "randomness outside")
 
 
 # ---- signals ---------------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ FREE = {"num_workers": 2, "device": "cpu", "parallel": "ddp", "compile": True, "
 @pytest.mark.parametrize("name", FREE)
 def test_flags_that_change_no_result_may_differ(name: str, tmp_path: Path) -> None:
     open_run(Config(str(tmp_path)))
-    open_run(Config(str(tmp_path), **{name: FREE[name]}))
+    assert open_run(Config(str(tmp_path), **{name: FREE[name]})) == tmp_path
 
 
 def test_every_other_flag_may_not_differ(tmp_path: Path) -> None:

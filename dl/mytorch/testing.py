@@ -155,19 +155,20 @@ def assert_same_runs(first: Path | str, second: Path | str) -> None:
     first, second = Path(first), Path(second)
     for name in ("history.json", "best.pt"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), f"{name} differs between {first} and {second}"
-    _same_state(checkpoint.load(first / "last.pt"), checkpoint.load(second / "last.pt"), "last.pt")
+    assert_same_state(checkpoint.load(first / "last.pt"), checkpoint.load(second / "last.pt"), "last.pt")
 
 
-def _same_state(a: Any, b: Any, where: str) -> None:
+def assert_same_state(a: Any, b: Any, where: str) -> None:
+    """Nested dicts and lists hold the same values, tensors the same bits; `where` begins the name of what does not."""
     if isinstance(a, Tensor):
         assert a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b), f"{where} differs"
     elif isinstance(a, dict):
         assert a.keys() == b.keys(), f"{where} has other keys"
         for key in a:
-            _same_state(a[key], b[key], f"{where}[{key!r}]")
+            assert_same_state(a[key], b[key], f"{where}[{key!r}]")
     elif isinstance(a, (list, tuple)):
         assert len(a) == len(b), f"{where} has another length"
         for i, (left, right) in enumerate(zip(a, b)):
-            _same_state(left, right, f"{where}[{i}]")
+            assert_same_state(left, right, f"{where}[{i}]")
     else:
         assert a == b, f"{where}: {a!r} and {b!r}"

@@ -105,7 +105,7 @@ def test_two_worker_processes_give_the_batches_of_none() -> None:
     alone, helped = (Loader(Noisy(), 5, shuffle=True, seed=1, num_workers=n, augment=add_noise) for n in (0, 2))
     before = rng_state()
     assert_same_batches(alone.batches(epoch=1, start=1), helped.batches(epoch=1, start=1))
-    testing._same_state(rng_state(), before, "randomness of the main process")
+    testing.assert_same_state(rng_state(), before, "randomness of the main process")
 
 
 @pytest.mark.slow
@@ -121,8 +121,8 @@ def test_iterating_leaves_the_global_generators_untouched(make: Any) -> None:
     data = Loader(make(), 5, shuffle=True, augment=add_noise)
     before = rng_state()
     for _ in data.batches():
-        testing._same_state(rng_state(), before, "randomness between two batches")
-    testing._same_state(rng_state(), before, "randomness after the epoch")
+        testing.assert_same_state(rng_state(), before, "randomness between two batches")
+    testing.assert_same_state(rng_state(), before, "randomness after the epoch")
 
 
 def test_batches_do_not_depend_on_the_global_generators() -> None:
