@@ -9,7 +9,7 @@ from typing import Any, Iterator
 import pytest
 import torch
 
-from dl.mytorch import plot
+from dl.mytorch import launch, plot
 from dl.mytorch.data import Splits, synthetic
 from dl.mytorch.distributed import seed_everything
 from dl.mytorch.tasks import Classification
@@ -34,8 +34,6 @@ class TrainItem(pytest.Item):
     def runtest(self) -> None:
         terminal = self.config.pluginmanager.get_plugin("capturemanager")
         recipe = importlib.import_module(".".join(self.path.relative_to(self.config.rootpath).with_suffix("").parts))
-        from dl.mytorch import launch
-
         with terminal.global_and_fixture_disabled():  # show the progress
             launch(recipe.main, recipe.Config, self.config.getoption("--train-args").split())
 

@@ -86,18 +86,17 @@ def image_grid(images: Tensor, titles: Sequence[str], columns: int = 8) -> "Figu
     """Images (N, C, H, W) with N at least 1, each under its title. A title "" leaves its place empty."""
     height, width = images.shape[-2:]
     columns = min(columns, len(images))
-    space = math.ceil(0.35 * height)  # above each image, for its title
+    space, gap = math.ceil(0.35 * height), math.ceil(0.15 * width)  # above each image, for its title; between images
     blank = torch.tensor([title == "" for title in titles])[:, None, None, None]
     framed = torch.nn.functional.pad(to_unit(images).masked_fill(blank, 1.0), (0, 0, space, 0), value=1.0)
-    canvas = grid(framed, columns, gap=math.ceil(0.15 * width), stretch=False)
+    canvas = grid(framed, columns, gap=gap, stretch=False)
     fig = figure(1.3 * columns, 1.3 * columns * canvas.shape[1] / canvas.shape[2])
     axes = fig.add_axes((0, 0, 1, 1))
     axes.axis("off")
     axes.imshow(canvas.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
-    step = math.ceil(0.15 * width)
     for i, title in enumerate(titles):
-        x = i % columns * (width + step) + width / 2
-        y = i // columns * (height + space + step) + space - 0.05 * height
+        x = i % columns * (width + gap) + width / 2
+        y = i // columns * (height + space + gap) + space - 0.05 * height
         axes.text(x, y, title, ha="center", va="bottom", fontsize=7, linespacing=0.9)
     return fig
 
