@@ -41,8 +41,8 @@ Timing = tuple[int, float]  # training examples, seconds
 
 
 def splits(job: Job) -> Splits:
-    """What the recipe trains on."""
-    return image_splits(train.Config(data=job.data, batch_size=BATCH))
+    """What the recipe trains on, without its flips, which the others do not make either."""
+    return image_splits(train.Config(data=job.data, batch_size=BATCH, flip=False))
 
 
 class InMemory(Dataset):
@@ -102,7 +102,7 @@ def ours(job: Job, channels_last: bool = False) -> Timing:
     out = job.folder / "run"
     length = {"epochs": job.epochs, "steps": job.steps}
     config = train.Config(str(out), job.data, batch_size=BATCH, channels_last=channels_last, fresh=True, **length)
-    train.main(config, splits(job))  # without the recipe's flips, which the others do not make either
+    train.main(config, splits(job))
     speed = json.loads((out / "speed.json").read_text())
     return speed["examples"], speed["training_seconds"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dl.mytorch import vision
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data import Splits, class_names, fashion_mnist, idx, image_splits, mnist
+from dl.mytorch.data import Splits, fashion_mnist, idx, mnist
 from dl.mytorch.data.idx import read_idx
 
 
@@ -300,19 +300,9 @@ def test_mnist_has_no_sample() -> None:
         mnist(config("mnist-sample"))
 
 
-@pytest.mark.usefixtures("tiny")
-def test_a_set_of_images_is_found_by_its_name() -> None:
-    assert numbers(image_splits(config())) == numbers(fashion_mnist(config()))
-    with pytest.raises(UserError, match="fashion_mnist, mnist"):
-        image_splits(config("imagenet"))
-
-
-def test_classes_have_names() -> None:
-    assert class_names("fashion_mnist") == class_names("fashion_mnist-sample") == idx.CLOTHES
+def test_classes_have_names_of_their_own() -> None:
     assert len(idx.CLOTHES) == len(set(idx.CLOTHES)) == 10
-    assert class_names("mnist") == tuple("0123456789")
-    with pytest.raises(UserError, match="no such image set"):
-        class_names("imagenet")
+    assert idx.DIGITS == tuple("0123456789")
 
 
 def test_the_bundled_sample_is_the_first_10000_and_2000_of_fashion_mnist() -> None:

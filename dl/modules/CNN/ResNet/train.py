@@ -9,43 +9,46 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dl.modules.CNN.ResNet.model import build
-from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
+from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
-from dl.mytorch.data import Splits, class_names, image_splits
-from dl.mytorch.data.augment import compose, random_crop, random_flip
+from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
 from dl.mytorch.optim import sgd, warmup_cosine
 from dl.mytorch.tasks import Classification
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(ImageConfig):
     """Train a ResNet."""
 
     out: str = "runs/CNN/ResNet"
-    data: Literal["fashion_mnist", "fashion_mnist-sample", "mnist"] = "fashion_mnist"
     model: Literal["small", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet34", "tiny"] = flag(
-        "small", "preset of the network, see model.py; all get a stem for small images"
+        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images"
     )
     epochs: int = 10
     lr: float = 0.1
     weight_decay: float = 5e-4
-    label_smoothing: float = flag(0.0, "share of the label that all classes get alike")
+    crop: int = 2
+    flip: bool = True
     precision: Literal["fp32", "bf16"] = "bf16"  # with channels_last, twice as fast on a CPU with avx512_bf16
     channels_last: bool = True
 
 
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
-    crop = random_crop(padding=2)
-    augment = crop if config.data == "mnist" else compose(random_flip(), crop)  # a digit in a mirror is no digit
+    about = image_set(config)
     trainer = Trainer(
-        model=build(config.model, in_channels=1, num_classes=10, stem="small"),
-        task=Classification(config.label_smoothing, class_names(config.data)),
+        model=build(
+            config.model,
+            in_channels=about.channels,
+            num_classes=len(about.classes),
+            stem="small" if about.size <= 64 else "imagenet",
+        ),
+        task=Classification(config.label_smoothing, about.classes),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
         schedule=warmup_cosine(warmup=0.1),
         config=config,
     )
-    return trainer.fit(data or image_splits(config, augment))
+    return trainer.fit(data or image_splits(config))
 
 
 if __name__ == "__main__":

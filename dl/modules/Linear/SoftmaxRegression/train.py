@@ -5,21 +5,19 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from dl.modules.Linear.SoftmaxRegression.model import build
-from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
-from dl.mytorch.data import Splits, class_names, image_splits
+from dl.mytorch import History, Trainer, launch, seed_everything
+from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
 from dl.mytorch.optim import sgd, warmup_cosine
 from dl.mytorch.tasks import Classification
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(ImageConfig):
     """Train softmax regression."""
 
     out: str = "runs/Linear/SoftmaxRegression"
-    data: Literal["fashion_mnist", "fashion_mnist-sample", "mnist"] = "fashion_mnist"
     epochs: int = 10
     batch_size: int = 256
     lr: float = 0.05
@@ -27,9 +25,10 @@ class Config(TrainConfig):
 
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
+    about = image_set(config)
     trainer = Trainer(
-        model=build(),
-        task=Classification(class_names=class_names(config.data)),
+        model=build(in_channels=about.channels, image_size=about.size, num_classes=len(about.classes)),
+        task=Classification(config.label_smoothing, about.classes),
         optimizer=sgd(config.lr, weight_decay=config.weight_decay),
         schedule=warmup_cosine(warmup=0.05),
         config=config,

@@ -1,0 +1,61 @@
+"""Sets of images by name: what a recipe asks for with `--data`, and how it changes the images while training."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dl.mytorch.config import TrainConfig, UserError, flag
+from dl.mytorch.data.augment import Augment, compose, random_crop, random_flip
+from dl.mytorch.data.idx import CLOTHES, DIGITS, fashion_mnist, mnist
+from dl.mytorch.data.loader import Splits
+
+
+class ImageSet(NamedTuple):
+    """What a network has to know of the images that it will see."""
+
+    channels: int
+    size: int  # height and width in pixels
+    classes: tuple[str, ...]  # names, in the order of the labels
+    mirrored: bool  # an image in a mirror is still of its class, as no digit is
+
+
+IMAGE_SETS = {
+    "fashion_mnist": ImageSet(1, 28, CLOTHES, mirrored=True),
+    "fashion_mnist-sample": ImageSet(1, 28, CLOTHES, mirrored=True),
+    "mnist": ImageSet(1, 28, DIGITS, mirrored=False),
+}
+NAMES = ", ".join(IMAGE_SETS)
+
+
+@dataclass(frozen=True)
+class ImageConfig(TrainConfig):
+    """What a recipe that classifies images can be told beside: which images, and how they are changed in training.
+
+    Raises `UserError` for a set that there is not, `ValueError` for a value that cannot be meant.
+    """
+
+    data: str = flag("fashion_mnist", f"set of images: {NAMES}")
+    label_smoothing: float = flag(0.0, "share of the label that all classes get alike")
+    crop: int = flag(0, "pad by so many pixels and crop at random to the old size; 0 = no crops")
+    flip: bool = flag(False, "mirror half of the images; sets whose classes a mirror changes, as digits, never are")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1")
+        self._check("crop", self.crop >= 0, "0 or more")
+        image_set(self)
+
+
+def image_set(config: ImageConfig) -> ImageSet:
+    """The set that `config.data` names. Raises `UserError` for a name that is none."""
+    if config.data not in IMAGE_SETS:
+        raise UserError(f"--data {config.data}: no such set of images; there are {NAMES}")
+    return IMAGE_SETS[config.data]
+
+
+def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
+    """The images that `config.data` names, in training changed as the config says, then by `augment`, both as bytes."""
+    load = {"fashion_mnist": fashion_mnist, "mnist": mnist}[config.data.removesuffix("-sample")]
+    steps = [random_flip()] if config.flip and image_set(config).mirrored else []
+    steps += [random_crop(config.crop)] if config.crop else []
+    steps += [augment] if augment else []
+    return load(config, compose(*steps))

@@ -1,0 +1,99 @@
+"""Sets of images by name, and what a config's flags do to the training images, and to no others."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dl.mytorch.config import UserError, parse
+from dl.mytorch.data import Batch, ImageConfig, Loader, fashion_mnist, idx, image_set, image_splits, images
+
+SAMPLE = "fashion_mnist-sample"
+
+
+def config(data: str = SAMPLE, **changes: Any) -> ImageConfig:
+    return ImageConfig("unused", data, batch_size=32, **changes)
+
+
+def first(loader: Loader) -> Tensor:
+    return next(loader.batches())["images"]
+
+
+def plain(changed: ImageConfig) -> Tensor:
+    """The training images that the first batch of `changed` is made from."""
+    return first(image_splits(config(seed=changed.seed)).train)
+
+
+@pytest.mark.parametrize("name", images.NAMES.split(", "))
+def test_every_name_describes_its_set(name: str) -> None:
+    about = image_set(config(name))
+    assert len(set(about.classes)) == len(about.classes) == 10
+    assert (about.channels, about.size) == (1, 28)
+    assert about.mirrored == (about.classes != idx.DIGITS)
+
+
+@pytest.mark.parametrize("name", ["imagenet", "mnist-sample", "-sample", "", "fashion_mnist-sample-sample", "Fashion_MNIST"])
+def test_another_name_is_refused_in_one_line_that_has_those_there_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="fashion_mnist, fashion_mnist-sample, mnist"):
+        config(name)
+    with pytest.raises(SystemExit) as ended:
+        parse(ImageConfig, ["--out", "x", f"--data={name}"])
+    message = capsys.readouterr().err
+    assert ended.value.code == 2 and f"--data {name}: no such set of images" in message and message.count("\n") == 1
+
+
+def test_help_lists_the_sets(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(ImageConfig, ["--help"])
+    assert images.NAMES in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("changes", [{"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"crop": -1}], ids=str)
+def test_a_value_that_cannot_be_meant_is_refused_by_its_flag(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="--" + next(iter(changes)).replace("_", "-")):
+        config(**changes)
+
+
+def test_a_set_is_loaded_by_its_name() -> None:
+    by_name, by_function = image_splits(config()), fashion_mnist(config())
+    for own, other in zip(by_name, by_function, strict=True):
+        assert torch.equal(first(own), first(other))
+
+
+def test_flips_mirror_images_of_training_only() -> None:
+    flipped = config(flip=True)
+    splits, before = image_splits(flipped), plain(flipped)
+    same = [torch.equal(new, old) for new, old in zip(first(splits.train), before)]
+    mirrored = [torch.equal(new, old.flip(-1)) for new, old in zip(first(splits.train), before)]
+    assert all(a or b for a, b in zip(same, mirrored)) and any(same) and any(mirrored)
+    assert torch.equal(first(splits.val), first(image_splits(config()).val))
+    assert torch.equal(first(splits.test), first(image_splits(config()).test))
+
+
+def test_sets_that_a_mirror_changes_are_not_flipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = images.IMAGE_SETS[SAMPLE]._replace(mirrored=False)
+    monkeypatch.setattr(images, "IMAGE_SETS", images.IMAGE_SETS | {SAMPLE: about})
+    assert torch.equal(first(image_splits(config(flip=True)).train), plain(config()))
+
+
+def test_crops_are_windows_of_training_images_padded_as_bytes() -> None:
+    cropped = config(crop=1)
+    black = plain(cropped).min()
+    padded = F.pad(plain(cropped), [1] * 4, value=black.item())
+    windows = [padded[..., top : top + 28, left : left + 28] for top in range(3) for left in range(3)]
+    new = first(image_splits(cropped).train)
+    assert all(any(torch.equal(new[i], window[i]) for window in windows) for i in range(len(new)))
+    assert not torch.equal(new, plain(cropped))
+    assert torch.equal(first(image_splits(cropped).test), first(image_splits(config()).test))
+
+
+def test_a_recipe_s_own_change_comes_last_and_sees_bytes() -> None:
+    def white(batch: Batch, generator: torch.Generator) -> Batch:
+        assert batch["images"].dtype == torch.uint8
+        return batch | {"images": torch.full_like(batch["images"], 255)}
+
+    splits = image_splits(config(crop=2), white)
+    torch.testing.assert_close(first(splits.train).unique(), torch.tensor([(1 - 0.2860) / 0.3530]))
+    assert len(first(splits.val).unique()) > 1
