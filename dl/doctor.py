@@ -123,20 +123,20 @@ def data_sets() -> Iterator[Finding]:
     """Which data sets are there; the bundled sample, which tests and demo need, is read and its checksums compared."""
     try:
         from dl.mytorch.config import UserError
-        from dl.mytorch.data import idx
+        from dl.mytorch.data import files, images
     except (ImportError, OSError) as error:
         yield Finding("problem", f"the core does not import: {error}")
         return
-    for name, source in idx.SOURCES.items():
-        folder = idx.find(source)
+    for name, source in images.SOURCES.items():
+        folder = files.find(source)
         bundled = name.endswith("-sample")
         if folder is None:
-            helps = f"{source.help}{'; training downloads it' if source.torchvision else ''}"
+            helps = f"{source.help}{'; training downloads it' if source.fetch else ''}"
             yield Finding("problem" if bundled else "note", f"{name} is not on this machine: {helps}")
             continue
         try:
             if bundled:
-                idx.load(name)
+                files.read(name, source)
             yield Finding("ok", f"{name} in {folder}{', checksums right' if bundled else ''}")
         except UserError as error:
             yield Finding("problem", f"{error}. {source.help}")

@@ -12,7 +12,7 @@ import pytest
 
 from dl import doctor
 from dl.doctor import Finding
-from dl.mytorch.data import idx
+from dl.mytorch.data import images
 
 
 @pytest.fixture
@@ -96,18 +96,19 @@ def test_without_torch_the_report_goes_on(healthy_torchvision: None, monkeypatch
 
 
 def test_only_a_missing_bundled_set_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = {name: source._replace(places=(tmp_path / name,)) for name, source in idx.SOURCES.items()}
-    monkeypatch.setattr(idx, "SOURCES", sources)
+    sources = {name: source._replace(places=(tmp_path / name,)) for name, source in images.SOURCES.items()}
+    monkeypatch.setattr(images, "SOURCES", sources)
     found = dict(zip(sources, doctor.data_sets()))
     assert found["fashion_mnist"].mark == "note" and "apt install" in found["fashion_mnist"].text
+    assert found["cifar10"].mark == "note" and "training downloads it" in found["cifar10"].text
     assert found["fashion_mnist-sample"].mark == "problem"
 
 
 def test_a_damaged_sample_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for file in idx.FILES:
+    sample = images.SOURCES["fashion_mnist-sample"]._replace(places=(tmp_path,))
+    for file in sample.checksums:
         (tmp_path / file).write_bytes(b"not what was bundled")
-    sample = idx.SOURCES["fashion_mnist-sample"]._replace(places=(tmp_path,))
-    monkeypatch.setattr(idx, "SOURCES", {"fashion_mnist-sample": sample})
+    monkeypatch.setattr(images, "SOURCES", {"fashion_mnist-sample": sample})
     (found,) = doctor.data_sets()
     assert found.mark == "problem" and "git checkout" in found.text
 

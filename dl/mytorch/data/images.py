@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dl.mytorch.config import TrainConfig, UserError, flag
+from dl.mytorch.data import cifar, idx, mat
 from dl.mytorch.data.augment import Augment, compose, random_crop, random_flip
+from dl.mytorch.data.cifar import HUNDRED, TEN, cifar10, cifar100
 from dl.mytorch.data.idx import CLOTHES, DIGITS, fashion_mnist, mnist
 from dl.mytorch.data.loader import Splits
+from dl.mytorch.data.mat import svhn
 
 
 class ImageSet(NamedTuple):
@@ -22,7 +25,11 @@ IMAGE_SETS = {
     "fashion_mnist": ImageSet(1, 28, CLOTHES, mirrored=True),
     "fashion_mnist-sample": ImageSet(1, 28, CLOTHES, mirrored=True),
     "mnist": ImageSet(1, 28, DIGITS, mirrored=False),
+    "cifar10": ImageSet(3, 32, TEN, mirrored=True),
+    "cifar100": ImageSet(3, 32, HUNDRED, mirrored=True),
+    "svhn": ImageSet(3, 32, DIGITS, mirrored=False),
 }
+SOURCES = idx.SOURCES | cifar.SOURCES | mat.SOURCES
 NAMES = ", ".join(IMAGE_SETS)
 
 
@@ -54,8 +61,8 @@ def image_set(config: ImageConfig) -> ImageSet:
 
 def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
     """The images that `config.data` names, in training changed as the config says, then by `augment`, both as bytes."""
-    load = {"fashion_mnist": fashion_mnist, "mnist": mnist}[config.data.removesuffix("-sample")]
+    functions = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
     steps = [random_flip()] if config.flip and image_set(config).mirrored else []
     steps += [random_crop(config.crop)] if config.crop else []
     steps += [augment] if augment else []
-    return load(config, compose(*steps))
+    return functions[config.data.removesuffix("-sample")](config, compose(*steps))

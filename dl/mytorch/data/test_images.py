@@ -29,9 +29,17 @@ def plain(changed: ImageConfig) -> Tensor:
 @pytest.mark.parametrize("name", images.NAMES.split(", "))
 def test_every_name_describes_its_set(name: str) -> None:
     about = image_set(config(name))
-    assert len(set(about.classes)) == len(about.classes) == 10
-    assert (about.channels, about.size) == (1, 28)
+    assert (about.channels, about.size) == ((1, 28) if "mnist" in name else (3, 32))
+    assert len(set(about.classes)) == len(about.classes) == (100 if name == "cifar100" else 10)
     assert about.mirrored == (about.classes != idx.DIGITS)
+    assert name in images.SOURCES
+
+
+@pytest.mark.parametrize("name", images.NAMES.split(", "))
+def test_every_name_is_loaded_by_its_own_function(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    function = name.removesuffix("-sample")
+    monkeypatch.setattr(images, function, lambda config, augment: (function, config.data))
+    assert image_splits(config(name)) == (function, name)
 
 
 @pytest.mark.parametrize("name", ["imagenet", "mnist-sample", "-sample", "", "fashion_mnist-sample-sample", "Fashion_MNIST"])

@@ -1,7 +1,7 @@
-"""Train a ResNet on Fashion-MNIST or MNIST.
+"""Train a ResNet on Fashion-MNIST, CIFAR-10 or other images (`--data`, see --help).
 
     python -m dl.modules.CNN.ResNet.train
-    python -m dl.modules.CNN.ResNet.train --model resnet18 --out runs/CNN/ResNet-18
+    python -m dl.modules.CNN.ResNet.train --model resnet20 --data cifar10 --out runs/CNN/ResNet-20
     torchrun --nproc_per_node=2 -m dl.modules.CNN.ResNet.train --parallel ddp
 """
 

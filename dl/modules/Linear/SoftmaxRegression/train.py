@@ -1,4 +1,4 @@
-"""Train softmax regression on Fashion-MNIST or MNIST.
+"""Train softmax regression on Fashion-MNIST or other images (`--data`).
 
     python -m dl.modules.Linear.SoftmaxRegression.train
     python -m dl.modules.Linear.SoftmaxRegression.train --data mnist --out runs/Linear/SoftmaxRegression-mnist

@@ -1,4 +1,4 @@
-"""Train a multilayer perceptron on Fashion-MNIST or MNIST.
+"""Train a multilayer perceptron on Fashion-MNIST or other images (`--data`).
 
     python -m dl.modules.MLP.MLP.train
     python -m dl.modules.MLP.MLP.train --model d2l --out runs/MLP/MLP-d2l
