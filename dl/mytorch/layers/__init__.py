@@ -1,5 +1,22 @@
 """Layers that two models or more share. Each can be used like those of `torch.nn`."""
 
+from dl.mytorch.layers.attention import KeyValueCache, MultiHeadAttention, attention
+from dl.mytorch.layers.joined_head import JoinedHead
+from dl.mytorch.layers.positions import LearnedPositions, SinusoidalPositions, sinusoidal_positions
 from dl.mytorch.layers.sequential import sequential
+from dl.mytorch.layers.transformer_blocks import DecoderBlock, EncoderBlock, Residual, feed_forward
 
-__all__ = ["sequential"]
+__all__ = [
+    "DecoderBlock",
+    "EncoderBlock",
+    "JoinedHead",
+    "KeyValueCache",
+    "LearnedPositions",
+    "MultiHeadAttention",
+    "Residual",
+    "SinusoidalPositions",
+    "attention",
+    "feed_forward",
+    "sequential",
+    "sinusoidal_positions",
+]

@@ -1,0 +1,159 @@
+"""Attention: the plain formula, many heads with masks, and the cache for decoding.
+
+"Attention Is All You Need", Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2. Masks are True where
+something is not to be seen, as in `torch.nn`.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# B batch, T queries, S keys, C width, H heads, G heads of keys and values, D width of a head
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """softmax(Q K^T / sqrt(D)) V, equation 1, with the weights: the formula to read, and to look at the weights.
+
+    query (B, H, T, D), key and value (B, H, S, D), mask (B, H, T, S) or what broadcasts to it -> output (B, H, T, D),
+    weights (B, H, T, S) before dropout. A query that may see no key has weights and output of zero, as in
+    `F.scaled_dot_product_attention`; `nn.MultiheadAttention` gives NaN.
+    """
+    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T, S)
+    if mask is None:
+        weights = scores.softmax(-1)
+    else:
+        lowest = torch.finfo(scores.dtype).min  # -inf would make a row without any key NaN, in its gradient too
+        weights = scores.masked_fill(mask, lowest).softmax(-1).masked_fill(mask, 0.0)
+    return F.dropout(weights, dropout) @ value, weights
+
+
+class KeyValueCache:
+    """Keys and values of the positions decoded so far, in memory that is allocated once, at the first call.
+
+    One for each attention layer and each batch of sequences; for inference, as it is written in place.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.length = 0
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add key and value (B, G, T, D) of the next positions; returns those of all, (B, G, length, D) each.
+
+        Raises `ValueError` when they do not fit into `capacity`.
+        """
+        new = key.shape[2]
+        if self.length + new > self.capacity:
+            raise ValueError(f"the cache has room for {self.capacity} positions: no {new} after {self.length}")
+        if self.length == 0:
+            batch, heads, _, dim = key.shape
+            self.memory = key.new_empty(2, batch, heads, self.capacity, dim)
+        self.memory[0, :, :, self.length : self.length + new] = key
+        self.memory[1, :, :, self.length : self.length + new] = value
+        self.length += new
+        return self.contents()
+
+    def contents(self) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, G, length, D) of the positions so far."""
+        keys, values = self.memory[:, :, :, : self.length]
+        return keys, values
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows of the batch, in this order, each as often as it is named: the step of a beam search."""
+        self.memory = self.memory[:, rows]
+
+
+class MultiHeadAttention(nn.Module):
+    """Section 3.2.2: H heads of width D = dim / num_heads, computed by `F.scaled_dot_product_attention`.
+
+    A `Probe` on the layer `weights` gets the attention weights (B, H, T, S); only then are they computed, by `attention`.
+    Query, key and value have a projection each: one product for all three was no faster on a CPU, and reads worse.
+
+    Args:
+        dropout: of the attention weights, in training.
+        bias: of the four projections.
+        causal: position t sees those up to t. In a call with a cache, the queries are the last positions.
+        num_kv_heads: heads of keys and values, each shared by num_heads / num_kv_heads queries' heads (Ainslie et al.
+            2023, https://arxiv.org/abs/2305.13245). Default: num_heads.
+
+    Raises `ValueError` when dim does not divide into heads, or the heads into groups.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        causal: bool = False,
+        num_kv_heads: int | None = None,
+    ) -> None:
+        super().__init__()
+        num_kv_heads = num_kv_heads or num_heads
+        if dim % num_heads or num_heads % num_kv_heads:
+            raise ValueError(f"dim {dim} has to divide into num_heads {num_heads}, and these into num_kv_heads {num_kv_heads}")
+        self.head_dim = dim // num_heads
+        self.dropout = dropout
+        self.causal = causal
+        self.grouped = num_kv_heads < num_heads
+        self.query = nn.Linear(dim, dim, bias=bias)
+        self.key = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
+        self.value = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
+        self.weights = nn.Identity()
+        self.output = nn.Linear(dim, dim, bias=bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Queries from x (B, T, C), keys and values from x or, in cross attention, from context (B, S, C) -> (B, T, C).
+
+        Args:
+            padding_mask: bool (B, S), True where a key is padding: it gets no weight. A row that is all padding gives
+                the output's bias, not NaN.
+            cache: keeps keys and values from call to call. In self-attention those of x are added, and S counts all
+                positions so far; in cross attention those of the first context serve all later calls.
+        """
+        query = self._heads(self.query(x))  # (B, T, C) -> (B, H, T, D)
+        if context is not None and cache is not None and cache.length:
+            key, value = cache.contents()
+        else:
+            source = x if context is None else context
+            key, value = self._heads(self.key(source)), self._heads(self.value(source))  # (B, S, C) -> (B, G, S, D)
+            if cache is not None:
+                key, value = cache.append(key, value)
+        y = self._attend(query, key, value, padding_mask)
+        return self.output(y.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, H, D) -> (B, T, C)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, T, H D) -> (B, T, H, D) -> (B, H, T, D)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None) -> Tensor:
+        length, positions = query.shape[2], key.shape[2]
+        dropout = self.dropout if self.training else 0.0
+        watched = bool(self.weights._forward_hooks)
+        causal = self.causal and length > 1  # one query alone is the last position, which sees all
+        mask = None
+        if padding_mask is not None:
+            if padding_mask.dtype != torch.bool:
+                raise ValueError(f"padding_mask has to be bool, True where a token is padding; got {padding_mask.dtype}")
+            mask = padding_mask[:, None, None, :]  # (B, S) -> (B, 1, 1, S)
+        if causal and (watched or mask is not None or length < positions):
+            future = torch.ones(length, positions, dtype=torch.bool, device=query.device).triu(positions - length + 1)
+            mask = future if mask is None else mask | future  # (T, S) or (B, 1, T, S)
+            causal = False
+        if watched:
+            if self.grouped:
+                key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+            y, weights = attention(query, key, value, mask, dropout)
+            self.weights(weights)
+            return y
+        seen = None if mask is None else ~mask
+        return F.scaled_dot_product_attention(query, key, value, seen, dropout, is_causal=causal, enable_gqa=self.grouped)

@@ -1,0 +1,50 @@
+"""Positions that are added to the embeddings: sinusoidal, or learned."""
+
+import torch
+from torch import Tensor, nn
+
+# B batch, T positions, C width
+
+
+def sinusoidal_positions(length: int, dim: int) -> Tensor:
+    """PE(t, 2i) = sin(t / 10000^(2i/dim)), PE(t, 2i+1) = cos(the same): (length, dim), in float64.
+
+    Vaswani et al. 2017, section 3.5. Raises `ValueError` for an odd `dim`: sines and cosines come in pairs.
+    """
+    if dim % 2:
+        raise ValueError(f"sinusoidal positions come in pairs, so dim has to be even; got {dim}")
+    frequency = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)  # (C/2,)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency  # (T, C/2)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # (T, C/2, 2) -> (T, C)
+
+
+class _Positions(nn.Module):
+    """Adds rows of `self.table` (max_length, C)."""
+
+    table: Tensor
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """x (B, T, C) at the positions from `start` on -> (B, T, C).
+
+        Raises `ValueError` when there are not as many positions.
+        """
+        end = start + x.shape[1]
+        if end > len(self.table):
+            raise ValueError(f"{end} positions are asked for, the model has {len(self.table)}")
+        return x + self.table[start:end]
+
+
+class SinusoidalPositions(_Positions):
+    """Fixed: those of `sinusoidal_positions`, not in the state dict."""
+
+    def __init__(self, max_length: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("table", sinusoidal_positions(max_length, dim).to(torch.get_default_dtype()), persistent=False)
+
+
+class LearnedPositions(_Positions):
+    """One vector of parameters for each position, at first normal with standard deviation 0.02 (as in BERT and GPT-2)."""
+
+    def __init__(self, max_length: int, dim: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(nn.init.normal_(torch.empty(max_length, dim), std=0.02))
