@@ -117,7 +117,7 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             padding_mask: bool (B, S), True where a key is padding: it gets no weight. A row that is all padding gives
-                the output's bias, not NaN.
+                the output's bias, not NaN. Raises `ValueError` for a mask of another type or shape.
             cache: keeps keys and values from call to call. In self-attention those of x are added, and S counts all
                 positions so far; in cross attention those of the first context serve all later calls.
         """
@@ -142,8 +142,10 @@ class MultiHeadAttention(nn.Module):
         causal = self.causal and length > 1  # one query alone is the last position, which sees all
         mask = None
         if padding_mask is not None:
-            if padding_mask.dtype != torch.bool:
-                raise ValueError(f"padding_mask has to be bool, True where a token is padding; got {padding_mask.dtype}")
+            shape = (len(key), positions)
+            if padding_mask.dtype != torch.bool or padding_mask.shape != shape:
+                got = f"{padding_mask.dtype} {tuple(padding_mask.shape)}"
+                raise ValueError(f"padding_mask has to be bool {shape}, True where a key is padding; got {got}")
             mask = padding_mask[:, None, None, :]  # (B, S) -> (B, 1, 1, S)
         if causal and (watched or mask is not None or length < positions):
             future = torch.ones(length, positions, dtype=torch.bool, device=query.device).triu(positions - length + 1)

@@ -263,9 +263,10 @@ def test_sizes_that_do_not_divide_are_refused(dim: int, num_heads: int, num_kv_h
         MultiHeadAttention(dim, num_heads, num_kv_heads=num_kv_heads)
 
 
-def test_a_mask_of_numbers_is_refused() -> None:
-    with pytest.raises(ValueError, match="has to be bool"):
-        MultiHeadAttention(8, 2)(torch.randn(3, 6, 8), padding_mask=PADDING.long())
+@pytest.mark.parametrize("mask", [PADDING.long(), PADDING[:, :1], PADDING[:1]], ids=["numbers", "one key", "one sequence"])
+def test_a_mask_of_another_type_or_shape_is_refused(mask: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"has to be bool \(3, 6\)"):
+        MultiHeadAttention(8, 2)(torch.randn(3, 6, 8), padding_mask=mask)
 
 
 @pytest.mark.gpu

@@ -37,7 +37,8 @@ class TorchTwin(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         encoder = isinstance(self.block, EncoderBlock)
-        attentions = {"self_attn": "attention"} if encoder else {"self_attn": "self_attention", "multihead_attn": "cross_attention"}
+        attentions = {"self_attn": "attention" if encoder else "self_attention"}
+        attentions |= {} if encoder else {"multihead_attn": "cross_attention"}
         named = {}
         for name, our in attentions.items():
             layer = getattr(self.block, our).layer

@@ -15,7 +15,7 @@ Activation = Callable[[], nn.Module]
 def feed_forward(
     dim: int, hidden_dim: int, activation: Activation = nn.GELU, dropout: float = 0.0, bias: bool = True
 ) -> nn.Sequential:
-    """Section 3.3: two linear layers at each position, (B, T, C) -> (B, T, hidden_dim) -> (B, T, C); dropout is between them."""
+    """Section 3.3: two linear layers at each position, (B, T, C) -> (B, T, hidden_dim) -> (B, T, C), dropout between them."""
     return sequential(
         fc1=nn.Linear(dim, hidden_dim, bias=bias),
         act=activation(),
