@@ -115,6 +115,11 @@ def test_formula_by_hand() -> None:
     torch.testing.assert_close(output.squeeze(), share + 10 * (1 - share))
 
 
+def test_keys_that_are_seen_share_all_weight_however_low_their_scores() -> None:
+    _, weights = attention(torch.full((1, 1, 1, 4), -1e6), torch.ones(1, 1, 3, 4), torch.ones(1, 1, 3, 4), torch.arange(3) == 1)
+    assert weights.flatten().tolist() == [0.5, 0.0, 0.5]
+
+
 def test_dropout_of_the_formula_is_that_of_the_fast_path() -> None:
     query, key, value = (torch.randn(2, 3, 5, 4) for _ in range(3))
     torch.manual_seed(1)

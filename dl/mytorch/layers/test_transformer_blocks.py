@@ -121,6 +121,11 @@ def test_each_dropout_acts_in_its_place_in_training_only(place: str) -> None:
     assert not torch.allclose(block(x), expected)
 
 
+def test_dropout_of_a_branch_spares_the_shortcut_and_the_norm_behind_it() -> None:
+    block, x = randomized(EncoderBlock(8, 2, dropout=1.0)), torch.randn(2, 3, 8)
+    torch.testing.assert_close(block(x), block.feed_forward.norm(block.attention.norm(x)))
+
+
 # ---- laws ----------------------------------------------------------------------------------------------------------
 
 
