@@ -124,21 +124,16 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
+def about_this_machine(benchmark: str, argv: Sequence[str]) -> dict[str, Any]:
     """What somebody needs to know to measure the same again."""
     git = ["git", "-C", str(RESULTS.parents[1]), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     packages = ("torch", "torchvision", "lightning", "transformers", "accelerate")
     return {
-        "command": shlex.join(["python", "-m", __spec__.name, *argv]),
+        "command": shlex.join(["python", "-m", benchmark, *argv]),
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
         "device": device_name(torch.device("cpu")),
         "load_average": os.getloadavg()[0],  # processes that wanted a core in the minute before
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages if importlib.util.find_spec(p)},
-        "data": options.data,
-        "epochs": options.epochs,
-        "steps": options.steps,
-        "batch_size": BATCH,
-        "rounds": options.rounds,
     }
 
 
@@ -168,7 +163,8 @@ def main(argv: Sequence[str]) -> None:
         return
     chosen = [name for name in CONTENDERS if name in options.only.split(",") or name == "floor"]
     there = [name for name in chosen if all(importlib.util.find_spec(package) for package in CONTENDERS[name][1])]
-    about = describe(options, argv)
+    settings = {name: getattr(options, name) for name in ("data", "epochs", "steps", "rounds")}
+    about = about_this_machine(__spec__.name, argv) | settings | {"batch_size": BATCH}
     records = run_rounds(there, options)
     results = {n: summarize(records[n], records["floor"]) if n in there else {"missing": MISSING} for n in chosen}
     options.out.parent.mkdir(parents=True, exist_ok=True)

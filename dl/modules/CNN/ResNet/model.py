@@ -48,6 +48,8 @@ class PaddedShortcut(nn.Module):
 
 def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """Section 4.1: "A" pads with zeros where the shape changes, "B" projects there, "C" projects in every block."""
+    if option not in ("A", "B", "C"):
+        raise ValueError(f'shortcut {option!r}: section 4.1 has "A", "B" and "C"')
     if option != "C" and stride == 1 and in_channels == out_channels:
         return nn.Identity()
     if option == "A":
@@ -72,6 +74,15 @@ class SqueezeExcitation(nn.Module):
         return x * scale[:, :, None, None]
 
 
+def make_stem(kind: str, in_channels: int, width: int) -> nn.Sequential:
+    """The first convolution: (B, in_channels, X, X) -> (B, width, X/4, X/4), or as `kind` says, see `ResNet`."""
+    if kind not in ("imagenet", "small", "pool"):
+        raise ValueError(f'stem {kind!r}: there are "imagenet", "small" and "pool"')
+    first = conv(in_channels, width, 7, stride=2) if kind == "imagenet" else conv(in_channels, width, 3)
+    pool = {"imagenet": nn.MaxPool2d(3, stride=2, padding=1), "small": nn.Identity(), "pool": nn.MaxPool2d(2)}[kind]
+    return sequential(conv=first, norm=nn.BatchNorm2d(width), act=nn.ReLU(), pool=pool)
+
+
 class Block(nn.Module):
     """y = relu(body(x) + shortcut(x)), equations 1 and 2. The body is that of figure 5: left "basic", right "bottleneck".
 
@@ -84,6 +95,8 @@ class Block(nn.Module):
         self, kind: str, in_channels: int, width: int, stride: int, shortcut: str, stride_in: str, se_reduction: int
     ) -> None:
         super().__init__()
+        if kind not in self.EXPANSION or stride_in not in ("1x1", "3x3"):
+            raise ValueError(f'kind {kind!r} is one of "basic" and "bottleneck", stride_in {stride_in!r} of "1x1" and "3x3"')
         out_channels = width * self.EXPANSION[kind]
         if kind == "basic":
             self.body = sequential(
@@ -121,7 +134,7 @@ class ResNet(nn.Module):
         depths: blocks of each stage. The first block of every stage but the first halves the map; `width`, the channels
             inside the blocks of the first stage, doubles from stage to stage.
         kind: "basic" or "bottleneck", see `Block`.
-        stem: "imagenet", which divides the side by 4, or "small", which keeps it.
+        stem: "imagenet" (7x7, then pooling) divides the side by 4, "pool" (3x3, then pooling) by 2, "small" (3x3) keeps it.
         shortcut: option "A", "B" or "C" of section 4.1, see `make_shortcut`.
         stride_in: the convolution of a bottleneck that halves the map, "3x3" (V1.5) or "1x1" (the paper).
         se_reduction: reduction of squeeze and excitation; 0 = without.
@@ -144,11 +157,7 @@ class ResNet(nn.Module):
         zero_init: bool = False,
     ) -> None:
         super().__init__()
-        if stem == "imagenet":
-            first, pool = conv(in_channels, width, 7, stride=2), nn.MaxPool2d(3, stride=2, padding=1)
-        else:
-            first, pool = conv(in_channels, width, 3), nn.Identity()
-        self.stem = sequential(conv=first, norm=nn.BatchNorm2d(width), act=nn.ReLU(), pool=pool)
+        self.stem = make_stem(stem, in_channels, width)
         self.blocks = nn.ModuleList()
         channels = width
         for stage, depth in enumerate(depths):
@@ -173,7 +182,7 @@ class ResNet(nn.Module):
                 nn.init.zeros_(last.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.stem(images)  # (B, in_channels, X, X) -> (B, width, X/4, X/4), or (B, width, X, X) after a small stem
+        x = self.stem(images)  # (B, in_channels, X, X) -> (B, width, X/4, X/4), or as the stem says
         for block in self.blocks:
             x = block(x)  # each stage but the first: (B, C, X, X) -> (B, 2C, X/2, X/2)
         x = self.pool(x).flatten(1)  # (B, C, X, X) -> (B, C)
