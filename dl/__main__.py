@@ -137,23 +137,12 @@ def summary(args: argparse.Namespace) -> int:
 
 
 def _summarize(name: str, preset: str, shape: list[int] | None) -> tuple[tuple[int, ...], str]:
-    """The shape of the first input that the model takes, and its `layer_summary` for it."""
-    import torch
-
+    """The shape of the model's input, and its `layer_summary` for it."""
     from dl.mytorch import layer_summary
-    from dl.mytorch.config import UserError
 
-    image, token = torch.float32, torch.int64
-    usual = [((1, 1, 28, 28), image), ((1, 3, 32, 32), image), ((1, 3, 224, 224), image), ((1, 16), token)]
-    tries = [(tuple(shape), image), (tuple(shape), token)] if shape else usual
     model = catalogue.module(name).build(preset)
-    reasons = []
-    for size, dtype in tries:
-        try:
-            return size, layer_summary(model, torch.zeros(size, dtype=dtype))
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            reasons.append(f"{size} of {str(dtype).removeprefix('torch.')}: {' '.join(str(error).split())}")
-    raise UserError(f"{name} {preset} takes none of these inputs; --input gives another. {'; '.join(reasons)}")
+    inputs = catalogue.example(model, shape or ())
+    return tuple(inputs.shape), layer_summary(model, inputs)
 
 
 def results(args: argparse.Namespace) -> int:

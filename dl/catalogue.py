@@ -8,7 +8,7 @@ import importlib
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, TypeVar
+from typing import Any, Callable, NamedTuple, Sequence, TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ROOT / "dl" / "modules"
@@ -83,6 +83,55 @@ def parameters(name: str) -> dict[str, int]:
 
     build = module(name).build
     return {preset: without_values(lambda: count_parameters(build(preset))) for preset in presets(name)}
+
+
+def cost(name: str, preset: str) -> tuple[int, int]:
+    """Trainable parameters, and FLOPs for one example of the usual size (`example`), a multiply-add counted as two."""
+    from dl.mytorch.introspect import count_flops, count_parameters
+
+    def compute() -> tuple[int, int]:
+        model = module(name).build(preset)
+        return count_parameters(model), count_flops(model, example(model))
+
+    return without_values(compute)
+
+
+def example(model: Any, shape: Sequence[int] = ()) -> Any:
+    """An input of zeros that the model takes: of `shape`, or of the first that fits of the sizes that are usual.
+
+    These are 28x28 in grey, 32x32 in colour, which becomes 224x224 for a thousand classes, 16 tokens, 10 features.
+    Raises `UserError` that says why the model takes none of them.
+    """
+    import torch
+
+    from dl.mytorch.config import UserError
+
+    number, token = torch.float32, torch.int64
+    usual = [((1, 1, 28, 28), number), ((1, 3, 32, 32), number), ((1, 3, 224, 224), number), ((1, 16), token), ((1, 10), number)]
+    reasons = []
+    for size, dtype in [(tuple(shape), number), (tuple(shape), token)] if shape else usual:
+        inputs = torch.zeros(size, dtype=dtype)
+        try:
+            with torch.no_grad():
+                output = model.eval()(inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reasons.append(f"{size} of {str(dtype).removeprefix('torch.')}: {' '.join(str(error).split())}")
+            continue
+        thousand = isinstance(output, torch.Tensor) and output.shape[-1] == 1000
+        if shape or not (thousand and size == (1, 3, 32, 32)):
+            return inputs
+    raise UserError(f"{type(model).__name__} takes none of these inputs; --input gives another. {'; '.join(reasons)}")
+
+
+def reported(name: str) -> str:
+    """What the paper of a model reports: the first row of the table below that heading in its README, or ""."""
+    path = MODULES / name / "README.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    row = re.search(r"^## What the paper reports\n(?:(?!#|\|).*\n)*\|.*\n\|.*\n\|(.*)\|$", text, re.MULTILINE)
+    if row is None:
+        return ""
+    network, data, figure, *_ = (cell.strip() for cell in row[1].split("|"))
+    return f"{data}: {figure} ({network})"
 
 
 def without_values(compute: Callable[[], Result]) -> Result:

@@ -16,9 +16,12 @@ from dl.mytorch.logger import FREE
 Record = dict[str, Any]
 
 MODEL_HEADINGS = {
-    "README.md": ["model", "paper", "parameters", "best test result"],
-    # The same in Chinese: model, paper, number of parameters, best test result.
-    "README.zh-CN.md": ["\u6a21\u578b", "\u8bba\u6587", "\u53c2\u6570\u91cf", "\u6700\u4f73\u6d4b\u8bd5\u7ed3\u679c"],
+    "README.md": ["model", "paper", "parameters, FLOPs", "the paper's figure", "best test result here, training time"],
+    # The same in Chinese.
+    "README.zh-CN.md": [
+        *("\u6a21\u578b", "\u8bba\u6587", "\u53c2\u6570\u91cf\u3001FLOPs", "\u8bba\u6587\u7ed3\u679c"),
+        "\u672c\u9879\u76ee\u6700\u4f73\u6d4b\u8bd5\u7ed3\u679c\u3001\u8bad\u7ec3\u65f6\u95f4",
+    ],
 }
 
 
@@ -110,9 +113,10 @@ def best_results(name: str) -> list[str]:
         config, test = group[0]["config"], group[0]["test"]
         quantity = next((quantity for quantity in test if quantity != "loss"), "loss")
         mean = statistics.mean(record["test"][quantity] for record in group)
-        preset = f" ({config['model']})" if "model" in config else ""
+        seconds = _time(statistics.mean(record["training_seconds"] for record in group))
+        how = ", ".join(filter(None, [config.get("model"), seconds]))
         if config["data"] not in best or mean < best[config["data"]][0]:
-            words = f"{config['data']}: {_title(quantity)} {_spread(group, quantity)}{preset}"
+            words = f"{config['data']}: {_title(quantity)} {_spread(group, quantity)} ({how})"
             best[config["data"]] = (mean, words)
     return [words for _, words in best.values()]
 
@@ -174,14 +178,30 @@ def model_row(name: str) -> list[str]:
     return [name, ", ".join(filter(None, [paper.name, paper.year])), "\n".join(counts), "\n".join(best_results(name))]
 
 
-def models_table(headings: list[str]) -> str:
-    """All models as Markdown, with links to their folders and papers."""
+def models_rows() -> list[list[str]]:
+    """All models as cells of Markdown, with links to their folders and papers, and what they cost."""
     rows = []
     for name in catalogue.names():
         paper = catalogue.paper(name)
         title = f"[{paper.title}]({paper.link})" if paper.link else paper.title
-        rows.append([f"[{name}](dl/modules/{name})", ", ".join(filter(None, [title, paper.year])), *model_row(name)[2:]])
-    return markdown_table(headings, rows)
+        costs = [f"{preset} {_short(*catalogue.cost(name, preset))}" for preset in catalogue.presets(name)]
+        folder = f"[{name}](dl/modules/{name})"
+        what = ", ".join(filter(None, [title, paper.year]))
+        rows.append([folder, what, "\n".join(costs), catalogue.reported(name), "\n".join(best_results(name))])
+    return rows
+
+
+def _short(parameters: int, flops: int) -> str:
+    """Both with three digits, or in full below a thousand: "11.7M, 3.63G"."""
+
+    def brief(number: float) -> str:
+        for unit in ("", "k", "M", "G", "T"):
+            if number < 999.5:
+                break
+            number /= 1000
+        return f"{number:.3g}{unit}"
+
+    return f"{brief(parameters)}, {brief(flops)}"
 
 
 def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
@@ -194,15 +214,20 @@ def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
 # ---- READMEs -------------------------------------------------------------------------------------------------------
 
 
-def tables() -> list[tuple[Path, str, str]]:
-    """Every generated table: the README that it belongs to, its marker there, and its Markdown."""
-    models = [(catalogue.MODULES / name / "README.md", "results", results_table(name)) for name in catalogue.names()]
-    return models + [(catalogue.ROOT / name, "models", models_table(headings)) for name, headings in MODEL_HEADINGS.items()]
+def models_tables() -> list[tuple[Path, str, str]]:
+    """The table of each model's results: the README that it belongs to, its marker there, and its Markdown."""
+    return [(catalogue.MODULES / name / "README.md", "results", results_table(name)) for name in catalogue.names()]
+
+
+def front_tables() -> list[tuple[Path, str, str]]:
+    """The table of all models, for the READMEs of the project."""
+    rows = models_rows()
+    return [(catalogue.ROOT / name, "models", markdown_table(headings, rows)) for name, headings in MODEL_HEADINGS.items()]
 
 
 def rewrite_readmes() -> list[str]:
     """Put the tables into all READMEs; for each, what was done and the table. Nothing is written before all are made."""
-    return [rewrite(*table) for table in tables()]
+    return [rewrite(*table) for table in models_tables() + front_tables()]
 
 
 def rewrite(path: Path, marker: str, table: str) -> str:

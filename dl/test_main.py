@@ -116,7 +116,7 @@ def test_summary_of_an_unknown_preset_lists_those_there_are(capsys: pytest.Captu
 def test_summary_of_an_input_that_does_not_fit_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert front.main(["summary", "lenet", "--input", "2", "7"]) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith("error: CNN/LeNet modern takes none of these inputs") and captured.err.count("\n") == 1
+    assert captured.err.startswith("error: LeNet takes none of these inputs") and captured.err.count("\n") == 1
 
 
 class Tokens(nn.Module):

@@ -114,8 +114,8 @@ def test_best_result_is_the_lowest_mean_of_each_data_set(project: Path) -> None:
     results.record(make_run(project / "c", 0.20, model="lenet5"))
     results.record(make_run(project / "d", 0.01, data="mnist"))
     assert results.best_results("CNN/LeNet") == [
-        "fashion_mnist: top-1 error 10.00 % (modern)",
-        "mnist: top-1 error 1.00 % (modern)",
+        "fashion_mnist: top-1 error 10.00 % (modern, 60 s)",
+        "mnist: top-1 error 1.00 % (modern, 60 s)",
     ]
 
 
@@ -128,7 +128,7 @@ def test_tables_go_between_the_markers_and_nothing_else_changes(project: Path) -
         assert text.startswith("# Title\n\n<!-- models -->\n\n| ") and "old" not in text
         assert text.endswith(" |\n\n<!-- /models -->\n\nThe end, without a newline")
         assert "| [CNN/LeNet](dl/modules/CNN/LeNet) | [Gradient-Based Learning Applied to Document Recognition](http" in text
-        assert "modern 61,706<br>textbook 61,706<br>lenet5 60,000 | fashion_mnist: top-1 error 10.00 %" in text
+        assert "modern 61.7k, 833k<br>textbook 61.7k, 833k<br>lenet5 60k, " in text
     assert "| 10.00 % |" in (project / "dl" / "modules" / "CNN" / "LeNet" / "README.md").read_text(encoding="utf-8")
 
 
@@ -176,6 +176,23 @@ def test_a_run_of_the_front_door_can_be_recorded(project: Path, tmp_path_factory
     assert 0 < record["test"]["top1_error"] <= 1
 
 
-def test_tables_in_the_readmes_are_those_of_the_recorded_results() -> None:
-    for path, _, table in results.tables():
+def assert_up_to_date(tables: list[tuple[Path, str, str]]) -> None:
+    for path, _, table in tables:
         assert table in path.read_text(encoding="utf-8"), f"{path}: `python -m dl results` brings it up to date"
+
+
+def test_tables_in_the_models_readmes_are_those_of_the_recorded_results() -> None:
+    assert_up_to_date(results.models_tables())
+
+
+@pytest.mark.slow
+def test_table_of_all_models_is_that_of_the_models_and_their_recorded_results() -> None:
+    assert_up_to_date(results.front_tables())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "flops", "short"),
+    [(11, 20, "11, 20"), (999, 1_000, "999, 1k"), (61_706, 833_040, "61.7k, 833k"), (999_600, 3_628_146_688, "1M, 3.63G")],
+)
+def test_costs_are_shown_with_three_digits(parameters: int, flops: int, short: str) -> None:
+    assert results._short(parameters, flops) == short

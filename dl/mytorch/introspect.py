@@ -13,6 +13,14 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def count_flops(model: nn.Module, *inputs: Any) -> int:
+    """FLOPs of the matrix products and convolutions of one forward pass, a multiply-add counted as two."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(*inputs)
+    return counter.get_total_flops()
+
+
 def layer_summary(model: nn.Module, *inputs: Any) -> str:
     """A table of every layer in the order of its first use: name, type, output shape, parameters, FLOPs; then totals.
 

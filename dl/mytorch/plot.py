@@ -101,6 +101,39 @@ def image_grid(images: Tensor, titles: Sequence[str], columns: int = 8) -> "Figu
     return fig
 
 
+def predictions(pictures: Sequence[Tensor], answers: Sequence[Sequence[tuple[str, float]]]) -> "Figure":
+    """Each picture (3, H, W) of bytes with its answers, (class, probability) with the likeliest first, as bars beside it."""
+    fig = figure(8, 2.6 * len(pictures))
+    fig.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=0.98, wspace=0.05, hspace=0.1)
+    for (left, right), picture, answer in zip(fig.subplots(len(pictures), 2, squeeze=False), pictures, answers):
+        left.imshow(picture.permute(1, 2, 0).numpy())
+        right.barh(range(len(answer)), [probability for _, probability in answer], color="tab:blue", alpha=0.35)
+        for i, (name, probability) in enumerate(answer):
+            right.text(0.01, i, f"{probability:.1%}  {name}", va="center", fontsize=9)
+        right.set_xlim(0, 1)
+        right.set_ylim(max(len(answer), 5) - 0.5, -0.5)
+        for axes in (left, right):
+            axes.axis("off")
+    return fig
+
+
+def feature_maps(maps: dict[str, Tensor], columns: int = 16) -> "Figure":
+    """Outputs of layers, name -> (C, H, W), a row each: the channels that vary most over the map, brightest = largest."""
+    fig = figure(0.75 * columns, 0.95 * len(maps))
+    for place, (name, channels) in enumerate(maps.items()):
+        channels = channels.detach().float().cpu()
+        chosen = channels.flatten(1).std(1, correction=0).topk(min(columns, len(channels))).indices.sort().values
+        axes = fig.add_axes((0.005, 1 - (place + 1) / len(maps), 0.99, 0.78 / len(maps)))
+        axes.axis("off")
+        rows = to_unit(channels[chosen].unsqueeze(1))  # each channel by itself: (columns, 1, H, W)
+        size = max(32, rows.shape[-1])
+        rows = torch.nn.functional.interpolate(rows, (size, size))  # small maps as squares one can see
+        axes.imshow(grid(rows, columns, gap=2, stretch=False)[0].numpy(), cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        shape = " x ".join(map(str, channels.shape))
+        axes.set_title(f"{name}: {shape}", fontsize=8, loc="left", pad=2)
+    return fig
+
+
 def confusion_matrix(counts: Tensor, names: Sequence[str]) -> "Figure":
     """Counts (true class, predicted class) with the share of each true class as colour; the diagonal is left pale."""
     counts = counts.cpu()

@@ -8,7 +8,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dl.modules.CNN.ResNet.model import build
+from dl.modules.CNN.ResNet.model import PRESETS, ResNet, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
@@ -22,7 +22,7 @@ class Config(ImageConfig):
 
     out: str = "runs/CNN/ResNet"
     model: Literal["small", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet34", "tiny"] = flag(
-        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images"
+        "small", "preset of the network, see model.py"
     )
     epochs: int = 10
     lr: float = 0.1
@@ -33,17 +33,18 @@ class Config(ImageConfig):
     channels_last: bool = True
 
 
+def network(config: Config) -> ResNet:
+    """The network that the config asks for; what was made for ImageNet gets a small stem for images up to 64 pixels."""
+    about = image_set(config)
+    stem = PRESETS[config.model].get("stem", "small" if about.size <= 64 else "imagenet")
+    return build(config.model, in_channels=about.channels, num_classes=len(image_set(config).classes), stem=stem)
+
+
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
-    about = image_set(config)
     trainer = Trainer(
-        model=build(
-            config.model,
-            in_channels=about.channels,
-            num_classes=len(about.classes),
-            stem="small" if about.size <= 64 else "imagenet",
-        ),
-        task=Classification(config.label_smoothing, about.classes),
+        model=network(config),
+        task=Classification(config.label_smoothing, image_set(config).classes),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
         schedule=warmup_cosine(warmup=0.1),
         config=config,
