@@ -2,13 +2,14 @@
 
 import copy
 import math
-from typing import Callable, Iterator, NamedTuple, Sequence
+from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from dl.mytorch.config import UserError
 from dl.mytorch.distributed import rank, separate_rng, world
 
 Batch = dict[str, Tensor]
@@ -66,7 +67,7 @@ class Loader:
         if self.in_memory:
             batches = (source[t] for t in places)
         else:
-            batches = DataLoader(
+            reader = DataLoader(
                 source,
                 batch_size=None,  # the source gives whole batches
                 sampler=places,
@@ -74,10 +75,19 @@ class Loader:
                 pin_memory=torch.cuda.is_available(),
                 generator=torch.Generator(),  # else DataLoader draws its base seed from the training's randomness
             )
+            batches = _with_short_errors(reader)
         for t, batch in zip(places, batches):
             if self.augment is not None:
                 batch = self.augment(batch, torch.Generator().manual_seed(source.seed(t)))
             yield batch
+
+
+def _with_short_errors(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """What a person can mend comes out of a worker process as its whole traceback; the last line of that is enough."""
+    try:
+        yield from batches
+    except UserError as error:
+        raise UserError(str(error).rstrip().rpartition("UserError: ")[2]) from None
 
 
 class _Epoch(Dataset):
