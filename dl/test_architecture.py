@@ -33,6 +33,7 @@ LEVEL = {
     ("tasks", "metrics"),
     ("tasks", "data"),
     ("metrics", "data"),
+    ("data", "checkpoint"),
     ("logger", "checkpoint"),
 }
 

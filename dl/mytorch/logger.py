@@ -82,7 +82,7 @@ def open_run(config: TrainConfig) -> Path:
     if is_main():
         out.mkdir(parents=True, exist_ok=True)
         if config.fresh and any((out / name).exists() for name in FILES):  # else the pictures in it are not ours
-            for path in [*(out / name for name in FILES), *out.glob("*.png")]:
+            for path in [*(out / name for name in FILES), *out.glob("*.png"), *out.glob("vocabulary-*.json")]:
                 path.unlink(missing_ok=True)
             shutil.rmtree(out / "tensorboard", ignore_errors=True)
         asked = dataclasses.asdict(config)

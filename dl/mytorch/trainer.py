@@ -131,6 +131,8 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(data.train) / self.config.accumulate)
         self.total_steps = self.config.steps or self.config.epochs * self.steps_per_epoch
         self.out = open_run(self.config)
+        for name, vocabulary in data.vocabularies.items():
+            vocabulary.keep(self.out / f"vocabulary-{name}.json")
         self._resume()
         self.done_before = self._examples(data.train)
         with Logger(self.out, self.step, self.total_steps) as self.logger, distributed.signals_noted() as self.signals:

@@ -1,12 +1,14 @@
 """Sets of images by name: what a recipe asks for with `--data`, and how it changes the images while training."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from dl.mytorch.config import TrainConfig, UserError, flag
 from dl.mytorch.data import cifar, idx, mat
 from dl.mytorch.data.augment import Augment, compose, random_crop, random_flip
 from dl.mytorch.data.cifar import HUNDRED, TEN, cifar10, cifar100
+from dl.mytorch.data.folder import class_names, folder_splits
 from dl.mytorch.data.idx import CLOTHES, DIGITS, fashion_mnist, mnist
 from dl.mytorch.data.loader import Splits
 from dl.mytorch.data.mat import svhn
@@ -40,7 +42,8 @@ class ImageConfig(TrainConfig):
     Raises `UserError` for a set that there is not, `ValueError` for a value that cannot be meant.
     """
 
-    data: str = flag("fashion_mnist", f"set of images: {NAMES}")
+    data: str = flag("fashion_mnist", f"set of images: {NAMES}; or folder:PATH, a folder of pictures for each class")
+    image_size: int = flag(224, "height and width that the pictures of a folder are brought to; other sets have their own")
     label_smoothing: float = flag(0.0, "share of the label that all classes get alike")
     crop: int = flag(0, "pad by so many pixels and crop at random to the old size; 0 = no crops")
     flip: bool = flag(False, "mirror half of the images; sets whose classes a mirror changes, as digits, never are")
@@ -48,21 +51,31 @@ class ImageConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1")
+        self._check("image_size", self.image_size >= 1, "at least 1")
         self._check("crop", self.crop >= 0, "0 or more")
         image_set(self)
 
 
 def image_set(config: ImageConfig) -> ImageSet:
     """The set that `config.data` names. Raises `UserError` for a name that is none."""
+    if root := _folder(config):
+        return ImageSet(3, config.image_size, class_names(root), mirrored=True)
     if config.data not in IMAGE_SETS:
-        raise UserError(f"--data {config.data}: no such set of images; there are {NAMES}")
+        raise UserError(f"--data {config.data}: no such set of images; there are {NAMES}, folder:PATH")
     return IMAGE_SETS[config.data]
 
 
 def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
     """The images that `config.data` names, in training changed as the config says, then by `augment`, both as bytes."""
-    functions = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
     steps = [random_flip()] if config.flip and image_set(config).mirrored else []
     steps += [random_crop(config.crop)] if config.crop else []
     steps += [augment] if augment else []
+    if root := _folder(config):
+        return folder_splits(config, root, config.image_size, compose(*steps))
+    functions = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
     return functions[config.data.removesuffix("-sample")](config, compose(*steps))
+
+
+def _folder(config: ImageConfig) -> Path | None:
+    """PATH of folder:PATH."""
+    return Path(config.data.removeprefix("folder:")).expanduser() if config.data.startswith("folder:") else None

@@ -2,17 +2,20 @@
 
 import copy
 import math
-from typing import Callable, Iterator, NamedTuple, Sequence
+from types import MappingProxyType
+from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from dl.mytorch.config import UserError
 from dl.mytorch.distributed import rank, separate_rng, world
 
 Batch = dict[str, Tensor]
 Augment = Callable[[Batch, torch.Generator], Batch]
+POOL = 100  # batches of `lengths` that are sorted together: more means less padding, fewer means more chance
 
 
 class Loader:
@@ -23,6 +26,9 @@ class Loader:
             or anything with `len` and `[i]`, whose examples `num_workers` processes prepare and `collate` joins.
         batch_size: examples per batch over all ranks; a rank takes every world-th example of each batch.
         shuffle: a new order each epoch, drawn from (seed, epoch).
+        lengths: of each example, where `collate` pads to the longest: examples of about one length share a batch, so that
+            little is padding. With `shuffle`, each epoch draws anew which ones, and the order of the batches; without,
+            the longest come first. Inside a batch they always do.
         collate: list of examples -> batch; default: torch's.
         augment: (batch, generator) -> batch, on whole batches; the generator is seeded by (seed, epoch, t, rank).
 
@@ -37,17 +43,21 @@ class Loader:
         shuffle: bool = False,
         seed: int = 0,
         num_workers: int = 0,
+        lengths: Sequence[int] | None = None,
         collate: Callable[[list], Batch] | None = None,
         augment: Augment | None = None,
     ) -> None:
         self.in_memory = isinstance(dataset, dict)
-        lengths = {len(tensor) for tensor in dataset.values()} if self.in_memory else {len(dataset)}
-        if len(lengths) != 1:
-            raise ValueError(f"the tensors of a data set have one length; got {sorted(lengths)}")
-        self.num_examples = lengths.pop()
+        counts = {len(tensor) for tensor in dataset.values()} if self.in_memory else {len(dataset)}
+        if len(counts) != 1:
+            raise ValueError(f"the tensors of a data set have one length; got {sorted(counts)}")
+        self.num_examples = counts.pop()
         if self.num_examples == 0 or batch_size < 1:
             raise ValueError(f"nothing to load: {self.num_examples} examples, batches of {batch_size}")
+        if lengths is not None and len(lengths) != self.num_examples:
+            raise ValueError(f"{len(lengths)} lengths of {self.num_examples} examples")
         self.dataset = dataset
+        self.lengths = None if lengths is None else torch.as_tensor(lengths)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
@@ -66,7 +76,7 @@ class Loader:
         if self.in_memory:
             batches = (source[t] for t in places)
         else:
-            batches = DataLoader(
+            reader = DataLoader(
                 source,
                 batch_size=None,  # the source gives whole batches
                 sampler=places,
@@ -74,10 +84,19 @@ class Loader:
                 pin_memory=torch.cuda.is_available(),
                 generator=torch.Generator(),  # else DataLoader draws its base seed from the training's randomness
             )
+            batches = _with_short_errors(reader)
         for t, batch in zip(places, batches):
             if self.augment is not None:
                 batch = self.augment(batch, torch.Generator().manual_seed(source.seed(t)))
             yield batch
+
+
+def _with_short_errors(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """What a person can mend comes out of a worker process as its whole traceback; the last line of that is enough."""
+    try:
+        yield from batches
+    except UserError as error:
+        raise UserError(str(error).rstrip().rpartition("UserError: ")[2]) from None
 
 
 class _Epoch(Dataset):
@@ -90,6 +109,8 @@ class _Epoch(Dataset):
         mixed = int(np.random.SeedSequence((loader.seed, epoch)).generate_state(1)[0])
         generator = torch.Generator().manual_seed(mixed)
         self.order = torch.randperm(loader.num_examples, generator=generator) if loader.shuffle else None
+        if loader.lengths is not None:
+            self.order = self._by_length(generator)
         self.first_seed = (mixed << 24) + 1 + self.rank
 
     def __len__(self) -> int:
@@ -102,6 +123,20 @@ class _Epoch(Dataset):
             return {name: self._cut(tensor, mine) for name, tensor in loader.dataset.items()}
         order = range(loader.num_examples) if self.order is None else self.order
         return self._collated([int(i) for i in order[mine]], t)
+
+    def _by_length(self, generator: torch.Generator) -> Tensor:
+        """The shuffled order, in pools of POOL batches that are sorted by length, longest first, with their batches shuffled again.
+
+        Unshuffled, all examples are one pool, and stay sorted. The one short batch stays the last.
+        """
+        lengths, size = self.loader.lengths, self.loader.batch_size
+        if self.order is None:
+            return lengths.argsort(descending=True, stable=True)
+        pools = self.order.split(POOL * size)
+        order = torch.cat([pool[lengths[pool].argsort(descending=True, stable=True)] for pool in pools])
+        whole = len(order) // size  # batches
+        shuffled = order[: whole * size].view(whole, size)[torch.randperm(whole, generator=generator)]
+        return torch.cat([shuffled.flatten(), order[whole * size :]])
 
     def seed(self, t: int) -> int:
         """One for each batch and rank."""
@@ -126,3 +161,4 @@ class Splits(NamedTuple):
     train: Loader
     val: Loader
     test: Loader | None = None
+    vocabularies = MappingProxyType({})  # no field of the tuple: see TextSplits

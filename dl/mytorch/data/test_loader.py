@@ -198,3 +198,72 @@ def test_ranks_augment_from_streams_of_their_own(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(loader, "rank", lambda rank=rank: rank)
         drawn += [batch["augmented"][0].item() for batch in Loader(in_memory(), 4, augment=add_noise).batches()]
     assert len(set(drawn)) == len(drawn) == 12
+
+
+LENGTHS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6]  # of the 23 examples
+
+
+def by_length(batch_size: int, shuffle: bool = True, make: Any = in_memory, **options: Any) -> Loader:
+    return Loader(make(), batch_size, shuffle=shuffle, lengths=LENGTHS, **options)
+
+
+def spread(data: Loader) -> int:
+    """What padding to the longest of each batch would add."""
+    lengths = [torch.tensor(LENGTHS)[batch["x"]] for batch in data.batches()]
+    return sum(int((group.max() - group).sum()) for group in lengths)
+
+
+@pytest.mark.parametrize("pool", [1, 2, 100])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 5, 23, 40])
+def test_by_length_each_example_comes_exactly_once(batch_size: int, shuffle: bool, pool: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "POOL", pool)
+    sizes = [len(batch["x"]) for batch in by_length(batch_size, shuffle).batches(epoch=1)]
+    assert sorted(examples(by_length(batch_size, shuffle), epoch=1)) == list(range(COUNT))
+    assert len(sizes) == -(-COUNT // batch_size) and set(sizes[:-1]) <= {batch_size}
+
+
+def test_by_length_batches_hold_examples_of_about_one_length() -> None:
+    assert spread(by_length(5)) < spread(Loader(in_memory(), 5, shuffle=True)) / 4
+    for batch in by_length(5).batches():
+        lengths = torch.tensor(LENGTHS)[batch["x"]]
+        assert torch.equal(lengths, lengths.sort(descending=True).values)
+
+
+def test_by_length_unshuffled_the_longest_come_first_equals_in_order() -> None:
+    assert examples(by_length(5, shuffle=False)) == sorted(range(COUNT), key=lambda i: (-LENGTHS[i], i))
+
+
+def test_by_length_batches_are_made_and_ordered_anew_each_epoch() -> None:
+    groups = [[frozenset(batch["x"].tolist()) for batch in by_length(5).batches(epoch)] for epoch in range(12)]
+    five = LENGTHS.index(5)  # one of three examples of that length
+    assert len({next(t for t, group in enumerate(epoch) if five in group) for epoch in groups}) > 2  # no curriculum
+    assert len({group for epoch in groups for group in epoch if five in group}) > 2  # other companions
+    assert [frozenset(b["x"].tolist()) for b in by_length(5).batches(3)] == groups[3] != groups[4]
+    assert [frozenset(b["x"].tolist()) for b in by_length(5, seed=1).batches(3)] != groups[3]
+
+
+@pytest.mark.parametrize("make", [in_memory, Noisy])
+def test_by_length_batches_are_the_same_from_the_middle_and_with_workers(make: Any) -> None:
+    data = by_length(5, make=make, augment=add_noise)
+    whole = list(data.batches(epoch=2))
+    for start in range(len(data) + 1):
+        assert_same_batches(whole[start:], data.batches(epoch=2, start=start))
+    assert_same_batches(whole[1:], by_length(5, make=make, augment=add_noise, num_workers=2).batches(epoch=2, start=1))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_by_length_ranks_partition_every_batch_into_like_shares(shuffle: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list(by_length(4, shuffle).batches(epoch=1))
+    monkeypatch.setattr(loader, "world", lambda: 3)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(loader, "rank", lambda rank=rank: rank)
+        shares.append(list(by_length(4, shuffle).batches(epoch=1)))
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert [part["x"].tolist() for part in parts] == [batch["x"][rank::3].tolist() for rank in range(3)]
+
+
+def test_a_length_for_each_example_is_asked_for() -> None:
+    with pytest.raises(ValueError, match="22 lengths of 23 examples"):
+        Loader(in_memory(), 4, lengths=LENGTHS[1:])

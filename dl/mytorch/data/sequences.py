@@ -1,0 +1,39 @@
+"""Ids of tokens as batches: long texts cut for language models, rows of different lengths padded."""
+
+from typing import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dl.mytorch.config import UserError
+from dl.mytorch.data.loader import Batch
+
+IGNORED = -100  # a target that is none: no loss, no error
+
+
+def windows(ids: Tensor, length: int) -> Batch:
+    """Every stretch of `length` ids as an example, for training: "tokens" (N, length) and "targets", the same one id later.
+
+    Views of `ids` (T,): no memory is taken, so `ids` may be a file mapped into memory. N is T - length.
+    Raises `UserError` when the text is too short.
+    """
+    if len(ids) <= length:
+        raise UserError(f"a text of {len(ids)} tokens is too short for stretches of {length} and the token after")
+    return {"tokens": ids[:-1].unfold(0, length, 1), "targets": ids[1:].unfold(0, length, 1)}
+
+
+def blocks(ids: Tensor, length: int) -> Batch:
+    """The text cut into blocks of `length`: "tokens" (N, length) and "targets", the same one id later.
+
+    Each id but the first is predicted exactly once: for evaluation. The last block is filled up, its targets with IGNORED.
+    """
+    if len(ids) < 2:
+        raise UserError(f"a text of {len(ids)} tokens has nothing to predict")
+    missing = -(len(ids) - 1) % length
+    tokens, targets = F.pad(ids[:-1], (0, missing)), F.pad(ids[1:], (0, missing), value=IGNORED)
+    return {"tokens": tokens.view(-1, length), "targets": targets.view(-1, length)}
+
+
+def pad(rows: Sequence[Tensor], padding: int) -> Tensor:
+    """Rows of different lengths as one tensor (B, longest), filled up at the end."""
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=padding)

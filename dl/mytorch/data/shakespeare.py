@@ -1,0 +1,47 @@
+"""Shakespeare, character by character.
+
+- shakespeare: the "tiny Shakespeare" of https://github.com/karpathy/char-rnn, 1,115,394 characters, 65 of them distinct.
+  Looked for as data/tinyshakespeare/input.txt, else downloaded.
+- shakespeare-sample: eight other plays, bundled with this repository, 1,016,368 characters, 63 of them distinct.
+"""
+
+import torch
+
+from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.data.textfiles import Remote, find, read_text
+from dl.mytorch.data.loader import Loader
+from dl.mytorch.data.sequences import blocks, windows
+from dl.mytorch.data.text import TextSplits, Vocabulary
+
+_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt"
+FOLDERS = {"shakespeare": "tinyshakespeare", "shakespeare-sample": "shakespeare-sample"}
+REMOTES = {"shakespeare": Remote(_URL, "7dcb3a2d4cc3b48b6283dd46870bfeb78f88aac9"), "shakespeare-sample": None}
+HELP = {
+    "shakespeare": "The bundled sample needs no download: --data shakespeare-sample",
+    "shakespeare-sample": "git checkout data/shakespeare-sample brings it back",
+}
+
+
+def shakespeare(config: TrainConfig, length: int = 256) -> TextSplits:
+    """For language models: the first nine tenths to train on, the last tenth to validate, nothing to test, as nanoGPT has it.
+
+    Batches: "tokens" (B, length) and "targets", the same one character later. A training example is any stretch of the
+    text, so an epoch has nearly as many as there are characters: count in --steps. Validation predicts each character
+    once. The vocabulary, "tokens", is that of the training part. Raises `UserError` when the text is not to be had.
+    """
+    text = load(config.data)
+    cut = int(0.9 * len(text))
+    vocabulary = Vocabulary.build(text[:cut], reserved=())
+    ids = torch.tensor(vocabulary.encode(text))
+    return TextSplits(
+        Loader(windows(ids[:cut], length), config.batch_size, shuffle=True, seed=config.seed),
+        Loader(blocks(ids[cut:], length), config.batch_size),
+        vocabularies={"tokens": vocabulary},
+    )
+
+
+def load(name: str) -> str:
+    """The whole text."""
+    if name not in FOLDERS:
+        raise UserError(f"--data {name}: this recipe's function loads Shakespeare; there are {', '.join(FOLDERS)}")
+    return read_text(find(FOLDERS[name], {"input.txt": REMOTES[name]}, HELP[name]) / "input.txt")

@@ -1,0 +1,47 @@
+"""Texts cut for language models: targets are the next tokens, none is lost, none is counted twice."""
+
+import pytest
+import torch
+
+from dl.mytorch.config import UserError
+from dl.mytorch.data import Loader
+from dl.mytorch.data.sequences import IGNORED, blocks, pad, windows
+
+
+def test_windows_are_all_stretches_with_the_tokens_after() -> None:
+    data = windows(torch.arange(10, 16), 3)
+    assert data["tokens"].tolist() == [[10, 11, 12], [11, 12, 13], [12, 13, 14]]
+    assert data["targets"].tolist() == [[11, 12, 13], [12, 13, 14], [13, 14, 15]]
+
+
+def test_windows_take_no_memory() -> None:
+    ids = torch.arange(1_000_000)
+    data = windows(ids, 1000)  # copied, 16 GB
+    first = next(Loader(data, 4, shuffle=True).batches())
+    assert data["tokens"].data_ptr() == ids.data_ptr() and data["targets"].data_ptr() == ids[1:].data_ptr()
+    assert torch.equal(first["targets"], first["tokens"] + 1) and first["tokens"].shape == (4, 1000)
+
+
+@pytest.mark.parametrize("count", range(2, 12))
+@pytest.mark.parametrize("length", [1, 3, 4, 20])
+def test_blocks_predict_each_token_but_the_first_exactly_once(count: int, length: int) -> None:
+    ids = torch.arange(100, 100 + count)
+    data = blocks(ids, length)
+    counted = data["targets"] != IGNORED
+    assert data["targets"][counted].tolist() == ids[1:].tolist()
+    assert data["tokens"][counted].tolist() == ids[:-1].tolist()
+    assert data["tokens"].shape == data["targets"].shape == (-(-(count - 1) // length), length)
+    assert (data["tokens"] >= 0).all()  # also where it is filled up: an embedding reads it
+
+
+def test_texts_that_are_too_short_are_refused() -> None:
+    windows(torch.arange(4), 3)
+    with pytest.raises(UserError, match="3 tokens is too short for stretches of 3"):
+        windows(torch.arange(3), 3)
+    with pytest.raises(UserError, match="nothing to predict"):
+        blocks(torch.arange(1), 3)
+
+
+def test_rows_are_padded_at_the_end() -> None:
+    rows = [torch.tensor([5, 6, 7]), torch.tensor([8]), torch.tensor([], dtype=torch.long)]
+    assert pad(rows, 9).tolist() == [[5, 6, 7], [8, 9, 9], [9, 9, 9]]

@@ -1,0 +1,115 @@
+"""Text files: read as they are, refused by one line, downloaded only as published."""
+
+import gzip
+import hashlib
+import io
+import re
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from dl.mytorch.config import UserError
+from dl.mytorch.data import textfiles
+from dl.mytorch.data.textfiles import Remote, find, read_lines, read_text
+
+
+def blob(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@pytest.fixture
+def internet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, bytes]:
+    """What urls give; others are not found. The data folder is an empty one."""
+    pages: dict[str, bytes] = {}
+
+    def urlopen(url: str, timeout: float) -> io.BytesIO:
+        if url not in pages:
+            raise urllib.error.URLError("no such page")
+        return io.BytesIO(pages[url])
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    return pages
+
+
+def test_text_comes_as_it_was_written(tmp_path: Path) -> None:
+    text = "caf\u00e9\r\n\u2028 one line\n\n"
+    (tmp_path / "plain.txt").write_bytes(text.encode())
+    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(text.encode()))
+    for name in ("plain.txt", "marked.txt", "packed.gz"):
+        assert read_text(tmp_path / name) == text
+
+
+def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("one\u2028still one\x0b\x85\x1c!\r\n\ntwo".encode())
+    assert read_lines(tmp_path / "a.txt") == ["one\u2028still one\x0b\x85\x1c!", "", "two"]
+    (tmp_path / "b.txt").write_bytes(b"one\ntwo\n")
+    assert read_lines(tmp_path / "b.txt") == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"good\nba\xe9d\n", "is not UTF-8: byte 7 (line 2) is 0xe9"),
+        (b"\xef\xbb\xbfab\xff", "is not UTF-8: byte 5 (line 1) is 0xff"),
+        (b"cut off \xe2\x82", "is not UTF-8: byte 8 (line 1) is 0xe2"),
+        (b"", "is empty"),
+        (b" \n\t\n", "is empty"),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused_with_the_place(content: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"^{re.escape(f'{path} {says}')}$"):
+        read_text(path)
+    packed = tmp_path / "text.txt.gz"
+    packed.write_bytes(gzip.compress(content))
+    with pytest.raises(UserError, match=re.escape(says)):
+        read_text(packed)
+
+
+def test_a_missing_and_a_damaged_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere.txt does not exist$"):
+        read_text(tmp_path / "nowhere.txt")
+    packed = gzip.compress(b"a text that is long enough" * 9)
+    for content in (packed[:-9], b"no gzip at all", packed[:12] + b"\xff" * 20 + packed[32:]):
+        (tmp_path / "cut.gz").write_bytes(content)
+        with pytest.raises(UserError, match="cut.gz is cut off or damaged"):
+            read_text(tmp_path / "cut.gz")
+
+
+def test_a_file_that_is_there_is_not_downloaded(internet: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.txt").write_text("mine")
+    assert find("set", {"a.txt": Remote("http://x/a", blob(b"theirs"))}) == tmp_path / "set"
+    assert (tmp_path / "set" / "a.txt").read_text() == "mine"
+
+
+def test_missing_files_are_downloaded_out_of_archives_too(internet: dict[str, bytes], tmp_path: Path) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("inner/b.txt", "bee")
+    internet.update({"http://x/a": b"ay", "http://x/b.zip": archive.getvalue()})
+    remotes = {"a.txt": Remote("http://x/a", blob(b"ay")), "b.txt": Remote("http://x/b.zip", blob(archive.getvalue()), "inner/b.txt")}
+    folder = find("set", remotes)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a.txt": "ay", "b.txt": "bee"}
+
+
+def test_the_name_for_a_content_is_git_s() -> None:
+    assert blob(b"what is up, doc?") == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"  # from the book Pro Git, section 10.2
+
+
+def test_what_cannot_be_had_is_refused_with_help_and_leaves_nothing(internet: dict[str, bytes], tmp_path: Path) -> None:
+    internet["http://x/a"] = b"another"
+    for remote, says in (
+        (None, "a.txt does not exist. Ask a friend"),
+        (Remote("http://x/gone", blob(b"")), "http://x/gone cannot be downloaded (<urlopen error no such page>). Ask a friend"),
+        (Remote("http://x/a", blob(b"ay")), "http://x/a no longer gives the published file (its checksum differs). Ask a friend"),
+    ):
+        with pytest.raises(UserError, match=f"{re.escape(says)}$"):
+            find("set", {"a.txt": remote}, "Ask a friend")
+    assert not list(tmp_path.rglob("*.*"))

@@ -1,0 +1,89 @@
+"""Text files of data sets: found, downloaded, read strictly."""
+
+import gzip
+import hashlib
+import io
+import urllib.request
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Mapping, NamedTuple
+
+from dl.mytorch.checkpoint import atomic_write
+from dl.mytorch.config import UserError
+from dl.mytorch.distributed import barrier, is_main
+
+DATA = Path(__file__).parents[3] / "data"
+
+
+class Remote(NamedTuple):
+    """Where a file is to be had, and which one it has to be."""
+
+    url: str
+    blob: str  # git's name for what is there: sha1 of "blob <bytes>\0<content>"
+    member: str = ""  # of a zip archive: the file in it
+
+
+def find(name: str, files: Mapping[str, Remote | None], help: str = "") -> Path:
+    """The folder data/<name> with all `files` in it; those that are missing and have a `Remote` are downloaded first.
+
+    Raises `UserError` when one is not to be had: with the place it was looked for in, and `help`.
+    """
+    folder = DATA / name
+    if is_main():
+        for file, remote in files.items():
+            if not (folder / file).exists():
+                _download(remote, folder / file, help)
+    barrier()  # the other ranks wait for the downloads of the first
+    return folder
+
+
+def _download(remote: Remote | None, path: Path, help: str) -> None:
+    """The file at `path`, whole and as published, or not at all."""
+    if remote is None:
+        raise UserError(f"{path} does not exist. {help}".rstrip())
+    print(f"{path} does not exist; downloading it from {remote.url}", flush=True)
+    try:
+        with urllib.request.urlopen(remote.url, timeout=60) as response:
+            content = response.read()
+    except OSError as error:  # no network, no such page, cut off
+        raise UserError(f"{path} does not exist, and {remote.url} cannot be downloaded ({error}). {help}".rstrip()) from None
+    if hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != remote.blob:
+        raise UserError(f"{remote.url} no longer gives the published file (its checksum differs). {help}".rstrip())
+    if remote.member:
+        content = zipfile.ZipFile(io.BytesIO(content)).read(remote.member)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def read_text(path: Path | str) -> str:
+    """The text of a UTF-8 file, plain or gzipped (.gz), line ends as they are.
+
+    Raises `UserError`, naming the file, when it is missing, damaged, empty, or not UTF-8 (with the place of the bad byte).
+    """
+    path = Path(path)
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is cut off or damaged ({error}): delete it, and get it again") from None
+    try:
+        text = content.decode("utf-8-sig")  # a byte order mark is no part of the text
+    except UnicodeDecodeError as error:
+        place = error.start + (3 if content.startswith(b"\xef\xbb\xbf") else 0)
+        line = content.count(b"\n", 0, place) + 1
+        raise UserError(f"{path} is not UTF-8: byte {place} (line {line}) is 0x{content[place]:02x}") from None
+    if not text.strip():
+        raise UserError(f"{path} is empty")
+    return text
+
+
+def read_lines(path: Path | str) -> list[str]:
+    """The lines of `read_text`, without their ends.
+
+    Only line feeds end a line, which `str.splitlines` sees differently: it cuts at U+2028 and others, too.
+    """
+    lines = read_text(path).replace("\r\n", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
