@@ -51,7 +51,8 @@ class Classification(Task):
     """One label per example: cross-entropy, top-1 and top-5 error.
 
     Batches: "images" (B, C, H, W) and "labels" (B,). Label smoothing (Szegedy et al. 2015, section 7,
-    https://arxiv.org/abs/1512.00567) acts on the training loss only, so that validation losses compare.
+    https://arxiv.org/abs/1512.00567) acts on the training loss only, so that validation losses compare. So do "targets"
+    (B, classes), shares of the classes, where a training batch has them (mixup, CutMix); errors count the labels.
 
     The report shows the confusion matrix, the most confused pairs of classes and the surest mistakes of the test.
     """
@@ -65,10 +66,10 @@ class Classification(Task):
         self._forget()
 
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:
-        return self._classify(model, batch, self.label_smoothing)
+        return self._classify(model, batch, batch.get("targets", batch["labels"]), self.label_smoothing)
 
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
-        output = self._classify(model, batch, 0.0)
+        output = self._classify(model, batch, batch["labels"], 0.0)
         self._remember(batch["images"], batch["labels"], output.outputs["logits"])
         return output
 
@@ -100,11 +101,10 @@ class Classification(Task):
         self._forget()
         return pictures | self.preview(model)
 
-    def _classify(self, model: nn.Module, batch: Batch, label_smoothing: float) -> StepOutput:
+    def _classify(self, model: nn.Module, batch: Batch, targets: Tensor, label_smoothing: float) -> StepOutput:
         logits = model(batch["images"])  # (B, classes)
-        labels = batch["labels"]
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        return StepOutput(loss, len(labels), {"logits": logits.detach(), "labels": labels})
+        loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        return StepOutput(loss, len(targets), {"logits": logits.detach(), "labels": batch["labels"]})
 
     def _forget(self) -> None:
         self.confusion: Tensor | None = None

@@ -50,6 +50,19 @@ def test_label_smoothing_acts_in_training_only() -> None:
     assert task.eval_step(Fixed(), batch(LOGITS, LABELS)).loss.item() == pytest.approx((math.log(8 / 5) + math.log(8)) / 2)
 
 
+def test_shares_of_classes_are_learnt_where_a_batch_has_them_and_errors_count_labels() -> None:
+    mixed = batch(LOGITS, LABELS) | {"targets": torch.tensor([[0.0, 0.25, 0.75], [0.5, 0.5, 0.0]])}
+    first = -(0.25 * math.log(2 / 8) + 0.75 * math.log(5 / 8))
+    second = -(0.5 * math.log(6 / 8) + 0.5 * math.log(1 / 8))
+    output = Classification().step(Fixed(), mixed)
+    assert output.loss.item() == pytest.approx((first + second) / 2)
+    assert output.count == 2 and output.outputs["labels"].tolist() == LABELS
+    smooth = [-sum(math.log(p / 8) for p in row) / 3 for row in ((1, 2, 5), (6, 1, 1))]
+    smoothed = Classification(label_smoothing=0.3).step(Fixed(), mixed).loss.item()
+    assert smoothed == pytest.approx((0.7 * (first + second) + 0.3 * sum(smooth)) / 2)
+    assert Classification().eval_step(Fixed(), mixed).loss.item() == pytest.approx((math.log(8 / 5) + math.log(8)) / 2)
+
+
 def test_the_loss_has_a_graph_and_the_outputs_have_none() -> None:
     model = sequential(flat=nn.Flatten(), fc=nn.Linear(16, 3))
     output = Classification().step(model, batch(LOGITS, LABELS))

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from dl.mytorch.config import TrainConfig, UserError, flag
 from dl.mytorch.data import cifar, idx, mat
-from dl.mytorch.data.augment import Augment, compose, random_crop, random_flip
+from dl.mytorch.data.augment import Augment, auto_augment, compose, cutmix, either, mixup
+from dl.mytorch.data.augment import random_crop, random_erasing, random_flip
 from dl.mytorch.data.cifar import HUNDRED, TEN, cifar10, cifar100
 from dl.mytorch.data.folder import class_names, folder_splits
 from dl.mytorch.data.idx import CLOTHES, DIGITS, fashion_mnist, mnist
@@ -47,12 +48,19 @@ class ImageConfig(TrainConfig):
     label_smoothing: float = flag(0.0, "share of the label that all classes get alike")
     crop: int = flag(0, "pad by so many pixels and crop at random to the old size; 0 = no crops")
     flip: bool = flag(False, "mirror half of the images; sets whose classes a mirror changes, as digits, never are")
+    auto_augment: bool = flag(False, "AutoAugment: two changes of colour or shape for each image, see data/augment.py")
+    erase: float = flag(0.0, "probability that a rectangle of an image becomes noise (Random Erasing)")
+    mixup: float = flag(0.0, "alpha of mixup, which blends pairs of images and their labels; 0 = none")
+    cutmix: float = flag(0.0, "alpha of CutMix, which pastes a part of another image; 0 = none; with --mixup, one of both")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1")
         self._check("image_size", self.image_size >= 1, "at least 1")
         self._check("crop", self.crop >= 0, "0 or more")
+        self._check("erase", 0 <= self.erase <= 1, "from 0 to 1")
+        for name in ("mixup", "cutmix"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
         image_set(self)
 
 
@@ -66,10 +74,19 @@ def image_set(config: ImageConfig) -> ImageSet:
 
 
 def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
-    """The images that `config.data` names, in training changed as the config says, then by `augment`, both as bytes."""
-    steps = [random_flip()] if config.flip and image_set(config).mirrored else []
+    """The images that `config.data` names, in training changed as the config says.
+
+    The order: flip, crop, AutoAugment, erasing, `augment` (all of them see bytes), mixup or CutMix, standardisation.
+    """
+    about = image_set(config)
+    steps = [random_flip()] if config.flip and about.mirrored else []
     steps += [random_crop(config.crop)] if config.crop else []
+    steps += [auto_augment(_policy(config, about))] if config.auto_augment else []
+    steps += [random_erasing(config.erase)] if config.erase else []
     steps += [augment] if augment else []
+    mixing = [mixup(config.mixup, len(about.classes))] if config.mixup else []
+    mixing += [cutmix(config.cutmix, len(about.classes))] if config.cutmix else []
+    steps += [either(*mixing)] if len(mixing) == 2 else mixing
     if root := _folder(config):
         return folder_splits(config, root, config.image_size, compose(*steps))
     functions = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
@@ -79,3 +96,8 @@ def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
 def _folder(config: ImageConfig) -> Path | None:
     """PATH of folder:PATH."""
     return Path(config.data.removeprefix("folder:")).expanduser() if config.data.startswith("folder:") else None
+
+
+def _policy(config: ImageConfig, about: ImageSet) -> str:
+    """AutoAugment's policy for the set that is most like this one."""
+    return "imagenet" if _folder(config) else "cifar10" if about.mirrored else "svhn"

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from dl.mytorch.config import UserError
-from dl.mytorch.data import Batch, ImageConfig, centre_square, folder, image_set, image_splits, read_image
+from dl.mytorch.data import Batch, ImageConfig, centre_square, folder, image_set, image_splits, images, read_image
+from dl.mytorch.data.augment import random_flip
 
 # Two rows of three pixels: red green blue, black grey white.
 PIXELS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [128, 128, 128], [255, 255, 255]]], np.uint8)
@@ -40,8 +41,8 @@ def test_lossy_pictures_come_out_nearly_as_they_went_in(suffix: str, tmp_path: P
     assert (image.int() - torch.from_numpy(ramp.copy()).permute(2, 0, 1).int()).abs().max() <= 4
 
 
-@pytest.mark.parametrize(("mode", "expected"), [("L", GREYS), ("LA", GREYS), ("I;16", GREYS), ("RGBX", COLOURS), ("P", COLOURS)])
-def test_other_modes_become_three_channels(mode: str, expected: Tensor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16", "RGBX", "P"])
+def test_other_modes_become_three_channels(mode: str, tmp_path: Path) -> None:
     image = Image.fromarray(PIXELS)
     if mode == "I;16":
         image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
@@ -50,6 +51,7 @@ def test_other_modes_become_three_channels(mode: str, expected: Tensor, tmp_path
         image = image.quantize(6)
     else:
         image = image.convert(mode)
+    expected = COLOURS if mode in ("RGBX", "P") else GREYS
     assert torch.equal(read_image(saved(image, tmp_path / ("a.tif" if mode == "RGBX" else "a.png"))), expected)
 
 
@@ -318,6 +320,13 @@ def test_a_picture_that_is_cut_off_ends_training_with_one_line(workers: int, tmp
     with pytest.raises(UserError, match=r"\.png cannot be read: ") as refused:
         next(splits.val.batches())
     assert str(refused.value).startswith(str(tmp_path)) and "\n" not in str(refused.value)
+
+
+def test_auto_augment_has_the_policy_of_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(images, "auto_augment", lambda policy: asked.append(policy) or random_flip())
+    image_splits(config(fill(tmp_path, {"a": 3, "b": 3}), auto_augment=True))
+    assert asked == ["imagenet"]
 
 
 def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,20 @@
 """Sets of images by name, and what a config's flags do to the training images, and to no others."""
 
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dl.mytorch import Trainer, seed_everything, testing
 from dl.mytorch.config import UserError, parse
-from dl.mytorch.data import Batch, ImageConfig, Loader, fashion_mnist, idx, image_set, image_splits, images
+from dl.mytorch.data import Batch, ImageConfig, Loader, Splits, fashion_mnist, idx, image_set, image_splits, images
+from dl.mytorch.layers import sequential
+from dl.mytorch.optim import constant, sgd
+from dl.mytorch.tasks import Classification
 
 SAMPLE = "fashion_mnist-sample"
 
@@ -58,7 +64,14 @@ def test_help_lists_the_sets(capsys: pytest.CaptureFixture[str]) -> None:
     assert images.NAMES in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("changes", [{"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"crop": -1}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"crop": -1}, {"image_size": 0}),
+        *({"erase": 1.1}, {"erase": -0.1}, {"mixup": -1.0}, {"cutmix": -0.5}),
+    ],
+    ids=str,
+)
 def test_a_value_that_cannot_be_meant_is_refused_by_its_flag(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="--" + next(iter(changes)).replace("_", "-")):
         config(**changes)
@@ -105,3 +118,54 @@ def test_a_recipe_s_own_change_comes_last_and_sees_bytes() -> None:
     splits = image_splits(config(crop=2), white)
     torch.testing.assert_close(first(splits.train).unique(), torch.tensor([(1 - 0.2860) / 0.3530]))
     assert len(first(splits.val).unique()) > 1
+
+
+# ---- erasing, mixing, AutoAugment ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 0.5}], ids=str)
+def test_mixed_batches_have_targets_in_training_only(changes: dict[str, Any]) -> None:
+    mixed = config(**changes)
+    splits = image_splits(mixed)
+    batch = next(splits.train.batches())
+    assert batch["targets"].shape == (32, 10) and ((batch["targets"] > 0).sum(1) > 1).any()
+    assert torch.equal(batch["labels"], next(image_splits(config()).train.batches())["labels"])
+    assert not torch.equal(batch["images"], plain(mixed))
+    assert "targets" not in next(splits.val.batches()) and "targets" not in next(splits.test.batches())
+
+
+def test_with_both_each_batch_is_mixed_in_one_of_the_two_ways() -> None:
+    splits, own = image_splits(config(mixup=1.0, cutmix=1.0)), image_splits(config())
+    kinds = []
+    for batch, before in zip(islice(splits.train.batches(), 40), own.train.batches()):
+        kinds.append(bool((batch["images"] == before["images"]).any(0).all()))  # CutMix leaves pixels as they were
+    assert 8 < sum(kinds) < 32
+
+
+def test_erasing_is_for_training_images_with_its_probability() -> None:
+    erased = config(erase=0.5)
+    changed = (first(image_splits(erased).train) != plain(erased)).flatten(1).any(1)
+    assert 6 <= changed.sum() <= 26
+    assert torch.equal(first(image_splits(erased).test), first(image_splits(config()).test))
+
+
+@pytest.mark.parametrize("name", [SAMPLE, "mnist", "cifar10", "cifar100", "svhn"])
+def test_auto_augment_has_the_policy_of_the_nearest_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(images, "auto_augment", asked.append)
+    monkeypatch.setattr(images, name.removesuffix("-sample"), lambda config, augment: None)
+    image_splits(config(name, auto_augment=True))
+    assert asked == ["svhn" if name in ("mnist", "svhn") else "cifar10"]
+
+
+def test_a_run_with_every_change_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
+    every = {"crop": 2, "flip": True, "auto_augment": True, "erase": 0.5, "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1}
+
+    def main(config: ImageConfig, data: Splits) -> Any:
+        seed_everything(config.seed)
+        model = sequential(flat=nn.Flatten(), fc=nn.Linear(784, 10))
+        task = Classification(config.label_smoothing, image_set(config).classes)
+        return Trainer(model, task, sgd(config.lr), constant(), config).fit(data)
+
+    config = ImageConfig(str(tmp_path), SAMPLE, steps=6, batch_size=16, lr=0.01, **every)
+    testing.assert_resumes_exactly(main, config, lambda: image_splits(config))
