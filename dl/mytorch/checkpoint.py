@@ -72,9 +72,9 @@ def load(path: Path | str) -> dict[str, Any]:
         if "Unsupported operand" in str(error):  # bytes that are no instruction of such a file
             raise UserError(f"{path} is damaged or not a checkpoint") from None
         raise UserError(f"{path} refused: it holds more than weights, and loading it could run code") from None
-    except OSError:  # no right to read it, say
-        raise
-    except Exception as error:  # a damaged file makes torch raise nearly anything
+    except Exception as error:  # a damaged file makes torch raise nearly anything, OSError too
+        if isinstance(error, OSError) and error.filename:  # no right to read it, say
+            raise
         reason = str(error).partition("\n")[0][:100] or "it ends too early"
         raise UserError(f"{path} is damaged or not a checkpoint ({reason})") from None
 

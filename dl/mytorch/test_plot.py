@@ -168,3 +168,23 @@ def test_a_saved_figure_is_what_is_drawn(tmp_path: Path) -> None:
     plot.save_figure(fig, tmp_path / "curves.png")
     pixels = torch.from_numpy(imread(tmp_path / "curves.png"))[..., :3].permute(2, 0, 1)
     assert torch.equal(pixels, plot.to_tensor(fig))
+
+
+def test_predictions_show_each_picture_with_its_answers() -> None:
+    pictures = [torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8), torch.zeros(3, 1, 1, dtype=torch.uint8)]
+    figure = plot.predictions(pictures, [[("cat", 0.75), ("dog", 0.25)], [("night", 1.0)]])
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert texts == ["75.0%  cat", "25.0%  dog", "100.0%  night"]
+    assert [len(axes.images) for axes in figure.axes] == [1, 0, 1, 0]
+    assert plot.to_tensor(figure).shape == (3, 520, 800)
+
+
+def test_feature_maps_show_the_channels_that_vary_most_under_the_name_of_their_layer() -> None:
+    maps = torch.zeros(5, 4, 4)
+    maps[1, 0, 0], maps[3, 2, 2] = 7.0, 9.0
+    figure = plot.feature_maps({"stem": maps, "deep": torch.randn(3, 1, 1)}, columns=2)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["stem: 5 x 4 x 4", "deep: 3 x 1 x 1"]
+    shown = figure.axes[0].images[0].get_array()
+    assert shown.shape == (32, 66)
+    left, right = shown[:, :32], shown[:, 34:]
+    assert left.argmax() == 0 and right[16:24, 16:24].min() == 1  # channel 1, then channel 3, each brought to 0 .. 1

@@ -27,6 +27,9 @@ HUNDRED = tuple(
     sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
     willow_tree wolf woman worm""".split()
 )
+# Mean and deviation of the training sets.
+STANDARD_TEN = normalize([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])
+STANDARD_HUNDRED = normalize([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762])
 SOURCES = {
     "cifar10": Source(
         (DATA / "cifar-10-batches-py",),
@@ -56,12 +59,12 @@ def cifar10(config: TrainConfig, augment: Augment | None = None) -> Splits:
     Batches: "images" (B, 3, 32, 32), standardised; "labels" (B,). `augment` sees training images as bytes.
     Raises `UserError` when the set is not to be had or a file is not what was published.
     """
-    return files.splits(config, ("cifar10",), load, normalize([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]), augment)
+    return files.splits(config, ("cifar10",), load, STANDARD_TEN, augment)
 
 
 def cifar100(config: TrainConfig, augment: Augment | None = None) -> Splits:
     """CIFAR-100; otherwise like `cifar10`. Mean and deviation: https://github.com/weiaicunzai/pytorch-cifar100."""
-    return files.splits(config, ("cifar100",), load, normalize([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]), augment)
+    return files.splits(config, ("cifar100",), load, STANDARD_HUNDRED, augment)
 
 
 def load(name: str) -> tuple[Batch, Batch]:

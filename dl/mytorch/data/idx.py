@@ -21,6 +21,9 @@ from dl.mytorch.data.loader import Batch, Splits
 
 DIGITS = tuple("0123456789")
 CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+# Mean and deviation of the training sets.
+STANDARD_CLOTHES = normalize([0.2860], [0.3530])
+STANDARD_DIGITS = normalize([0.1307], [0.3081])
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
@@ -72,12 +75,12 @@ def fashion_mnist(config: TrainConfig, augment: Augment | None = None) -> Splits
     Raises `UserError` when the set is not to be had or a file is not what was published.
     """
     names = ("fashion_mnist", "fashion_mnist-sample")
-    return files.splits(config, names, load, normalize([0.2860], [0.3530]), augment)
+    return files.splits(config, names, load, STANDARD_CLOTHES, augment)
 
 
 def mnist(config: TrainConfig, augment: Augment | None = None) -> Splits:
     """MNIST; otherwise like `fashion_mnist`."""
-    return files.splits(config, ("mnist",), load, normalize([0.1307], [0.3081]), augment)
+    return files.splits(config, ("mnist",), load, STANDARD_DIGITS, augment)
 
 
 def load(name: str) -> tuple[Batch, Batch]:

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from dl.mytorch.config import TrainConfig, UserError, flag
-from dl.mytorch.data import cifar, idx, mat
+from dl.mytorch.data import cifar, folder, idx, mat
 from dl.mytorch.data.augment import Augment, auto_augment, compose, cutmix, either, mixup
 from dl.mytorch.data.augment import random_crop, random_erasing, random_flip
 from dl.mytorch.data.cifar import HUNDRED, TEN, cifar10, cifar100
-from dl.mytorch.data.folder import class_names, folder_splits
+from dl.mytorch.data.folder import centre_square, class_names, folder_splits
 from dl.mytorch.data.idx import CLOTHES, DIGITS, fashion_mnist, mnist
 from dl.mytorch.data.loader import Splits
 from dl.mytorch.data.mat import svhn
@@ -22,15 +25,16 @@ class ImageSet(NamedTuple):
     size: int  # height and width in pixels
     classes: tuple[str, ...]  # names, in the order of the labels
     mirrored: bool  # an image in a mirror is still of its class, as no digit is
+    standard: Augment  # bytes to what the network sees
 
 
 IMAGE_SETS = {
-    "fashion_mnist": ImageSet(1, 28, CLOTHES, mirrored=True),
-    "fashion_mnist-sample": ImageSet(1, 28, CLOTHES, mirrored=True),
-    "mnist": ImageSet(1, 28, DIGITS, mirrored=False),
-    "cifar10": ImageSet(3, 32, TEN, mirrored=True),
-    "cifar100": ImageSet(3, 32, HUNDRED, mirrored=True),
-    "svhn": ImageSet(3, 32, DIGITS, mirrored=False),
+    "fashion_mnist": ImageSet(1, 28, CLOTHES, True, idx.STANDARD_CLOTHES),
+    "fashion_mnist-sample": ImageSet(1, 28, CLOTHES, True, idx.STANDARD_CLOTHES),
+    "mnist": ImageSet(1, 28, DIGITS, False, idx.STANDARD_DIGITS),
+    "cifar10": ImageSet(3, 32, TEN, True, cifar.STANDARD_TEN),
+    "cifar100": ImageSet(3, 32, HUNDRED, True, cifar.STANDARD_HUNDRED),
+    "svhn": ImageSet(3, 32, DIGITS, False, mat.STANDARD),
 }
 SOURCES = idx.SOURCES | cifar.SOURCES | mat.SOURCES
 NAMES = ", ".join(IMAGE_SETS)
@@ -67,7 +71,7 @@ class ImageConfig(TrainConfig):
 def image_set(config: ImageConfig) -> ImageSet:
     """The set that `config.data` names. Raises `UserError` for a name that is none."""
     if root := _folder(config):
-        return ImageSet(3, config.image_size, class_names(root), mirrored=True)
+        return ImageSet(3, config.image_size, class_names(root), True, folder.IMAGENET)
     if config.data not in IMAGE_SETS:
         raise UserError(f"--data {config.data}: no such set of images; there are {NAMES}, folder:PATH")
     return IMAGE_SETS[config.data]
@@ -91,6 +95,15 @@ def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
         return folder_splits(config, root, config.image_size, compose(*steps))
     functions = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
     return functions[config.data.removesuffix("-sample")](config, compose(*steps))
+
+
+def prepare(picture: Tensor, about: ImageSet) -> Tensor:
+    """A picture (3, H, W) of bytes as a network that was trained on such a set sees it: (1, channels, size, size)."""
+    square = centre_square(picture, about.size)[None]
+    if about.channels == 1:
+        red, green, blue = square.float().unbind(1)
+        square = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]  # as Pillow makes grey, ITU-R 601
+    return about.standard({"images": square}, torch.Generator())["images"]
 
 
 def _folder(config: ImageConfig) -> Path | None:

@@ -19,6 +19,8 @@ from dl.mytorch.data.augment import Augment, normalize
 from dl.mytorch.data.files import DATA, Source
 from dl.mytorch.data.loader import Batch, Splits
 
+STANDARD = normalize([0.4377, 0.4438, 0.4728], [0.1980, 0.2010, 0.1970])  # mean and deviation of the training set
+
 
 def _fetch(datasets: Any, folder: str) -> None:
     for split in ("train", "test"):
@@ -43,7 +45,7 @@ def svhn(config: TrainConfig, augment: Augment | None = None) -> Splits:
     Mean and deviation as they are widely published. Raises `UserError` when the set is not to be had or a file is not
     what was published.
     """
-    return files.splits(config, ("svhn",), load, normalize([0.4377, 0.4438, 0.4728], [0.1980, 0.2010, 0.1970]), augment)
+    return files.splits(config, ("svhn",), load, STANDARD, augment)
 
 
 def load(name: str = "svhn") -> tuple[Batch, Batch]:

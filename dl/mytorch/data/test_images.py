@@ -169,3 +169,19 @@ def test_a_run_with_every_change_resumes_exactly(tmp_path: Path, no_pictures: No
 
     config = ImageConfig(str(tmp_path), SAMPLE, steps=6, batch_size=16, lr=0.01, **every)
     testing.assert_resumes_exactly(main, config, lambda: image_splits(config))
+
+
+def test_a_picture_is_prepared_as_the_images_of_its_set_were() -> None:
+    about = image_set(config())
+    image = fashion_mnist(config()).test.dataset["images"][0]  # grey: the same in all three colours
+    prepared = images.prepare(image.expand(3, -1, -1), about)
+    torch.testing.assert_close(prepared, first(fashion_mnist(config()).test)[:1], atol=1e-5, rtol=0)
+
+
+def test_a_photograph_becomes_a_grey_square_of_the_size_that_was_trained() -> None:
+    photograph = torch.zeros(3, 60, 90, dtype=torch.uint8)
+    photograph[1] = 255  # pure green
+    prepared = images.prepare(photograph, image_set(config()))
+    assert prepared.shape == (1, 1, 28, 28)
+    torch.testing.assert_close(prepared, torch.full_like(prepared, (0.587 - 0.2860) / 0.3530))
+    assert images.prepare(photograph, image_set(config("cifar10"))).shape == (1, 3, 32, 32)

@@ -9,7 +9,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from dl.modules.CNN.ResNet.convert import from_torchvision
 from dl.modules.CNN.ResNet.train import Config, network
 from dl.mytorch import Probe, plot
-from dl.mytorch.checkpoint import load, load_weights, read_json
+from dl.mytorch.checkpoint import load, load_weights
 from dl.mytorch.config import UserError
-from dl.mytorch.data import image_set, read_image
+from dl.mytorch.data import image_set, prepare, read_image
+from dl.mytorch.logger import read_json
 from dl.mytorch.vision import import_torchvision
 
 PUBLISHED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -29,7 +30,7 @@ class Classifier(NamedTuple):
     """A trained network with what belongs to it."""
 
     model: nn.Module
-    prepare: nn.Module  # picture (3, H, W) of bytes -> what the network takes, (C, size, size)
+    prepare: Callable[[Tensor], Tensor]  # picture (3, H, W) of bytes -> what the network takes, (1, C, size, size)
     classes: Sequence[str]
 
 
@@ -58,22 +59,26 @@ def published(name: str, weights: str = "") -> Classifier:
     classes = best.meta["categories"]
     if reference.fc.out_features != len(classes):
         classes = [f"class {i}" for i in range(reference.fc.out_features)]
-    return Classifier(from_torchvision(reference), best.transforms(), classes)
+    transforms = best.transforms()
+    return Classifier(from_torchvision(reference), lambda picture: transforms(picture)[None], classes)
 
 
 def trained(run: Path) -> Classifier:
     """The best checkpoint of a run of this recipe. Raises `UserError` for a folder that holds none."""
     if not (run / "best.pt").exists():
-        raise UserError(f"{run} holds no trained network (there is no best.pt); `python -m dl.modules.CNN.ResNet.train` makes one")
-    config = Config(**read_json(run / "config.json")["config"])
+        raise UserError(f"{run} holds no trained network, no best.pt; `python -m dl.modules.CNN.ResNet.train` makes one")
+    described = read_json(run / "config.json")
+    if described["recipe"] != "CNN/ResNet":
+        raise UserError(f"{run} is a run of {described['recipe']}, not of CNN/ResNet")
+    config = Config(**described["config"])
     about = image_set(config)
-    return Classifier(load_weights(network(config), run / "best.pt"), about.prepare, about.classes)
+    return Classifier(load_weights(network(config), run / "best.pt"), lambda picture: prepare(picture, about), about.classes)
 
 
 @torch.no_grad()
 def predict(classifier: Classifier, picture: Tensor) -> Tensor:
     """The probability of each class, (classes,), for a picture (3, H, W) of bytes."""
-    return classifier.model.eval()(classifier.prepare(picture).unsqueeze(0)).softmax(-1)[0]
+    return classifier.model.eval()(classifier.prepare(picture)).softmax(-1)[0]
 
 
 def feature_maps(classifier: Classifier, picture: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,130 @@
+"""predict: published weights, runs of one's own, and every kind of file that somebody may give it."""
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dl.modules.CNN.ResNet import predict, train
+from dl.mytorch.data import synthetic
+from dl.mytorch.vision import import_torchvision
+
+
+@pytest.fixture(scope="module")
+def torchvision() -> ModuleType:
+    return import_torchvision()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+@pytest.fixture(scope="module")
+def weights(torchvision: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of torchvision's ResNet-18 for ImageNet, as a file."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    return path
+
+
+def test_published_weights_give_the_classes_that_torchvision_gives(
+    torchvision: ModuleType, weights: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figure, features = picture.with_name("figure.png"), picture.with_name("features.png")
+    asked = ["--model", "resnet18", "--weights", str(weights), "--figure", str(figure), "--features", str(features)]
+    assert predict.main([str(picture), *asked]) == 0
+    reference = torchvision.models.resnet18(weights=None).eval()
+    reference.load_state_dict(torch.load(weights, weights_only=True))
+    best = torchvision.models.ResNet18_Weights.DEFAULT
+    with torch.no_grad(), Image.open(picture) as image:
+        likely = reference(best.transforms()(image)[None]).softmax(-1)[0].topk(5)
+    expected = [f"{p:6.1%}  {best.meta['categories'][i]}" for p, i in zip(likely.values.tolist(), likely.indices.tolist())]
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()[1:6]] == [line.strip() for line in expected]
+    with Image.open(figure) as drawn, Image.open(features) as maps:
+        assert drawn.size == (800, 260) and maps.width == 1200
+
+
+def test_a_run_names_its_own_classes(tmp_path: Path, picture: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
+    config = train.Config(out=str(tmp_path / "run"), data="fashion_mnist-sample", model="tiny", batch_size=16)
+    train.main(config, synthetic.image_splits())
+    capsys.readouterr()
+    assert predict.main([str(picture), "--run", config.out, "--top", "99", "--figure", str(tmp_path / "figure.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 10 + 1 and any("ankle boot" in line for line in lines)
+    shares = [float(line.split("%")[0]) for line in lines[1:11]]
+    assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(100, abs=0.6)
+
+
+def odd(path: Path, kind: str) -> Path:
+    """A picture that is not the usual one."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 20, 4), dtype=np.uint8)
+    if kind == "1x1":
+        Image.fromarray(pixels[:1, :1, :3]).save(path)
+    elif kind in ("L", "P", "CMYK", "1", "LA"):
+        path = path.with_suffix(".tiff" if kind == "CMYK" else ".png")
+        Image.fromarray(pixels[..., :3]).convert(kind).save(path)
+    elif kind == "RGBA":
+        Image.fromarray(pixels).save(path)
+    elif kind == "I;16":
+        Image.fromarray((pixels[..., 0].astype(np.uint16) * 257)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["1x1", "L", "LA", "P", "1", "I;16", "RGBA", "CMYK"])
+def test_odd_pictures_are_answered(tmp_path: Path, weights: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = odd(tmp_path / "odd.png", kind)
+    arguments = ["--model", "resnet18", "--weights", str(weights), "--figure", str(tmp_path / "figure.png")]
+    assert predict.main([str(path), *arguments]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 7
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The one line with which `predict` ends."""
+    assert predict.main([str(argument) for argument in arguments]) == 1
+    captured = capsys.readouterr()
+    assert "%" not in captured.out and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:2000])
+    assert "text.jpg is not a picture" in refused(capsys, tmp_path / "text.jpg")
+    assert "empty.png is empty" in refused(capsys, tmp_path / "empty.png")
+    assert "cut.png cannot be read" in refused(capsys, tmp_path / "cut.png")
+    assert "nothing.png there is no such file" in refused(capsys, tmp_path / "nothing.png")
+    assert "is a folder" in refused(capsys, tmp_path)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("L", (300, 300)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    assert "90000 pixels" in refused(capsys, tmp_path / "bomb.png")
+
+
+def test_weights_that_do_not_belong_are_refused_in_one_line(
+    tmp_path: Path, picture: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "weights of torchvision's resnet34" in refused(capsys, picture, "--model", "resnet34", "--weights", weights)
+    assert "does not exist" in refused(capsys, picture, "--weights", tmp_path / "none.pth")
+    (tmp_path / "torn.pth").write_bytes(weights.read_bytes()[:5000])
+    assert "torn.pth is damaged" in refused(capsys, picture, "--weights", tmp_path / "torn.pth")
+    assert "no best.pt" in refused(capsys, picture, "--run", tmp_path)
+
+
+def test_weights_that_cannot_be_downloaded_say_what_helps(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # nothing was downloaded before
+    line = refused(capsys, picture)
+    assert "download.pytorch.org" in line and "--weights FILE" in line and "--run FOLDER" in line
