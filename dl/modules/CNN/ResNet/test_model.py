@@ -22,7 +22,7 @@ VARIANTS = [
     {"shortcut": "B", "stem": "imagenet"},
     {"shortcut": "C", "kind": "bottleneck", "width": 4},
     {"kind": "bottleneck", "width": 4, "stride_in": "1x1"},
-    {"se_reduction": 4},
+    {"se_reduction": 4, "stem": "pool"},
 ]
 
 
@@ -91,7 +91,7 @@ def test_logits_have_one_row_per_image(variant: dict[str, Any], side: int) -> No
 
 
 @pytest.mark.parametrize(("preset", "last"), [("resnet18", "blocks.7"), ("resnet20", "blocks.8"), ("resnet50", "blocks.15")])
-@pytest.mark.parametrize(("stem", "divisor"), [("small", 1), ("imagenet", 4)])
+@pytest.mark.parametrize(("stem", "divisor"), [("small", 1), ("pool", 2), ("imagenet", 4)])
 def test_each_stage_but_the_first_halves_the_map(preset: str, last: str, stem: str, divisor: int) -> None:
     with torch.device("meta"):
         model = build(preset, stem=stem)
@@ -276,6 +276,13 @@ def test_initialisation_has_the_variance_of_fan_out() -> None:
     assert kernel.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
     reducing = model.blocks[3].body.conv1.weight  # 32 maps to 64
     assert reducing.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("wrong", [{"stem": "smal"}, {"shortcut": "D"}, {"kind": "bottle"}, {"stride_in": "2x2"}])
+def test_an_unknown_option_is_refused_by_its_name(wrong: dict[str, str]) -> None:
+    ((option, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{option} '{value}'"):
+        build("tiny", **wrong)
 
 
 # ---- laws ----------------------------------------------------------------------------------------------------------
