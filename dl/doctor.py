@@ -28,7 +28,7 @@ class Finding(NamedTuple):
 def main() -> int:
     """Print all findings. 1 if one of them is a problem, else 0."""
     findings: list[Finding] = []
-    for check in (python, packages, installation, torchvision_build, devices, data_sets, disk):
+    for check in (python, packages, installation, torchvision_build, devices, data_sets, text_sets, disk):
         for finding in check():
             print(f"{finding.mark:<8} {finding.text}")
             findings.append(finding)
@@ -140,6 +140,23 @@ def data_sets() -> Iterator[Finding]:
             yield Finding("ok", f"{name} in {folder}{', checksums right' if bundled else ''}")
         except UserError as error:
             yield Finding("problem", f"{error}. {source.help}")
+
+
+def text_sets() -> Iterator[Finding]:
+    """Which sets of text are there; the bundled ones have to be."""
+    try:
+        from dl.mytorch.data.shakespeare import SOURCES as plays
+        from dl.mytorch.data.translation import SOURCES as pairs
+        from dl.mytorch.data.wikitext2 import SOURCE as wikitext2
+    except (ImportError, OSError):  # said already, with the data sets
+        return
+    for name, source in {**plays, "wikitext2": wikitext2, **pairs}.items():
+        bundled = name.endswith("-sample")
+        if source.missing():
+            way = source.help if bundled else f"training downloads it; without a network: {source.help}"
+            yield Finding("problem" if bundled else "note", f"{name} is not in {source.place}: {way}")
+        else:
+            yield Finding("ok", f"{name} in {source.place}")
 
 
 def disk() -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import pytest
 
 from dl import doctor
 from dl.doctor import Finding
-from dl.mytorch.data import images
+from dl.mytorch.data import images, textfiles
 
 
 @pytest.fixture
@@ -111,6 +111,17 @@ def test_a_damaged_sample_is_a_problem(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(images, "SOURCES", {"fashion_mnist-sample": sample})
     (found,) = doctor.data_sets()
     assert found.mark == "problem" and "git checkout" in found.text
+
+
+def test_text_is_found_and_only_a_missing_bundled_set_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["shakespeare", "shakespeare-sample", "wikitext2", "fra-eng", "fra-eng-sample", "multi30k"]
+    found = dict(zip(names, doctor.text_sets()))
+    assert found["shakespeare-sample"].mark == found["fra-eng-sample"].mark == "ok"
+    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    found = dict(zip(names, doctor.text_sets(), strict=True))
+    assert {name for name in names if found[name].mark == "problem"} == {"shakespeare-sample", "fra-eng-sample"}
+    assert all(found[name].text.startswith(f"{name} is not in {tmp_path}") for name in names)
+    assert "training downloads it" in found["wikitext2"].text and "git checkout" in found["fra-eng-sample"].text
 
 
 def test_little_room_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:

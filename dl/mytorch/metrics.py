@@ -193,7 +193,7 @@ class BLEU(Metric):
         """Raises `ValueError` when there are not as many lists of references as hypotheses, or one is empty."""
         hypotheses, references = outputs["hypotheses"], outputs["references"]
         if len(hypotheses) != len(references) or not all(references):
-            raise ValueError(f"{len(hypotheses)} hypotheses; each needs its list of one reference or more, got {len(references)}")
+            raise ValueError(f"{len(hypotheses)} hypotheses need a list of references each, none empty; got {len(references)}")
         for hypothesis, several in zip(hypotheses, references):
             counts = [_right_ngrams(hypothesis, several, n) for n in range(1, self.max_n + 1)]
             counts += [max(len(hypothesis) - n + 1, 0) for n in range(1, self.max_n + 1)]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.data import Batch
-from dl.mytorch.metrics import BLEU, RMSE, BLEUError, Mean, Metric, Metrics, Perplexity, TopKError, UnexplainedVariance, sentence_bleu, total
+from dl.mytorch.metrics import BLEU, RMSE, BLEUError, Mean, Metric, Metrics, Perplexity, TopKError, UnexplainedVariance
+from dl.mytorch.metrics import sentence_bleu, total
 
 LOGITS = torch.tensor(
     [
@@ -268,7 +269,8 @@ def test_metrics_keep_no_graph() -> None:
 
 
 def bleu(hypotheses: list[str], references: list[list[str]], max_n: int = 4) -> float:
-    return value(BLEU(max_n), {"hypotheses": [h.split() for h in hypotheses], "references": [[r.split() for r in rs] for rs in references]})
+    cut = [[reference.split() for reference in several] for several in references]
+    return value(BLEU(max_n), {"hypotheses": [hypothesis.split() for hypothesis in hypotheses], "references": cut})
 
 
 CAT = ["the cat is on the mat", "there is a cat on the mat"]
@@ -332,7 +334,7 @@ def test_bleu_is_the_same_for_any_split_and_its_error_is_the_rest() -> None:
 
 @pytest.mark.parametrize("references", [[], [[]], [["a"], ["b"]]])
 def test_hypotheses_without_references_are_refused(references: list) -> None:
-    with pytest.raises(ValueError, match="1 hypotheses; each needs"):
+    with pytest.raises(ValueError, match="1 hypotheses need a list of references each"):
         BLEU().update({"hypotheses": [["a"]], "references": references})
 
 

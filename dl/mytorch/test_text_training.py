@@ -21,7 +21,7 @@ from dl.mytorch.test_processes import finish, start
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 WORDS = "a b c d e f g".split()
-TARGETS = torch.tensor([[1, 2, 0, 3, 1], [2, IGNORED, 1, IGNORED, IGNORED], [IGNORED] * 5, [3, 3, 3, 3, IGNORED]])  # 5, 2, 0 and 4
+TARGETS = torch.tensor([[1, 2, 0, 3, 1], [2, IGNORED, 1, IGNORED, IGNORED], [IGNORED] * 5, [3, 3, 3, 3, IGNORED]])
 
 
 class Translator(nn.Module):
@@ -69,7 +69,8 @@ class Table(nn.Module):
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-def test_a_step_over_rows_with_different_counts_is_the_step_over_all_their_targets(tmp_path: Path, label_smoothing: float) -> None:
+def test_rows_with_different_counts_weigh_by_their_targets(tmp_path: Path, label_smoothing: float) -> None:
+    """5, 2, 0 and 4 of them."""
     tokens = torch.tensor([[0, 1, 2, 0, 3]] * 4)
     reference = Table()
     counted = TARGETS != IGNORED

@@ -8,17 +8,18 @@
 import torch
 
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data.textfiles import Remote, find, read_text
+from dl.mytorch.data.textfiles import Remote, Source, find, read_text
 from dl.mytorch.data.loader import Loader
 from dl.mytorch.data.sequences import blocks, windows
 from dl.mytorch.data.text import TextSplits, Vocabulary
 
-_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt"
-FOLDERS = {"shakespeare": "tinyshakespeare", "shakespeare-sample": "shakespeare-sample"}
-REMOTES = {"shakespeare": Remote(_URL, "7dcb3a2d4cc3b48b6283dd46870bfeb78f88aac9"), "shakespeare-sample": None}
-HELP = {
-    "shakespeare": "The bundled sample needs no download: --data shakespeare-sample",
-    "shakespeare-sample": "git checkout data/shakespeare-sample brings it back",
+_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
+_REMOTE = Remote(f"{_URL}/data/tinyshakespeare/input.txt", "7dcb3a2d4cc3b48b6283dd46870bfeb78f88aac9")
+SOURCES = {
+    "shakespeare": Source("tinyshakespeare", {"input.txt": _REMOTE}, "the bundled plays: --data shakespeare-sample"),
+    "shakespeare-sample": Source(
+        "shakespeare-sample", {"input.txt": None}, "git checkout data/shakespeare-sample brings it back"
+    ),
 }
 
 
@@ -42,6 +43,6 @@ def shakespeare(config: TrainConfig, length: int = 256) -> TextSplits:
 
 def load(name: str) -> str:
     """The whole text."""
-    if name not in FOLDERS:
-        raise UserError(f"--data {name}: this recipe's function loads Shakespeare; there are {', '.join(FOLDERS)}")
-    return read_text(find(FOLDERS[name], {"input.txt": REMOTES[name]}, HELP[name]) / "input.txt")
+    if name not in SOURCES:
+        raise UserError(f"--data {name}: this recipe's function loads Shakespeare; there are {', '.join(SOURCES)}")
+    return read_text(find(SOURCES[name]) / "input.txt")

@@ -29,14 +29,16 @@ def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_the_bundled_sample_is_a_megabyte_of_plays() -> None:
     text = load("shakespeare-sample")
     assert len(text) == 1_016_368 and len(set(text)) == 63 and text.isascii()
-    assert text.startswith("BERNARDO:\nWho's there?\n\nFRANCISCO:\nNay, answer me") and "To be, or not to be: that is the question" in text
+    assert text.startswith("BERNARDO:\nWho's there?\n\nFRANCISCO:\nNay, answer me")
+    assert "To be, or not to be: that is the question" in text
 
 
 def test_the_last_tenth_validates_and_nothing_is_tested(short: str) -> None:
     data = shakespeare(config("shakespeare"), length=4)
     vocabulary = data.vocabularies["tokens"]
     train = data.train.dataset["tokens"]
-    assert "".join(vocabulary.decode(torch.cat([train[:, 0], train[-1, 1:]]))) == short[:35]  # the last is only a target
+    seen = torch.cat([train[:, 0], train[-1, 1:]])
+    assert "".join(vocabulary.decode(seen)) == short[:35]  # the last is only a target
     targets = data.val.dataset["targets"]
     assert "".join(vocabulary.decode(targets[targets != IGNORED])) == short[37:]
     assert data.test is None

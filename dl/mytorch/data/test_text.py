@@ -95,7 +95,13 @@ def test_a_vocabulary_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("{}", "is no vocabulary"), ('["a", 1]', "is no vocabulary"), ('["a",', "is damaged"), ("", "is empty"), (None, "does not exist")],
+    [
+        ("{}", "is no vocabulary"),
+        ('["a", 1]', "is no vocabulary"),
+        ('["a",', "is damaged"),
+        ("", "is empty"),
+        (None, "does not exist"),
+    ],
 )
 def test_a_file_that_is_no_vocabulary_is_refused(content: str | None, says: str, tmp_path: Path) -> None:
     if content is not None:

@@ -13,7 +13,7 @@ import pytest
 
 from dl.mytorch.config import UserError
 from dl.mytorch.data import textfiles
-from dl.mytorch.data.textfiles import Remote, find, read_lines, read_text
+from dl.mytorch.data.textfiles import Remote, Source, find, read_lines, read_text
 
 
 def blob(content: bytes) -> str:
@@ -85,7 +85,7 @@ def test_a_missing_and_a_damaged_file_are_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_there_is_not_downloaded(internet: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.txt").write_text("mine")
-    assert find("set", {"a.txt": Remote("http://x/a", blob(b"theirs"))}) == tmp_path / "set"
+    assert find(Source("set", {"a.txt": Remote("http://x/a", blob(b"theirs"))}, "")) == tmp_path / "set"
     assert (tmp_path / "set" / "a.txt").read_text() == "mine"
 
 
@@ -94,8 +94,10 @@ def test_missing_files_are_downloaded_out_of_archives_too(internet: dict[str, by
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("inner/b.txt", "bee")
     internet.update({"http://x/a": b"ay", "http://x/b.zip": archive.getvalue()})
-    remotes = {"a.txt": Remote("http://x/a", blob(b"ay")), "b.txt": Remote("http://x/b.zip", blob(archive.getvalue()), "inner/b.txt")}
-    folder = find("set", remotes)
+    packed = Remote("http://x/b.zip", blob(archive.getvalue()), "inner/b.txt")
+    remotes = {"a.txt": Remote("http://x/a", blob(b"ay")), "b.txt": packed}
+    assert Source("set", remotes, "").missing() == ["a.txt", "b.txt"]
+    folder = find(Source("set", remotes, ""))
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"a.txt": "ay", "b.txt": "bee"}
 
 
@@ -105,11 +107,12 @@ def test_the_name_for_a_content_is_git_s() -> None:
 
 def test_what_cannot_be_had_is_refused_with_help_and_leaves_nothing(internet: dict[str, bytes], tmp_path: Path) -> None:
     internet["http://x/a"] = b"another"
+    gone, other = "http://x/gone", "http://x/a"
     for remote, says in (
-        (None, "a.txt does not exist. Ask a friend"),
-        (Remote("http://x/gone", blob(b"")), "http://x/gone cannot be downloaded (<urlopen error no such page>). Ask a friend"),
-        (Remote("http://x/a", blob(b"ay")), "http://x/a no longer gives the published file (its checksum differs). Ask a friend"),
+        (None, "a.txt does not exist."),
+        (Remote(gone, blob(b"")), f"a.txt does not exist, and {gone} cannot be downloaded (<urlopen error no such page>)."),
+        (Remote(other, blob(b"ay")), f"{other} no longer gives the published file (its checksum differs)."),
     ):
-        with pytest.raises(UserError, match=f"{re.escape(says)}$"):
-            find("set", {"a.txt": remote}, "Ask a friend")
+        with pytest.raises(UserError, match=f"{re.escape(says)} What helps: ask a friend$"):
+            find(Source("set", {"a.txt": remote}, "ask a friend"))
     assert not list(tmp_path.rglob("*.*"))

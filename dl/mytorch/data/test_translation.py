@@ -10,9 +10,16 @@ import torch
 from dl.mytorch import TrainConfig
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, Vocabulary, textfiles, translation
-from dl.mytorch.data.translation import FILES, PairSplits, read_aligned, read_pairs, sentence_pairs, split_pairs, token_splits, tokenize
+from dl.mytorch.data.translation import SOURCES, PairSplits, read_aligned, read_pairs, sentence_pairs
+from dl.mytorch.data.translation import split_pairs, token_splits, tokenize
 
-PAIRS = [("A dog!", "Un chien\u202f!"), ("A cat.", "Un chat."), ("Go, dog.", "Va, chien."), ("A dog!", "Le chien !"), ("Go.", "Va\xa0!")]
+PAIRS = [
+    ("A dog!", "Un chien\u202f!"),
+    ("A cat.", "Un chat."),
+    ("Go, dog.", "Va, chien."),
+    ("A dog!", "Le chien !"),
+    ("Go.", "Va\xa0!"),
+]
 
 
 def config(**changes: object) -> TrainConfig:
@@ -61,13 +68,13 @@ def test_another_name_and_a_missing_file_are_refused(tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match="--data latin: .* fra-eng, fra-eng-sample, multi30k"):
         translation(config(data="latin"))
     monkeypatch.setattr(textfiles, "DATA", tmp_path)
-    with pytest.raises(UserError, match="fra.txt does not exist. git checkout"):
+    with pytest.raises(UserError, match="fra.txt does not exist. What helps: git checkout"):
         translation(config())
 
 
 def test_multi30k_is_german_to_english_in_its_published_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "multi30k").mkdir()
-    for name in FILES["multi30k"]:
+    for name in SOURCES["multi30k"].files:
         (tmp_path / "multi30k" / name).write_bytes(gzip.compress(f"one of {name}\ntwo\n".encode()))
     monkeypatch.setattr(textfiles, "DATA", tmp_path)
     data = sentence_pairs("multi30k")

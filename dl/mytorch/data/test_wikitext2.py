@@ -36,7 +36,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three small files in the place of the real ones."""
     folder = tmp_path / "wikitext-2"
     folder.mkdir()
-    for split, text in (("train", TRAIN), ("valid", " \n = V = \n \n One new . \n"), ("test", " \n = T = \n \n Seven <unk> . \n")):
+    texts = {"train": TRAIN, "valid": " \n = V = \n \n One new . \n", "test": " \n = T = \n \n Seven <unk> . \n"}
+    for split, text in texts.items():
         (folder / f"wiki.{split}.tokens").write_text(text)
     monkeypatch.setattr(textfiles, "DATA", tmp_path)
     return folder

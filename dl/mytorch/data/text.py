@@ -102,8 +102,9 @@ class Vocabulary:
         """Raises `UserError` when the vocabulary in `path` is another: a checkpoint beside it means other words by the ids."""
         saved = Vocabulary.load(path)
         if saved != self:
-            pairs = zip(saved.tokens, self.tokens)
-            first = next((f"id {i} is {a!r} there, {b!r} here" for i, (a, b) in enumerate(pairs) if a != b), "the ids agree so far")
+            pairs = enumerate(zip(saved.tokens, self.tokens))
+            differs = (f"id {i} is {there!r} there, {here!r} here" for i, (there, here) in pairs if there != here)
+            first = next(differs, "the ids agree so far")
             raise UserError(f"{path} is another vocabulary: {len(saved)} tokens there, {len(self)} here; {first}")
 
     def keep(self, path: Path | str) -> None:
@@ -120,7 +121,9 @@ class TextSplits(Splits):
     A run that trains on them keeps each in its folder, as vocabulary-<name>.json, and refuses to go on with another.
     """
 
-    def __new__(cls, train: Loader, val: Loader, test: Loader | None = None, *, vocabularies: Mapping[str, Vocabulary]) -> "TextSplits":
+    def __new__(
+        cls, train: Loader, val: Loader, test: Loader | None = None, *, vocabularies: Mapping[str, Vocabulary]
+    ) -> "TextSplits":
         splits = super().__new__(cls, train, val, test)
         splits.vocabularies = vocabularies
         return splits

@@ -24,32 +24,46 @@ class Remote(NamedTuple):
     member: str = ""  # of a zip archive: the file in it
 
 
-def find(name: str, files: Mapping[str, Remote | None], help: str = "") -> Path:
-    """The folder data/<name> with all `files` in it; those that are missing and have a `Remote` are downloaded first.
+class Source(NamedTuple):
+    """The files of a set in a folder of data/, each with where it is to be had, and what helps if it is not."""
 
-    Raises `UserError` when one is not to be had: with the place it was looked for in, and `help`.
+    folder: str
+    files: Mapping[str, Remote | None]
+    help: str
+
+    @property
+    def place(self) -> Path:
+        return DATA / self.folder
+
+    def missing(self) -> list[str]:
+        """The names of the files that are not there."""
+        return [name for name in self.files if not (self.place / name).exists()]
+
+
+def find(source: Source) -> Path:
+    """The folder of a set, with all its files in it: those that are missing are downloaded first.
+
+    Raises `UserError` when one is not to be had, with the place it was looked for in and what helps.
     """
-    folder = DATA / name
     if is_main():
-        for file, remote in files.items():
-            if not (folder / file).exists():
-                _download(remote, folder / file, help)
+        for name in source.missing():
+            _download(source.files[name], source.place / name, source.help)
     barrier()  # the other ranks wait for the downloads of the first
-    return folder
+    return source.place
 
 
 def _download(remote: Remote | None, path: Path, help: str) -> None:
     """The file at `path`, whole and as published, or not at all."""
     if remote is None:
-        raise UserError(f"{path} does not exist. {help}".rstrip())
+        raise UserError(f"{path} does not exist. What helps: {help}")
     print(f"{path} does not exist; downloading it from {remote.url}", flush=True)
     try:
         with urllib.request.urlopen(remote.url, timeout=60) as response:
             content = response.read()
     except OSError as error:  # no network, no such page, cut off
-        raise UserError(f"{path} does not exist, and {remote.url} cannot be downloaded ({error}). {help}".rstrip()) from None
+        raise UserError(f"{path} does not exist, and {remote.url} cannot be downloaded ({error}). What helps: {help}") from None
     if hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != remote.blob:
-        raise UserError(f"{remote.url} no longer gives the published file (its checksum differs). {help}".rstrip())
+        raise UserError(f"{remote.url} no longer gives the published file (its checksum differs). What helps: {help}")
     if remote.member:
         content = zipfile.ZipFile(io.BytesIO(content)).read(remote.member)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data.textfiles import Remote, find, read_lines
+from dl.mytorch.data.textfiles import Remote, Source, find, read_lines
 from dl.mytorch.data.loader import Batch, Loader
 from dl.mytorch.data.sequences import pad
 from dl.mytorch.data.text import BEGIN, END, PADDING, UNKNOWN, TextSplits, Vocabulary
@@ -35,15 +35,18 @@ _BLOBS = {
     "test_2016_flickr.de.gz": "96b762cc43d913a5d23e5ec65acbc58a50d0a9b8",
     "test_2016_flickr.en.gz": "c3c1142a4d12fa9d7736c81dca0dcea51975477e",
 }
-FILES: dict[str, dict[str, Remote | None]] = {
-    "fra-eng": {"fra.txt": Remote(_FRA_ENG, "29208aee343c889c0dfb1559134da76b2d83a587", member="fra-eng/fra.txt")},
-    "fra-eng-sample": {"fra.txt": None},
-    "multi30k": {name: Remote(f"{_MULTI30K}/{name}", blob) for name, blob in _BLOBS.items()},
-}
-HELP = {
-    "fra-eng": "Get fra-eng.zip from https://www.manythings.org/anki/ and put its fra.txt there, or: --data fra-eng-sample",
-    "fra-eng-sample": "git checkout data/fra-eng-sample brings it back",
-    "multi30k": "Get its files from https://github.com/multi30k/dataset, data/task1/raw, or: --data fra-eng-sample",
+SOURCES = {
+    "fra-eng": Source(
+        "fra-eng",
+        {"fra.txt": Remote(_FRA_ENG, "29208aee343c889c0dfb1559134da76b2d83a587", member="fra-eng/fra.txt")},
+        "put the fra.txt of https://www.manythings.org/anki/fra-eng.zip there; the bundled pairs: --data fra-eng-sample",
+    ),
+    "fra-eng-sample": Source("fra-eng-sample", {"fra.txt": None}, "git checkout data/fra-eng-sample brings it back"),
+    "multi30k": Source(
+        "multi30k",
+        {name: Remote(f"{_MULTI30K}/{name}", blob) for name, blob in _BLOBS.items()},
+        "put its files there from data/task1/raw of https://github.com/multi30k/dataset",
+    ),
 }
 
 
@@ -61,13 +64,13 @@ def translation(config: TrainConfig, min_count: int = 2, shared: bool = False) -
 
 
 def sentence_pairs(name: str, seed: int = 0) -> PairSplits:
-    """fra-eng is split by `seed`, 90 % to train, 5 % to validate, 5 % to test, by its English sentences; multi30k is as published.
+    """fra-eng is split by `seed` and its English sentences: 5 % validate, 5 % test, the rest trains; multi30k is as published.
 
     Raises `UserError` for another name and for files that are not to be had or not as they should be.
     """
-    if name not in FILES:
-        raise UserError(f"--data {name}: no such set of pairs; there are {', '.join(FILES)}")
-    folder = find(name, FILES[name], HELP[name])
+    if name not in SOURCES:
+        raise UserError(f"--data {name}: no such set of pairs; there are {', '.join(SOURCES)}")
+    folder = find(SOURCES[name])
     if name == "multi30k":
         parts = ("train", "val", "test_2016_flickr")
         return PairSplits(*(read_aligned(folder / f"{part}.de.gz", folder / f"{part}.en.gz") for part in parts))

@@ -11,22 +11,23 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data.textfiles import Remote, find, read_lines
+from dl.mytorch.data.textfiles import Remote, Source, find, read_lines
 from dl.mytorch.data.loader import Loader
 from dl.mytorch.data.sequences import blocks
 from dl.mytorch.data.text import END, UNKNOWN, TextSplits, Vocabulary
 
 Split = Literal["train", "valid", "test"]
 
-_URL = "https://raw.githubusercontent.com/pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/wikitext-2"
-FILES = {
-    "wiki.train.tokens": Remote(f"{_URL}/train.txt", "2d84b35af79e411d73ea7cae83c73964c6ac83b4"),
-    "wiki.valid.tokens": Remote(f"{_URL}/valid.txt", "eec944eb2d9e46061cd34a6913528797db6842fc"),
-    "wiki.test.tokens": Remote(f"{_URL}/test.txt", "6f3fc88e4cd88456ea892971f9f12243e8428624"),
-}
-HELP = (
-    "Its old host is gone; the text is also to be had by datasets.load_dataset('Salesforce/wikitext', 'wikitext-2-v1'): "
-    f"write the lines of its three splits to {', '.join(FILES)} there"
+_URL = "https://raw.githubusercontent.com/pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8"
+_FOLDER = f"{_URL}/word_language_model/data/wikitext-2"  # its old host is gone
+SOURCE = Source(
+    "wikitext-2",
+    {
+        "wiki.train.tokens": Remote(f"{_FOLDER}/train.txt", "2d84b35af79e411d73ea7cae83c73964c6ac83b4"),
+        "wiki.valid.tokens": Remote(f"{_FOLDER}/valid.txt", "eec944eb2d9e46061cd34a6913528797db6842fc"),
+        "wiki.test.tokens": Remote(f"{_FOLDER}/test.txt", "6f3fc88e4cd88456ea892971f9f12243e8428624"),
+    },
+    "write there the lines that datasets.load_dataset('Salesforce/wikitext', 'wikitext-2-v1') gives for each split",
 )
 
 
@@ -56,7 +57,7 @@ def _ids(tokens: list[str], vocabulary: Vocabulary) -> Tensor:
 
 def lines(split: Split) -> list[str]:
     """The lines of a split, blank ones and headings too."""
-    return read_lines(find("wikitext-2", FILES, HELP) / f"wiki.{split}.tokens")
+    return read_lines(find(SOURCE) / f"wiki.{split}.tokens")
 
 
 def words(split: Split) -> list[str]:
