@@ -47,6 +47,7 @@ def test_a_token_unseen_in_training_is_unknown() -> None:
     assert vocabulary.encode("the cow saw the dog".split()) == [1, 0, 3, 1, 2]
     assert vocabulary.decode([1, 0, 3]) == ["the", "<unk>", "saw"]
     assert "cow" not in vocabulary and "dog" in vocabulary and len(vocabulary) == 7
+    assert Vocabulary(["<pad>", "<unk>", "a"]).encode(["b", "a"]) == [1, 2]
 
 
 def test_without_unknown_an_unseen_token_is_refused() -> None:
