@@ -139,13 +139,15 @@ def confusion_matrix(counts: Tensor, names: Sequence[str]) -> "Figure":
     counts = counts.cpu()
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
     room = 1.4  # inches left and below, for the names
-    size = 0.5 * len(names) + room + 0.4
+    cell = min(0.5, 15 / len(names))  # inches
+    size = cell * len(names) + room + 0.4
     fig = figure(size, size)
-    axes = fig.add_axes((room / size, room / size, 0.5 * len(names) / size, 0.5 * len(names) / size))
+    axes = fig.add_axes((room / size, room / size, cell * len(names) / size, cell * len(names) / size))
     wrong = shares.clone().fill_diagonal_(0)
     axes.imshow(wrong.numpy(), cmap="Reds", vmin=0, vmax=max(1e-9, wrong.max().item()))
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    if len(names) <= 100:  # more could neither be read nor be drawn in a second
+        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=min(10, 60 * cell))
+        axes.set_yticks(range(len(names)), names, fontsize=min(10, 60 * cell))
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(names) <= 20:

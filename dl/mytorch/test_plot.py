@@ -155,6 +155,11 @@ def test_any_confusion_matrix_can_be_drawn(counts: Tensor) -> None:
     assert image.isfinite().all() and image.shape[0] == 3
 
 
+def test_a_confusion_matrix_of_many_classes_stays_a_picture_of_moderate_size() -> None:
+    counts = torch.eye(1000).long()
+    assert plot.to_tensor(plot.confusion_matrix(counts, ["class"] * 1000)).shape == (3, 1680, 1680)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_saved_image_is_read_back(channels: int, tmp_path: Path) -> None:
     image = torch.linspace(0, 1, channels * 4 * 5).view(channels, 4, 5)
