@@ -1,0 +1,134 @@
+"""AlexNet.
+
+"ImageNet Classification with Deep Convolutional Neural Networks", Alex Krizhevsky, Ilya Sutskever, Geoffrey Hinton, 2012,
+https://papers.nips.cc/paper/4824-imagenet-classification-with-deep-convolutional-neural-networks.
+
+Two styles of one network of eight layers:
+- "paper": figure 2. Two towers, each with half of the channels, that meet in conv3 and in the linear layers only; local
+  response normalisation; overlapping pooling. Preset "alexnet", for images of 227x227.
+- "torchvision": "One weird trick for parallelizing convolutional neural networks", Alex Krizhevsky, 2014,
+  https://arxiv.org/abs/1404.5997, section 5: one tower, no normalisation. It is torchvision's `alexnet`, whose published
+  weights it takes. Preset "torchvision".
+"small" and "tiny" are ours, in the paper's style: for 28x28 on a CPU, and for tests.
+
+Deviations:
+- The paper says images of 224x224, but a first map of 55x55 needs 227 without padding. torchvision pads 224 by 2.
+- The sum of the response normalisation runs over all channels of a layer, as the formula says, also where the towers
+  meet. On the paper's two GPUs that takes communication, of which the paper says nothing.
+- The linear layers read a map of 6x6, averaged to this size if it has another, as torchvision does: images may have
+  any size. At 227x227 nothing is averaged.
+- Dropout scales up what it keeps in training, where the paper halves everything in test.
+- "torchvision" drops inputs of fc6 and fc7, as torchvision does; the paper drops their outputs.
+- With stem "small", for images of 28 or 32, conv1 is 7x7 with stride 1, and the linear layers read a map of 2x2.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dl.mytorch.layers import sequential
+
+# B batch, H and W sides of an image, c1 to c5 channels of the convolutions
+
+
+class AlexNet(nn.Module):
+    """Five convolutions and three linear layers, named as the paper counts them. Images may have any size from 67 up.
+
+    Args:
+        style: "paper" or "torchvision", see above.
+        widths: channels of conv1 to conv5. The paper's towers have half of them each.
+        hidden: units of fc6 and fc7.
+        stem: conv1 is 11x11 with stride 4 in "imagenet", 7x7 with stride 1 in "small", for images of 28 or 32.
+        dropout: probability in training.
+        init: "paper" (section 5) or "torch", as its layers start. A small network does not learn from the paper's.
+
+    forward: images (B, in_channels, H, W) -> logits (B, num_classes). Raises `ValueError` for unknown names.
+    """
+
+    def __init__(
+        self,
+        style: str = "paper",
+        widths: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256),
+        hidden: int = 4096,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        stem: str = "imagenet",
+        dropout: float = 0.5,
+        init: str = "paper",
+    ) -> None:
+        super().__init__()
+        if style not in ("paper", "torchvision") or stem not in ("imagenet", "small") or init not in ("paper", "torch"):
+            raise ValueError(f"no AlexNet of style {style!r}, stem {stem!r}, init {init!r}")
+        paper = style == "paper"
+        towers = 2 if paper else 1
+        c1, c2, c3, c4, c5 = widths
+        if stem == "imagenet":
+            conv1, side = nn.Conv2d(in_channels, c1, 11, stride=4, padding=0 if paper else 2), 6
+        else:
+            conv1, side = nn.Conv2d(in_channels, c1, 7, padding=3), 2
+        self.features = sequential(
+            conv1=conv1,
+            act1=nn.ReLU(),
+            norm1=response_norm() if paper else nn.Identity(),
+            pool1=nn.MaxPool2d(3, stride=2),  # section 3.4: windows overlap
+            conv2=nn.Conv2d(c1, c2, 5, padding=2, groups=towers),
+            act2=nn.ReLU(),
+            norm2=response_norm() if paper else nn.Identity(),
+            pool2=nn.MaxPool2d(3, stride=2),
+            conv3=nn.Conv2d(c2, c3, 3, padding=1),
+            act3=nn.ReLU(),
+            conv4=nn.Conv2d(c3, c4, 3, padding=1, groups=towers),
+            act4=nn.ReLU(),
+            conv5=nn.Conv2d(c4, c5, 3, padding=1, groups=towers),
+            act5=nn.ReLU(),
+            pool5=nn.MaxPool2d(3, stride=2),
+        )
+        self.pool = nn.AdaptiveAvgPool2d(side)
+        self.head = sequential(
+            drop5=nn.Identity() if paper else nn.Dropout(dropout),
+            fc6=nn.Linear(c5 * side**2, hidden),
+            act6=nn.ReLU(),
+            drop6=nn.Dropout(dropout),
+            fc7=nn.Linear(hidden, hidden),
+            act7=nn.ReLU(),
+            drop7=nn.Dropout(dropout) if paper else nn.Identity(),
+            fc8=nn.Linear(hidden, num_classes),
+        )
+        if init == "paper":
+            self.init_weights()
+
+    def init_weights(self) -> None:
+        """Section 5: weights normal with deviation 0.01; biases 1 in conv2, conv4, conv5, fc6 and fc7, which lets their
+        rectifiers begin with positive inputs, and 0 elsewhere."""
+        for name, layer in self.named_modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.constant_(layer.bias, 0 if name.endswith(("conv1", "conv3", "fc8")) else 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.features(images)  # (B, in_channels, 227, 227) -> (B, c5, 6, 6), or 28 -> 2 after a small stem
+        x = self.pool(x).flatten(1)  # (B, c5, H', W') -> (B, c5 * 6 * 6), or c5 * 2 * 2
+        return self.head(x)  # (B, num_classes)
+
+
+def response_norm() -> nn.LocalResponseNorm:
+    """Section 3.3: b_i = a_i / (k + alpha sum_j a_j^2)^beta over the n channels around i; k 2, n 5, alpha 1e-4, beta 0.75.
+
+    torch divides alpha by n, which the paper does not: it gets n * alpha.
+    """
+    return nn.LocalResponseNorm(5, alpha=5 * 1e-4, beta=0.75, k=2.0)
+
+
+_SMALL = {"stem": "small", "init": "torch", "in_channels": 1, "num_classes": 10}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "alexnet": {},
+    "torchvision": {"style": "torchvision", "widths": (64, 192, 384, 256, 256), "init": "torch"},
+    "small": {**_SMALL, "widths": (32, 96, 192, 192, 128), "hidden": 512},
+    "tiny": {**_SMALL, "widths": (8, 12, 16, 16, 12), "hidden": 32},
+}
+
+
+def build(preset: str = "alexnet", **overrides: Any) -> AlexNet:
+    """An AlexNet by the name of its preset; `overrides` are arguments of `AlexNet`."""
+    return AlexNet(**{**PRESETS[preset], **overrides})
