@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dl.modules.CNN.AlexNet import train
 from dl.modules.CNN.AlexNet.convert import from_torchvision
-from dl.modules.CNN.AlexNet.model import PRESETS, build, response_norm
+from dl.modules.CNN.AlexNet.model import PRESETS, ResponseNorm, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, first_kernels
@@ -74,7 +74,7 @@ def test_logits_have_one_row_per_image(preset: str, stem: str, size: int) -> Non
         assert model(torch.empty(3, 2, size, size)).shape == (3, 7)
 
 
-@pytest.mark.parametrize("wrong", [{"style": "caffe"}, {"stem": "tiny"}, {"init": "he"}])
+@pytest.mark.parametrize("wrong", [{"style": "caffe"}, {"stem": "tiny"}, {"init": "glorot"}])
 def test_unknown_names_are_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=f"no AlexNet of .*{next(iter(wrong.values()))}"):
         build("tiny", **wrong)
@@ -121,13 +121,13 @@ def test_paper_network_is_two_towers_that_meet_in_conv3(mode: str, height: int, 
 
 def test_response_norm_is_the_paper_s_formula() -> None:
     a = 50 * torch.randn(2, 9, 3, 4, dtype=torch.float64)
-    torch.testing.assert_close(response_norm()(a), normalised(a), rtol=1e-12, atol=0)
+    torch.testing.assert_close(ResponseNorm()(a), normalised(a), rtol=1e-12, atol=0)
 
 
 def test_alpha_is_not_divided_by_n() -> None:
     a = torch.zeros(1, 5, 1, 1)
     a[0, 2] = 100.0  # 1e-4 * 100^2 = 1
-    assert response_norm()(a)[0, 2].item() == pytest.approx(100 / 3**0.75)
+    assert ResponseNorm()(a)[0, 2].item() == pytest.approx(100 / 3**0.75)
 
 
 def test_initialisation_is_that_of_section_5() -> None:
@@ -198,7 +198,7 @@ def test_every_parameter_gets_a_gradient(variant: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_one_batch_is_learnt_by_heart(variant: dict[str, Any]) -> None:
-    testing.assert_overfits(build("tiny", **variant, dropout=0.0), synthetic.images(16), steps=60)
+    testing.assert_overfits(build("tiny", **variant, dropout=0.0), synthetic.images(16, size=16), steps=60)
 
 
 @pytest.mark.parametrize(
