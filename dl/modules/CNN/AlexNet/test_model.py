@@ -66,6 +66,14 @@ def test_maps_of_the_paper_network_have_the_sizes_of_figure_2() -> None:
     assert neurons == [186_624, 64_896, 64_896, 43_264]
 
 
+def test_small_stem_leaves_a_map_of_2x2_of_28_pixels() -> None:
+    model = build("small")
+    with Probe(model, *(f"features.{name}" for name in ("conv1", "pool1", "pool2", "pool5"))) as probe:
+        model(torch.zeros(1, 1, 28, 28))
+    assert [tuple(maps.shape[1:]) for maps in probe.outputs.values()] == [(32, 28, 28), (32, 13, 13), (96, 6, 6), (128, 2, 2)]
+    assert model.head.fc6.in_features == 128 * 2 * 2
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(("stem", "size"), [("small", 28), ("small", 32), ("imagenet", 67), ("imagenet", 224)])
 def test_logits_have_one_row_per_image(preset: str, stem: str, size: int) -> None:
@@ -137,6 +145,14 @@ def test_initialisation_is_that_of_section_5() -> None:
     for name, layer in layers.items():
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.05) and abs(layer.weight.mean()) < 1e-3
         assert (layer.bias == (0 if name in ("conv1", "conv3", "fc8") else 1)).all(), name
+
+
+def test_initialisation_he_has_the_variance_of_fan_in() -> None:
+    model = build("alexnet", widths=(32, 64, 64, 64, 64), hidden=128, init="he")
+    grouped, linear = model.features.conv2, model.head.fc7
+    assert grouped.weight.std().item() == pytest.approx((2 / (16 * 25)) ** 0.5, rel=0.05)  # 16 of 32 maps
+    assert linear.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
+    assert not grouped.bias.any() and not linear.bias.any()
 
 
 # ---- torchvision ---------------------------------------------------------------------------------------------------
