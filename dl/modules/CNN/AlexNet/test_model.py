@@ -121,7 +121,7 @@ class TwoTowers(nn.Module):
         return F.linear(x, weights[7], biases[7])
 
 
-@pytest.mark.parametrize(("mode", "height", "width"), [("train", 67, 99), ("eval", 99, 67), ("eval", 227, 227)])
+@pytest.mark.parametrize(("mode", "height", "width"), [("train", 67, 99), ("eval", 99, 67), ("eval", 227, 291)])
 def test_paper_network_is_two_towers_that_meet_in_conv3(mode: str, height: int, width: int) -> None:
     model = build("alexnet", **NARROW, init="torch")
     testing.assert_same_as(model, TwoTowers(model), 9 * torch.randn(2, 3, height, width), train=mode == "train")
@@ -153,6 +153,11 @@ def test_initialisation_he_has_the_variance_of_fan_in() -> None:
     assert grouped.weight.std().item() == pytest.approx((2 / (16 * 25)) ** 0.5, rel=0.05)  # 16 of 32 maps
     assert linear.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
     assert not grouped.bias.any() and not linear.bias.any()
+
+
+def test_initialisation_torch_leaves_the_layers_as_torch_starts_them() -> None:
+    layer = build("tiny", init="torch").head.fc7
+    assert 0.9 * 32**-0.5 < layer.weight.abs().max() <= 32**-0.5 and 0 < layer.bias.abs().max() <= 32**-0.5
 
 
 # ---- torchvision ---------------------------------------------------------------------------------------------------

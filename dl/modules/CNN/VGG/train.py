@@ -21,9 +21,7 @@ class Config(ImageConfig):
     """Train a VGG."""
 
     out: str = "runs/CNN/VGG"
-    model: Literal[
-        "small", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "tiny"
-    ] = flag(
+    model: Literal["small", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "tiny"] = flag(
         "small", "preset of the network, see model.py; up to 64 pixels they get a head for small images"
     )
     epochs: int = 10
