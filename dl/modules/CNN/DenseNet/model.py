@@ -174,7 +174,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "densenetbc100_k12": _cifar(100, 12, bc=True),
     "densenetbc250_k24": _cifar(250, 24, bc=True),
     "densenetbc190_k40": _cifar(190, 40, bc=True),
-    "small": {"depths": (3, 4, 4), "growth": 16, "stem": "small", "in_channels": 1, "num_classes": 10},
+    "small": {"depths": (2, 4, 6), "growth": 16, "bottleneck": 0, "stem": "small", "in_channels": 1, "num_classes": 10},
     "tiny": {"depths": (1, 2), "growth": 4, "stem": "small", "num_classes": 10},
 }
 
