@@ -9,6 +9,8 @@ CPU, and for tests.
 Options:
 - bypass: the simple bypass of section 6 and figure 2, middle.
 - stem "small" (3x3, stride 1) is ours, for images of 28 or 32; any preset takes it.
+- last_act=False is ours: no ReLU behind the last convolution. With it, as in the paper, a class whose logit is 0 for all
+  images gets no gradient any more. With few classes one or more are soon lost, so "small" and "tiny" are without.
 
 Deviations:
 - The last convolution has no padding, as in torchvision's network, whose published weights fit; in the authors' Caffe
@@ -54,7 +56,7 @@ class Fire(nn.Module):
 class SqueezeNet(nn.Module):
     """A convolution, fire modules with max pooling between them, a convolution to the classes, the mean over the map.
 
-    Images may have any side from 21 up. The last ReLU leaves no logit below 0.
+    Images may have any side from 21 up.
 
     Args:
         pools: numbers of the layers, counted from conv1, that a max pooling follows; it halves the map.
@@ -64,6 +66,7 @@ class SqueezeNet(nn.Module):
         stem_channels: maps of the first convolution.
         stem_kernel: its side in the stem "imagenet".
         bypass: simple bypass around every fire module with as many maps in as out; in the paper's network 3, 5, 7 and 9.
+        last_act: a ReLU behind the last convolution, which leaves no logit below 0.
         dropout: probability, before the last convolution.
         stem: "imagenet", of stride 2 without padding, or "small", 3x3 of stride 1, which keeps the side.
 
@@ -81,6 +84,7 @@ class SqueezeNet(nn.Module):
         stem_channels: int = 96,
         stem_kernel: int = 7,
         bypass: bool = False,
+        last_act: bool = True,
         dropout: float = 0.5,
         num_classes: int = 1000,
         in_channels: int = 3,
@@ -106,7 +110,7 @@ class SqueezeNet(nn.Module):
         self.head = sequential(
             drop=nn.Dropout(dropout),
             conv10=nn.Conv2d(channels, num_classes, 1),
-            act=nn.ReLU(),
+            act=nn.ReLU() if last_act else nn.Identity(),
             pool10=nn.AdaptiveAvgPool2d(1),
         )
         self.init_weights()
@@ -129,13 +133,13 @@ class SqueezeNet(nn.Module):
 
 
 def _small(**sizes: Any) -> dict[str, Any]:
-    return {**sizes, "stem": "small", "num_classes": 10}
+    return {**sizes, "last_act": False, "stem": "small", "num_classes": 10}
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "squeezenet1_0": {},
     "squeezenet1_1": {"pools": (1, 3, 5), "stem_channels": 64, "stem_kernel": 3},
-    "small": {**_small(fires=6, pools=(3, 5), width=64, stem_channels=32), "bypass": True, "in_channels": 1},
+    "small": {**_small(fires=6, pools=(3, 5), width=64, squeeze_ratio=0.25, stem_channels=32), "bypass": True, "in_channels": 1},
     "tiny": _small(fires=2, pools=(1,), width=16, stem_channels=8),
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -127,12 +128,13 @@ def test_other_networks_are_refused(torchvision: ModuleType) -> None:
 
 
 def test_published_weights_are_used_as_the_readme_says(
-    torchvision: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    torchvision: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     published = torchvision.models.squeezenet1_0().state_dict()
     published["classifier.1.bias"][207] = 100.0
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *args, **options: published)
-    monkeypatch.setattr(torchvision.io, "decode_image", lambda path: torch.zeros(3, 300, 400, dtype=torch.uint8), raising=False)
+    Image.new("RGB", (400, 300)).save(tmp_path / "dog.jpg")
+    monkeypatch.chdir(tmp_path)
     snippet = re.search(r"```python\n(.*?)```", Path(__file__).with_name("README.md").read_text(), re.DOTALL)
     exec(snippet[1], {})
     assert capsys.readouterr().out == "golden retriever\n"
@@ -211,7 +213,17 @@ def test_every_parameter_gets_a_gradient(variant: dict[str, Any]) -> None:
 
 def test_one_batch_is_learnt_by_heart() -> None:
     model = build("small", width=32, stem_channels=16, fires=4, dropout=0.0)
-    testing.assert_overfits(model, synthetic.images(8, size=16), steps=80)
+    testing.assert_overfits(model, synthetic.images(8, size=16), steps=60)
+
+
+def test_last_act_is_all_that_cuts_logits_off_at_0() -> None:
+    model, images = build("tiny", last_act=True).eval(), torch.randn(8, 3, 16, 16)
+    with_signs = build("tiny").eval()
+    with_signs.load_state_dict(model.state_dict())
+    with Probe(model, "head.conv10") as probe:
+        model(images)
+    torch.testing.assert_close(with_signs(images), probe["head.conv10"].mean((2, 3)))
+    torch.testing.assert_close(model(images), probe["head.conv10"].relu().mean((2, 3)))
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------
