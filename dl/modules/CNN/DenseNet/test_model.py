@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -267,3 +267,9 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
 
 def test_recipe_offers_presets_that_exist() -> None:
     assert set(train.Config.__annotations__["model"].__args__) <= set(PRESETS)
+
+
+def test_flags_of_the_recipe_reach_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "Trainer", lambda model, **others: SimpleNamespace(fit=lambda data: model))
+    model = train.main(train.Config(data="mnist", model="tiny", dropout=0.3), synthetic.image_splits())
+    assert str(model) == str(build("tiny", dropout=0.3, in_channels=1))

@@ -21,7 +21,7 @@ class Config(ImageConfig):
     """Train a DenseNet."""
 
     out: str = "runs/CNN/DenseNet"
-    model: Literal["small", "densenet40_k12", "densenet100_k12", "densenetbc100_k12", "densenet121", "densenet169", "tiny"] = flag(
+    model: Literal["small", "densenet40_k12", "densenet100_k12", "densenetbc100_k12", "densenet121", "tiny"] = flag(
         "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images"
     )
     dropout: float = flag(0.0, "probability, behind every convolution but the first")

@@ -132,15 +132,22 @@ class SqueezeNet(nn.Module):
         return self.head(x).flatten(1)  # (B, C, X, X) -> (B, num_classes, 1, 1) -> (B, num_classes)
 
 
-def _small(**sizes: Any) -> dict[str, Any]:
-    return {**sizes, "last_act": False, "stem": "small", "num_classes": 10}
-
-
 PRESETS: dict[str, dict[str, Any]] = {
     "squeezenet1_0": {},
     "squeezenet1_1": {"pools": (1, 3, 5), "stem_channels": 64, "stem_kernel": 3},
-    "small": {**_small(fires=6, pools=(3, 5), width=64, squeeze_ratio=0.25, stem_channels=32), "bypass": True, "in_channels": 1},
-    "tiny": _small(fires=2, pools=(1,), width=16, stem_channels=8),
+    "small": {
+        "pools": (3, 5),
+        "fires": 6,
+        "width": 64,
+        "squeeze_ratio": 0.25,
+        "stem_channels": 32,
+        "bypass": True,
+        "last_act": False,
+        "stem": "small",
+        "num_classes": 10,
+        "in_channels": 1,
+    },
+    "tiny": {"pools": (1,), "fires": 2, "width": 16, "stem_channels": 8, "last_act": False, "stem": "small", "num_classes": 10},
 }
 
 
