@@ -240,5 +240,5 @@ def test_recipe_offers_presets_that_exist() -> None:
 
 def test_flags_of_the_recipe_reach_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "Trainer", lambda model, **others: SimpleNamespace(fit=lambda data: model))
-    model = train.main(train.Config(data="mnist", model="tiny", dropout=0.3), synthetic.image_splits())
-    assert str(model) == str(build("tiny", dropout=0.3, in_channels=1))
+    model = train.main(train.Config(data="mnist", model="tiny", dropout=0.3, last_act=True), synthetic.image_splits())
+    assert str(model) == str(build("tiny", dropout=0.3, last_act=True, in_channels=1))

@@ -25,6 +25,7 @@ class Config(ImageConfig):
         "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images"
     )
     dropout: float = flag(0.5, "probability, before the last convolution")
+    last_act: bool = flag(False, "the paper's ReLU behind the last convolution; with few classes, some are soon lost")
     epochs: int = 10
     lr: float = 2e-3
     weight_decay: float = 0.01
@@ -43,10 +44,11 @@ def main(config: Config, data: Splits | None = None) -> History:
             in_channels=about.channels,
             num_classes=len(about.classes),
             dropout=config.dropout,
+            last_act=config.last_act,
             stem="small" if about.size <= 64 else "imagenet",
         ),
         task=Classification(config.label_smoothing, about.classes),
-        optimizer=adamw(config.lr, config.weight_decay),  # without norms, SGD needs far more epochs here
+        optimizer=adamw(config.lr, config.weight_decay),  # with SGD the loss hardly falls in the first epochs
         schedule=warmup_cosine(warmup=0.1),
         config=config,
     )
