@@ -134,7 +134,8 @@ def test_network_is_torchvision_s_in_outputs_gradients_and_steps(
     else:
         reference = getattr(torchvision.models, name)(num_classes=7)
     model = from_torchvision(randomized(reference))
-    testing.assert_same_as(model, reference, torch.randn(3, 3, height, width), train=mode == "train")
+    steps = 3 if name == "short" else 1
+    testing.assert_same_as(model, reference, torch.randn(3, 3, height, width), train=mode == "train", steps=steps)
     assert model.head.out_features == 7
 
 
