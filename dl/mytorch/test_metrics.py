@@ -310,7 +310,8 @@ def test_bleu_of_the_truth_is_1_and_longer_hypotheses_have_no_penalty_but_precis
     assert bleu(["a b c d e"], [["a b c d"]]) == pytest.approx((4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25)
 
 
-def test_of_two_references_as_near_the_shorter_counts() -> None:
+def test_the_penalty_is_about_the_nearest_reference_of_two_as_near_the_shorter() -> None:
+    assert bleu(["a b c"], [["a b c d", "a"]], 1) == pytest.approx(math.exp(1 - 4 / 3))
     assert bleu(["a b c"], [["a b c d", "a b"]], 1) == 1  # 4 would give exp(1 - 4/3)
 
 

@@ -109,12 +109,11 @@ def read_aligned(source: Path | str, target: Path | str) -> list[Pair]:
 
 
 def tokenize(sentence: str) -> list[str]:
-    """Words and marks: in lower case, with a space before each of , . ! ? and ordinary spaces for those that do not break.
+    """Words and marks in lower case: cut at spaces, those that do not break included, and before each of , . ! ?
 
     As in the d2l book, section 10.5. Apostrophes stay inside words.
     """
-    spaced = sentence.lower().replace("\u202f", " ").replace("\xa0", " ")
-    return re.sub("(?=[,.!?])", " ", spaced).split()
+    return re.sub("(?=[,.!?])", " ", sentence.lower()).split()
 
 
 def token_splits(config: TrainConfig, pairs: PairSplits, min_count: int = 2, shared: bool = False) -> TextSplits:
