@@ -69,18 +69,30 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error})") from None
 
 
-def settings(record: Record) -> list[str]:
-    """The flags in which a run differs from its recipe's defaults, as words: "lr 0.05", "no-mlm".
-
-    Not the data, the preset and the seed, which have columns of their own, nor flags that do not change the result.
-    """
+def changed(record: Record) -> dict[str, Any]:
+    """The fields in which a run differs from what its recipe's defaults are today, without those that change no result."""
     config = catalogue.module(record["recipe"], "train").Config
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return {name: value for name, value in record["config"].items() if name not in FREE and value != defaults.get(name)}
+
+
+def settings(record: Record) -> list[str]:
+    """What is `changed`, as words: "lr 0.05", "no-mlm"; not data, preset and seed, which have columns of their own."""
     words = []
-    for name, value in record["config"].items():
-        if name not in FREE | {"data", "model", "seed"} and value != defaults.get(name):
+    for name, value in changed(record).items():
+        if name not in ("data", "model", "seed"):
             words.append(f"{name} {value}" if not isinstance(value, bool) else name if value else f"no-{name}")
     return words
+
+
+def command(record: Record) -> str:
+    """What trains this way with today's recipe. The command that was given, maybe with other defaults, is in the record."""
+    words = ["python", "-m", f"dl.modules.{record['recipe'].replace('/', '.')}.train"]
+    for name, value in changed(record).items():
+        flag = name.replace("_", "-")
+        if name != "seed":
+            words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return shlex.join(words)
 
 
 # ---- groups of seeds -----------------------------------------------------------------------------------------------
@@ -147,7 +159,7 @@ def results_table(name: str) -> str:
             *(_spread(group, quantity) for quantity in quantities),
             _time(statistics.mean(record["training_seconds"] for record in group)),
             ", ".join(dict.fromkeys(record["device"] for record in group)),
-            f"`{plain_command(group[0]['command'])}`",
+            f"`{command(group[0])}`",
         ])  # fmt: skip
     headings += ["training time", "device", "command"]
     used = [i for i in range(len(headings)) if any(row[i] for row in rows)]
@@ -158,17 +170,6 @@ def _time(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def plain_command(command: str) -> str:
-    """A recorded command without the flags that differ from seed to seed: --out, --seed and --fresh."""
-    words, kept = iter(shlex.split(command)), []
-    for word in words:
-        if word in ("--out", "--seed"):
-            next(words, None)  # its value
-        elif word not in ("--fresh", "--no-fresh") and not word.startswith(("--out=", "--seed=")):
-            kept.append(word)
-    return shlex.join(kept)
 
 
 def model_row(name: str) -> list[str]:

@@ -33,7 +33,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make_run(folder: Path, error: float = 0.1, finished: bool = True, recipe: str = "CNN/LeNet", **flags: Any) -> Path:
     """A run's folder as the trainer leaves it."""
     folder.mkdir()
-    command = f"python -m dl.modules.CNN.LeNet.train --out {folder} --seed={flags.get('seed', 0)} --fresh --clip 1"
+    command = f"python -m dl.modules.CNN.LeNet.train --out {folder} --seed={flags.get('seed', 0)} --fresh"
     described = {
         **{"recipe": recipe, "command": command, "config": dataclasses.asdict(Config(out=str(folder), **flags))},
         **{"commit": "abc", "versions": {"python": "3.11.7", "torch": "2.13.0"}, "ranks": 1},
@@ -95,7 +95,7 @@ def test_seeds_make_one_row_with_mean_and_sample_deviation(project: Path) -> Non
     results.record(make_run(project / "other", 0.5, seed=0, steps=7, lr=0.2))
     lines = results.results_table("CNN/LeNet").splitlines()
     assert lines[0].startswith("| data | preset | settings | epochs | seeds | test top-1 error | test loss | training time")
-    command = "`python -m dl.modules.CNN.LeNet.train --clip 1`"
+    command = "`python -m dl.modules.CNN.LeNet.train`"
     errors = "11.00 \u00b1 1.00 % | 0.2500 \u00b1 0.0000"
     assert lines[2] == f"| fashion_mnist | modern |  | {Config.epochs} | 3 | {errors} | 60 s | abacus | {command} |"
     assert lines[3].startswith("| fashion_mnist | modern | lr 0.2 | 7 steps | 1 | 50.00 % | 0.2500 |")
@@ -152,9 +152,11 @@ def test_a_readme_without_markers_is_left_alone(project: Path) -> None:
     assert (project / "README.md").read_text() == text
 
 
-def test_the_plain_command_has_no_flag_of_one_seed() -> None:
-    command = "python -m x --out 'a b' --lr 0.1 --seed 3 --no-fresh --out=c --seed=4 --outer 5"
-    assert results.plain_command(command) == "python -m x --lr 0.1 --outer 5"
+def test_the_command_makes_the_run_with_the_defaults_of_today(project: Path) -> None:
+    run = make_run(project / "run", seed=3, lr=0.2, flip=not Config.flip, model="textbook", data="mnist", num_workers=2)
+    flip = "--no-flip" if Config.flip else "--flip"
+    expected = f"python -m dl.modules.CNN.LeNet.train --data mnist --lr 0.2 {flip} --model textbook"
+    assert results.command(json.loads(results.record(run).read_text())) == expected
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (100, "2 min"), (5990, "100 min"), (7200, "2.0 h")])

@@ -8,6 +8,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
 from dl.modules.CNN.LeNet.model import build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
@@ -30,12 +32,16 @@ class Config(ImageConfig):
     channels_last: bool = True  # a fifth faster on a CPU
 
 
+def network(config: Config) -> nn.Module:
+    """The network that the config asks for."""
+    return build(config.model)
+
+
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
-    about = image_set(config)
     trainer = Trainer(
-        model=build(config.model),
-        task=Classification(config.label_smoothing, about.classes),
+        model=network(config),
+        task=Classification(config.label_smoothing, image_set(config).classes),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay),
         schedule=warmup_cosine(warmup=0.05),
         config=config,

@@ -6,6 +6,8 @@
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from dl.modules.Linear.SoftmaxRegression.model import build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
@@ -23,12 +25,17 @@ class Config(ImageConfig):
     lr: float = 0.05
 
 
+def network(config: Config) -> nn.Module:
+    """The network that the config asks for."""
+    about = image_set(config)
+    return build(in_channels=about.channels, image_size=about.size, num_classes=len(about.classes))
+
+
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
-    about = image_set(config)
     trainer = Trainer(
-        model=build(in_channels=about.channels, image_size=about.size, num_classes=len(about.classes)),
-        task=Classification(config.label_smoothing, about.classes),
+        model=network(config),
+        task=Classification(config.label_smoothing, image_set(config).classes),
         optimizer=sgd(config.lr, weight_decay=config.weight_decay),
         schedule=warmup_cosine(warmup=0.05),
         config=config,

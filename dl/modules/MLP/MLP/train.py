@@ -7,6 +7,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
 from dl.modules.MLP.MLP.model import build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
@@ -27,12 +29,17 @@ class Config(ImageConfig):
     flip: bool = True
 
 
+def network(config: Config) -> nn.Module:
+    """The network that the config asks for."""
+    about = image_set(config)
+    return build(config.model, in_channels=about.channels, image_size=about.size, num_classes=len(about.classes))
+
+
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
-    about = image_set(config)
     trainer = Trainer(
-        model=build(config.model, in_channels=about.channels, image_size=about.size, num_classes=len(about.classes)),
-        task=Classification(config.label_smoothing, about.classes),
+        model=network(config),
+        task=Classification(config.label_smoothing, image_set(config).classes),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay),
         schedule=warmup_cosine(warmup=0.05),
         config=config,
