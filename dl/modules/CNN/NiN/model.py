@@ -8,7 +8,7 @@ The paper draws the network but gives no sizes; those of the release are taken, 
 the maps of the classes too, and pooling takes windows that reach over the edge.
 
 Deviations:
-- Initial weights are He's, for every size; the release draws those for CIFAR-10 with a standard deviation of 0.05.
+- Initial weights are He's, see `init_weights`; the release draws those for CIFAR-10 with a standard deviation of 0.05.
 - The stem "small" of any preset is the first convolution of "cifar10" (5x5, stride 1), for images of 28 or 32 pixels.
 """
 
@@ -82,11 +82,16 @@ class NiN(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Kernels: normal with variance 2 / fan-in (He et al. 2015, https://arxiv.org/abs/1502.01852, equation 10); biases 0."""
+        """Kernels: uniform with variance 2 / fan-in (He et al. 2015, https://arxiv.org/abs/1502.01852, equation 10); biases 0.
+
+        The biases of the classes' maps are 1. At 0, some of these maps start below 0 at every pixel of every image: their
+        ReLU then passes no gradient, and the network never learns these classes.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
+        nn.init.ones_(self.blocks[-1].conv3.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         x = images

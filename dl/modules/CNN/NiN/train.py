@@ -1,0 +1,55 @@
+"""Train a NiN on Fashion-MNIST, or on another set of images.
+
+    python -m dl.modules.CNN.NiN.train
+    python -m dl.modules.CNN.NiN.train --model cifar10 --out runs/CNN/NiN-cifar10
+    torchrun --nproc_per_node=2 -m dl.modules.CNN.NiN.train --parallel ddp
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.CNN.NiN.model import build
+from dl.mytorch import History, Trainer, launch, seed_everything
+from dl.mytorch.config import flag
+from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
+from dl.mytorch.optim import adamw, warmup_cosine
+from dl.mytorch.tasks import Classification
+
+
+@dataclass(frozen=True)
+class Config(ImageConfig):
+    """Train a NiN."""
+
+    out: str = "runs/CNN/NiN"
+    model: Literal["small", "cifar10", "imagenet", "tiny"] = flag(
+        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images"
+    )
+    epochs: int = 10
+    lr: float = 2e-3  # of AdamW: without norms, momentum at the rates of ResNet kills the ReLUs that end the network
+    weight_decay: float = 0.05
+    crop: int = 2
+    flip: bool = True
+    precision: Literal["fp32", "bf16"] = "bf16"
+    channels_last: bool = True
+
+
+def main(config: Config, data: Splits | None = None) -> History:
+    seed_everything(config.seed)
+    about = image_set(config)
+    trainer = Trainer(
+        model=build(
+            config.model,
+            in_channels=about.channels,
+            num_classes=len(about.classes),
+            stem="small" if about.size <= 64 else "imagenet",
+        ),
+        task=Classification(config.label_smoothing, about.classes),
+        optimizer=adamw(config.lr, config.weight_decay),
+        schedule=warmup_cosine(warmup=0.1),
+        config=config,
+    )
+    return trainer.fit(data or image_splits(config))
+
+
+if __name__ == "__main__":
+    launch(main, Config)
