@@ -190,7 +190,7 @@ def test_biases_of_1_leave_hardly_a_class_without_a_gradient() -> None:
             assert bias == 0 or model.blocks[-1].conv3.bias.eq(bias).all()
             nn.init.constant_(model.blocks[-1].conv3.bias, bias)
             dead[bias] += (model(images) == 0).all(0).sum().item()
-    assert dead[1.0] <= 4 and dead[0.0] >= 16  # of 200
+    assert 2 * dead[1.0] < dead[0.0]
 
 
 @pytest.mark.parametrize(
