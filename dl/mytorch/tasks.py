@@ -66,10 +66,10 @@ class Classification(Task):
         self._forget()
 
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:
-        return self._classify(model, batch, batch.get("targets", batch["labels"]), self.label_smoothing)
+        return self.score(model(batch["images"]), batch, training=True)
 
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
-        output = self._classify(model, batch, batch["labels"], 0.0)
+        output = self.score(model(batch["images"]), batch, training=False)
         self._remember(batch["images"], batch["labels"], output.outputs["logits"])
         return output
 
@@ -101,9 +101,10 @@ class Classification(Task):
         self._forget()
         return pictures | self.preview(model)
 
-    def _classify(self, model: nn.Module, batch: Batch, targets: Tensor, label_smoothing: float) -> StepOutput:
-        logits = model(batch["images"])  # (B, classes)
-        loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    def score(self, logits: Tensor, batch: Batch, training: bool) -> StepOutput:
+        """The loss of `logits` (B, classes), of which the task of a network with several heads asks for each."""
+        targets = batch.get("targets", batch["labels"]) if training else batch["labels"]
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing if training else 0.0)
         return StepOutput(loss, len(targets), {"logits": logits.detach(), "labels": batch["labels"]})
 
     def _forget(self) -> None:

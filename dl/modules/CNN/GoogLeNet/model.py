@@ -222,7 +222,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "googlenet": {"style": "torchvision"},
     "paper": {"style": "paper", "dropout": 0.4},
     "small": {"width": 1 / 8, "in_channels": 1, "num_classes": 10, "stem": "small"},
-    "tiny": {"width": 1 / 16, "blocks": ("3a", "4a", "4d", "5a"), "num_classes": 10, "stem": "small"},
+    "tiny": {"width": 1 / 16, "blocks": ("3a", "4a", "4d"), "num_classes": 10, "stem": "small"},
 }
 
 

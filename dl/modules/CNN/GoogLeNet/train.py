@@ -1,0 +1,57 @@
+"""Train a GoogLeNet on Fashion-MNIST, or on another set of images.
+
+    python -m dl.modules.CNN.GoogLeNet.train
+    python -m dl.modules.CNN.GoogLeNet.train --no-aux --out runs/CNN/GoogLeNet-one-head
+    torchrun --nproc_per_node=2 -m dl.modules.CNN.GoogLeNet.train --parallel ddp
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.CNN.GoogLeNet.model import build
+from dl.modules.CNN.GoogLeNet.task import AuxiliaryClassification
+from dl.mytorch import History, Trainer, launch, seed_everything
+from dl.mytorch.config import flag
+from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
+from dl.mytorch.optim import sgd, warmup_cosine
+
+
+@dataclass(frozen=True)
+class Config(ImageConfig):
+    """Train a GoogLeNet."""
+
+    out: str = "runs/CNN/GoogLeNet"
+    model: Literal["small", "googlenet", "paper", "tiny"] = flag(
+        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images"
+    )
+    aux: bool = flag(True, "with the auxiliary heads, each of which adds 0.3 of its loss")
+    epochs: int = 10
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    crop: int = 2
+    flip: bool = True
+    precision: Literal["fp32", "bf16"] = "bf16"
+    channels_last: bool = True
+
+
+def main(config: Config, data: Splits | None = None) -> History:
+    seed_everything(config.seed)
+    about = image_set(config)
+    trainer = Trainer(
+        model=build(
+            config.model,
+            aux=config.aux,
+            in_channels=about.channels,
+            num_classes=len(about.classes),
+            stem="small" if about.size <= 64 else "imagenet",
+        ),
+        task=AuxiliaryClassification(config.label_smoothing, about.classes),
+        optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
+        schedule=warmup_cosine(warmup=0.1),
+        config=config,
+    )
+    return trainer.fit(data or image_splits(config))
+
+
+if __name__ == "__main__":
+    launch(main, Config)
