@@ -149,7 +149,8 @@ class GoogLeNet(nn.Module):
     ) -> None:
         super().__init__()
         if style not in STYLES or stem not in STEMS or not set(blocks) <= set(INCEPTIONS):
-            raise ValueError(f"style {style!r}, stem {stem!r} or one of the blocks {blocks} is none of {STYLES}, {STEMS}, {[*INCEPTIONS]}")
+            known = f"styles {STYLES}, stems {STEMS}, blocks {tuple(INCEPTIONS)}"
+            raise ValueError(f"style {style!r}, stem {stem!r}, blocks {blocks}: there are {known}")
         if aux and not {"4a", "4d"} <= set(blocks):
             raise ValueError(f"the auxiliary heads follow the blocks 4a and 4d, which {blocks} lack: aux=False")
         if transform_input and in_channels != 3:

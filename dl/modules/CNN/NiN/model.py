@@ -67,7 +67,7 @@ class NiN(nn.Module):
         if stem not in STEMS or not set(pools) <= set(POOLS):
             raise ValueError(f"stem {stem!r} and pools {pools}: there are the stems {list(STEMS)} and the pools {list(POOLS)}")
         if not len(widths) == len(pools) + 1 == len(dropouts) + 1:
-            raise ValueError(f"{len(widths)} blocks have {len(widths) - 1} pools and dropouts, not {len(pools)} and {len(dropouts)}")
+            raise ValueError(f"{len(widths)} blocks have one pool and dropout less, not {len(pools)} and {len(dropouts)}")
         self.blocks = nn.ModuleList()
         channels = in_channels
         for i, maps in enumerate((*widths[:-1], (*widths[-1], num_classes))):

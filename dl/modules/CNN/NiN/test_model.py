@@ -104,7 +104,7 @@ class Twin(nn.Module):
 
     @staticmethod
     def pool(x: Tensor, kind: str) -> Tensor:
-        """A last window reaches over the edge where a side is even: "m" takes the largest of, "a" the mean over what is there."""
+        """A last window reaches over the edge of an even side: "m" takes the largest, "a" the mean of what is there."""
         edge = (0, (x.shape[3] - 3) % 2, 0, (x.shape[2] - 3) % 2)
         if kind == "m":
             return F.max_pool2d(F.pad(x, edge, value=-torch.inf), 3, 2)
@@ -166,11 +166,10 @@ def test_logits_are_the_means_of_the_last_maps() -> None:
 
 
 def test_dropout_follows_the_pools_that_the_presets_say() -> None:
-    rates = {
-        preset: [layer.p for layer in build(preset, widths=FOUR_BLOCKS["widths"][-blocks:]).modules() if isinstance(layer, nn.Dropout)]
-        for preset, blocks in (("cifar10", 3), ("imagenet", 4))
-    }
-    assert rates == {"cifar10": [0.5, 0.5], "imagenet": [0.0, 0.0, 0.5]}
+    for preset, rates in {"cifar10": [0.5, 0.5], "imagenet": [0.0, 0.0, 0.5]}.items():
+        with torch.device("meta"):
+            layers = build(preset).modules()
+        assert [layer.p for layer in layers if isinstance(layer, nn.Dropout)] == rates
 
 
 def test_initialisation_has_the_variance_of_fan_in() -> None:
@@ -197,7 +196,7 @@ def test_biases_of_1_leave_hardly_a_class_without_a_gradient() -> None:
     "wrong", [{"stem": "large"}, {"pools": ("max", "min")}, {"pools": ("max",)}, {"dropouts": (0.0,)}, {"widths": ((4, 4),)}]
 )
 def test_what_is_no_network_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="pools"):
+    with pytest.raises(ValueError, match="pool"):
         build("tiny", **wrong)
 
 
