@@ -53,7 +53,7 @@ def test_with_weight_0_the_network_learns_as_one_without_heads() -> None:
     model = build("tiny", in_channels=1, dropout=0.0).double()
     plain = build("tiny", in_channels=1, dropout=0.0, aux=False).double()
     plain.load_state_dict({name: weight for name, weight in model.state_dict().items() if not name.startswith("aux.")})
-    batch = synthetic.images(8)
+    batch = synthetic.images(8, size=8)
     batch["images"] = batch["images"].double()
     optimizers = [torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9) for network in (model, plain)]
     for _ in range(3):
