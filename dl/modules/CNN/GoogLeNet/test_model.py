@@ -376,7 +376,7 @@ def test_what_is_no_network_is_refused(wrong: dict[str, Any], message: str) -> N
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_logit_row_depends_on_its_own_image_only(variant: dict[str, Any]) -> None:
-    testing.assert_batch_independent(randomized(build("tiny", **variant)), torch.randn(3, 3, 28, 28))
+    testing.assert_batch_independent(randomized(build("tiny", **variant)), torch.randn(3, 3, 16, 16))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -386,7 +386,7 @@ def test_every_parameter_gets_a_gradient(variant: dict[str, Any]) -> None:
 
 def test_one_batch_is_learnt_by_heart() -> None:
     model = build("tiny", in_channels=1, dropout=0.0, dropout_aux=0.0)
-    testing.assert_overfits(model, synthetic.images(16, size=16), AuxiliaryClassification(), lr=2e-2, steps=25)
+    testing.assert_overfits(model, synthetic.images(16, size=8), AuxiliaryClassification(), lr=2e-2, steps=25)
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------
@@ -394,7 +394,7 @@ def test_one_batch_is_learnt_by_heart() -> None:
 
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=16)
-    testing.assert_resumes_exactly(train.main, config, lambda: synthetic.image_splits(size=16))
+    testing.assert_resumes_exactly(train.main, config, lambda: synthetic.image_splits(size=8))
 
 
 def test_recipe_takes_every_preset() -> None:
