@@ -53,7 +53,7 @@ class WideResNet(nn.Module):
     """Table 1: a stem of 16 channels, three stages of 16k, 32k and 64k channels, norm, mean over the map, linear layer.
 
     Args:
-        depth: layers that learn kernels, but for projections: 6n + 4 for n blocks in each stage.
+        depth: convolutions, the three projections included: 6n + 4 for n blocks in each stage.
         width: k, by which the stages are wider than a ResNet's for CIFAR.
         dropout: share of the activations that are dropped between the two convolutions of a block, while training.
         stem: "small", which keeps the side, or "imagenet", which divides it by 4.

@@ -1,0 +1,68 @@
+"""Train a WideResNet on images: Fashion-MNIST, or another set that --data names.
+
+    python -m dl.modules.CNN.WideResNet.train
+    python -m dl.modules.CNN.WideResNet.train --model wrn_16_4 --dropout 0.4 --out runs/CNN/WideResNet-16-4
+    torchrun --nproc_per_node=2 -m dl.modules.CNN.WideResNet.train --parallel ddp
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.CNN.WideResNet.model import build
+from dl.mytorch import History, Trainer, launch, seed_everything
+from dl.mytorch.config import flag
+from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
+from dl.mytorch.optim import sgd, warmup_cosine
+from dl.mytorch.tasks import Classification
+
+
+@dataclass(frozen=True)
+class Config(ImageConfig):
+    """Train a WideResNet."""
+
+    out: str = "runs/CNN/WideResNet"
+    model: Literal[
+        "small",
+        "wrn_16_4",
+        "wrn_16_8",
+        "wrn_16_10",
+        "wrn_22_8",
+        "wrn_22_10",
+        "wrn_28_10",
+        "wrn_28_12",
+        "wrn_40_2",
+        "wrn_40_4",
+        "wrn_40_8",
+        "tiny",
+    ] = flag("small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images")
+    dropout: float = flag(0.0, "share of the activations dropped inside a block; the paper: 0.3 on CIFAR, 0.4 on SVHN")
+    epochs: int = 10
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    crop: int = 2
+    flip: bool = True
+    precision: Literal["fp32", "bf16"] = "bf16"
+    channels_last: bool = True
+
+
+def main(config: Config, data: Splits | None = None) -> History:
+    seed_everything(config.seed)
+    about = image_set(config)
+    trainer = Trainer(
+        model=build(
+            config.model,
+            in_channels=about.channels,
+            num_classes=len(about.classes),
+            stem="small" if about.size <= 64 else "imagenet",
+            dropout=config.dropout,
+        ),
+        task=Classification(config.label_smoothing, about.classes),
+        optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
+        schedule=warmup_cosine(warmup=0.1),
+        config=config,
+    )
+    return trainer.fit(data or image_splits(config))
+
+
+if __name__ == "__main__":
+    launch(main, Config)
