@@ -24,7 +24,7 @@ from dl.mytorch.layers import sequential
 
 
 class Block(nn.Module):
-    """y = shortcut(x) + body(preact(x)), figure 1b. Nothing comes after the addition: an identity stays one.
+    """y = body(preact(x)) + shortcut(x), figure 1b. Nothing comes after the addition: an identity stays one.
 
     A projection takes preact(x) as the body does. The network's first block has no preact of its own: its input comes
     normed and activated from the stem (appendix).
@@ -64,7 +64,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.preact(x)
-        return self.shortcut(activated if self.projects else x) + self.body(activated)
+        return self.body(activated) + self.shortcut(activated if self.projects else x)
 
 
 class PreActResNet(nn.Module):

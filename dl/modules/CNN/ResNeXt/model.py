@@ -121,7 +121,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "resnext101_64x4d": {"depths": (3, 4, 23, 3), "cardinality": 64},
     "resnext29_8x64d": {**_CIFAR, "cardinality": 8},
     "resnext29_16x64d": {**_CIFAR, "cardinality": 16},
-    "small": {**_CIFAR, "depths": (2, 2, 2), "cardinality": 8, "group_width": 4, "width": 16, "in_channels": 1},
+    "small": {**_CIFAR, "depths": (1, 1, 1), "cardinality": 8, "group_width": 4, "width": 16, "in_channels": 1},
     "tiny": {**_CIFAR, "depths": (2, 1), "cardinality": 4, "group_width": 2, "width": 4},
 }
 

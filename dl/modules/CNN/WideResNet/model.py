@@ -26,7 +26,7 @@ from dl.mytorch.layers import sequential
 
 
 class Block(nn.Module):
-    """B(3,3) of section 3: y = shortcut(x) + body(preact(x)); a shortcut that projects takes preact(x) too.
+    """B(3,3) of section 3: y = body(preact(x)) + shortcut(x); a shortcut that projects takes preact(x) too.
 
     forward: (B, in_channels, X, X) -> (B, out_channels, X/s, X/s).
     """
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.preact(x)
-        return self.shortcut(activated if self.projects else x) + self.body(activated)
+        return self.body(activated) + self.shortcut(activated if self.projects else x)
 
 
 class WideResNet(nn.Module):
