@@ -24,7 +24,9 @@ VARIANTS = [
 # ---- sizes ---------------------------------------------------------------------------------------------------------
 
 
-def parameters_by_hand(kind: str, depths: tuple[int, ...], width: int, first_kernel: int, num_classes: int, option_b: bool) -> int:
+def parameters_by_hand(
+    kind: str, depths: tuple[int, ...], width: int, first_kernel: int, num_classes: int, option_b: bool
+) -> int:
     """Kernels with a norm in front of each, projections without one, the stem before the first, norm and head at the end."""
     total, into = first_kernel * 3 * width, width
     for stage, depth in enumerate(depths):
@@ -225,7 +227,9 @@ def test_gradient_reaches_a_lower_block_unchanged_when_bodies_are_silent() -> No
     ("kind", "into", "stride", "option"),
     [("basic", 6, 1, "B"), ("basic", 3, 2, "A"), ("basic", 3, 2, "B"), ("bottleneck", 24, 1, "B"), ("bottleneck", 6, 1, "B")],
 )
-def test_block_whose_last_convolution_is_zero_is_its_shortcut(kind: str, into: int, stride: int, option: str, first: bool) -> None:
+def test_block_whose_last_convolution_is_zero_is_its_shortcut(
+    kind: str, into: int, stride: int, option: str, first: bool
+) -> None:
     block = randomized(Block(kind, into, 6, stride, option, first))
     x = torch.randn(2, into, 7, 9)
     last = block.body.conv3 if kind == "bottleneck" else block.body.conv2

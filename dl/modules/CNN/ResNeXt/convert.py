@@ -17,7 +17,10 @@ def from_torchvision(reference: nn.Module) -> ResNeXt:
 
 
 def from_bottlenecks(reference: nn.Module) -> ResNeXt:
-    """Our copy of a `torchvision.models.resnet.ResNet` of bottlenecks with any groups and width. Raises `ValueError` for others."""
+    """Our copy of a `torchvision.models.resnet.ResNet` whose blocks are bottlenecks, of any groups and width.
+
+    Raises `ValueError` for basic blocks and for dilation.
+    """
     stages = [reference.layer1, reference.layer2, reference.layer3, reference.layer4]
     first = stages[0][0]
     if not hasattr(first, "conv3"):
