@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dl.mytorch import distributed
 from dl.mytorch.data import Batch, Loader
 from dl.mytorch.distributed import all_gather, all_sum
-from dl.mytorch.metrics import RMSE, Metrics, Perplexity, TopKError
+from dl.mytorch.metrics import BLEU, RMSE, Metrics, Perplexity, TopKError
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +52,15 @@ def perplexity(parts: list[Batch]) -> float:
     metric = Perplexity()
     for part in parts:
         metric.update({"loss": part["losses"].mean(), "count": torch.tensor(len(part["losses"]))})
+    return metric.compute()
+
+
+def bleu(rows: slice) -> float:
+    """Of the part of five sentences that a rank has."""
+    hypotheses = [sentence.split() for sentence in ("a b c d", "a c b", "b c d e f", "d", "a b c d e")]
+    references = [[sentence.split()] for sentence in ("a b c d e", "a b", "b c d e", "d e", "a b c e d")]
+    metric = BLEU()
+    metric.update({"hypotheses": hypotheses[rows], "references": references[rows]})
     return metric.compute()
 
 
@@ -110,6 +119,8 @@ def facts(rank: int) -> dict[str, Any]:
         "shards": {(size, kind): [b["x"] for b in batches(size, kind)] for size in BATCH_SIZES for kind in (False, True)},
         "metrics": {size: counted(new_metrics(), batches(size)).compute() for size in BATCH_SIZES},
         "perplexity": {size: perplexity(batches(size)) for size in BATCH_SIZES},
+        "bleu": bleu(slice(rank, None, 2)),
+        "bleu of rank 1 alone": bleu(slice(0, 5 * rank)),
         "resumed": resumed(batches(4)),
         "parallel": parallel_facts(rank),
     }
@@ -182,6 +193,14 @@ def test_metrics_equal_those_of_one_process(ranks: Ranks, batch_size: int) -> No
         assert rank["metrics"][batch_size] == pytest.approx(alone, rel=1e-6)
         assert rank["perplexity"][batch_size] == pytest.approx(perplexity(batches(23)), rel=1e-6)
     assert ranks[0]["metrics"] == ranks[1]["metrics"]
+
+
+def test_bleu_is_that_of_the_whole_corpus_however_it_is_spread(ranks: Ranks) -> None:
+    alone = bleu(slice(None))
+    assert 0 < alone < 1
+    for rank in ranks:
+        assert rank["bleu"] == pytest.approx(alone, rel=1e-12)
+        assert rank["bleu of rank 1 alone"] == pytest.approx(alone, rel=1e-12)
 
 
 def test_metrics_saved_half_way_go_on_to_the_same_numbers(ranks: Ranks) -> None:

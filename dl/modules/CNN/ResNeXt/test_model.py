@@ -159,7 +159,7 @@ def test_network_is_torchvision_s_in_outputs_gradients_and_steps(
     else:
         reference = randomized(getattr(torchvision.models, name)(num_classes=7))
     model = from_torchvision(reference)
-    steps = 3 if mode == "train" else 1
+    steps = 3 if mode == "train" and name == "short" else 1
     testing.assert_same_as(model, reference, torch.randn(2, 3, height, width), train=mode == "train", steps=steps)
 
 

@@ -212,7 +212,7 @@ def test_bottlenecks_are_torchvision_s_in_outputs_gradients_and_steps(torchvisio
     testing.assert_same_as(model, reference, torch.randn(2, 3, 33, 32), train=mode == "train", steps=1)
 
 
-@pytest.mark.parametrize("name", ["wide_resnet50_2", "wide_resnet101_2"])
+@pytest.mark.parametrize("name", ["wide_resnet50_2", pytest.param("wide_resnet101_2", marks=pytest.mark.slow)])
 def test_torchvision_s_networks_are_converted_to_our_presets(torchvision: ModuleType, name: str) -> None:
     with torch.device("meta"):
         model, preset = from_torchvision(getattr(torchvision.models, name)()), build(name)
