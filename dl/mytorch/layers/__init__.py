@@ -4,6 +4,8 @@ from dl.mytorch.layers.attention import KeyValueCache, MultiHeadAttention, atten
 from dl.mytorch.layers.joined_head import JoinedHead
 from dl.mytorch.layers.positions import LearnedPositions, SinusoidalPositions, sinusoidal_positions
 from dl.mytorch.layers.sequential import sequential
+from dl.mytorch.layers.squeeze_excitation import SqueezeExcitation
+from dl.mytorch.layers.stochastic_depth import StochasticDepth
 from dl.mytorch.layers.transformer_blocks import DecoderBlock, EncoderBlock, Residual, feed_forward
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "MultiHeadAttention",
     "Residual",
     "SinusoidalPositions",
+    "SqueezeExcitation",
+    "StochasticDepth",
     "attention",
     "feed_forward",
     "sequential",

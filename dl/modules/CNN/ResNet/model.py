@@ -23,7 +23,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch.layers import sequential
+from dl.mytorch.layers import SqueezeExcitation, sequential
 
 # B batch, C channels, X side of a feature map, s stride
 
@@ -56,23 +56,6 @@ def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int)
     if option == "A":
         return PaddedShortcut(in_channels, out_channels, stride)
     return sequential(conv=conv(in_channels, out_channels, 1, stride), norm=nn.BatchNorm2d(out_channels))
-
-
-class SqueezeExcitation(nn.Module):
-    """Hu et al. 2017, section 3: each channel is scaled by a gate in (0, 1) that sees the mean of all channels."""
-
-    def __init__(self, channels: int, reduction: int) -> None:
-        super().__init__()
-        self.squeeze = nn.AdaptiveAvgPool2d(1)
-        self.fc1 = nn.Linear(channels, channels // reduction)
-        self.act = nn.ReLU()
-        self.fc2 = nn.Linear(channels // reduction, channels)
-        self.gate = nn.Sigmoid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        mean = self.squeeze(x).flatten(1)  # (B, C, X, X) -> (B, C)
-        scale = self.gate(self.fc2(self.act(self.fc1(mean))))
-        return x * scale[:, :, None, None]
 
 
 def make_stem(kind: str, in_channels: int, width: int) -> nn.Sequential:
@@ -124,7 +107,7 @@ class Block(nn.Module):
                 norm3=nn.BatchNorm2d(out_channels),
             )
         if se_reduction:
-            self.body.add_module("se", SqueezeExcitation(out_channels, se_reduction))
+            self.body.add_module("se", SqueezeExcitation(out_channels, out_channels // se_reduction, nn.ReLU()))
         self.shortcut = make_shortcut(shortcut, in_channels, out_channels, stride)
         self.act = nn.ReLU()
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dl.modules.CNN.ResNet import train
 from dl.modules.CNN.ResNet.convert import from_akamaster, from_torchvision
-from dl.modules.CNN.ResNet.model import PRESETS, PaddedShortcut, ResNet, SqueezeExcitation, build
+from dl.modules.CNN.ResNet.model import PRESETS, PaddedShortcut, ResNet, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters
@@ -238,18 +238,6 @@ def test_shortcut_a_takes_every_sth_pixel_and_pads_channels_with_zeros(into: int
     assert y.shape == (2, out, -(-5 // stride), -(-7 // stride))
     assert torch.equal(y[:, before : before + into], x[..., ::stride, ::stride])
     assert y.count_nonzero() == x[..., ::stride, ::stride].numel()
-
-
-def test_squeeze_and_excitation_scales_each_channel_by_its_gate() -> None:
-    layer = SqueezeExcitation(4, reduction=2)
-    x = torch.randn(3, 4, 5, 6)
-    y = layer(x)
-    for i in range(3):
-        means = torch.stack([x[i, c].mean() for c in range(4)])
-        hidden = (layer.fc1.weight @ means + layer.fc1.bias).clamp(min=0)
-        gates = 1 / (1 + torch.exp(-(layer.fc2.weight @ hidden + layer.fc2.bias)))
-        for c in range(4):
-            torch.testing.assert_close(y[i, c], gates[c] * x[i, c])
 
 
 @pytest.mark.parametrize(("kind", "last"), [("basic", "norm2"), ("bottleneck", "norm3")])
