@@ -1,0 +1,52 @@
+"""Published weights for our ConvNeXt: torchvision's for ImageNet."""
+
+import re
+
+from torch import nn
+
+from dl.modules.CNN.ConvNeXt.model import ConvNeXt
+
+# The classes that a torchvision ConvNeXt is made of.
+PARTS = {"ConvNeXt", "CNBlock", "Conv2dNormActivation", "LayerNorm2d", "StochasticDepth", "Permute", "Sequential"}
+PARTS |= {"Conv2d", "LayerNorm", "GELU", "AdaptiveAvgPool2d", "Flatten", "Linear"}
+
+# The layers of a block by their place in torchvision's.
+BLOCK = {"0": "depthwise", "2": "norm", "3": "expand", "5": "project"}
+
+
+def from_torchvision(reference: nn.Module) -> ConvNeXt:
+    """Our copy of a `torchvision.models.convnext_tiny` to `convnext_large`, of any number of classes, with its weights.
+
+    Raises `ValueError` for a network of other parts: other blocks or norms.
+    """
+    foreign = {type(module).__name__ for module in reference.modules()} - PARTS
+    if foreign or any(norm.eps != 1e-6 for norm in reference.modules() if isinstance(norm, nn.LayerNorm)):
+        raise ValueError(f"no network of this paper: {', '.join(sorted(foreign)) or 'its layer norms are set otherwise'}")
+    stages = reference.features[1::2]  # between them [0] the stem, [2] and so on what halves the map
+    model = ConvNeXt(
+        depths=tuple(len(stage) for stage in stages),
+        widths=tuple(stage[0].block[0].out_channels for stage in stages),
+        stochastic_depth=round(stages[-1][-1].stochastic_depth.p, 9),  # computed there, with rounding
+        num_classes=reference.classifier[2].out_features,
+    )
+    weights = {_renamed(name): weight for name, weight in reference.state_dict().items()}
+    # Theirs are (C, 1, 1), for maps with the channels first.
+    model.load_state_dict({name: w.flatten() if "layer_scale" in name else w for name, w in weights.items()})
+    return model
+
+
+def _renamed(name: str) -> str:
+    """Our name of torchvision's "features.1.0.block.3.weight" and so on."""
+    name = re.sub(r"^classifier\.0", "norm", name)
+    name = re.sub(r"^classifier\.2", "head", name)
+    name = re.sub(r"^features\.0\.0", "stem.conv", name)
+    name = re.sub(r"^features\.0\.1", "stem.norm", name)
+    name = re.sub(r"layer_scale$", "layer_scale.weight", name)
+    name = re.sub(r"block\.(\d)", lambda place: BLOCK[place[1]], name)
+    place = re.match(r"features\.(\d+)\.(\d+)", name)
+    if not place:
+        return name
+    stage, layer = int(place[1]) // 2, int(place[2])
+    if int(place[1]) % 2 == 1:
+        return f"stages.{stage}.blocks.{layer}{name[place.end() :]}"
+    return f"stages.{stage}.downsample.{('norm', 'conv')[layer]}{name[place.end() :]}"

@@ -1,0 +1,55 @@
+"""Train a MobileNetV2 on Fashion-MNIST or another set of images.
+
+    python -m dl.modules.CNN.MobileNetV2.train
+    python -m dl.modules.CNN.MobileNetV2.train --model mobilenet_v2_0.5 --out runs/CNN/MobileNetV2-0.5
+    torchrun --nproc_per_node=2 -m dl.modules.CNN.MobileNetV2.train --parallel ddp
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.CNN.MobileNetV2.model import build
+from dl.mytorch import History, Trainer, launch, seed_everything
+from dl.mytorch.config import flag
+from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
+from dl.mytorch.optim import sgd, warmup_cosine
+from dl.mytorch.tasks import Classification
+
+
+@dataclass(frozen=True)
+class Config(ImageConfig):
+    """Train a MobileNetV2."""
+
+    out: str = "runs/CNN/MobileNetV2"
+    model: Literal["small", "mobilenet_v2", "mobilenet_v2_0.35", "mobilenet_v2_0.5", "mobilenet_v2_0.75", "mobilenet_v2_1.4", "tiny"] = flag(
+        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images"
+    )
+    epochs: int = 10
+    lr: float = 0.1
+    weight_decay: float = 1e-4
+    crop: int = 2
+    flip: bool = True
+    precision: Literal["fp32", "bf16"] = "bf16"
+    channels_last: bool = True
+
+
+def main(config: Config, data: Splits | None = None) -> History:
+    seed_everything(config.seed)
+    about = image_set(config)
+    trainer = Trainer(
+        model=build(
+            config.model,
+            in_channels=about.channels,
+            num_classes=len(about.classes),
+            stem="small" if about.size <= 64 else "imagenet",
+        ),
+        task=Classification(config.label_smoothing, about.classes),
+        optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
+        schedule=warmup_cosine(warmup=0.1),
+        config=config,
+    )
+    return trainer.fit(data or image_splits(config))
+
+
+if __name__ == "__main__":
+    launch(main, Config)
