@@ -165,9 +165,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "efficientnet_b6": {**scaled(1.8, 2.6, dropout=0.5), **_PAPER_NORM},
     "efficientnet_b7": {**scaled(2.0, 3.1, dropout=0.5), **_PAPER_NORM},
     "small": {
-        "stages": ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 1, 80, 2)),
+        "stages": ((1, 3, 1, 8, 1), (6, 3, 2, 16, 2), (6, 5, 2, 32, 2), (6, 3, 1, 64, 2)),
         "stem_channels": 16,
-        "last_channels": 320,
+        "last_channels": 256,
         "stochastic_depth": 0.1,
         "stem": "small",
         "in_channels": 1,

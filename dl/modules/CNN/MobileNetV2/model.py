@@ -147,7 +147,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mobilenet_v2_0.75": scaled(0.75),
     "mobilenet_v2_1.4": scaled(1.4),
     "small": {
-        "stages": ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 2, 2), (6, 64, 2, 1)),
+        "stages": ((1, 8, 1, 1), (6, 16, 2, 2), (6, 32, 2, 2), (6, 64, 2, 1)),
         "stem_channels": 16,
         "last_channels": 256,
         "stem": "small",
