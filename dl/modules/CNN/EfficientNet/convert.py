@@ -37,7 +37,7 @@ def from_torchvision(reference: nn.Module) -> EfficientNet:
 
 
 def _stage(body: nn.Sequential) -> tuple[int, int, int, int, int]:
-    """(expansion, kernel size, stride, channels, 1 block) of an MBConv: [expand,] depthwise, squeeze and excitation, project."""
+    """(expansion, kernel size, stride, channels, 1 block) of an MBConv: [expand,] depthwise, gates, project."""
     *expand, depthwise, _, project = body
     expansion = depthwise[0].in_channels // expand[0][0].in_channels if expand else 1
     return expansion, depthwise[0].kernel_size[0], depthwise[0].stride[0], project[0].out_channels, 1

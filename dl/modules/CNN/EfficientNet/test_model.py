@@ -68,9 +68,9 @@ def test_maps_have_the_shapes_of_table_1() -> None:
         assert probe[name].shape == (2, channels, side, side), name
 
 
-@pytest.mark.parametrize(("preset", "blocks"), [("efficientnet_b1", (2, 3, 3, 4, 4, 5, 2)), ("efficientnet_b7", (4, 7, 7, 10, 10, 13, 4))])
+@pytest.mark.parametrize(("preset", "blocks"), [("b1", (2, 3, 3, 4, 4, 5, 2)), ("b7", (4, 7, 7, 10, 10, 13, 4))])
 def test_scaling_multiplies_the_blocks_and_rounds_up(preset: str, blocks: tuple[int, ...]) -> None:
-    assert tuple(depth for *_, depth in PRESETS[preset]["stages"]) == blocks
+    assert tuple(depth for *_, depth in PRESETS[f"efficientnet_{preset}"]["stages"]) == blocks
 
 
 @pytest.mark.parametrize(("stem", "side"), [("imagenet", 1), ("small", 2)])
@@ -211,7 +211,8 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 
 def test_one_batch_is_learnt_by_heart() -> None:
-    testing.assert_overfits(build("tiny", in_channels=1, dropout=0.0, stochastic_depth=0.0), synthetic.images(16, size=16), steps=60)
+    model = build("tiny", in_channels=1, dropout=0.0, stochastic_depth=0.0)
+    testing.assert_overfits(model, synthetic.images(16, size=16), steps=60)
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from torch import nn
 from dl.modules.CNN.MobileNetV2.model import MobileNetV2
 
 # The classes that a torchvision MobileNetV2 is made of.
-PARTS = {"MobileNetV2", "InvertedResidual", "Conv2dNormActivation", "Sequential", "Conv2d", "BatchNorm2d", "ReLU6", "Dropout", "Linear"}
+PARTS = {"MobileNetV2", "InvertedResidual", "Conv2dNormActivation", "Sequential"}
+PARTS |= {"Conv2d", "BatchNorm2d", "ReLU6", "Dropout", "Linear"}
 
 
 def from_torchvision(reference: nn.Module) -> MobileNetV2:

@@ -154,7 +154,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "in_channels": 1,
         "num_classes": 10,
     },
-    "tiny": {"stages": ((1, 8, 1, 1), (4, 16, 2, 2)), "stem_channels": 8, "last_channels": 32, "stem": "small", "num_classes": 10},
+    "tiny": {
+        "stages": ((1, 8, 1, 1), (4, 16, 2, 2)),
+        "stem_channels": 8,
+        "last_channels": 32,
+        "stem": "small",
+        "num_classes": 10,
+    },
 }
 
 

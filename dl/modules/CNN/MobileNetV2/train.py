@@ -21,9 +21,15 @@ class Config(ImageConfig):
     """Train a MobileNetV2."""
 
     out: str = "runs/CNN/MobileNetV2"
-    model: Literal["small", "mobilenet_v2", "mobilenet_v2_0.35", "mobilenet_v2_0.5", "mobilenet_v2_0.75", "mobilenet_v2_1.4", "tiny"] = flag(
-        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images"
-    )
+    model: Literal[
+        "small",
+        "mobilenet_v2",
+        "mobilenet_v2_0.35",
+        "mobilenet_v2_0.5",
+        "mobilenet_v2_0.75",
+        "mobilenet_v2_1.4",
+        "tiny",
+    ] = flag("small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images")
     epochs: int = 10
     lr: float = 0.1
     weight_decay: float = 1e-4
