@@ -134,6 +134,23 @@ def feature_maps(maps: dict[str, Tensor], columns: int = 16) -> "Figure":
     return fig
 
 
+def attention_maps(images: Tensor, weights: Tensor, titles: Sequence[str] | None = None) -> "Figure":
+    """A row for each image (N, C, H, W): the image, the mean of its heads' weights (N, heads, h, w), then head by head.
+
+    A map lies over the whole image; each is stretched by itself, bright is much. `titles` are those of the images.
+    """
+    from matplotlib import colormaps
+
+    count, heads = weights.shape[:2]
+    maps = torch.cat([weights.mean(1, keepdim=True), weights], dim=1).flatten(0, 1)  # (N (1 + heads), h, w)
+    maps = torch.nn.functional.interpolate(to_unit(maps[:, None]), images.shape[-2:])
+    colours = torch.from_numpy(colormaps["inferno"](maps[:, 0].numpy())).permute(0, 3, 1, 2)[:, :3].float()
+    shown = to_unit(images).expand(-1, 3, -1, -1)[:, None]  # (N, 1, 3, H, W)
+    tiles = torch.cat([shown, colours.unflatten(0, (count, 1 + heads))], dim=1).flatten(0, 1)
+    names = ["mean", *(f"head {i}" for i in range(1, heads + 1))]
+    return image_grid(tiles, [name for title in titles or ["image"] * count for name in (title, *names)], columns=2 + heads)
+
+
 def confusion_matrix(counts: Tensor, names: Sequence[str]) -> "Figure":
     """Counts (true class, predicted class) with the share of each true class as colour; the diagonal is left pale."""
     counts = counts.cpu()

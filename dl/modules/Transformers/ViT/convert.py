@@ -1,0 +1,81 @@
+"""Published weights for our ViT: torchvision's."""
+
+import re
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dl.modules.Transformers.ViT.model import ViT
+
+# Their names as regular expressions, and ours. The first is the product of query, key and value, which we have apart.
+NAMES = (
+    (r"^conv_proj", "patch_embedding"),
+    (r"^encoder\.pos_embedding", "positions.table"),
+    (r"^encoder\.layers\.encoder_layer_(\d+)", r"blocks.\1"),
+    (r"ln_1", "attention.norm"),
+    (r"ln_2", "feed_forward.norm"),
+    (r"self_attention\.out_proj", "attention.layer.output"),
+    (r"self_attention\.in_proj_", "attention.layer.query_key_value."),
+    (r"mlp\.0", "feed_forward.layer.fc1"),
+    (r"mlp\.3", "feed_forward.layer.fc2"),
+    (r"^encoder\.ln", "norm"),
+    (r"^heads\.pre_logits", "head.hidden"),
+    (r"^heads\.head", "head.output"),
+)
+
+
+def from_torchvision(reference: nn.Module, image_size: int | None = None) -> ViT:
+    """Our copy of a `torchvision.models.vit_b_16` to `vit_h_14`, of any number of classes.
+
+    `image_size`, if not the reference's, is that of the copy: its positions are interpolated (section 3.2).
+
+    Raises `ValueError` for what torchvision's class builds beyond the paper: a convolutional stem, other norms.
+    """
+    norm = reference.encoder.ln
+    if not isinstance(reference.conv_proj, nn.Conv2d) or not isinstance(norm, nn.LayerNorm):
+        raise ValueError("a ViT with a convolutional stem or other norms than LayerNorm is no network of this paper")
+    model = ViT(
+        image_size=image_size or reference.image_size,
+        patch_size=reference.patch_size,
+        dim=reference.hidden_dim,
+        depth=len(reference.encoder.layers),
+        num_heads=reference.encoder.layers[0].num_heads,
+        hidden_dim=reference.mlp_dim,
+        num_classes=reference.heads.head.out_features,
+        in_channels=reference.conv_proj.in_channels,
+        head_dim=reference.representation_size or 0,
+        dropout=reference.dropout,
+        attention_dropout=reference.attention_dropout,
+        norm_eps=norm.eps,
+    )
+    weights = _renamed(reference.state_dict())
+    weights["positions.table"] = interpolate_positions(weights["positions.table"], model.grid)
+    model.load_state_dict(weights)
+    return model
+
+
+def interpolate_positions(table: Tensor, grid: int) -> Tensor:
+    """Positions (1 + N, C) of a class token and a square of patches, for a square of `grid` x `grid`: bicubic, corner to corner."""
+    old = round((len(table) - 1) ** 0.5)
+    if old == grid:
+        return table
+    patches = table[1:].unflatten(0, (old, old)).permute(2, 0, 1)[None]  # (N, C) -> (1, C, old, old)
+    patches = F.interpolate(patches, size=(grid, grid), mode="bicubic", align_corners=True)
+    return torch.cat([table[:1], patches[0].flatten(1).T])  # (1, C, grid, grid) -> (C, grid^2) -> (1 + grid^2, C)
+
+
+def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Their state dict under our names."""
+    ours = {}
+    for name, weight in weights.items():
+        for theirs, our in NAMES:
+            name = re.sub(theirs, our, name)
+        if "query_key_value" in name:
+            for part, third in zip(("query", "key", "value"), weight.chunk(3)):  # (3 C, ...) -> 3 times (C, ...)
+                ours[name.replace("query_key_value", part)] = third
+        elif name in ("class_token", "positions.table"):
+            ours[name] = weight.flatten(0, -2).squeeze(0)  # (1, 1, C) -> (C,), (1, 1 + N, C) -> (1 + N, C)
+        else:
+            ours[name] = weight
+    return ours

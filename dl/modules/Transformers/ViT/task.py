@@ -1,0 +1,45 @@
+"""Classification whose report shows where the class token looks."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dl.modules.Transformers.ViT.model import ViT
+from dl.mytorch import Probe, StepOutput, plot
+from dl.mytorch.data import Batch
+from dl.mytorch.metrics import Metric
+from dl.mytorch.tasks import Classification
+
+
+@torch.no_grad()
+def class_attention(model: ViT, images: Tensor, block: int = -1) -> Tensor:
+    """The weights that the class token gives to the patches in a block, the last by default: (B, heads, grid, grid).
+
+    The rest of each head's 1 goes to the class token itself.
+    """
+    layer = f"blocks.{range(len(model.blocks))[block]}.attention.layer.weights"
+    with Probe(model, layer) as probe, torch.compiler.set_stance("force_eager"):  # compiled code has no hooks
+        model(images)
+    weights = probe[layer][:, :, 0, 1:]  # (B, heads, 1 + N, 1 + N) -> (B, heads, N)
+    return weights.unflatten(-1, (model.grid, model.grid))
+
+
+class AttentiveClassification(Classification):
+    """The report has a picture "attention" beside: `class_attention` of the first images of the test."""
+
+    shown = 8
+
+    def metrics(self) -> dict[str, Metric]:
+        self.first: Batch = {}
+        return super().metrics()
+
+    def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        self.first = self.first or {name: values[: self.shown] for name, values in batch.items()}
+        return super().eval_step(model, batch)
+
+    def report(self, model: Any) -> dict[str, Tensor | str]:
+        pictures = super().report(model)
+        titles = [self.class_names[label] for label in self.first["labels"]] if self.class_names else None
+        weights = class_attention(model, self.first["images"])
+        return pictures | {"attention": plot.to_tensor(plot.attention_maps(self.first["images"], weights, titles))}

@@ -1,0 +1,269 @@
+"""ViT against torchvision's, by its laws, and through its real recipe."""
+
+import copy
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dl.modules.Transformers.ViT import train
+from dl.modules.Transformers.ViT.convert import from_torchvision, interpolate_positions
+from dl.modules.Transformers.ViT.model import PRESETS, ViT, build
+from dl.modules.Transformers.ViT.task import AttentiveClassification, class_attention
+from dl.mytorch import Probe, plot, testing
+from dl.mytorch.data import Splits, synthetic
+from dl.mytorch.introspect import count_parameters
+from dl.mytorch.layers.test_attention import torch_names
+from dl.mytorch.vision import import_torchvision
+
+SHORT = {"image_size": 12, "patch_size": 4, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 12, "num_classes": 5}
+
+
+@pytest.fixture(scope="module")
+def torchvision() -> ModuleType:
+    return import_torchvision()
+
+
+def randomized(model: nn.Module) -> nn.Module:
+    """As after training: nothing is 0 or 1 any more, so that everything shows in the output."""
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+# ---- sizes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "dim", "depth", "patch_size", "count"),
+    [
+        ("vit_ti_16", 192, 12, 16, 5_717_416),
+        ("vit_s_16", 384, 12, 16, 22_050_664),
+        ("vit_b_16", 768, 12, 16, 86_567_656),  # this and those below: as torchvision's documentation says
+        ("vit_b_32", 768, 12, 32, 88_224_232),
+        ("vit_l_16", 1024, 24, 16, 304_326_632),
+        ("vit_l_32", 1024, 24, 32, 306_535_400),
+        ("vit_h_14", 1280, 32, 14, 632_045_800),
+    ],
+)
+def test_published_networks_have_the_parameters_of_their_tables(
+    preset: str, dim: int, depth: int, patch_size: int, count: int
+) -> None:
+    with torch.device("meta"):
+        assert count_parameters(build(preset)) == count
+    embedding = 3 * patch_size**2 * dim + dim + dim + (1 + (224 // patch_size) ** 2) * dim
+    block = 4 * (dim * dim + dim) + (4 * dim * dim + 4 * dim) + (4 * dim * dim + dim) + 4 * dim
+    assert count == embedding + depth * block + 2 * dim + 1000 * dim + 1000
+
+
+def test_heads_are_64_wide_and_80_in_vit_h() -> None:
+    for preset, options in PRESETS.items():
+        if preset.startswith("vit"):
+            assert options["dim"] / options["num_heads"] == (80 if preset == "vit_h_14" else 64)
+
+
+@pytest.mark.parametrize(("image_size", "patch_size"), [(28, 4), (32, 8)])
+@pytest.mark.parametrize("preset", ["tiny", "small"])
+def test_logits_have_one_row_per_image(preset: str, image_size: int, patch_size: int) -> None:
+    model = build(preset, image_size=image_size, patch_size=patch_size, in_channels=2, num_classes=7)
+    with Probe(model, "patch_embedding", "positions") as probe:
+        assert model(torch.randn(3, 2, image_size, image_size)).shape == (3, 7)
+    grid = image_size // patch_size
+    assert probe["patch_embedding"].shape[2:] == (grid, grid) and probe["positions"].shape[1] == 1 + grid**2
+
+
+# ---- torchvision ---------------------------------------------------------------------------------------------------
+
+
+class TorchvisionTwin(nn.Module):
+    """Our parameters, run through torchvision's code."""
+
+    def __init__(self, model: ViT, reference: nn.Module) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        self.reference = [reference]  # in a list: its own parameters do not count
+
+    def forward(self, images: Tensor) -> Tensor:
+        model = self.model
+        layers = {"conv_proj": model.patch_embedding, "encoder.ln": model.norm, "heads.head": model.head.output}
+        if len(model.head) > 1:
+            layers["heads.pre_logits"] = model.head.hidden
+        named = {"class_token": model.class_token.view(1, 1, -1), "encoder.pos_embedding": model.positions.table[None]}
+        for i, block in enumerate(model.blocks):
+            prefix = f"encoder.layers.encoder_layer_{i}"
+            layers |= {f"{prefix}.ln_1": block.attention.norm, f"{prefix}.ln_2": block.feed_forward.norm}
+            layers |= {f"{prefix}.mlp.0": block.feed_forward.layer.fc1, f"{prefix}.mlp.3": block.feed_forward.layer.fc2}
+            attention = torch_names(block.attention.layer)
+            named |= {f"{prefix}.self_attention.{name}": tensor for name, tensor in attention.items()}
+        for name, layer in layers.items():
+            named |= {f"{name}.{part}": tensor for part, tensor in layer.named_parameters()}
+        self.reference[0].train(self.training)
+        return functional_call(self.reference[0], named, (images,))
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("options", [{}, {"image_size": 16, "attention_dropout": 0.3, "representation_size": 6}], ids=["12", "16"])
+def test_network_is_torchvision_s_in_outputs_gradients_and_steps(
+    torchvision: ModuleType, options: dict[str, Any], mode: str
+) -> None:
+    reference = randomized(torchvision.models.VisionTransformer(**{**SHORT, **options}))
+    model = from_torchvision(reference)
+    images = torch.randn(2, 3, reference.image_size, reference.image_size)
+    testing.assert_same_as(model, TorchvisionTwin(model, reference), images, train=mode == "train")
+    model, reference = model.double().eval(), reference.double().eval()
+    torch.testing.assert_close(model(images.double()), reference(images.double()), rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_published_vit_b_16_is_torchvision_s(torchvision: ModuleType) -> None:
+    reference = randomized(torchvision.models.vit_b_16())
+    model = from_torchvision(reference)
+    assert str(model) == str(build("vit_b_16"))
+    testing.assert_same_as(model, TorchvisionTwin(model, reference), torch.randn(1, 3, 224, 224), steps=1, tolerance=1e-9)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(images := torch.randn(1, 3, 224, 224)), reference.eval()(images), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vit_b_32", "vit_l_16", "vit_h_14"])
+def test_torchvision_s_networks_are_converted_to_our_presets(torchvision: ModuleType, name: str) -> None:
+    with torch.device("meta"):
+        model, preset = from_torchvision(getattr(torchvision.models, name)()), build(name)
+    assert str(model) == str(preset)
+    assert model.image_size == preset.image_size and model.grid == preset.grid
+
+
+def test_dropouts_and_eps_are_those_of_the_reference(torchvision: ModuleType) -> None:
+    norm = lambda dim: nn.LayerNorm(dim, 1e-3)  # noqa: E731
+    model = from_torchvision(torchvision.models.VisionTransformer(**SHORT, dropout=0.1, attention_dropout=0.2, norm_layer=norm))
+    assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.1] * (1 + 2 * 3)
+    assert {block.attention.layer.dropout for block in model.blocks} == {0.2}
+    assert [module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)] == [1e-3] * 5
+
+
+def test_networks_of_other_papers_are_refused(torchvision: ModuleType) -> None:
+    stem = [torchvision.models.vision_transformer.ConvStemConfig(8, 3, 4)]
+    for options in ({"conv_stem_configs": stem}, {"norm_layer": nn.Identity}):
+        with pytest.raises(ValueError, match="no network of this paper"):
+            from_torchvision(torchvision.models.VisionTransformer(**SHORT, **options))
+
+
+@pytest.mark.parametrize("image_size", [8, 20])
+def test_positions_are_interpolated_as_torchvision_does(torchvision: ModuleType, image_size: int) -> None:
+    reference = randomized(torchvision.models.VisionTransformer(**SHORT))
+    resized = torchvision.models.VisionTransformer(**{**SHORT, "image_size": image_size})
+    weights = torchvision.models.vision_transformer.interpolate_embeddings(image_size, 4, reference.state_dict())
+    resized.load_state_dict(weights)
+    images = torch.randn(2, 3, image_size, image_size)
+    torch.testing.assert_close(from_torchvision(reference, image_size).eval()(images), resized.eval()(images))
+
+
+def test_interpolation_keeps_corners_and_the_class_token() -> None:
+    table = torch.randn(1 + 9, 4)
+    larger = interpolate_positions(table, 5)
+    torch.testing.assert_close(larger[[0, 1, 5, 21, 25]], table[[0, 1, 3, 7, 9]])
+    assert interpolate_positions(table, 3) is table
+
+
+# ---- laws ----------------------------------------------------------------------------------------------------------
+
+
+def test_logits_depend_on_their_own_image_only() -> None:
+    testing.assert_batch_independent(randomized(build("tiny")), torch.randn(4, 1, 28, 28))
+
+
+def test_positions_alone_tell_patches_apart() -> None:
+    model, images = randomized(build("tiny", patch_size=14)).double(), torch.randn(3, 1, 28, 28, dtype=torch.float64)
+    swapped = torch.cat([images[..., 14:], images[..., :14]], dim=-1)  # left and right patches
+    assert not torch.allclose(model(swapped), model(images))
+    model.positions.table.data[1:] = 0
+    torch.testing.assert_close(model(swapped), model(images), rtol=0, atol=1e-9)
+
+
+def test_dropout_begins_at_the_embeddings() -> None:
+    model = build("tiny", dropout=1.0)
+    with Probe(model, "dropout", "blocks.1") as probe:
+        model(torch.randn(2, 1, 28, 28))
+    assert not probe["dropout"].any() and not probe["blocks.1"].any()
+
+
+def test_initialisation_is_that_of_the_paper_s_code() -> None:
+    model = build("small", dim=128, head_dim=96, in_channels=8)
+    fc1, query = model.blocks[2].feed_forward.layer.fc1, model.blocks[2].attention.layer.query
+    kernel = (1 / (8 * 4 * 4)) ** 0.5  # the standard deviation is that before the ends are cut off
+    assert model.patch_embedding.weight.std().item() == pytest.approx(0.88 * kernel, rel=0.02)
+    assert model.patch_embedding.weight.abs().max() <= 2 * kernel
+    assert model.head.hidden.weight.std().item() == pytest.approx(0.88 * 128**-0.5, rel=0.02)
+    assert fc1.weight.std().item() == pytest.approx((2 / (128 + 512)) ** 0.5, rel=0.02)
+    assert query.weight.abs().max().item() == pytest.approx((6 / 256) ** 0.5, rel=0.01)
+    assert 0.5e-6 < fc1.bias.std() < 2e-6
+    assert not any(t.any() for t in (query.bias, model.patch_embedding.bias, model.class_token, *model.head.output.parameters()))
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    testing.assert_gradients_flow(randomized(build("tiny", head_dim=6)), synthetic.images(8))
+
+
+def test_one_batch_is_learnt_by_heart() -> None:
+    testing.assert_overfits(build("tiny"), synthetic.images(16), steps=60)
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="takes images of 28 x 28; got 28 x 32"):
+        build("tiny")(torch.zeros(1, 1, 28, 32))
+    with pytest.raises(ValueError, match="patches of 16 pixels do not divide an image of 28"):
+        build("vit_ti_16", image_size=28)
+
+
+# ---- attention pictures --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [0, -1])
+def test_class_attention_is_the_softmax_of_the_class_token_s_scores(block: int) -> None:
+    model, images = randomized(build("tiny")).eval(), torch.randn(3, 1, 28, 28)
+    with Probe(model, f"blocks.{block % 2}.attention.norm") as probe:
+        model(images)
+    layer, tokens = model.blocks[block].attention.layer, probe[f"blocks.{block % 2}.attention.norm"]
+    query, keys = layer.query(tokens[:, 0]).view(3, 2, 1, 8), layer.key(tokens).view(3, 17, 2, 8).transpose(1, 2)
+    weights = ((query * keys).sum(-1) / 8**0.5).softmax(-1)  # (3, heads, 17)
+    torch.testing.assert_close(class_attention(model, images, block), weights[..., 1:].view(3, 2, 4, 4))
+
+
+def test_report_shows_the_first_images_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(plot, "attention_maps", lambda *arguments: drawn.append(arguments) or plot.figure(1, 1))
+    task, model = AttentiveClassification(class_names=[f"class {i}" for i in range(10)]), build("tiny").eval()
+    for seed in (1, 2):
+        batch = synthetic.images(10, seed=seed)
+        task.metrics()  # a new evaluation forgets the images of the old one
+        for part in (slice(0, 9), slice(9, 10)):
+            task.eval_step(model, {name: values[part] for name, values in batch.items()})
+    assert "attention" in task.report(model)
+    images, weights, titles = drawn[0]
+    assert torch.equal(images, batch["images"][:8]) and weights.shape == (8, 2, 4, 4)
+    assert titles == [f"class {label}" for label in batch["labels"][:8]]
+
+
+# ---- the recipe ----------------------------------------------------------------------------------------------------
+
+
+def test_recipe_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> None:
+    monkeypatch.setattr(AttentiveClassification, "report", lambda task, model: {})
+    config = train.Config(
+        out=str(tmp_path), data="fashion_mnist-sample", model="tiny", patch_size=7, epochs=2, batch_size=16, dropout=0.1
+    )
+    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
+
+
+def test_recipe_leaves_a_picture_of_the_attention(tmp_path: Path, tiny_images: Splits) -> None:
+    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", patch_size=7, batch_size=16)
+    train.main(config, tiny_images)
+    assert (tmp_path / "attention.png").exists()
+
+
+def test_recipe_takes_every_preset_that_it_offers() -> None:
+    offered = train.Config.__annotations__["model"].__args__
+    assert set(offered) <= set(PRESETS)

@@ -1,0 +1,56 @@
+"""Train a ViT on small images.
+
+    python -m dl.modules.Transformers.ViT.train
+    python -m dl.modules.Transformers.ViT.train --model vit_ti_16 --out runs/Transformers/ViT-Ti
+    torchrun --nproc_per_node=2 -m dl.modules.Transformers.ViT.train --parallel ddp
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.Transformers.ViT.model import build
+from dl.modules.Transformers.ViT.task import AttentiveClassification
+from dl.mytorch import History, Trainer, launch, seed_everything
+from dl.mytorch.config import flag
+from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
+from dl.mytorch.optim import adamw, warmup_cosine
+
+
+@dataclass(frozen=True)
+class Config(ImageConfig):
+    """Train a ViT."""
+
+    out: str = "runs/Transformers/ViT"
+    model: Literal["small", "vit_ti_16", "vit_s_16", "vit_b_16", "tiny"] = flag("small", "preset of the network, see model.py")
+    patch_size: int = flag(0, "side of a patch in pixels; 0 = 4 for images of up to 64 pixels, 16 for larger ones")
+    dropout: float = flag(0.0, "dropout of embeddings and linear layers")
+    epochs: int = 20
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    crop: int = 2
+    flip: bool = True
+
+
+def main(config: Config, data: Splits | None = None) -> History:
+    seed_everything(config.seed)
+    about = image_set(config)
+    trainer = Trainer(
+        model=build(
+            config.model,
+            image_size=about.size,
+            patch_size=config.patch_size or (4 if about.size <= 64 else 16),
+            in_channels=about.channels,
+            num_classes=len(about.classes),
+            dropout=config.dropout,
+        ),
+        task=AttentiveClassification(config.label_smoothing, about.classes),
+        optimizer=adamw(config.lr, config.weight_decay),
+        schedule=warmup_cosine(warmup=0.1),
+        config=config,
+    )
+    return trainer.fit(data or image_splits(config))
+
+
+if __name__ == "__main__":
+    launch(main, Config)
