@@ -135,6 +135,28 @@ def test_an_empty_title_leaves_its_place_white() -> None:
     assert (pixels[:, 33:] == 1).all() and (pixels[10:, :28] < 1).any()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_attention_maps_lie_beside_their_image_the_mean_first(channels: int) -> None:
+    images, weights = torch.rand(2, channels, 28, 28), torch.zeros(2, 3, 4, 4)
+    for image in range(2):
+        for head in range(3):
+            weights[image, head, image, head] = 1.0 + head  # row of the image, column of the head
+    fig = plot.attention_maps(images, weights, ["shoe", "bag"])
+    pixels, texts = torch.as_tensor(fig.axes[0].images[0].get_array()), [text.get_text() for text in fig.axes[0].texts]
+    assert texts == ["shoe", "mean", "head 1", "head 2", "head 3", "bag", "mean", "head 1", "head 2", "head 3"]
+
+    def tile(row: int, column: int) -> Tensor:
+        return pixels[row * (28 + 10 + 5) + 10 :, column * (28 + 5) :][:28, :28]  # room for titles, gaps
+
+    for image in range(2):
+        expected = plot.to_unit(images[image]).permute(1, 2, 0).expand(28, 28, 3)
+        torch.testing.assert_close(tile(image, 0), expected)
+        for column, brightest in enumerate([2, 0, 1, 2], start=1):  # of the mean, that of the strongest head
+            patches = tile(image, column).sum(-1).unfold(0, 7, 7).unfold(1, 7, 7).mean((2, 3))  # (4, 4)
+            assert patches.flatten().argmax() == 4 * image + brightest
+            assert (patches > patches.min() + 0.1).sum() == (3 if column == 1 else 1)
+
+
 def test_a_confusion_matrix_shows_counts_shares_and_the_error() -> None:
     counts = torch.tensor([[8, 2, 0], [1, 9, 0], [0, 0, 0]])  # of the third class there is none
     fig = plot.confusion_matrix(counts, ["cat", "dog", "fox"])

@@ -56,7 +56,7 @@ def from_torchvision(reference: nn.Module, image_size: int | None = None) -> ViT
 
 
 def interpolate_positions(table: Tensor, grid: int) -> Tensor:
-    """Positions (1 + N, C) of a class token and a square of patches, for a square of `grid` x `grid`: bicubic, corner to corner."""
+    """Positions (1 + N, C) of a class token and a square of patches, for a square of side `grid`: bicubic, corner to corner."""
     old = round((len(table) - 1) ** 0.5)
     if old == grid:
         return table
