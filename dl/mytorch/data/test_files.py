@@ -184,8 +184,8 @@ def test_a_set_that_cannot_be_downloaded_is_not_looked_for_on_the_network(source
 
 
 def load(name: str) -> tuple[Batch, Batch]:
-    """40 + 8 images of one pixel; image i is filled with i."""
-    train, test = (torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1) for count in (40, 8))
+    """90 + 8 images of one pixel; image i is filled with i."""
+    train, test = (torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1) for count in (90, 8))
     return tuple({"images": images, "labels": images.flatten().long() % 10} for images in (train, test))
 
 
@@ -201,8 +201,8 @@ def numbers(splits: Splits) -> list[list[int]]:
 
 def test_a_tenth_of_the_training_set_validates_and_is_not_trained_on() -> None:
     train, val, test = numbers(split())
-    assert len(val) == 4 and len(train) == 36
-    assert sorted(train + val) == list(range(40))
+    assert len(val) == 9 and len(train) == 81
+    assert sorted(train + val) == list(range(90))
     assert test == list(range(8))
 
 
@@ -224,7 +224,7 @@ def test_batches_are_standardised_and_only_training_is_augmented() -> None:
     assert test["labels"].tolist() == list(range(8))
     torch.testing.assert_close(test["images"].flatten(), (torch.arange(8) / 255 - 0.2860) / 0.3530, atol=1e-5, rtol=0)
     torch.testing.assert_close(next(splits.train.batches())["images"].unique(), torch.tensor([-0.2860 / 0.3530]))
-    assert len(next(splits.val.batches())["images"].unique()) == 4
+    assert len(next(splits.val.batches())["images"].unique()) == 9
 
 
 @pytest.mark.parametrize("data", ["other", "set-", "-sample", "", "set-sample-sample"])

@@ -1,7 +1,5 @@
 """Classification whose report shows where the class token looks."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -38,8 +36,11 @@ class AttentiveClassification(Classification):
         self.first = self.first or {name: values[: self.shown] for name, values in batch.items()}
         return super().eval_step(model, batch)
 
-    def report(self, model: Any) -> dict[str, Tensor | str]:
+    def report(self, model: ViT) -> dict[str, Tensor | str]:
+        """Under several ranks, the attention is that of rank 0's images."""
         pictures = super().report(model)
+        if not self.first:  # a rank may have got none
+            return pictures
         titles = [self.class_names[label] for label in self.first["labels"]] if self.class_names else None
         weights = class_attention(model, self.first["images"])
         return pictures | {"attention": plot.to_tensor(plot.attention_maps(self.first["images"], weights, titles))}

@@ -254,6 +254,12 @@ def test_report_shows_the_first_images_of_the_test(monkeypatch: pytest.MonkeyPat
     assert titles == [f"class {label}" for label in batch["labels"][:8]]
 
 
+def test_report_of_a_rank_without_images_is_empty() -> None:
+    task = AttentiveClassification()
+    task.metrics()
+    assert task.report(build("tiny")) == {}
+
+
 # ---- the recipe ----------------------------------------------------------------------------------------------------
 
 
