@@ -8,6 +8,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
 from dl.modules.CNN.MobileNetV2.model import build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
@@ -33,23 +35,28 @@ class Config(ImageConfig):
     epochs: int = 10
     lr: float = 0.1
     weight_decay: float = 1e-4
-    crop: int = 2
+    label_smoothing: float = 0.1
     flip: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"  # faster than bf16 here: most of the time goes to norms and activations
     channels_last: bool = True
 
 
+def network(config: Config) -> nn.Module:
+    """The network that the config asks for."""
+    about = image_set(config)
+    return build(
+        config.model,
+        in_channels=about.channels,
+        num_classes=len(about.classes),
+        stem="small" if about.size <= 64 else "imagenet",
+    )
+
+
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
-    about = image_set(config)
     trainer = Trainer(
-        model=build(
-            config.model,
-            in_channels=about.channels,
-            num_classes=len(about.classes),
-            stem="small" if about.size <= 64 else "imagenet",
-        ),
-        task=Classification(config.label_smoothing, about.classes),
+        model=network(config),
+        task=Classification(config.label_smoothing, image_set(config).classes),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
         schedule=warmup_cosine(warmup=0.1),
         config=config,

@@ -8,6 +8,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
 from dl.modules.Transformers.ViT.model import build
 from dl.modules.Transformers.ViT.task import AttentiveClassification
 from dl.mytorch import History, Trainer, launch, seed_everything
@@ -33,19 +35,24 @@ class Config(ImageConfig):
     precision: Literal["fp32", "bf16"] = "bf16"  # 1.7 times as fast on a CPU with avx512_bf16
 
 
+def network(config: Config) -> nn.Module:
+    """The network that the config asks for."""
+    about = image_set(config)
+    return build(
+        config.model,
+        image_size=about.size,
+        patch_size=config.patch_size or (4 if about.size <= 64 else 16),
+        in_channels=about.channels,
+        num_classes=len(about.classes),
+        dropout=config.dropout,
+    )
+
+
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
-    about = image_set(config)
     trainer = Trainer(
-        model=build(
-            config.model,
-            image_size=about.size,
-            patch_size=config.patch_size or (4 if about.size <= 64 else 16),
-            in_channels=about.channels,
-            num_classes=len(about.classes),
-            dropout=config.dropout,
-        ),
-        task=AttentiveClassification(config.label_smoothing, about.classes),
+        model=network(config),
+        task=AttentiveClassification(config.label_smoothing, image_set(config).classes),
         optimizer=adamw(config.lr, config.weight_decay),
         schedule=warmup_cosine(warmup=0.1),
         config=config,
