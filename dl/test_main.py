@@ -78,7 +78,7 @@ def test_list_shows_name_paper_and_parameters(capsys: pytest.CaptureFixture[str]
     lines = capsys.readouterr().out.splitlines()
     (row,) = [line for line in lines if line.startswith("CNN/LeNet ")]
     assert "LeNet-5, 1998" in row and "modern 61,706" in row
-    assert any("lenet5 60,000" in line for line in lines) and not any("tiny" in line for line in lines)
+    assert any("lenet5 60,000" in line for line in lines) and not any(" tiny " in line for line in lines)
 
 
 def test_a_model_that_does_not_import_is_a_row_of_the_list(
