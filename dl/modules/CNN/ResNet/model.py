@@ -2,7 +2,7 @@
 
 "Deep Residual Learning for Image Recognition", Kaiming He, Xiangyu Zhang, Shaoqing Ren, Jian Sun, 2015,
 https://arxiv.org/abs/1512.03385: the networks for ImageNet of table 1 ("resnet18" to "resnet152") and those for
-CIFAR-10 of section 4.2 ("resnet20" to "resnet110"). "small" and "tiny" are ours: for 28x28 on a CPU, and for tests.
+CIFAR-10 of section 4.2 ("resnet20" to "resnet110"). "small" and "medium" are ours, for 28x28 on a CPU, and "tiny", for tests.
 
 Options beyond the paper:
 - stem "small" (3x3, stride 1, no pooling) is the paper's for CIFAR; here any preset takes it, for images of 28 or 32.
@@ -194,6 +194,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "resnet56": _cifar(9),
     "resnet110": _cifar(18),
     "small": {"depths": (1, 1, 1), "width": 32, "stem": "pool", "in_channels": 1, "num_classes": 10},
+    "medium": {"depths": (1, 1, 1), "width": 64, "stem": "pool", "in_channels": 1, "num_classes": 10},
     "tiny": {**_cifar(1), "depths": (1, 1), "width": 8},
 }
 

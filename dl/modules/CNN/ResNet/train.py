@@ -21,11 +21,11 @@ class Config(ImageConfig):
     """Train a ResNet."""
 
     out: str = "runs/CNN/ResNet"
-    model: Literal["small", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet34", "tiny"] = flag(
+    model: Literal["small", "medium", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet34", "tiny"] = flag(
         "small", "preset of the network, see model.py"
     )
-    epochs: int = 10
-    lr: float = 0.1
+    epochs: int = 6
+    lr: float = 0.2
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     flip: bool = True
