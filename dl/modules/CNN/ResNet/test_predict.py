@@ -51,7 +51,9 @@ def test_published_weights_give_the_classes_that_torchvision_gives(
         assert drawn.size == (800, 260) and maps.width == 1200
 
 
-def test_a_run_names_its_own_classes(tmp_path: Path, picture: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_names_its_own_classes(
+    tmp_path: Path, picture: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = train.Config(out=str(tmp_path / "run"), data="fashion_mnist-sample", model="tiny", batch_size=16)
     train.main(config, synthetic.image_splits())
     capsys.readouterr()

@@ -21,9 +21,9 @@ class Config(ImageConfig):
     """Train a ResNet."""
 
     out: str = "runs/CNN/ResNet"
-    model: Literal["small", "medium", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet34", "tiny"] = flag(
-        "small", "preset of the network, see model.py"
-    )
+    model: Literal[
+        *("small", "medium", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet34", "tiny")
+    ] = flag("small", "preset of the network, see model.py")
     epochs: int = 6
     lr: float = 0.2
     weight_decay: float = 5e-4
@@ -37,7 +37,7 @@ def network(config: Config) -> ResNet:
     """The network that the config asks for; what was made for ImageNet gets a small stem for images up to 64 pixels."""
     about = image_set(config)
     stem = PRESETS[config.model].get("stem", "small" if about.size <= 64 else "imagenet")
-    return build(config.model, in_channels=about.channels, num_classes=len(image_set(config).classes), stem=stem)
+    return build(config.model, in_channels=about.channels, num_classes=len(about.classes), stem=stem)
 
 
 def main(config: Config, data: Splits | None = None) -> History:
