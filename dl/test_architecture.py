@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
-import torch
 from torch import nn
+
+from dl.catalogue import without_values
 
 ROOT = Path(__file__).parent
 MODELS = sorted(path.parent for path in ROOT.glob("modules/*/*/model.py"))
@@ -151,8 +152,7 @@ def test_models_offer_presets_and_every_layer_has_a_name(folder: Path) -> None:
     model = importlib.import_module(".".join(["dl", *folder.relative_to(ROOT).parts, "model"]))
     assert "tiny" in model.PRESETS
     for preset in model.PRESETS:
-        with torch.device("meta"):
-            assert anonymous_layers(model.build(preset)) == []
+        assert without_values(lambda: anonymous_layers(model.build(preset))) == []
 
 
 @pytest.fixture
