@@ -185,7 +185,7 @@ def test_network_is_torchvision_s_in_outputs_gradients_and_steps(
     testing.assert_same_as(model, narrow_reference, torch.randn(2, 3, height, width), train=mode == "train")
 
 
-@pytest.mark.slow
+@pytest.mark.parity
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_published_network_is_torchvision_s_in_outputs_gradients_and_steps(torchvision: ModuleType, mode: str) -> None:
     reference = torchvision.models.alexnet()

@@ -95,7 +95,7 @@ def short(torchvision: ModuleType, **options: Any) -> nn.Module:
     return convnext.ConvNeXt(settings, num_classes=7, **options)
 
 
-FULL = [pytest.param(name, marks=pytest.mark.slow) for name in ("convnext_tiny", "convnext_small")]
+FULL = [pytest.param(name, marks=pytest.mark.parity) for name in ("convnext_tiny", "convnext_small")]
 
 
 @pytest.mark.parametrize("name", ["short", *FULL])

@@ -121,7 +121,7 @@ def test_wrong_arguments_are_refused_by_name(wrong: dict[str, Any]) -> None:
 
 # torchvision's class with fewer layers has all that the published networks have, and takes a fraction of the time.
 SHORT = {"growth_rate": 6, "block_config": (2, 1, 2), "num_init_features": 10, "bn_size": 3}
-PUBLISHED = [pytest.param(f"densenet{depth}", marks=pytest.mark.slow) for depth in (121, 161, 169, 201)]
+PUBLISHED = [pytest.param(f"densenet{depth}", marks=pytest.mark.parity) for depth in (121, 161, 169, 201)]
 
 
 @pytest.mark.parametrize("name", ["short", *PUBLISHED])

@@ -105,7 +105,7 @@ def short(torchvision: ModuleType, **options: Any) -> nn.Module:
 
 
 NORM = {"norm_layer": partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)}
-FULL = [pytest.param(name, {}, marks=pytest.mark.slow) for name in ("efficientnet_b0", "efficientnet_b2", "efficientnet_b5")]
+FULL = [pytest.param(name, {}, marks=pytest.mark.parity) for name in ("efficientnet_b0", "efficientnet_b2", "efficientnet_b5")]
 
 
 @pytest.mark.parametrize(("name", "options"), [("short", {"stochastic_depth_prob": 0.9}), ("short", NORM), *FULL])
@@ -131,7 +131,7 @@ def test_running_statistics_move_as_torchvision_s(torchvision: ModuleType) -> No
             torch.testing.assert_close(own, other, msg=name)
 
 
-LARGE = [pytest.param(f"efficientnet_b{i}", marks=pytest.mark.slow) for i in (1, 3, 4, 6, 7)]
+LARGE = [pytest.param(f"efficientnet_b{i}", marks=pytest.mark.parity) for i in (1, 3, 4, 6, 7)]
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b2", "efficientnet_b5", *LARGE])

@@ -173,7 +173,7 @@ def narrow(torchvision: ModuleType, **options: Any) -> nn.Module:
     return randomized(model)
 
 
-@pytest.mark.parametrize("make", [narrow, pytest.param(published, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("make", [narrow, pytest.param(published, marks=pytest.mark.parity)])
 @pytest.mark.parametrize(
     ("mode", "height", "width", "options"),
     [

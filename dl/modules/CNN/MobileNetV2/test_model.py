@@ -92,7 +92,7 @@ def test_channels_are_rounded_as_torchvision_s(torchvision: ModuleType) -> None:
 
 # Few blocks, but each kind: without expansion, with and without stride, with and without a shortcut.
 SHORT = [[1, 16, 1, 1], [6, 16, 2, 2], [3, 24, 2, 1]]
-FULL = [pytest.param(None, width, marks=pytest.mark.slow) for width in (1.0, 0.35, 0.5, 0.75, 1.4)]
+FULL = [pytest.param(None, width, marks=pytest.mark.parity) for width in (1.0, 0.35, 0.5, 0.75, 1.4)]
 
 
 @pytest.mark.parametrize(("stages", "width"), [(SHORT, 1.0), (SHORT, 0.35), *FULL])

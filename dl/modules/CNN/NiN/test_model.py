@@ -125,7 +125,7 @@ def test_network_is_the_twin_by_hand(mode: str, variant: dict, description: tupl
     testing.assert_same_as(model, Twin(model, *description), torch.randn(2, 3, height, width), train=mode == "train")
 
 
-@pytest.mark.slow
+@pytest.mark.parity
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize(
     ("preset", "description", "height", "width"),

@@ -190,7 +190,7 @@ def test_running_statistics_move_as_the_twin_s(kind: str, depths: tuple[int, ...
         torch.testing.assert_close(buffer, other, rtol=0, atol=1e-12, msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.parity
 @pytest.mark.parametrize(("preset", "kind", "n", "option"), [("110", "basic", 18, "A"), ("164", "bottleneck", 18, "B")])
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_published_network_is_the_paper_s(preset: str, kind: str, n: int, option: str, mode: str) -> None:

@@ -146,7 +146,7 @@ def short(torchvision: ModuleType, depths: list[int], **options: int) -> nn.Modu
     return randomized(resnet.ResNet(resnet.Bottleneck, depths, num_classes=7, **options))
 
 
-PUBLISHED = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")]
+PUBLISHED = [pytest.param(name, marks=pytest.mark.parity) for name in ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")]
 
 
 @pytest.mark.parametrize("name", ["short", *PUBLISHED])

@@ -118,7 +118,7 @@ def randomized(model: nn.Module) -> nn.Module:
 
 # torchvision's classes with fewer blocks have all that the published networks have, and take a fraction of the time.
 SHORT = {"basic": ("BasicBlock", [1, 2, 1, 1]), "bottleneck": ("Bottleneck", [1, 1, 1, 1])}
-PUBLISHED = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "resnet34", "resnet50", "resnet101")]
+PUBLISHED = [pytest.param(name, marks=pytest.mark.parity) for name in ("resnet18", "resnet34", "resnet50", "resnet101")]
 
 
 @pytest.mark.parametrize("name", [*SHORT, *PUBLISHED])

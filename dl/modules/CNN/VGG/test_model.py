@@ -125,7 +125,7 @@ def test_running_statistics_move_as_torchvision_s(torchvision: ModuleType) -> No
         torch.testing.assert_close(own, other, msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.parity
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_network_is_torchvision_s(torchvision: ModuleType, name: str) -> None:
     reference = randomized(getattr(torchvision.models, name)(init_weights=False)).double().eval()

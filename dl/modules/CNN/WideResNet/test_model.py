@@ -181,7 +181,7 @@ def test_running_statistics_move_as_the_twin_s(depth: int, k: int, dropout: floa
         torch.testing.assert_close(buffer, other, rtol=0, atol=1e-12, msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.parity
 @pytest.mark.parametrize(("depth", "k"), [(40, 4), (16, 8), (28, 10)])
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_published_network_is_the_paper_s(depth: int, k: int, mode: str) -> None:
@@ -194,7 +194,7 @@ def test_published_network_is_the_paper_s(depth: int, k: int, mode: str) -> None
 
 
 PUBLISHED = [
-    pytest.param(name, mode, marks=pytest.mark.slow)
+    pytest.param(name, mode, marks=pytest.mark.parity)
     for name in ("wide_resnet50_2", "wide_resnet101_2")
     for mode in ("train", "eval")
 ]
@@ -212,7 +212,7 @@ def test_bottlenecks_are_torchvision_s_in_outputs_gradients_and_steps(torchvisio
     testing.assert_same_as(model, reference, torch.randn(2, 3, 33, 32), train=mode == "train", steps=1)
 
 
-@pytest.mark.parametrize("name", ["wide_resnet50_2", pytest.param("wide_resnet101_2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["wide_resnet50_2", pytest.param("wide_resnet101_2", marks=pytest.mark.parity)])
 def test_torchvision_s_networks_are_converted_to_our_presets(torchvision: ModuleType, name: str) -> None:
     with torch.device("meta"):
         model, preset = from_torchvision(getattr(torchvision.models, name)()), build(name)

@@ -119,7 +119,7 @@ def test_network_is_torchvision_s_in_outputs_gradients_and_steps(
     torch.testing.assert_close(model(images.double()), reference(images.double()), rtol=0, atol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.parity
 def test_published_vit_b_16_is_torchvision_s(torchvision: ModuleType) -> None:
     reference = randomized(torchvision.models.vit_b_16())
     model = from_torchvision(reference)
@@ -130,7 +130,7 @@ def test_published_vit_b_16_is_torchvision_s(torchvision: ModuleType) -> None:
         torch.testing.assert_close(model.eval()(images), reference.eval()(images), rtol=0, atol=1e-4)
 
 
-LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("vit_l_16", "vit_l_32", "vit_h_14")]
+LARGE = [pytest.param(name, marks=pytest.mark.parity) for name in ("vit_l_16", "vit_l_32", "vit_h_14")]
 
 
 @pytest.mark.parametrize("name", ["vit_b_32", *LARGE])
