@@ -119,6 +119,8 @@ def predictions(pictures: Sequence[Tensor], answers: Sequence[Sequence[tuple[str
 
 def feature_maps(maps: dict[str, Tensor], columns: int = 16) -> "Figure":
     """Outputs of layers, name -> (C, H, W), a row each: the channels that vary most over the map, brightest = largest."""
+    from matplotlib import colormaps
+
     fig = figure(0.75 * columns, 0.95 * len(maps))
     for place, (name, channels) in enumerate(maps.items()):
         channels = channels.detach().float().cpu()
@@ -128,7 +130,8 @@ def feature_maps(maps: dict[str, Tensor], columns: int = 16) -> "Figure":
         rows = to_unit(channels[chosen].unsqueeze(1))  # each channel by itself: (columns, 1, H, W)
         size = max(32, rows.shape[-1])
         rows = torch.nn.functional.interpolate(rows, (size, size))  # small maps as squares one can see
-        axes.imshow(grid(rows, columns, gap=2, stretch=False)[0].numpy(), cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        colours = torch.from_numpy(colormaps["viridis"](rows[:, 0].numpy())[..., :3]).permute(0, 3, 1, 2)  # (columns, 3, H, W)
+        axes.imshow(grid(colours, columns, gap=2, stretch=False).permute(1, 2, 0).numpy(), aspect="auto")
         shape = " x ".join(map(str, channels.shape))
         axes.set_title(f"{name}: {shape}", fontsize=8, loc="left", pad=2)
     return fig
