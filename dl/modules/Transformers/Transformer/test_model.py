@@ -1,8 +1,7 @@
-"""The Transformer against torch's, its searches against plain ones, its laws, and the recipe."""
+"""The Transformer against torch's, its laws, and the recipe."""
 
 import copy
 import itertools
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from dl.modules.Transformers.Transformer import train
-from dl.modules.Transformers.Transformer.decode import beam_search, greedy_search
 from dl.modules.Transformers.Transformer.model import PRESETS, Transformer, build
 from dl.modules.Transformers.Transformer.task import Translation
 from dl.mytorch import Probe, testing
@@ -188,122 +186,10 @@ def test_what_the_model_has_no_place_for_is_refused() -> None:
     for source, target in ((long, short), (short, long)):
         with pytest.raises(ValueError, match="9 positions are asked for, the model has 8"):
             model(source, target)
-    with pytest.raises(ValueError, match="dim 9 has to divide into num_heads 2"):
-        build("tiny", dim=9, num_heads=2, vocabulary_size=5)
+    with pytest.raises(ValueError, match="dim 8 has to divide into num_heads 3"):
+        build("tiny", num_heads=3)
     with pytest.raises(ValueError, match="padding_mask has to be bool"):
         model(short, short, short)
-
-
-# ---- searches ------------------------------------------------------------------------------------------------------
-
-
-def talkative(seed: int, vocabulary_size: int = 16, norm_first: bool = False) -> Transformer:
-    """Random weights, so large that its sentences differ and some of them end early."""
-    torch.manual_seed(seed)
-    model = build("tiny", vocabulary_size=vocabulary_size, norm_first=norm_first)
-    for parameter in model.parameters():
-        parameter.data += 0.5 * torch.randn_like(parameter)
-    return model.eval()
-
-
-def log_probability(model: Transformer, source: Tensor, tokens: tuple[int, ...]) -> float:
-    """Of a whole translation of one source (S,), from one forward pass in float64."""
-    steps = copy.deepcopy(model).double()(source[None], torch.tensor([[BEGIN, *tokens[:-1]]]))[0].log_softmax(-1)
-    return sum(step[token].item() for step, token in zip(steps, tokens))
-
-
-def plain_beam_search(model: Transformer, source: Tensor, most: int, beams: int, alpha: float) -> list[int]:
-    """The same search for one source (S,), with lists."""
-
-    def score(tokens: tuple[int, ...]) -> float:
-        return log_probability(model, source, tokens) / ((5 + len(tokens)) / 6) ** alpha
-
-    def ended(tokens: tuple[int, ...]) -> bool:
-        return tokens[-1:] == (END,) or len(tokens) == most
-
-    beam: list[tuple[int, ...]] = [()]
-    while not all(map(ended, beam)):
-        following = [[tokens] if ended(tokens) else [(*tokens, i) for i in range(7)] for tokens in beam]
-        beam = sorted(itertools.chain(*following), key=score, reverse=True)[:beams]
-    best = beam[0]
-    return list(best[:-1] if best[-1] == END else best)
-
-
-@pytest.mark.parametrize("norm_first", [False, True])
-@pytest.mark.parametrize("seed", range(3))
-def test_cached_and_uncached_searches_give_the_same_tokens(seed: int, norm_first: bool) -> None:
-    model = talkative(seed, norm_first=norm_first)
-    source = sources()
-    for search in (greedy_search, beam_search):
-        cached, uncached = (search(model, source, begin=BEGIN, end=END, extra=6, cached=cached) for cached in (True, False))
-        assert cached == uncached and len(set(map(tuple, cached))) > 1
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_one_beam_is_greedy_search(seed: int) -> None:
-    model, source = talkative(seed), sources()
-    options = {"begin": BEGIN, "end": END, "extra": 6}
-    assert beam_search(model, source, beams=1, **options) == greedy_search(model, source, **options)
-
-
-@torch.no_grad()
-def test_greedy_search_takes_the_likeliest_token_until_the_end_or_the_limit() -> None:
-    endings = []
-    for seed in range(4):
-        model, source = talkative(seed), sources()
-        for row, length, tokens in zip(source, LENGTHS, greedy_search(model, source, begin=BEGIN, end=END, extra=5)):
-            logits = model(row[None, :length], torch.tensor([[BEGIN, *tokens]]))[0]
-            expected = logits.argmax(-1).tolist()
-            ends = len(tokens) < length + 5
-            assert expected[: len(tokens)] == tokens and END not in tokens
-            assert expected[-1] == END if ends else len(tokens) == length + 5
-            endings.append(ends)
-    assert set(endings) == {True, False}
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(("beams", "alpha"), [(2, 0.6), (3, 0.0), (4, 1.5)])
-def test_beam_search_is_the_one_written_with_lists(beams: int, alpha: float) -> None:
-    for seed in range(2):
-        model, source = talkative(seed, vocabulary_size=7), sources(7)
-        options = {"begin": BEGIN, "end": END, "extra": 2, "beams": beams, "alpha": alpha}
-        found = beam_search(model, source, **options)
-        for row, length, tokens in zip(source, LENGTHS, found):
-            assert tokens == plain_beam_search(model, row[:length], length + 2, beams, alpha)
-
-
-@torch.no_grad()
-def test_a_beam_that_holds_everything_finds_the_best_of_all_sentences() -> None:
-    model, source = talkative(1, vocabulary_size=5), torch.tensor([1, 4])
-    rest = [i for i in range(5) if i != END]
-    sentences = [(*words, END) for n in range(4) for words in itertools.product(rest, repeat=n)]
-    sentences += itertools.product(rest, repeat=4)  # those that the limit cuts off
-    scores = {tokens: log_probability(model, source, tokens) for tokens in sentences}
-    assert sum(math.exp(score) for score in scores.values()) == pytest.approx(1)  # there are no others
-    found = set()
-    for alpha in (0.0, 0.6, 3.0):
-        best = max(sentences, key=lambda tokens: scores[tokens] / ((5 + len(tokens)) / 6) ** alpha)
-        (tokens,) = beam_search(model, source[None], begin=BEGIN, end=END, extra=2, beams=5**4, alpha=alpha)
-        assert tokens == [i for i in best if i != END]
-        found.add(best)
-    assert len(found) > 1  # the penalty matters
-
-
-@pytest.mark.parametrize("search", [greedy_search, beam_search])
-def test_a_translation_does_not_depend_on_the_others(search: Any) -> None:
-    model, source = talkative(2), sources()
-    search = partial(search, model, begin=BEGIN, end=END, extra=4)
-    assert search(source) == [search(row[None, :length])[0] for row, length in zip(source, LENGTHS)]
-    assert search(source[:0]) == []
-
-
-def test_a_search_keeps_within_the_positions_and_refuses_no_beam() -> None:
-    model = build("tiny", max_length=7).eval()
-    model.embedding.weight.data[END] = 0  # no logit: <eos> is never the likeliest
-    lengths = [len(tokens) for tokens in greedy_search(model, sources(), begin=BEGIN, end=END)]
-    assert lengths == [7, 7, 7]
-    with pytest.raises(ValueError, match="a beam holds 1 hypothesis or more; got 0"):
-        beam_search(model, sources(), begin=BEGIN, end=END, beams=0)
 
 
 # ---- translation ---------------------------------------------------------------------------------------------------
@@ -325,14 +211,6 @@ def test_bleu_counts_words_and_never_the_unknown_one(monkeypatch: pytest.MonkeyP
         "translations": "b c -> a b c d e f (reference: a b c d e f)\n\na b c -> g h <unk> i j (reference: g h <unk> i j)"
     }
     assert "bleu_error" not in task.train_metrics()
-
-
-def test_beams_choose_the_search() -> None:
-    model, source = talkative(0), sources()
-    vocabulary = Vocabulary([*RESERVED, *"abcdefghijkl"])
-    greedy, beam = (Translation(vocabulary, beams=beams).translate(model, source) for beams in (1, 4))
-    assert greedy == greedy_search(model, source, begin=BEGIN, end=END) != beam
-    assert beam == beam_search(model, source, begin=BEGIN, end=END)
 
 
 def learnt_bleu(pairs: list[tuple[str, str]], epochs: int, **sizes: Any) -> float:
