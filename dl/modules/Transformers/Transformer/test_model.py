@@ -267,6 +267,15 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     assert second["lr"] == pytest.approx(8**-0.5 * min(6**-0.5, 6 * 4**-1.5))  # equation 3 at the sixth step
 
 
+def test_flags_reach_model_task_and_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.Trainer, "fit", lambda trainer, data: trainer)
+    config = train.Config(model="tiny", beams=3, label_smoothing=0.2, dropout=0.3, lr=2.0)
+    trainer = train.main(config, splits(config))
+    assert (trainer.task.beams, trainer.task.label_smoothing, trainer.model.dropout.p) == (3, 0.2, 0.3)
+    settings = trainer.optimizer.defaults  # section 5.3
+    assert (settings["lr"], settings["betas"], settings["eps"]) == (2.0, (0.9, 0.98), 1e-9)
+
+
 def test_recipe_takes_every_preset_that_it_offers() -> None:
     offered = train.Config.__annotations__["model"].__args__
     assert set(offered) <= set(PRESETS)
