@@ -243,11 +243,6 @@ def test_some_bundled_pairs_are_learnt_by_heart() -> None:
     assert learnt_bleu(unambiguous()[:40], epochs=60, dim=32, hidden_dim=64) > 0.95
 
 
-@pytest.mark.slow
-def test_all_bundled_pairs_are_learnt_by_heart() -> None:
-    assert learnt_bleu(unambiguous(), epochs=40) > 0.95
-
-
 # ---- the recipe ----------------------------------------------------------------------------------------------------
 
 
@@ -264,7 +259,7 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     first, second, tested = read_json(tmp_path / "whole" / "history.json")
     quantities = ["loss", "perplexity", "top1_error"]
     assert list(first["train"]) == quantities and sorted(first["val"]) == sorted(tested["test"]) == ["bleu_error", *quantities]
-    assert second["lr"] == pytest.approx(8**-0.5 * min(6**-0.5, 6 * 4**-1.5))  # equation 3 at the sixth step
+    assert second["lr"] == pytest.approx(0.3 * 8**-0.5 * min(6**-0.5, 6 * 4**-1.5))  # equation 3 at the sixth step
 
 
 def test_flags_reach_model_task_and_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,8 @@ class Config(TrainConfig):
     beams: int = flag(1, "beam of the search whose BLEU is recorded, 1 = greedy; the paper: 4")
     epochs: int = 30
     batch_size: int = 64
-    lr: float = flag(1.0, "factor of the paper's schedule, equation 3")
-    warmup: int = flag(400, "steps in which the learning rate rises; the paper: 4000")
+    lr: float = flag(0.3, "factor of the schedule of equation 3; the paper: 1, with a larger model and a longer warmup")
+    warmup: int = flag(100, "steps in which the learning rate rises; the paper: 4000")
 
     def __post_init__(self) -> None:
         super().__post_init__()
