@@ -137,12 +137,12 @@ def summary(args: argparse.Namespace) -> int:
 
 
 def _summarize(name: str, preset: str, shape: list[int] | None) -> tuple[tuple[int, ...], str]:
-    """The shape of the model's input, and its `layer_summary` for it."""
+    """The shape of the model's input, of each if it takes several, and its `layer_summary` for it."""
     from dl.mytorch import layer_summary
 
     model = catalogue.module(name).build(preset)
     inputs = catalogue.example(model, shape or ())
-    return tuple(inputs.shape), layer_summary(model, inputs)
+    return tuple(inputs[0].shape), layer_summary(model, *inputs)
 
 
 def results(args: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ Importing this file imports no torch, so that a mistyped name is answered at onc
 
 import ast
 import importlib
+import inspect
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -91,14 +92,15 @@ def cost(name: str, preset: str) -> tuple[int, int]:
 
     def compute() -> tuple[int, int]:
         model = module(name).build(preset)
-        return count_parameters(model), count_flops(model, example(model))
+        return count_parameters(model), count_flops(model, *example(model))
 
     return without_values(compute)
 
 
-def example(model: Any, shape: Sequence[int] = ()) -> Any:
-    """An input of zeros that the model takes: of `shape`, or of the first that fits of the sizes that are usual.
+def example(model: Any, shape: Sequence[int] = ()) -> tuple[Any, ...]:
+    """Zeros that the model takes: of `shape`, or of the first that fits of the sizes that are usual.
 
+    One tensor, or as many equal ones as the model cannot do without: a translator takes source and target.
     These are 28x28 in grey, 32x32 in colour, which becomes 224x224 for a thousand classes, 16 tokens, 10 features.
     Raises `UserError` that says why the model takes none of them.
     """
@@ -108,12 +110,13 @@ def example(model: Any, shape: Sequence[int] = ()) -> Any:
 
     number, token = torch.float32, torch.int64
     usual = [((1, 1, 28, 28), number), ((1, 3, 32, 32), number), ((1, 3, 224, 224), number), ((1, 16), token), ((1, 10), number)]
+    needed = [each for each in inspect.signature(model.forward).parameters.values() if each.default is each.empty]
     reasons = []
     for size, dtype in [(tuple(shape), number), (tuple(shape), token)] if shape else usual:
-        inputs = torch.zeros(size, dtype=dtype)
+        inputs = (torch.zeros(size, dtype=dtype),) * max(1, len(needed))
         try:
             with torch.no_grad():
-                output = model.eval()(inputs)
+                output = model.eval()(*inputs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             reasons.append(f"{size} of {str(dtype).removeprefix('torch.')}: {' '.join(str(error).split())}")
             continue

@@ -131,6 +131,13 @@ class Tokens(nn.Module):
         return self.embedding(tokens)
 
 
+class Pair(Tokens):
+    """Takes source and target."""
+
+    def forward(self, source: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(source) + super().forward(target)
+
+
 class Colour(nn.Conv2d):
     """Takes three channels."""
 
@@ -138,7 +145,7 @@ class Colour(nn.Conv2d):
         super().__init__(3, 1, 1)
 
 
-@pytest.mark.parametrize(("model", "shape"), [(Tokens, "(1, 16)"), (Colour, "(1, 3, 32, 32)")])
+@pytest.mark.parametrize(("model", "shape"), [(Tokens, "(1, 16)"), (Pair, "(1, 16)"), (Colour, "(1, 3, 32, 32)")])
 def test_summary_finds_the_input_of_other_models(
     model: type, shape: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

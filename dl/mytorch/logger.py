@@ -57,7 +57,7 @@ class History(list):
         lines = [f"best checkpoint: epoch {best['epoch']}, step {best['step']}"]
         lines += [" " * 12 + "".join(f"{name:>14}" for name in names)]
         for split, means in rows.items():
-            lines += [f"{split:<12}" + "".join(f"{_number(name, means[name]):>14}" for name in names)]
+            lines += [f"{split:<12}" + "".join(f"{_number(name, means[name]) if name in means else '':>14}" for name in names)]
         return "\n".join(lines)
 
 

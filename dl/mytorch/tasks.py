@@ -38,6 +38,10 @@ class Task:
         """New metrics by name, beside the loss: asked for when an evaluation begins."""
         return {}
 
+    def train_metrics(self) -> dict[str, Metric]:
+        """Those of training, which read the outputs of `step`. Default: `metrics`."""
+        return self.metrics()
+
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
         """Images (C, H, W) in [0, 1], or texts, to log after each evaluation. Keep it cheap. All ranks call it."""
         return {}

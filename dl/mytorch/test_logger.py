@@ -71,6 +71,14 @@ def test_the_table_is_of_the_best_checkpoint() -> None:
     assert "test" not in HISTORY.table()
 
 
+def test_what_only_evaluation_measures_leaves_a_gap_in_the_table() -> None:
+    both = record(10, 2.0, 1.5)
+    history = History([{**both, "val": {"bleu_error": 0.25, **both["val"]}}])
+    _, names, trained, validated = history.table().splitlines()
+    assert names.split() == ["bleu_error", "loss", "top1_error"]
+    assert trained.split() == ["train", "2.0000", "20.00%"] and len(trained) == len(validated)
+
+
 # ---- the folder ------------------------------------------------------------------------------------------------------
 
 

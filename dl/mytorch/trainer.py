@@ -57,7 +57,7 @@ class Trainer:
         self.step = self.epoch = self.batch = 0  # updates made; position of the next batch
         self.history = History()
         self.best = math.inf
-        self.train_metrics = Metrics(task.metrics())  # means over the training since the last evaluation
+        self.train_metrics = Metrics(task.train_metrics())  # means over the training since the last evaluation
         self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)  # step of the first NaN or infinity
         self.signals: list[int] = []  # those that asked us to stop
         self.saved = False

@@ -1,0 +1,283 @@
+"""The Transformer against torch's, its laws, and the recipe."""
+
+import copy
+import itertools
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from dl.modules.Transformers.Transformer import train
+from dl.modules.Transformers.Transformer.model import PRESETS, Transformer, build
+from dl.modules.Transformers.Transformer.task import Translation
+from dl.mytorch import Probe, testing
+from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data.translation import RESERVED, PairSplits, sentence_pairs, token_splits
+from dl.mytorch.introspect import count_parameters
+from dl.mytorch.layers.test_attention import torch_names
+from dl.mytorch.logger import read_json
+from dl.mytorch.metrics import BLEU
+from dl.mytorch.optim import adamw, noam
+
+PAD, BEGIN, END = 0, 2, 3
+LENGTHS = (6, 2, 4)  # of the sources
+
+
+def randomized(model: Transformer) -> Transformer:
+    """As after training: nothing is 0 or 1 any more, so that everything shows in the output."""
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def sources(vocabulary_size: int = 16) -> Tensor:
+    """Three sentences of `LENGTHS`, filled up: (3, 6)."""
+    tokens = torch.randint(1, vocabulary_size, (3, max(LENGTHS)))
+    return tokens.masked_fill(torch.arange(max(LENGTHS)) >= torch.tensor(LENGTHS)[:, None], PAD)
+
+
+def example(target_length: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    """Source, target and the source's padding mask."""
+    source = sources()
+    return source, torch.randint(1, 16, (3, target_length)), source == PAD
+
+
+# ---- sizes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "dim", "heads", "hidden_dim", "count"),
+    [("base", 512, 8, 2048, 63_082_496), ("big", 1024, 16, 4096, 214_245_376)],  # table 3 has 65 and 213 millions
+)
+def test_networks_of_table_3_have_these_parameters(preset: str, dim: int, heads: int, hidden_dim: int, count: int) -> None:
+    with torch.device("meta"):
+        model = build(preset)
+    attention, norm = 4 * (dim * dim + dim), 2 * dim
+    feed_forward = dim * hidden_dim + hidden_dim + hidden_dim * dim + dim
+    encoder, decoder = attention + feed_forward + 2 * norm, 2 * attention + feed_forward + 3 * norm
+    assert count_parameters(model) == count == 37_000 * dim + 6 * (encoder + decoder)
+    assert {layer.head_dim for layer in model.modules() if hasattr(layer, "head_dim")} == {dim // heads}
+
+
+@pytest.mark.parametrize(("source_length", "target_length"), [(7, 1), (3, 9)])
+@pytest.mark.parametrize("preset", ["tiny", "small"])
+def test_logits_have_one_row_per_target_token(preset: str, source_length: int, target_length: int) -> None:
+    source, target = torch.randint(4, 9, (2, source_length)), torch.randint(4, 9, (2, target_length))
+    assert build(preset, vocabulary_size=11)(source, target).shape == (2, target_length, 11)
+
+
+# ---- torch ---------------------------------------------------------------------------------------------------------
+
+
+class TorchTwin(nn.Module):
+    """Our parameters, run through torch's code."""
+
+    def __init__(self, model: Transformer, norm_first: bool) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        options = {"dim_feedforward": 12, "dropout": 0.0, "norm_first": norm_first, "batch_first": True}
+        # nn.Transformer itself has norms behind encoder and decoder, which the paper has not.
+        norms = [nn.LayerNorm(8) if norm_first else None for _ in range(2)]
+        layer = nn.TransformerEncoderLayer(8, 2, **options)
+        encoder = nn.TransformerEncoder(layer, 2, norms[0], enable_nested_tensor=False)
+        decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, **options), 2, norms[1])
+        reference = nn.Transformer(8, 2, custom_encoder=encoder, custom_decoder=decoder, batch_first=True)
+        self.reference = [reference]  # in a list: its own parameters do not count
+
+    def named(self) -> dict[str, Tensor]:
+        """Our parameters by torch's names."""
+        layers, named = {"encoder.norm": self.model.encoder_norm, "decoder.norm": self.model.decoder_norm}, {}
+        for stack in ("encoder", "decoder"):
+            for i, block in enumerate(getattr(self.model, stack)):
+                residuals, prefix = list(block.children()), f"{stack}.layers.{i}"
+                layers |= {f"{prefix}.norm{n}": residual.norm for n, residual in enumerate(residuals, start=1)}
+                layers |= {f"{prefix}.linear{n}": getattr(block.feed_forward.layer, f"fc{n}") for n in (1, 2)}
+                for theirs, residual in zip(("self_attn", "multihead_attn"), residuals[:-1]):
+                    named |= {f"{prefix}.{theirs}.{name}": x for name, x in torch_names(residual.layer).items()}
+        return named | {f"{name}.{part}": x for name, layer in layers.items() for part, x in layer.named_parameters()}
+
+    def forward(self, source: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        embedding, table = self.model.embedding.weight, self.model.positions.table
+        inputs = tuple(8**0.5 * F.embedding(tokens, embedding) + table[: tokens.shape[1]] for tokens in (source, target))
+        future = torch.ones(target.shape[1], target.shape[1], dtype=torch.bool).triu(1)
+        masks = {"tgt_mask": future, "src_key_padding_mask": mask, "memory_key_padding_mask": mask}
+        self.reference[0].train(self.training)
+        return functional_call(self.reference[0], self.named(), inputs, masks) @ embedding.T
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_network_is_torch_s_in_outputs_gradients_and_steps(padded: bool, norm_first: bool, mode: str) -> None:
+    model = randomized(build("tiny", norm_first=norm_first))
+    source, target, mask = example(5 if padded else 8)
+    inputs = (source, target, mask) if padded else (source + 1 - (source > 14).long(), target, torch.zeros_like(mask))
+    twin = TorchTwin(model, norm_first)
+    assert set(twin.named()) == set(dict(twin.reference[0].named_parameters()))
+    testing.assert_same_as(model, twin, *inputs, train=mode == "train")
+
+
+# ---- laws ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_a_logit_depends_on_the_target_up_to_its_place(norm_first: bool) -> None:
+    model = randomized(build("tiny", norm_first=norm_first))
+    source, target, mask = example()
+    testing.assert_causal(lambda target: model(source, target, mask), target, (target + 1) % 16, tolerance=1e-6)
+
+
+def test_padding_does_not_change_logits() -> None:
+    model, (source, target, mask) = randomized(build("tiny")).double(), example()
+    expected = model(source, target, mask)
+    other = torch.where(mask, 7, source)
+    torch.testing.assert_close(model(other, target, mask), expected, rtol=0, atol=0)
+    longer = [F.pad(x, (0, 4), value=value) for x, value in ((source, 9), (mask, True))]
+    torch.testing.assert_close(model(longer[0], target, longer[1]), expected, rtol=0, atol=1e-12)
+    assert not torch.allclose(model(other, target), expected)
+
+
+def test_logits_depend_on_their_own_pair_only() -> None:
+    testing.assert_batch_independent(randomized(build("tiny")), *example())
+
+
+def test_positions_alone_tell_the_order_of_words() -> None:
+    model, (source, target, _) = randomized(build("tiny")).double(), example()
+    turned = source.flip(1)
+    assert not torch.allclose(model(turned, target), model(source, target))
+    model.positions.table.zero_()
+    torch.testing.assert_close(model(turned, target), model(source, target), rtol=0, atol=1e-12)
+
+
+def test_dropout_is_where_section_5_4_has_it() -> None:
+    model = build("tiny", dropout=0.3)
+    kept = {name: layer.p for name, layer in model.named_modules() if isinstance(layer, nn.Dropout)}
+    assert {name.split(".", 2)[-1] for name, p in kept.items() if p == 0} == {"feed_forward.layer.dropout"}
+    assert set(kept.values()) == {0, 0.3} and list(kept.values()).count(0.3) == 1 + 2 * 2 + 2 * 3
+    model = build("tiny", dropout=1.0)
+    with Probe(model, "dropout", "encoder.1", "decoder.1") as probe:
+        model(*example())
+    assert not any(probe[name].any() for name in ("dropout", "encoder.1", "decoder.1"))
+
+
+def test_initialisation_is_that_of_the_paper_s_code() -> None:
+    model = build("small", dim=256)
+    assert model.embedding.weight.std().item() == pytest.approx(256**-0.5, rel=0.02)
+    fc1, query = model.decoder[1].feed_forward.layer.fc1, model.encoder[0].attention.layer.query
+    assert fc1.weight.abs().max().item() == pytest.approx((6 / (256 + 512)) ** 0.5, rel=0.01)
+    assert query.weight.abs().max().item() == pytest.approx((6 / 512) ** 0.5, rel=0.01)
+    assert not fc1.bias.any() and not query.bias.any()
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    source, target, _ = example()
+    task = Translation(Vocabulary([*RESERVED, *"abcdefghijkl"]), label_smoothing=0.1)
+    testing.assert_gradients_flow(randomized(build("tiny")), {"source": source, "target": target}, task)
+
+
+def test_what_the_model_has_no_place_for_is_refused() -> None:
+    model, long, short = build("tiny", max_length=8), torch.ones(1, 9, dtype=torch.long), torch.ones(1, 8, dtype=torch.long)
+    model(short, short)
+    for source, target in ((long, short), (short, long)):
+        with pytest.raises(ValueError, match="9 positions are asked for, the model has 8"):
+            model(source, target)
+    with pytest.raises(ValueError, match="dim 8 has to divide into num_heads 3"):
+        build("tiny", num_heads=3)
+    with pytest.raises(ValueError, match="padding_mask has to be bool"):
+        model(short, short, short)
+
+
+# ---- translation ---------------------------------------------------------------------------------------------------
+
+
+def test_bleu_counts_words_and_never_the_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = Vocabulary([*RESERVED, *"abcdefghijkl"])
+    task, model = Translation(vocabulary), build("tiny").eval()
+    words = [[vocabulary[word] for word in row] for row in ("abcdef", "gh?ij")]
+    target = torch.tensor([[BEGIN, *words[0], END], [BEGIN, *words[1], END, PAD]])
+    batch = {"source": torch.tensor([[5, 6, END, PAD], [4, 5, 6, END]]), "target": target}
+    monkeypatch.setattr(task, "translate", lambda model, source: words)
+    metric = task.metrics()["bleu_error"]
+    metric.update(task.eval_step(model, batch).outputs)
+    expected = BLEU()
+    expected.update({"hypotheses": ["abcdef", "gh?ij"], "references": [["abcdef"], ["gh-ij"]]})
+    assert metric.compute() == pytest.approx(1 - expected.compute()) and 0.1 < metric.compute() < 0.9
+    assert task.preview(model) == {
+        "translations": "b c -> a b c d e f (reference: a b c d e f)\n\na b c -> g h <unk> i j (reference: g h <unk> i j)"
+    }
+    assert "bleu_error" not in task.train_metrics()
+
+
+def learnt_bleu(pairs: list[tuple[str, str]], epochs: int, **sizes: Any) -> float:
+    """BLEU of the translations of the very pairs that a Transformer of `sizes` was trained on."""
+    config = train.Config(batch_size=64)
+    data = token_splits(config, PairSplits(pairs, pairs, pairs), min_count=1, shared=True)
+    task = Translation(data.vocabularies["target"])
+    model = build("small", vocabulary_size=len(task.vocabulary), dropout=0.0, **sizes)
+    optimizer, schedule = adamw(1.0, 0.0, betas=(0.9, 0.98), eps=1e-9)(model), noam(model.dim, 60)
+    batches = itertools.chain(*(data.train.batches(epoch) for epoch in range(epochs)))
+    for step, batch in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = schedule(step, 0)
+        task.step(model, batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    metric = task.metrics()["bleu_error"]
+    for batch in data.val.batches():
+        metric.update(task.eval_step(model, batch).outputs)
+    return 1 - metric.compute()
+
+
+def unambiguous() -> list[tuple[str, str]]:
+    """The bundled pairs, of each English sentence its first translation."""
+    pairs = [pair for part in sentence_pairs("fra-eng-sample") for pair in part]
+    return list(dict(reversed(pairs)).items())
+
+
+def test_some_bundled_pairs_are_learnt_by_heart() -> None:
+    assert learnt_bleu(unambiguous()[:40], epochs=60, dim=32, hidden_dim=64) > 0.95
+
+
+# ---- the recipe ----------------------------------------------------------------------------------------------------
+
+
+def splits(config: train.Config) -> TextSplits:
+    words = "a b c d e f g".split()
+    lengths = torch.randint(1, 9, (50, 2), generator=torch.Generator().manual_seed(0)).tolist()
+    pairs = [tuple(" ".join(words[(i + k) % 7] for k in range(n)) for n in both) for i, both in enumerate(lengths)]
+    return token_splits(config, PairSplits(pairs[:36], pairs[36:43], pairs[43:]), shared=True)
+
+
+def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
+    config = train.Config(out=str(tmp_path), model="tiny", epochs=2, batch_size=12, warmup=4)
+    testing.assert_resumes_exactly(train.main, config, partial(splits, config))
+    first, second, tested = read_json(tmp_path / "whole" / "history.json")
+    quantities = ["loss", "perplexity", "top1_error"]
+    assert list(first["train"]) == quantities and sorted(first["val"]) == sorted(tested["test"]) == ["bleu_error", *quantities]
+    assert second["lr"] == pytest.approx(0.3 * 8**-0.5 * min(6**-0.5, 6 * 4**-1.5))  # equation 3 at the sixth step
+
+
+def test_flags_reach_model_task_and_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.Trainer, "fit", lambda trainer, data: trainer)
+    config = train.Config(model="tiny", beams=3, label_smoothing=0.2, dropout=0.3, lr=2.0)
+    trainer = train.main(config, splits(config))
+    assert (trainer.task.beams, trainer.task.label_smoothing, trainer.model.dropout.p) == (3, 0.2, 0.3)
+    settings = trainer.optimizer.defaults  # section 5.3
+    assert (settings["lr"], settings["betas"], settings["eps"]) == (2.0, (0.9, 0.98), 1e-9)
+
+
+def test_recipe_takes_every_preset_that_it_offers() -> None:
+    offered = train.Config.__annotations__["model"].__args__
+    assert set(offered) <= set(PRESETS)
+
+
+def test_flags_that_cannot_be_meant_are_refused() -> None:
+    with pytest.raises(ValueError, match="--beams has to be at least 1; got 0"):
+        train.Config(beams=0)
+    with pytest.raises(ValueError, match="--dropout has to be at least 0 and below 1; got 1.0"):
+        train.Config(dropout=1.0)
