@@ -44,19 +44,17 @@ def pair_splits(
     "tokens", is that of the training paragraphs. Raises `UserError` for a split without two sentences in a row.
     """
     train, val, test = splits
-    train, val, test = (_usable(part) for part in (train, val, test))
     words = (word for paragraph in train for sentence in paragraph for word in sentence)
     vocabulary = Vocabulary.build(words, RESERVED, min_count)
-    text = Sentences.of(train, vocabulary, length)
-    augment = partial(draw, text=text, vocabulary=vocabulary, length=length)
     fixed = []
     for part in (val, test):
-        text = Sentences.of(part, vocabulary, length)
+        text = Sentences.of(_usable(part), vocabulary, length)
         generator = torch.Generator().manual_seed(0)  # whatever the seed of the run: so that runs compare
         fixed.append(draw({"first": text.followed}, generator, text, vocabulary, length))
-    followed = {"first": augment.keywords["text"].followed}
+    text = Sentences.of(_usable(train), vocabulary, length)
+    augment = partial(draw, text=text, vocabulary=vocabulary, length=length)
     return TextSplits(
-        Loader(followed, config.batch_size, shuffle=True, seed=config.seed, augment=augment),
+        Loader({"first": text.followed}, config.batch_size, shuffle=True, seed=config.seed, augment=augment),
         *(Loader(part, config.batch_size) for part in fixed),
         vocabularies={"tokens": vocabulary},
     )

@@ -190,7 +190,7 @@ def test_the_vocabulary_is_that_of_the_training_text() -> None:
 def test_empty_sentences_are_left_out_and_text_without_pairs_is_refused() -> None:
     with_empty = [[[], ["a", "b"], [], ["c"]], [["d"], []]]
     made = pair_splits([with_empty] * 3, CONFIG, length=8)
-    assert made.train.num_examples == 1 and made.vocabularies["tokens"].tokens[5:] == ("a", "b", "c")
+    assert made.train.num_examples == 1 and made.vocabularies["tokens"].tokens[5:] == ("a", "b", "c", "d")
     with pytest.raises(UserError, match="without a paragraph of two sentences"):
         pair_splits([paragraphs(), [[["a", "b"]]], paragraphs()], CONFIG)
 

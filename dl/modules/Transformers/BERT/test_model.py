@@ -22,6 +22,7 @@ from dl.mytorch.config import UserError, parse
 from dl.mytorch.data import TextSplits
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.logger import read_json
+from dl.mytorch.vision import import_torchvision
 
 PADDING = torch.arange(9) >= torch.tensor([[9], [6], [3]])
 TOKENS = torch.randint(5, 50, (3, 9), generator=torch.Generator().manual_seed(0)).masked_fill(PADDING, 0)
@@ -104,8 +105,8 @@ def tiny(**overrides: Any) -> BERT:
         ("large", 335_141_888, 340),
         ("mini", 11_170_560, 11.3),
         ("minilm_l6", 22_713_216, 22.7),
-        ("d2l", 4_317_568, None),
-        ("tiny", 8_176, None),
+        ("d2l", 4_316_800, None),
+        ("tiny", 8_208, None),
     ],
 )
 def test_presets_have_the_published_number_of_parameters(preset: str, encoder: int, millions: float | None) -> None:
@@ -182,8 +183,8 @@ def test_dropout_acts_in_training_at_the_embeddings_layers_and_attention_weights
 def test_padding_changes_nothing() -> None:
     model = Joined(tiny()).double().eval()
     before = model(*INPUTS)
-    other = torch.where(PADDING, torch.randint(50, TOKENS.shape), TOKENS)
-    torch.testing.assert_close(model(other, SEGMENTS * 0 + SEGMENTS.where(~PADDING, 0), PADDING, POSITIONS), before, rtol=0, atol=1e-12)
+    tokens, segments = torch.where(PADDING, torch.randint(50, TOKENS.shape), TOKENS), SEGMENTS.masked_fill(PADDING, 0)
+    torch.testing.assert_close(model(tokens, segments, PADDING, POSITIONS), before, rtol=0, atol=1e-12)
     alone = model.model(TOKENS[2:, :3], SEGMENTS[2:, :3])
     together = model.model(TOKENS, SEGMENTS, PADDING)
     torch.testing.assert_close(alone.hidden[0], together.hidden[2, :3], rtol=0, atol=1e-12)
@@ -221,8 +222,8 @@ def test_logits_at_positions_are_those_of_all_logits() -> None:
 def test_the_decoder_is_the_token_embedding() -> None:
     model = tiny()
     output = model(TOKENS).mlm
-    row = torch.autograd.grad(output[..., 49].sum(), model.token_embedding.weight)[0][49]
-    assert 49 not in TOKENS and row.any()
+    (gradient,) = torch.autograd.grad(output[..., 1].sum(), model.token_embedding.weight)
+    assert 1 not in TOKENS and gradient[1].any()
 
 
 def test_longer_rows_than_positions_and_nsp_without_pooler_are_refused() -> None:
@@ -267,6 +268,7 @@ class AsOurs(nn.Module):
 
 @pytest.fixture(scope="module")
 def transformers() -> ModuleType:
+    import_torchvision()  # which transformers imports if it is there
     return pytest.importorskip("transformers")
 
 
@@ -367,7 +369,7 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 def test_one_batch_is_learnt_by_heart() -> None:
     batch = next(splits().train.batches())
-    testing.assert_overfits(build("tiny", dropout=0.0, dim=32), batch, PreTraining(), steps=100)
+    testing.assert_overfits(build("tiny", dropout=0.0, dim=32), batch, PreTraining(), steps=60)
 
 
 def test_another_vocabulary_than_the_run_s_is_refused(tmp_path: Path, no_pictures: None) -> None:
