@@ -183,7 +183,8 @@ def test_the_vocabulary_is_that_of_the_training_text() -> None:
     assert vocabulary.tokens[:5] == (PADDING, UNKNOWN, CLS, SEP, MASK) and vocabulary[PADDING] == 0
     assert sorted(vocabulary.tokens[5:]) == [f"w{i:02}" for i in range(20)]
     (batch,) = epoch(made.val, 0)
-    original = batch["tokens"].scatter(1, batch["positions"], batch["targets"].where(batch["targets"] != IGNORED, batch["tokens"].gather(1, batch["positions"])))
+    tokens, positions, targets = (batch[name] for name in ("tokens", "positions", "targets"))
+    original = tokens.scatter(1, positions, torch.where(targets == IGNORED, tokens.gather(1, positions), targets))
     assert words_of(original[0], vocabulary).startswith("<cls> w00 <unk> <sep>")
 
 
