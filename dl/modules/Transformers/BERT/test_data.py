@@ -166,7 +166,8 @@ def test_each_epoch_draws_other_pairs_and_masks_and_each_again_the_same() -> Non
 
 def test_validation_and_test_are_fixed_whatever_the_seed() -> None:
     made, other = (
-        pair_splits([paragraphs(i) for i in range(3)], TrainConfig("unused", "made up", seed=seed), length=16) for seed in (0, 7)
+        pair_splits([paragraphs(i) for i in range(3)], TrainConfig("unused", "made up", seed=seed), length=16)
+        for seed in (0, 7)
     )
     for split in ("val", "test"):
         loader = getattr(made, split)

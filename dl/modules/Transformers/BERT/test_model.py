@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dl.modules.Transformers.BERT import train
 from dl.modules.Transformers.BERT.convert import from_transformers
