@@ -1,0 +1,166 @@
+"""BERT.
+
+"BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding", Jacob Devlin, Ming-Wei Chang, Kenton
+Lee, Kristina Toutanova, 2018, https://arxiv.org/abs/1810.04805: the encoder with both objectives of its pre-training.
+"base" and "large" are the paper's. "mini" is that of Turc et al. 2019, https://arxiv.org/abs/1908.08962; "minilm_l6" has the
+sizes of https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2; "d2l" those of the book "Dive into Deep Learning",
+section 15.8 (its heads are the paper's here); "tiny" is for tests.
+
+Deviations:
+- Weights start normal with deviation 0.02; the paper's code cuts them off at two deviations.
+"""
+
+from typing import Any, Callable, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dl.mytorch.layers import EncoderBlock, LearnedPositions, sequential
+
+# B batch, T tokens, M positions that are asked for, D width, V vocabulary
+
+
+class BERTOutput(NamedTuple):
+    """What one forward pass gives; None for what the model was built without."""
+
+    mlm: Tensor | None  # (B, M, V) logits of the tokens at `positions`; (B, T, V) of all without these
+    nsp: Tensor | None  # (B, 2) logits: class 0, the second sentence follows the first; 1, it does not
+    hidden: Tensor  # (B, T, D) output of the last block
+    pooled: Tensor | None  # (B, D) in [-1, 1]
+
+
+class MaskedLanguageHead(nn.Module):
+    """Which token was there: a hidden layer, then the product with the token embeddings themselves, and a bias.
+
+    The paper leaves it to its code: https://github.com/google-research/bert, run_pretraining.py, get_masked_lm_output.
+
+    forward: hidden (..., D), embeddings (V, D) -> logits (..., V).
+    """
+
+    def __init__(self, dim: int, vocab_size: int, activation: Callable[[], nn.Module], norm_eps: float) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(dim, dim)
+        self.act = activation()
+        self.norm = nn.LayerNorm(dim, norm_eps)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
+        return F.linear(self.norm(self.act(self.hidden(hidden))), embeddings, self.bias)
+
+
+class BERT(nn.Module):
+    """Section 3: embeddings of token, segment and position, summed (figure 2); a stack of post-norm blocks; heads.
+
+    Args:
+        hidden_dim: width inside the feed-forward of each block; default 4 dim.
+        max_length: positions that there are embeddings for.
+        dropout: of the embeddings and of the output of every layer (appendix A.2).
+        attention_dropout: of the attention weights; default as `dropout`.
+        mlm, nsp: with the head of the masked tokens, of the next sentence.
+        pooler: with the hidden layer on the first token, which `nsp` needs; default as `nsp`.
+
+    Raises `ValueError` for a head of the next sentence without the pooler.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        hidden_dim: int | None = None,
+        vocab_size: int = 30522,
+        max_length: int = 512,
+        num_segments: int = 2,
+        dropout: float = 0.1,
+        attention_dropout: float | None = None,
+        activation: Callable[[], nn.Module] = nn.GELU,
+        norm_eps: float = 1e-12,
+        mlm: bool = True,
+        nsp: bool = True,
+        pooler: bool | None = None,
+    ) -> None:
+        super().__init__()
+        pooler = nsp if pooler is None else pooler
+        if nsp and not pooler:
+            raise ValueError("the head of the next sentence (nsp) reads the pooled first token, so it needs the pooler")
+        self.token_embedding = nn.Embedding(vocab_size, dim)
+        self.positions = LearnedPositions(max_length, dim)
+        self.segment_embedding = nn.Embedding(num_segments, dim)
+        self.norm = nn.LayerNorm(dim, norm_eps)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            EncoderBlock(
+                dim,
+                num_heads,
+                hidden_dim,
+                activation=activation,
+                dropout=dropout,
+                attention_dropout=dropout if attention_dropout is None else attention_dropout,
+                norm_eps=norm_eps,
+            )
+            for _ in range(depth)
+        )
+        self.pooler = sequential(fc=nn.Linear(dim, dim), act=nn.Tanh()) if pooler else None
+        self.mlm_head = MaskedLanguageHead(dim, vocab_size, activation, norm_eps) if mlm else None
+        self.nsp_head = nn.Linear(dim, 2) if nsp else None
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Linear layers and embeddings: normal with deviation 0.02, as the paper's code has it (modeling.py); biases 0.
+
+        Norms start at scale 1 and shift 0.
+        """
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        segments: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> BERTOutput:
+        """tokens (B, T), the first of each row [CLS] -> `BERTOutput`.
+
+        Args:
+            segments: (B, T), 0 for tokens of the first sentence, 1 for the second. Default: all 0.
+            padding_mask: bool (B, T), True where a token is padding: none attends to it.
+            positions: (B, M), the places of the masked tokens. Only their logits are computed, which is most of the
+                work of a small network.
+
+        Raises `ValueError` for rows longer than `max_length`.
+        """
+        if segments is None:
+            segments = torch.zeros_like(tokens)
+        x = self.token_embedding(tokens) + self.segment_embedding(segments)  # (B, T) -> (B, T, D)
+        x = self.dropout(self.norm(self.positions(x)))
+        for block in self.blocks:
+            x = block(x, padding_mask)
+        pooled = None if self.pooler is None else self.pooler(x[:, 0])  # (B, T, D) -> (B, D)
+        nsp = None if self.nsp_head is None else self.nsp_head(pooled)  # (B, D) -> (B, 2)
+        mlm = None
+        if self.mlm_head is not None:
+            wanted = x
+            if positions is not None:
+                wanted = x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.shape[-1]))  # (B, T, D) -> (B, M, D)
+            mlm = self.mlm_head(wanted, self.token_embedding.weight)  # (B, M, D) -> (B, M, V)
+        return BERTOutput(mlm, nsp, x, pooled)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "base": {"dim": 768, "depth": 12, "num_heads": 12},
+    "large": {"dim": 1024, "depth": 24, "num_heads": 16},
+    "mini": {"dim": 256, "depth": 4, "num_heads": 4},
+    "minilm_l6": {"dim": 384, "depth": 6, "num_heads": 12},
+    "d2l": {"dim": 128, "depth": 2, "num_heads": 2, "hidden_dim": 256, "max_length": 1000, "dropout": 0.2},
+    "tiny": {"dim": 16, "depth": 2, "num_heads": 2, "vocab_size": 50, "max_length": 32},
+}
+
+
+def build(preset: str = "base", **overrides: Any) -> BERT:
+    """A BERT by the name of its preset; `overrides` are arguments of `BERT`."""
+    return BERT(**{**PRESETS[preset], **overrides})

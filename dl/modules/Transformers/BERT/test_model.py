@@ -1,0 +1,395 @@
+"""BERT against its formulas written out by hand, against transformers (in the parity tier), and through its real recipe."""
+
+import copy
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dl.modules.Transformers.BERT import train
+from dl.modules.Transformers.BERT.convert import from_transformers
+from dl.modules.Transformers.BERT.data import pair_splits
+from dl.modules.Transformers.BERT.model import BERT, PRESETS, build
+from dl.modules.Transformers.BERT.task import PreTraining
+from dl.modules.Transformers.BERT.test_data import paragraphs
+from dl.mytorch import testing
+from dl.mytorch.config import UserError, parse
+from dl.mytorch.data import TextSplits
+from dl.mytorch.introspect import count_parameters
+from dl.mytorch.logger import read_json
+from dl.mytorch.vision import import_torchvision
+
+PADDING = torch.arange(9) >= torch.tensor([[9], [6], [3]])
+TOKENS = torch.randint(5, 50, (3, 9), generator=torch.Generator().manual_seed(0)).masked_fill(PADDING, 0)
+SEGMENTS = (torch.arange(9) >= torch.tensor([[4], [3], [2]])).long()
+POSITIONS = torch.tensor([[1, 7, 3], [5, 1, 2], [2, 0, 1]])
+INPUTS = (TOKENS, SEGMENTS, PADDING, POSITIONS)
+
+
+class Joined(nn.Module):
+    """All outputs of a model as one tensor (B, ...); of the hidden states those of real tokens."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, segments: Tensor, padding: Tensor, positions: Tensor) -> Tensor:
+        mlm, nsp, hidden, pooled = self.model(tokens, segments, padding, positions)
+        parts = [mlm, nsp, hidden.masked_fill(padding[..., None], 0), pooled]
+        return torch.cat([part.flatten(1) for part in parts if part is not None], dim=1)
+
+
+class ByHand(nn.Module):
+    """The paper's sums and products on the weights of a BERT, with functions only."""
+
+    def __init__(self, model: BERT, num_heads: int) -> None:
+        super().__init__()
+        self.weights, self.num_heads = copy.deepcopy(model), num_heads
+
+    def forward(self, tokens: Tensor, segments: Tensor, padding: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+        w = dict(self.weights.named_parameters())
+
+        def linear(x: Tensor, name: str) -> Tensor:
+            return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+        def norm(x: Tensor, name: str) -> Tensor:
+            centred = x - x.mean(-1, keepdim=True)
+            deviation = (centred.square().mean(-1, keepdim=True) + 1e-12).sqrt()
+            return centred / deviation * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+        def gelu(x: Tensor) -> Tensor:
+            return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+
+        embeddings = w["token_embedding.weight"]
+        x = embeddings[tokens] + w["segment_embedding.weight"][segments] + w["positions.table"][: tokens.shape[1]]
+        x = norm(x, "norm")
+        for i in range(len(self.weights.blocks)):
+            name = f"blocks.{i}.attention"
+            parts = [linear(x, f"{name}.layer.{part}").chunk(self.num_heads, -1) for part in ("query", "key", "value")]
+            heads = []
+            for query, key, value in zip(*parts):
+                scores = query @ key.mT / math.sqrt(query.shape[-1])
+                heads.append(scores.masked_fill(padding[:, None], -math.inf).softmax(-1) @ value)
+            x = norm(x + linear(torch.cat(heads, -1), f"{name}.layer.output"), f"{name}.norm")
+            name = f"blocks.{i}.feed_forward"
+            x = norm(x + linear(gelu(linear(x, f"{name}.layer.fc1")), f"{name}.layer.fc2"), f"{name}.norm")
+        pooled = linear(x[:, 0], "pooler.fc").tanh()
+        at = torch.stack([row[places] for row, places in zip(x, positions)])
+        mlm = norm(gelu(linear(at, "mlm_head.hidden")), "mlm_head.norm") @ embeddings.T + w["mlm_head.bias"]
+        return mlm, linear(pooled, "nsp_head"), x, pooled
+
+
+def randomized(model: nn.Module) -> nn.Module:
+    """Weights as after training, so that each shows in the output."""
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.3)
+    return model
+
+
+def tiny(**overrides: Any) -> BERT:
+    return randomized(build("tiny", **overrides))
+
+
+# ---- sizes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "encoder", "millions"),
+    [
+        ("base", 109_482_240, 110),
+        ("large", 335_141_888, 340),
+        ("mini", 11_170_560, 11.3),
+        ("minilm_l6", 22_713_216, 22.7),
+        ("d2l", 4_316_800, None),
+        ("tiny", 8_208, None),
+    ],
+)
+def test_presets_have_the_published_number_of_parameters(preset: str, encoder: int, millions: float | None) -> None:
+    sizes = {"vocab_size": 30522, "max_length": 512, "hidden_dim": 4 * PRESETS[preset]["dim"], **PRESETS[preset]}
+    dim, hidden, vocabulary = sizes["dim"], sizes["hidden_dim"], sizes["vocab_size"]
+    block = 4 * (dim * dim + dim) + (dim * hidden + hidden) + (hidden * dim + dim) + 2 * 2 * dim
+    by_hand = (vocabulary + sizes["max_length"] + 2) * dim + 2 * dim + sizes["depth"] * block + dim * dim + dim
+    heads = (dim * dim + dim + 2 * dim + vocabulary) + (2 * dim + 2)  # the decoder's matrix is that of the embeddings
+    with torch.device("meta"):
+        assert count_parameters(build(preset, mlm=False, nsp=False, pooler=True)) == by_hand == encoder
+        assert count_parameters(build(preset)) == encoder + heads
+    if millions:
+        assert abs(encoder / 1e6 / millions - 1) < 0.02
+
+
+@pytest.mark.parametrize("length", [1, 12])
+def test_outputs_have_the_shapes_that_are_asked_for(length: int) -> None:
+    model, tokens = build("tiny", vocab_size=30, dim=8), torch.randint(30, (3, length))
+    mlm, nsp, hidden, pooled = model(tokens)
+    assert (mlm.shape, nsp.shape, hidden.shape, pooled.shape) == ((3, length, 30), (3, 2), (3, length, 8), (3, 8))
+    assert model(tokens, positions=torch.zeros(3, 4, dtype=torch.int64)).mlm.shape == (3, 4, 30)
+
+
+def test_heads_are_there_as_asked_for() -> None:
+    sizes = {}
+    for mlm, nsp, pooler in [(True, False, None), (False, True, None), (False, False, True), (False, False, False)]:
+        model = build("tiny", mlm=mlm, nsp=nsp, pooler=pooler)
+        output = model(TOKENS)
+        assert [output.mlm is not None, output.nsp is not None, output.pooled is not None] == [mlm, nsp, bool(nsp or pooler)]
+        sizes[mlm, nsp, pooler] = count_parameters(model)
+    encoder = sizes[False, False, False]
+    assert sizes[False, False, True] == encoder + 16 * 16 + 16
+    assert sizes[False, True, None] == encoder + 16 * 16 + 16 + 2 * 16 + 2
+    assert sizes[True, False, None] == encoder + 16 * 16 + 16 + 2 * 16 + 50
+
+
+# ---- by hand -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("changes", [{}, {"num_heads": 4, "depth": 1, "hidden_dim": 24}])
+def test_network_is_the_formulas_in_outputs_gradients_and_steps(mode: str, changes: dict[str, int]) -> None:
+    model = tiny(dropout=0.0, **changes)
+    twin = ByHand(model, changes.get("num_heads", 2))
+    testing.assert_same_as(Joined(model), Joined(twin), *INPUTS, train=mode == "train")
+    short = (TOKENS[:2, :6], SEGMENTS[:2, :6], PADDING[:2, :6], POSITIONS[:2, :2] % 6)
+    testing.assert_same_as(Joined(model), Joined(twin), *short, train=mode == "train", steps=1)
+
+
+def test_weights_start_normal_with_deviation_0_02() -> None:
+    model = build("tiny", dim=128, vocab_size=500, max_length=200)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.1), name
+            assert abs(parameter.mean().item()) < 0.003, name
+        else:
+            assert (parameter == float("norm" in name and "weight" in name)).all(), name
+
+
+def test_dropout_acts_in_training_at_the_embeddings_layers_and_attention_weights() -> None:
+    for changes, places in [({"dropout": 0.3}, 0.3), ({"dropout": 0.3, "attention_dropout": 0.0}, 0.0)]:
+        model = build("tiny", **changes)
+        assert {block.attention.layer.dropout for block in model.blocks} == {places}
+        assert {m.p for name, m in model.named_modules() if isinstance(m, nn.Dropout) and "fc" not in name} == {0.0, 0.3}
+    model = build("tiny", dropout=1.0)
+    torch.testing.assert_close(model.blocks[0](model.dropout(torch.randn(1, 3, 16))), torch.zeros(1, 3, 16))
+    assert model.eval()(TOKENS).hidden.any()
+
+
+# ---- laws ----------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_padding_changes_nothing() -> None:
+    model = Joined(tiny()).double().eval()
+    before = model(*INPUTS)
+    tokens, segments = torch.where(PADDING, torch.randint(50, TOKENS.shape), TOKENS), SEGMENTS.masked_fill(PADDING, 0)
+    torch.testing.assert_close(model(tokens, segments, PADDING, POSITIONS), before, rtol=0, atol=1e-12)
+    alone = model.model(TOKENS[2:, :3], SEGMENTS[2:, :3])
+    together = model.model(TOKENS, SEGMENTS, PADDING)
+    torch.testing.assert_close(alone.hidden[0], together.hidden[2, :3], rtol=0, atol=1e-12)
+    torch.testing.assert_close(alone.nsp[0], together.nsp[2], rtol=0, atol=1e-12)
+
+
+def test_a_row_depends_on_itself_alone() -> None:
+    testing.assert_batch_independent(Joined(tiny()), *INPUTS)
+
+
+@torch.no_grad()
+def test_every_token_sees_every_other() -> None:
+    model, changed = tiny().double().eval(), TOKENS[:1].clone()
+    for place in range(9):
+        changed[0, place] += 1 if changed[0, place] < 49 else -1
+        assert (model(changed).hidden != model(TOKENS[:1]).hidden).any(-1).all()
+        changed = TOKENS[:1].clone()
+
+
+@torch.no_grad()
+def test_segments_matter_and_are_all_the_first_by_default() -> None:
+    model = tiny().eval()
+    assert torch.equal(model(TOKENS).hidden, model(TOKENS, torch.zeros_like(TOKENS)).hidden)
+    assert not torch.allclose(model(TOKENS).nsp, model(TOKENS, SEGMENTS).nsp)
+
+
+@torch.no_grad()
+def test_logits_at_positions_are_those_of_all_logits() -> None:
+    model = tiny().double().eval()
+    everywhere, some = model(*INPUTS[:3]).mlm, model(*INPUTS).mlm
+    for row in range(3):
+        torch.testing.assert_close(some[row], everywhere[row, POSITIONS[row]], rtol=0, atol=1e-12)
+
+
+def test_the_decoder_is_the_token_embedding() -> None:
+    model = tiny()
+    output = model(TOKENS).mlm
+    (gradient,) = torch.autograd.grad(output[..., 1].sum(), model.token_embedding.weight)
+    assert 1 not in TOKENS and gradient[1].any()
+
+
+def test_longer_rows_than_positions_and_nsp_without_pooler_are_refused() -> None:
+    with pytest.raises(ValueError, match="33 positions are asked for, the model has 32"):
+        build("tiny")(torch.zeros(1, 33, dtype=torch.int64))
+    with pytest.raises(ValueError, match="needs the pooler"):
+        build("tiny", pooler=False)
+
+
+# ---- transformers --------------------------------------------------------------------------------------------------
+
+SIZES = {"vocab_size": 50, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+CONFIGURATIONS = [
+    {},
+    {"hidden_act": "relu", "layer_norm_eps": 1e-3, "max_position_embeddings": 11},
+    {"hidden_act": "gelu_new", "num_attention_heads": 1, "type_vocab_size": 4},
+    {"num_hidden_layers": 1, "num_attention_heads": 12, "intermediate_size": 7, "pad_token_id": None},
+]
+
+
+class AsOurs(nn.Module):
+    """A model of transformers, called and answering as ours."""
+
+    def __init__(self, reference: nn.Module) -> None:
+        super().__init__()
+        self.reference = reference
+
+    def forward(
+        self, tokens: Tensor, segments: Tensor, padding: Tensor, positions: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]:
+        inputs = {"input_ids": tokens, "token_type_ids": segments, "attention_mask": (~padding).long()}
+        output = self.reference(**inputs, output_hidden_states=True)
+        logits = output.get("prediction_logits", output.get("logits"))
+        if logits is not None:
+            logits = torch.stack([row[places] for row, places in zip(logits, positions)])
+        hidden, pooled = output.hidden_states[-1], output.get("pooler_output")
+        if pooled is None and "seq_relationship_logits" in output:
+            pooled = self.reference.bert.pooler(hidden)
+        return logits, output.get("seq_relationship_logits"), hidden, pooled
+
+
+@pytest.fixture(scope="module")
+def transformers() -> ModuleType:
+    import_torchvision()  # which transformers imports if it is there
+    return pytest.importorskip("transformers")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("changes", CONFIGURATIONS)
+@pytest.mark.parametrize("name", ["BertForPreTraining", "BertForMaskedLM", "BertModel"])
+def test_network_is_transformers_in_outputs_gradients_and_steps(
+    transformers: ModuleType, name: str, changes: dict[str, Any], mode: str, attention: str
+) -> None:
+    dropout = NO_DROPOUT if mode == "train" else {}
+    config = transformers.BertConfig(**{**SIZES, **dropout, **changes}, attn_implementation=attention)
+    reference = randomized(getattr(transformers, name)(config))
+    model = from_transformers(reference)
+    testing.assert_same_as(Joined(model), Joined(AsOurs(reference)), *INPUTS, train=mode == "train")
+
+
+@pytest.mark.parity
+def test_every_hidden_state_is_that_of_transformers(transformers: ModuleType) -> None:
+    reference = randomized(transformers.BertModel(transformers.BertConfig(**SIZES))).double().eval()
+    model = from_transformers(reference).double().eval()
+    expected = reference(TOKENS, (~PADDING).long(), SEGMENTS, output_hidden_states=True).hidden_states
+    x = model.norm(model.positions(model.token_embedding(TOKENS) + model.segment_embedding(SEGMENTS)))
+    assert len(expected) == 3
+    for i, states in enumerate(expected):
+        assert (x - states).abs().max() <= 1e-9
+        x = model.blocks[i](x, PADDING) if i < 2 else x
+
+
+@pytest.mark.parity
+def test_losses_are_those_of_transformers(transformers: ModuleType) -> None:
+    reference = randomized(transformers.BertForPreTraining(transformers.BertConfig(**SIZES, **NO_DROPOUT))).double()
+    targets, labels = TOKENS.gather(1, POSITIONS), torch.tensor([1, 0, 1])
+    wanted = torch.full_like(TOKENS, -100).scatter(1, POSITIONS, targets)
+    inputs = {"input_ids": TOKENS, "token_type_ids": SEGMENTS, "attention_mask": (~PADDING).long()}
+    expected = reference(**inputs, labels=wanted, next_sentence_label=labels).loss
+    batch = {"tokens": TOKENS, "segments": SEGMENTS, "positions": POSITIONS, "targets": targets, "labels": labels}
+    ours = PreTraining().step(from_transformers(reference).double(), batch)  # three masked tokens in each row
+    assert abs(ours.loss - expected) <= 1e-9
+
+
+@pytest.mark.parity
+def test_transformers_default_configuration_is_our_base(transformers: ModuleType) -> None:
+    with torch.device("meta"):
+        model = from_transformers(transformers.BertForPreTraining(transformers.BertConfig()))
+        assert str(model) == str(build("base"))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("BertModel", {"is_decoder": True}, "a decoder"),
+        ("BertForPreTraining", {"tie_word_embeddings": False}, "weights of its own"),
+        ("BertModel", {"hidden_act": "tanh"}, "hidden_act 'tanh' is none of gelu"),
+        ("BertForTokenClassification", {}, "a BertForTokenClassification is none of"),
+    ],
+)
+def test_other_networks_are_refused(transformers: ModuleType, name: str, changes: dict[str, Any], message: str) -> None:
+    reference = getattr(transformers, name)(transformers.BertConfig(**{**SIZES, **changes}))
+    with pytest.raises(ValueError, match=message):
+        from_transformers(reference)
+
+
+# ---- the recipe ----------------------------------------------------------------------------------------------------
+
+
+def config(out: Path, **changes: Any) -> train.Config:
+    settings = {"model": "tiny", "length": 16, "epochs": 2, "batch_size": 16, "precision": "fp32", "lr": 1e-2}
+    return train.Config(out=str(out), **{**settings, **changes})
+
+
+def splits(words: int = 20) -> TextSplits:
+    return pair_splits([paragraphs(i, words) for i in range(3)], train.Config(batch_size=16), length=16)
+
+
+@pytest.mark.parametrize("objectives", [{}, {"mlm": False}, {"nsp": False}])
+def test_recipe_resumes_exactly_and_records_the_active_objectives(
+    tmp_path: Path, no_pictures: None, objectives: dict[str, bool]
+) -> None:
+    testing.assert_resumes_exactly(train.main, config(tmp_path, **objectives), splits)
+    names = {"loss"}
+    if objectives.get("mlm", True):
+        names |= {"mlm_loss", "mlm_top1_error", "mlm_top5_error"}
+    if objectives.get("nsp", True):
+        names |= {"nsp_loss", "nsp_error"}
+    for record in read_json(tmp_path / "whole" / "history.json"):
+        for part in record.keys() & {"train", "val", "test"}:
+            assert record[part].keys() == names
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    batch = next(splits().train.batches())
+    for objectives in ({}, {"mlm": False}, {"nsp": False}):
+        testing.assert_gradients_flow(build("tiny", max_length=16, **objectives), batch, PreTraining(**objectives))
+
+
+def test_one_batch_is_learnt_by_heart() -> None:
+    batch = next(splits().train.batches())
+    testing.assert_overfits(build("tiny", dropout=0.0, dim=32), batch, PreTraining(), steps=60)
+
+
+def test_another_vocabulary_than_the_run_s_is_refused(tmp_path: Path, no_pictures: None) -> None:
+    train.main(config(tmp_path, epochs=1), splits())
+    with pytest.raises(UserError, match="vocabulary-tokens.json is another vocabulary: 25 tokens there, 24 here"):
+        train.main(config(tmp_path, epochs=1), splits(words=19))
+
+
+def test_recipe_takes_every_preset_that_it_offers() -> None:
+    assert set(train.Config.__annotations__["model"].__args__) == set(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--no-mlm --no-nsp", "--mlm has to be on when --no-nsp turns the other objective off"),
+        ("--model base --length 513", "--length has to be at most 512, the positions of base"),
+        ("--length 4", "--length has to be at least 5"),
+    ],
+)
+def test_impossible_flags_are_refused(capsys: pytest.CaptureFixture, flags: str, message: str) -> None:
+    with pytest.raises(SystemExit):
+        parse(train.Config, flags.split())
+    assert message in capsys.readouterr().err
