@@ -4,6 +4,7 @@ import importlib
 import os
 import socket
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Iterator
 
 import pytest
@@ -13,6 +14,7 @@ from dl.mytorch import launch, plot
 from dl.mytorch.data import Splits, synthetic
 from dl.mytorch.distributed import seed_everything
 from dl.mytorch.tasks import Classification
+from dl.mytorch.vision import import_torchvision
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
@@ -83,6 +85,12 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Classification, "report", lambda task, model: {})
     monkeypatch.setattr(plot, "curves", lambda history: None)
     monkeypatch.setattr(plot, "save_figure", lambda figure, path: Path(path).touch())
+
+
+@pytest.fixture(scope="session")
+def torchvision() -> ModuleType:
+    """The reference of most networks. A second to import, which tests that do without are spared."""
+    return import_torchvision()
 
 
 @pytest.fixture

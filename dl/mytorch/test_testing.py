@@ -19,6 +19,7 @@ from dl.mytorch.testing import (
     assert_overfits,
     assert_same_as,
     assert_same_runs,
+    randomize_norms,
 )
 
 
@@ -222,3 +223,12 @@ def test_equal_runs_are_the_same(tmp_path: Path) -> None:
 def test_runs_that_differ_are_told_apart(change: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=says):
         assert_same_runs(write_run(tmp_path / "a"), write_run(tmp_path / "b", **change))
+
+
+def test_randomized_norms_show_all_that_they_hold() -> None:
+    model = randomize_norms(nn.Sequential(nn.Conv2d(1, 8, 1), nn.BatchNorm2d(8)), scale=(2, 3), shift=0.5)
+    norm = model[1]
+    for tensor in (norm.weight, norm.running_var):
+        assert len(tensor.unique()) == 8 and tensor.min() >= 2 and tensor.max() <= 3
+    for tensor in (norm.bias, norm.running_mean):
+        assert len(tensor.unique()) == 8 and 0 < tensor.abs().max() < 2.5

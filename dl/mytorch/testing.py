@@ -15,6 +15,20 @@ from dl.mytorch.data.loader import Batch, Splits
 from dl.mytorch.tasks import Classification, Task
 
 
+def randomize_norms(model: nn.Module, scale: tuple[float, float] = (0.5, 1.5), shift: float = 0.1) -> nn.Module:
+    """Batch norms as after training, so that their scales, shifts and running statistics show in the output; gives `model`.
+
+    Scales and variances are uniform in `scale`, shifts and means normal with deviation `shift`.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.uniform_(*scale)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.normal_(0, shift)
+    return model
+
+
 def assert_same_as(
     model: nn.Module, twin: nn.Module, *inputs: Tensor, tolerance: float = 1e-9, steps: int = 3, train: bool = False
 ) -> None:

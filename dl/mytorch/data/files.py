@@ -46,13 +46,18 @@ def read(name: str, source: Source) -> dict[str, bytes]:
     return {file: read_checked(_file(folder, file), checksum) for file, checksum in source.checksums.items()}
 
 
-def read_checked(path: Path, checksum: str) -> bytes:
-    """The content of a file, gzipped or not, if its MD5 or SHA-256 is `checksum`; else raises `UserError`."""
+def read_bytes(path: Path) -> bytes:
+    """The content of a file, unpacked if its name ends in .gz. Raises `UserError` when it is cut off or damaged."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            content = file.read()
+            return file.read()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is cut off or damaged ({error}): delete it, and get it again") from None
+
+
+def read_checked(path: Path, checksum: str) -> bytes:
+    """The content of a file, gzipped or not, if its MD5 or SHA-256 is `checksum`; else raises `UserError`."""
+    content = read_bytes(path)
     algorithm = {32: "md5", 64: "sha256"}[len(checksum)]
     if hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() != checksum:
         raise UserError(f"{path} is not the published file (its checksum differs): delete it, and get it again")

@@ -27,6 +27,11 @@ class ImageSet(NamedTuple):
     mirrored: bool  # an image in a mirror is still of its class, as no digit is
     standard: Augment  # bytes to what the network sees
 
+    @property
+    def small(self) -> bool:
+        """Too small for the strides with which networks for ImageNet begin."""
+        return self.size <= 64
+
 
 IMAGE_SETS = {
     "fashion_mnist": ImageSet(1, 28, CLOTHES, True, idx.STANDARD_CLOTHES),

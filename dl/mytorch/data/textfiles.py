@@ -1,16 +1,15 @@
 """Text files of data sets: found, downloaded, read strictly."""
 
-import gzip
 import hashlib
 import io
 import urllib.request
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Mapping, NamedTuple
 
 from dl.mytorch.checkpoint import atomic_write
 from dl.mytorch.config import UserError
+from dl.mytorch.data.files import read_bytes
 from dl.mytorch.distributed import barrier, is_main
 
 DATA = Path(__file__).parents[3] / "data"
@@ -78,11 +77,9 @@ def read_text(path: Path | str) -> str:
     """
     path = Path(path)
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = read_bytes(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is cut off or damaged ({error}): delete it, and get it again") from None
     try:
         text = content.decode("utf-8-sig")  # a byte order mark is no part of the text
     except UnicodeDecodeError as error:

@@ -16,15 +16,9 @@ from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, first_kernels
 from dl.mytorch.tasks import Classification
-from dl.mytorch.vision import import_torchvision
 
 VARIANTS = [{}, {"style": "torchvision"}]
 NARROW = {"widths": (8, 12, 16, 12, 8), "hidden": 16, "num_classes": 7}
-
-
-@pytest.fixture(scope="module")
-def torchvision() -> ModuleType:
-    return import_torchvision()
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------

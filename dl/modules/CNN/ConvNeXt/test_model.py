@@ -15,12 +15,6 @@ from dl.modules.CNN.ConvNeXt.model import PRESETS, Block, LayerNorm2d, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters
-from dl.mytorch.vision import import_torchvision
-
-
-@pytest.fixture(scope="module")
-def torchvision() -> ModuleType:
-    return import_torchvision()
 
 
 def randomized(model: nn.Module) -> nn.Module:

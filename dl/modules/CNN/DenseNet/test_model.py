@@ -16,7 +16,6 @@ from dl.modules.CNN.DenseNet.model import PRESETS, DenseNet, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters
-from dl.mytorch.vision import import_torchvision
 
 VARIANTS = [
     {},
@@ -26,11 +25,6 @@ VARIANTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def torchvision() -> ModuleType:
-    return import_torchvision()
-
-
 def on_meta(preset: str, **overrides: Any) -> DenseNet:
     with torch.device("meta"):
         return build(preset, **overrides)
@@ -38,17 +32,6 @@ def on_meta(preset: str, **overrides: Any) -> DenseNet:
 
 def depth_of(model: nn.Module) -> int:
     return sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in model.modules())
-
-
-def randomized(model: nn.Module) -> nn.Module:
-    """Norms as after training, so that their scales, shifts and running statistics show in the output."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.uniform_(0.5, 1.5)
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.normal_(0, 0.1)
-    return model
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------
@@ -133,7 +116,7 @@ def test_network_is_torchvision_s_in_outputs_gradients_and_steps(
         reference = torchvision.models.DenseNet(**SHORT, num_classes=7)
     else:
         reference = getattr(torchvision.models, name)(num_classes=7)
-    model = from_torchvision(randomized(reference))
+    model = from_torchvision(testing.randomize_norms(reference))
     steps = 3 if name == "short" else 1
     testing.assert_same_as(model, reference, torch.randn(3, 3, height, width), train=mode == "train", steps=steps)
     assert model.head.out_features == 7
@@ -145,7 +128,7 @@ def test_dropout_of_torchvision_s_networks_keeps_its_place(torchvision: ModuleTy
 
 
 def test_running_statistics_move_as_torchvision_s(torchvision: ModuleType) -> None:
-    reference = randomized(torchvision.models.DenseNet(**SHORT))
+    reference = testing.randomize_norms(torchvision.models.DenseNet(**SHORT))
     model = from_torchvision(reference)
     images = torch.randn(2, 3, 48, 40)
     model(images), reference(images)
@@ -214,14 +197,14 @@ def test_network_is_the_paper_s_in_outputs_gradients_and_steps(
     options: dict[str, Any], train_mode: bool, dropout: float, size: tuple[int, int]
 ) -> None:
     depths = (2, 3)
-    model = randomized(build("tiny", depths=depths, stem_channels=5, dropout=dropout, **options))
+    model = testing.randomize_norms(build("tiny", depths=depths, stem_channels=5, dropout=dropout, **options))
     twin = PaperTwin(model, depths, options["bottleneck"], dropout)
     testing.assert_same_as(model, twin, torch.randn(3, 3, *size), train=train_mode)
 
 
 @pytest.mark.parametrize("bottleneck", [0, 4])
 def test_each_layer_sees_the_concatenation_of_all_earlier_outputs(bottleneck: int) -> None:
-    model = randomized(build("tiny", depths=(4,), bottleneck=bottleneck)).eval()
+    model = testing.randomize_norms(build("tiny", depths=(4,), bottleneck=bottleneck)).eval()
     layers = [f"blocks.0.layers.{i}" for i in range(4)]
     with Probe(model, "stem", *layers, "blocks.0") as probe:
         model(torch.randn(2, 3, 8, 8))
@@ -246,7 +229,7 @@ def test_initialisation_has_the_variance_of_fan_out() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_logit_row_depends_on_its_own_image_only(variant: dict[str, Any]) -> None:
-    testing.assert_batch_independent(randomized(build("tiny", **variant, dropout=0.5)), torch.randn(3, 3, 32, 32))
+    testing.assert_batch_independent(testing.randomize_norms(build("tiny", **variant, dropout=0.5)), torch.randn(3, 3, 32, 32))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -44,7 +44,7 @@ def network(config: Config) -> nn.Module:
         in_channels=about.channels,
         num_classes=len(about.classes),
         dropout=config.dropout,
-        stem="small" if about.size <= 64 else "imagenet",
+        stem="small" if about.small else "imagenet",
     )
 
 

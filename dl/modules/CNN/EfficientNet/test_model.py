@@ -15,23 +15,11 @@ from dl.modules.CNN.EfficientNet.model import PRESETS, MBConv, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters
-from dl.mytorch.vision import import_torchvision
-
-
-@pytest.fixture(scope="module")
-def torchvision() -> ModuleType:
-    return import_torchvision()
 
 
 def randomized(model: nn.Module) -> nn.Module:
     """Norms as after training, so that their scales, shifts and running statistics show in the output."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.uniform_(0.5, 1.5)
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.normal_(0, 0.3)
-    return model
+    return testing.randomize_norms(model, shift=0.3)
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------

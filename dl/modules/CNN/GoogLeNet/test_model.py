@@ -17,14 +17,8 @@ from dl.modules.CNN.GoogLeNet.task import AuxiliaryClassification
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters
-from dl.mytorch.vision import import_torchvision
 
 VARIANTS = [{}, {"style": "paper", "width": 1 / 8}, {"aux": False}]
-
-
-@pytest.fixture(scope="module")
-def torchvision() -> ModuleType:
-    return import_torchvision()
 
 
 def parameters(preset: str, **overrides: Any) -> int:
@@ -138,19 +132,8 @@ def test_logits_have_one_row_per_image(variant: dict[str, Any], side: int) -> No
 # ---- torchvision ---------------------------------------------------------------------------------------------------
 
 
-def randomized(model: nn.Module) -> nn.Module:
-    """Norms as after training, so that their scales, shifts and running statistics show in the output."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.uniform_(0.5, 1.5)
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.normal_(0, 0.1)
-    return model
-
-
 def published(torchvision: ModuleType, **options: Any) -> nn.Module:
-    return randomized(torchvision.models.googlenet(weights=None, init_weights=False, num_classes=5, **options))
+    return testing.randomize_norms(torchvision.models.googlenet(weights=None, init_weights=False, num_classes=5, **options))
 
 
 def narrow(torchvision: ModuleType, **options: Any) -> nn.Module:
@@ -170,7 +153,7 @@ def narrow(torchvision: ModuleType, **options: Any) -> nn.Module:
 
     model = parts.GoogLeNet(num_classes=5, init_weights=False, blocks=[conv, block, aux], **options)
     model.fc = nn.Linear(128, 5)
-    return randomized(model)
+    return testing.randomize_norms(model)
 
 
 @pytest.mark.parametrize("make", [narrow, pytest.param(published, marks=pytest.mark.parity)])
@@ -376,7 +359,7 @@ def test_what_is_no_network_is_refused(wrong: dict[str, Any], message: str) -> N
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_logit_row_depends_on_its_own_image_only(variant: dict[str, Any]) -> None:
-    testing.assert_batch_independent(randomized(build("tiny", **variant)), torch.randn(3, 3, 16, 16))
+    testing.assert_batch_independent(testing.randomize_norms(build("tiny", **variant)), torch.randn(3, 3, 16, 16))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -44,7 +44,7 @@ def network(config: Config) -> nn.Module:
         aux=config.aux,
         in_channels=about.channels,
         num_classes=len(about.classes),
-        stem="small" if about.size <= 64 else "imagenet",
+        stem="small" if about.small else "imagenet",
     )
 
 

@@ -13,23 +13,11 @@ from dl.modules.CNN.MobileNetV2.model import PRESETS, InvertedResidual, build, r
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters
-from dl.mytorch.vision import import_torchvision
-
-
-@pytest.fixture(scope="module")
-def torchvision() -> ModuleType:
-    return import_torchvision()
 
 
 def randomized(model: nn.Module) -> nn.Module:
     """Norms as after training, so that scales, shifts and running statistics show; large, so that activations pass 6."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.uniform_(1, 4)
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.normal_(0, 0.3)
-    return model
+    return testing.randomize_norms(model, scale=(1, 4), shift=0.3)
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def network(config: Config) -> nn.Module:
         config.model,
         in_channels=about.channels,
         num_classes=len(about.classes),
-        stem="small" if about.size <= 64 else "imagenet",
+        stem="small" if about.small else "imagenet",
     )
 
 

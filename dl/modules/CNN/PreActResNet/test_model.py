@@ -101,17 +101,6 @@ def test_unknown_names_are_refused(name: str) -> None:
 # ---- the paper, written with functions -----------------------------------------------------------------------------
 
 
-def randomized(model: nn.Module) -> nn.Module:
-    """Norms as after training, so that their scales, shifts and running statistics show in the output."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.uniform_(0.5, 1.5)
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.normal_(0, 0.1)
-    return model
-
-
 class Twin(nn.Module):
     """The network as the paper's figure 4e, its appendix and the authors' code tell it, without a line of model.py.
 
@@ -167,7 +156,7 @@ NETWORKS = [
 
 
 def twins(kind: str, depths: tuple[int, ...], option: str, stem: str) -> tuple[PreActResNet, Twin]:
-    model = randomized(PreActResNet(depths, kind, width=4, num_classes=5, stem=stem, shortcut=option))
+    model = testing.randomize_norms(PreActResNet(depths, kind, width=4, num_classes=5, stem=stem, shortcut=option))
     return model, Twin(model, kind, depths, option, stem == "imagenet")
 
 
@@ -194,7 +183,7 @@ def test_running_statistics_move_as_the_twin_s(kind: str, depths: tuple[int, ...
 @pytest.mark.parametrize(("preset", "kind", "n", "option"), [("110", "basic", 18, "A"), ("164", "bottleneck", 18, "B")])
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_published_network_is_the_paper_s(preset: str, kind: str, n: int, option: str, mode: str) -> None:
-    model = randomized(build(f"preact_resnet{preset}"))
+    model = testing.randomize_norms(build(f"preact_resnet{preset}"))
     twin = Twin(model, kind, (n, n, n), option, imagenet=False)
     testing.assert_same_as(model, twin, torch.randn(2, 3, 16, 20), train=mode == "train", steps=1)
 
@@ -204,7 +193,7 @@ def test_published_network_is_the_paper_s(preset: str, kind: str, n: int, option
 
 @pytest.mark.parametrize("kind", ["basic", "bottleneck"])
 def test_signal_is_that_of_a_lower_block_and_all_bodies_between(kind: str) -> None:
-    model = randomized(PreActResNet((5,), kind, width=4, stem="small")).double()
+    model = testing.randomize_norms(PreActResNet((5,), kind, width=4, stem="small")).double()
     with Probe(model, *(f"blocks.{i}{part}" for i in range(5) for part in ("", ".body"))) as probe:
         model(torch.randn(2, 3, 8, 9, dtype=torch.float64))
     for low in range(4):  # equation 4
@@ -230,7 +219,7 @@ def test_gradient_reaches_a_lower_block_unchanged_when_bodies_are_silent() -> No
 def test_block_whose_last_convolution_is_zero_is_its_shortcut(
     kind: str, into: int, stride: int, option: str, first: bool
 ) -> None:
-    block = randomized(Block(kind, into, 6, stride, option, first))
+    block = testing.randomize_norms(Block(kind, into, 6, stride, option, first))
     x = torch.randn(2, into, 7, 9)
     last = block.body.conv3 if kind == "bottleneck" else block.body.conv2
     assert not torch.equal(block(x), block.shortcut(x))
@@ -254,7 +243,7 @@ def test_initialisation_has_the_variance_of_fan_out() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_logit_row_depends_on_its_own_image_only(variant: dict[str, Any]) -> None:
-    testing.assert_batch_independent(randomized(build("tiny", **variant)), torch.randn(3, 3, 16, 20))
+    testing.assert_batch_independent(testing.randomize_norms(build("tiny", **variant)), torch.randn(3, 3, 16, 20))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

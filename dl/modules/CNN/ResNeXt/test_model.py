@@ -15,12 +15,6 @@ from dl.modules.CNN.ResNeXt.model import PRESETS, Block, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters
-from dl.mytorch.vision import import_torchvision
-
-
-@pytest.fixture(scope="module")
-def torchvision() -> ModuleType:
-    return import_torchvision()
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------
@@ -87,17 +81,6 @@ def test_unknown_names_are_refused() -> None:
 # ---- figure 3 ------------------------------------------------------------------------------------------------------
 
 
-def randomized(model: nn.Module) -> nn.Module:
-    """Norms as after training, so that their scales, shifts and running statistics show in the output."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.uniform_(0.5, 1.5)
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.normal_(0, 0.1)
-    return model
-
-
 def path(block: Block, x: Tensor, number: int, cardinality: int) -> tuple[Tensor, Tensor]:
     """One path of figure 3a alone, cut from the block's weights: its inner map, and the sum's term that it contributes."""
     body, training = block.body, block.training
@@ -116,7 +99,7 @@ def path(block: Block, x: Tensor, number: int, cardinality: int) -> tuple[Tensor
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("cardinality", "stride"), [(1, 1), (4, 1), (4, 2), (6, 2)])
 def test_the_three_forms_of_figure_3_are_equal(cardinality: int, stride: int, training: bool) -> None:
-    block = randomized(Block(5, 12, 8, stride, cardinality)).double().train(training)
+    block = testing.randomize_norms(Block(5, 12, 8, stride, cardinality)).double().train(training)
     x = torch.randn(3, 5, 6, 7, dtype=torch.float64)
     inner, terms = zip(*(path(block, x, number, cardinality) for number in range(cardinality)))
     separate = sum(terms)  # a: each path ends in its own 1x1, and the results are added
@@ -143,10 +126,11 @@ def test_the_inside_of_a_path_depends_on_its_own_kernels_only() -> None:
 def short(torchvision: ModuleType, depths: list[int], **options: int) -> nn.Module:
     """torchvision's class with fewer blocks: all that the published networks have, in a fraction of the time."""
     resnet = torchvision.models.resnet
-    return randomized(resnet.ResNet(resnet.Bottleneck, depths, num_classes=7, **options))
+    return testing.randomize_norms(resnet.ResNet(resnet.Bottleneck, depths, num_classes=7, **options))
 
 
-PUBLISHED = [pytest.param(name, marks=pytest.mark.parity) for name in ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")]
+NAMES = ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")
+PUBLISHED = [pytest.param(name, marks=pytest.mark.parity) for name in NAMES]
 
 
 @pytest.mark.parametrize("name", ["short", *PUBLISHED])
@@ -157,7 +141,7 @@ def test_network_is_torchvision_s_in_outputs_gradients_and_steps(
     if name == "short":
         reference = short(torchvision, [1, 2, 1, 1], groups=4, width_per_group=2)
     else:
-        reference = randomized(getattr(torchvision.models, name)(num_classes=7))
+        reference = testing.randomize_norms(getattr(torchvision.models, name)(num_classes=7))
     model = from_torchvision(reference)
     steps = 3 if mode == "train" and name == "short" else 1
     testing.assert_same_as(model, reference, torch.randn(2, 3, height, width), train=mode == "train", steps=steps)
@@ -219,7 +203,7 @@ def test_initialisation_has_the_variance_of_fan_out() -> None:
 
 @pytest.mark.parametrize("stem", ["small", "imagenet"])
 def test_a_logit_row_depends_on_its_own_image_only(stem: str) -> None:
-    testing.assert_batch_independent(randomized(build("tiny", stem=stem)), torch.randn(3, 3, 16, 20))
+    testing.assert_batch_independent(testing.randomize_norms(build("tiny", stem=stem)), torch.randn(3, 3, 16, 20))
 
 
 @pytest.mark.parametrize("stem", ["small", "imagenet"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from dl.modules.CNN.ResNet import train
@@ -15,7 +15,6 @@ from dl.modules.CNN.ResNet.model import PRESETS, PaddedShortcut, ResNet, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters
-from dl.mytorch.vision import import_torchvision
 
 VARIANTS = [
     {},
@@ -24,11 +23,6 @@ VARIANTS = [
     {"kind": "bottleneck", "width": 4, "stride_in": "1x1"},
     {"se_reduction": 4, "stem": "pool"},
 ]
-
-
-@pytest.fixture(scope="module")
-def torchvision() -> ModuleType:
-    return import_torchvision()
 
 
 def parameters(preset: str, **overrides: Any) -> int:
@@ -105,17 +99,6 @@ def test_each_stage_but_the_first_halves_the_map(preset: str, last: str, stem: s
 # ---- torchvision ---------------------------------------------------------------------------------------------------
 
 
-def randomized(model: nn.Module) -> nn.Module:
-    """Norms as after training, so that their scales, shifts and running statistics show in the output."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.uniform_(0.5, 1.5)
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.normal_(0, 0.1)
-    return model
-
-
 # torchvision's classes with fewer blocks have all that the published networks have, and take a fraction of the time.
 SHORT = {"basic": ("BasicBlock", [1, 2, 1, 1]), "bottleneck": ("Bottleneck", [1, 1, 1, 1])}
 PUBLISHED = [pytest.param(name, marks=pytest.mark.parity) for name in ("resnet18", "resnet34", "resnet50", "resnet101")]
@@ -131,14 +114,15 @@ def test_network_is_torchvision_s_in_outputs_gradients_and_steps(
         reference = torchvision.models.resnet.ResNet(getattr(torchvision.models.resnet, block), depths, num_classes=7)
     else:
         reference = getattr(torchvision.models, name)(num_classes=7)
-    model = from_torchvision(randomized(reference))
+    model = from_torchvision(testing.randomize_norms(reference))
     steps = 1 if name == "bottleneck" or mode == "eval" else 3
     testing.assert_same_as(model, reference, torch.randn(2, 3, height, width), train=mode == "train", steps=steps)
     assert model.head.out_features == 7
 
 
 def test_running_statistics_move_as_torchvision_s(torchvision: ModuleType) -> None:
-    reference = randomized(torchvision.models.resnet.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=2))
+    resnet = torchvision.models.resnet
+    reference = testing.randomize_norms(resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=2))
     model = from_torchvision(reference)
     images = torch.randn(2, 3, 32, 32)
     model(images), reference(images)
@@ -278,7 +262,7 @@ def test_an_unknown_option_is_refused_by_its_name(wrong: dict[str, str]) -> None
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_logit_row_depends_on_its_own_image_only(variant: dict[str, Any]) -> None:
-    testing.assert_batch_independent(randomized(build("tiny", **variant)), torch.randn(3, 3, 16, 16))
+    testing.assert_batch_independent(testing.randomize_norms(build("tiny", **variant)), torch.randn(3, 3, 16, 16))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

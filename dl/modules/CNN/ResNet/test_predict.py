@@ -10,12 +10,6 @@ from PIL import Image
 
 from dl.modules.CNN.ResNet import predict, train
 from dl.mytorch.data import synthetic
-from dl.mytorch.vision import import_torchvision
-
-
-@pytest.fixture(scope="module")
-def torchvision() -> ModuleType:
-    return import_torchvision()
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ class Config(ImageConfig):
 def network(config: Config) -> ResNet:
     """The network that the config asks for; what was made for ImageNet gets a small stem for images up to 64 pixels."""
     about = image_set(config)
-    stem = PRESETS[config.model].get("stem", "small" if about.size <= 64 else "imagenet")
+    stem = PRESETS[config.model].get("stem", "small" if about.small else "imagenet")
     return build(config.model, in_channels=about.channels, num_classes=len(about.classes), stem=stem)
 
 

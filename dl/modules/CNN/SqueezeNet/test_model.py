@@ -17,14 +17,8 @@ from dl.modules.CNN.SqueezeNet.model import PRESETS, Fire, SqueezeNet, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters
-from dl.mytorch.vision import import_torchvision
 
 VARIANTS = [{}, {"bypass": True}, {"stem": "imagenet", "stem_kernel": 3}, {"pools": (2,), "squeeze_ratio": 0.5, "width": 24}]
-
-
-@pytest.fixture(scope="module")
-def torchvision() -> ModuleType:
-    return import_torchvision()
 
 
 def on_meta(preset: str, **overrides: Any) -> SqueezeNet:

@@ -46,7 +46,7 @@ def network(config: Config) -> nn.Module:
         num_classes=len(about.classes),
         dropout=config.dropout,
         last_act=config.last_act,
-        stem="small" if about.size <= 64 else "imagenet",
+        stem="small" if about.small else "imagenet",
     )
 
 

@@ -13,7 +13,6 @@ from dl.modules.CNN.VGG.model import PRESETS, VGG, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters
-from dl.mytorch.vision import import_torchvision
 
 # Parameters of the paper's networks: in millions in its table 2, exactly in torchvision, there also with batch norms.
 COUNTS = {
@@ -23,11 +22,6 @@ COUNTS = {
     "vgg19": (144, 143_667_240, 143_678_248),
 }
 PUBLISHED = [name + norm for name in COUNTS for norm in ("", "_bn")]
-
-
-@pytest.fixture(scope="module")
-def torchvision() -> ModuleType:
-    return import_torchvision()
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def network(config: Config) -> nn.Module:
         config.model,
         in_channels=about.channels,
         num_classes=len(about.classes),
-        head="small" if about.size <= 64 else "imagenet",
+        head="small" if about.small else "imagenet",
     )
 
 

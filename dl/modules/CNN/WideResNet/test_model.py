@@ -15,12 +15,6 @@ from dl.modules.CNN.WideResNet.model import PRESETS, Block, WideResNet, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters
-from dl.mytorch.vision import import_torchvision
-
-
-@pytest.fixture(scope="module")
-def torchvision() -> ModuleType:
-    return import_torchvision()
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------
@@ -108,17 +102,6 @@ def test_unknown_names_are_refused() -> None:
 # ---- the paper, written with functions -----------------------------------------------------------------------------
 
 
-def randomized(model: nn.Module) -> nn.Module:
-    """Norms as after training, so that their scales, shifts and running statistics show in the output."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.uniform_(0.5, 1.5)
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.normal_(0, 0.1)
-    return model
-
-
 class Twin(nn.Module):
     """Table 1, figure 1d and section 3.4 as the authors' code tells them, without a line of model.py.
 
@@ -158,7 +141,7 @@ NETWORKS = [(10, 2, 0.0, "small"), (16, 1, 0.3, "small"), (10, 1, 0.5, "imagenet
 
 
 def twins(depth: int, k: int, dropout: float, stem: str) -> tuple[WideResNet, Twin]:
-    model = randomized(WideResNet(depth, k, dropout, num_classes=5, stem=stem))
+    model = testing.randomize_norms(WideResNet(depth, k, dropout, num_classes=5, stem=stem))
     return model, Twin(model, (depth - 4) // 6, dropout, stem == "imagenet")
 
 
@@ -185,7 +168,7 @@ def test_running_statistics_move_as_the_twin_s(depth: int, k: int, dropout: floa
 @pytest.mark.parametrize(("depth", "k"), [(40, 4), (16, 8), (28, 10)])
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_published_network_is_the_paper_s(depth: int, k: int, mode: str) -> None:
-    model = randomized(build(f"wrn_{depth}_{k}"))
+    model = testing.randomize_norms(build(f"wrn_{depth}_{k}"))
     twin = Twin(model, (depth - 4) // 6, dropout=0.0, imagenet=False)
     testing.assert_same_as(model, twin, torch.randn(2, 3, 16, 20), train=mode == "train", steps=1)
 
@@ -208,7 +191,7 @@ def test_bottlenecks_are_torchvision_s_in_outputs_gradients_and_steps(torchvisio
         reference = resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1], num_classes=7, width_per_group=65)
     else:
         reference = getattr(torchvision.models, name)(num_classes=7)
-    model = from_torchvision(randomized(reference))
+    model = from_torchvision(testing.randomize_norms(reference))
     testing.assert_same_as(model, reference, torch.randn(2, 3, 33, 32), train=mode == "train", steps=1)
 
 
@@ -239,7 +222,7 @@ def test_networks_of_other_papers_are_refused(torchvision: ModuleType, block: st
 
 @pytest.mark.parametrize(("into", "stride"), [(6, 1), (3, 1), (6, 2)])
 def test_block_whose_last_convolution_is_zero_is_its_shortcut(into: int, stride: int) -> None:
-    block = randomized(Block(into, 6, stride, dropout=0.0))
+    block = testing.randomize_norms(Block(into, 6, stride, dropout=0.0))
     nn.init.zeros_(block.body.conv2.weight)
     x = torch.randn(2, into, 7, 9)
     expected = x if into == 6 and stride == 1 else block.shortcut(block.preact(x))
@@ -247,7 +230,7 @@ def test_block_whose_last_convolution_is_zero_is_its_shortcut(into: int, stride:
 
 
 def test_signal_is_that_of_a_lower_block_and_all_bodies_between() -> None:
-    model = randomized(WideResNet(28, 1)).double()  # with k = 1 all of the first stage's shortcuts are identities
+    model = testing.randomize_norms(WideResNet(28, 1)).double()  # with k = 1 all of the first stage's shortcuts are identities
     with Probe(model, "stem", "blocks.3", *(f"blocks.{i}.body" for i in range(4))) as probe:
         model(torch.randn(2, 3, 8, 9, dtype=torch.float64))
     bodies = sum(probe[f"blocks.{i}.body"] for i in range(4))
@@ -278,7 +261,7 @@ def test_initialisation_has_the_variance_of_fan_out() -> None:
 
 @pytest.mark.parametrize("stem", ["small", "imagenet"])
 def test_a_logit_row_depends_on_its_own_image_only(stem: str) -> None:
-    testing.assert_batch_independent(randomized(build("tiny", stem=stem, dropout=0.3)), torch.randn(3, 3, 16, 20))
+    testing.assert_batch_independent(testing.randomize_norms(build("tiny", stem=stem, dropout=0.3)), torch.randn(3, 3, 16, 20))
 
 
 @pytest.mark.parametrize("stem", ["small", "imagenet"])

@@ -19,14 +19,8 @@ from dl.mytorch import Probe, plot, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.layers.test_attention import torch_names
-from dl.mytorch.vision import import_torchvision
 
 SHORT = {"image_size": 12, "patch_size": 4, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 12, "num_classes": 5}
-
-
-@pytest.fixture(scope="module")
-def torchvision() -> ModuleType:
-    return import_torchvision()
 
 
 def randomized(model: nn.Module) -> nn.Module:

@@ -41,7 +41,7 @@ def network(config: Config) -> nn.Module:
     return build(
         config.model,
         image_size=about.size,
-        patch_size=config.patch_size or (4 if about.size <= 64 else 16),
+        patch_size=config.patch_size or (4 if about.small else 16),
         in_channels=about.channels,
         num_classes=len(about.classes),
         dropout=config.dropout,
