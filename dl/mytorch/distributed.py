@@ -12,6 +12,7 @@ from typing import Any, Callable, Iterator, Sequence, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # before a process group is there, see _process_group
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -62,6 +63,8 @@ def _process_group(config: Config) -> Iterator[None]:
     try:
         yield
     finally:
+        # It ends gloo's threads, unless something still holds the group: then one of them may abort Python at its exit.
+        # torch.distributed.nn.functional would: a group that is there at its import becomes the default of its functions.
         dist.destroy_process_group()
 
 
