@@ -94,7 +94,7 @@ def test_no_source_sentence_is_in_two_parts_and_no_pair_is_lost() -> None:
 def test_the_book_trains_on_the_first_pairs_and_tests_with_four_sentences() -> None:
     pairs = [(f"source {i}", f"target {i}") for i in range(700)]
     train, val, test = book_pairs(pairs)
-    assert train == pairs[:512] and val == pairs[512:640]
+    assert train == pairs[:600] and val == pairs[600:640]
     assert [" ".join(tokenize(source)) for source, _ in test] == ["go .", "i lost .", "he's calm .", "i'm home ."]
     assert [" ".join(tokenize(target)) for _, target in test] == ["va !", "j'ai perdu .", "il est calme .", "je suis chez moi ."]
 

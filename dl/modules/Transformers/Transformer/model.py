@@ -2,9 +2,9 @@
 
 "Attention Is All You Need", Ashish Vaswani, Noam Shazeer, Niki Parmar, Jakob Uszkoreit, Llion Jones, Aidan N. Gomez,
 Lukasz Kaiser & Illia Polosukhin, 2017, https://arxiv.org/abs/1706.03762: encoder and decoder of figure 1, in the sizes of
-table 3 ("base", "big"), with a vocabulary of 37,000 that both languages share. "d2l" is the one of the d2l book, section
-11.7; "small", "medium" and "tiny" are ours: for short sentences and for captions on a CPU, and for tests. With
-`norm_first`, the norms stand before the layers, as later work has them.
+table 3 ("base", "big"), with a vocabulary of 37,000 that both languages share. "d2l" has the sizes of the d2l book (first
+edition, section 10.7); "small", "medium" and "tiny" are ours: for short sentences and for captions on a CPU, and for
+tests. With `norm_first`, the norms stand before the layers, as later work has them.
 
 Deviations: none of architecture. What the paper leaves open (initialisation, no bias of the output layer) follows its
 code, https://github.com/tensorflow/tensor2tensor; the linear layers of attention have biases, which they lack there.
@@ -117,7 +117,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "big": {"vocabulary_size": 37_000, "dim": 1024, "depth": 6, "num_heads": 16, "hidden_dim": 4096, "dropout": 0.3},
     "small": {"vocabulary_size": 10_000, "dim": 128, "depth": 2, "num_heads": 4, "hidden_dim": 512, "dropout": 0.1},
     "medium": {"vocabulary_size": 10_000, "dim": 256, "depth": 3, "num_heads": 8, "hidden_dim": 512, "dropout": 0.1},
-    "d2l": {"vocabulary_size": 10_000, "dim": 256, "depth": 2, "num_heads": 4, "hidden_dim": 64, "dropout": 0.2},
+    "d2l": {"vocabulary_size": 10_000, "dim": 32, "depth": 2, "num_heads": 4, "hidden_dim": 64, "dropout": 0.1},
     "tiny": {"vocabulary_size": 16, "dim": 8, "depth": 2, "num_heads": 2, "hidden_dim": 12, "dropout": 0.0},
 }
 

@@ -13,7 +13,7 @@ from torch import nn
 from dl.modules.Transformers.Transformer.model import PRESETS, build
 from dl.modules.Transformers.Transformer.task import Translation
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
-from dl.mytorch.config import flag
+from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import TextSplits, Vocabulary, translation
 from dl.mytorch.optim import Schedule, adamw, constant, noam, warmup_cosine
 
@@ -62,11 +62,20 @@ def schedule(config: Config) -> Schedule:
     return warmup_cosine(config.warmup) if config.schedule == "cosine" else constant()
 
 
+def check_lengths(model: nn.Module, data: TextSplits) -> None:
+    """Raises `UserError` for a sentence that has no place in the network: better now than at some step."""
+    longest = max(len(ids) for part in filter(None, data) for ids in part.dataset.sources + part.dataset.targets)
+    if longest > model.max_length:
+        raise UserError(f"the longest sentence has {longest} words and marks; the network has {model.max_length} positions")
+
+
 def main(config: Config, data: TextSplits | None = None) -> History:
     seed_everything(config.seed)
     data = data or translation(config, config.min_count, config.shared)
+    model = network(config, data.vocabularies)
+    check_lengths(model, data)
     trainer = Trainer(
-        model=network(config, data.vocabularies),
+        model=model,
         task=Translation(data.vocabularies, config.label_smoothing, config.beams, config.monitor),
         optimizer=adamw(config.lr, config.weight_decay, betas=(0.9, 0.98), eps=1e-9),  # section 5.3
         schedule=schedule(config),
