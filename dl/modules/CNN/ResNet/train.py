@@ -24,7 +24,7 @@ class Config(ImageConfig):
     model: Literal[
         *("small", "medium", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet34", "tiny")
     ] = flag("small", "preset of the network, see model.py")
-    epochs: int = 6
+    epochs: int = 11
     lr: float = 0.2
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
@@ -46,7 +46,7 @@ def main(config: Config, data: Splits | None = None) -> History:
         model=network(config),
         task=Classification(config.label_smoothing, image_set(config).classes),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
-        schedule=warmup_cosine(warmup=0.1),
+        schedule=warmup_cosine(warmup=0.2),
         config=config,
     )
     return trainer.fit(data or image_splits(config))
