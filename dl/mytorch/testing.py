@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import signal
 from pathlib import Path
 from typing import Any, Callable
@@ -73,7 +74,7 @@ def _leaf(x: Tensor) -> Tensor:
 def _close(what: str, own: Tensor | None, other: Tensor | None, tolerance: float) -> None:
     assert own is not None and other is not None, f"{what}: missing"
     assert own.shape == other.shape, f"{what}: shape {tuple(own.shape)}, the twin's is {tuple(other.shape)}"
-    difference = (own - other).abs().max().item() if own.numel() else 0.0
+    difference = torch.dist(own.detach(), other.detach(), math.inf).item() if own.numel() else 0.0
     assert difference <= tolerance, f"{what}: differs by {difference:.3g}, more than {tolerance:g}"
 
 
