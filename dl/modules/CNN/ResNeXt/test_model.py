@@ -14,7 +14,7 @@ from dl.modules.CNN.ResNeXt.convert import from_torchvision
 from dl.modules.CNN.ResNeXt.model import PRESETS, Block, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
-from dl.mytorch.introspect import count_parameters
+from dl.mytorch.introspect import count_parameters, without_values
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ def parameters_by_hand(
     ],
 )
 def test_networks_have_the_parameters_of_torchvision_and_of_table_7(preset: str, count: int, sizes: tuple) -> None:
-    with torch.device("meta"):
+    with without_values():
         assert count_parameters(build(preset)) == count == parameters_by_hand(*sizes)
 
 
@@ -63,7 +63,7 @@ def test_logits_have_one_row_per_image(stem: str, side: int) -> None:
 @pytest.mark.parametrize(("preset", "stages"), [("resnext50_32x4d", 4), ("resnext29_8x64d", 3)])
 @pytest.mark.parametrize(("stem", "divisor"), [("small", 1), ("imagenet", 4)])
 def test_each_stage_but_the_first_halves_the_map(preset: str, stages: int, stem: str, divisor: int) -> None:
-    with torch.device("meta"):
+    with without_values():
         model = build(preset, stem=stem, depths=(2,) * stages)
         with Probe(model, *(f"blocks.{i}" for i in range(2 * stages))) as probe:
             model(torch.empty(1, 3, 64, 64))
@@ -170,7 +170,7 @@ def test_small_network_is_torchvision_s_with_another_stem_and_three_stages(torch
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "resnext101_64x4d"])
 def test_torchvision_s_networks_are_converted_to_our_presets(torchvision: ModuleType, name: str) -> None:
-    with torch.device("meta"):
+    with without_values():
         model, preset = from_torchvision(getattr(torchvision.models, name)()), build(name)
     assert str(model) == str(preset)
 
@@ -186,7 +186,7 @@ def test_torchvision_s_networks_are_converted_to_our_presets(torchvision: Module
 )
 def test_networks_of_other_papers_are_refused(torchvision: ModuleType, block: str, options: dict[str, Any]) -> None:
     resnet = torchvision.models.resnet
-    with torch.device("meta"), pytest.raises(ValueError, match="no network of this paper"):
+    with without_values(), pytest.raises(ValueError, match="no network of this paper"):
         from_torchvision(resnet.ResNet(getattr(resnet, block), [1, 1, 1, 2], **options))
 
 

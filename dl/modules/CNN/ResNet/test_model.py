@@ -14,7 +14,7 @@ from dl.modules.CNN.ResNet.convert import from_akamaster, from_torchvision
 from dl.modules.CNN.ResNet.model import PRESETS, PaddedShortcut, ResNet, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
-from dl.mytorch.introspect import count_parameters
+from dl.mytorch.introspect import count_parameters, without_values
 
 VARIANTS = [
     {},
@@ -26,7 +26,7 @@ VARIANTS = [
 
 
 def parameters(preset: str, **overrides: Any) -> int:
-    with torch.device("meta"):
+    with without_values():
         return count_parameters(build(preset, **overrides))
 
 
@@ -87,7 +87,7 @@ def test_logits_have_one_row_per_image(variant: dict[str, Any], side: int) -> No
 @pytest.mark.parametrize(("preset", "stages"), [("resnet18", 4), ("resnet20", 3), ("resnet50", 4)])
 @pytest.mark.parametrize(("stem", "divisor"), [("small", 1), ("pool", 2), ("imagenet", 4)])
 def test_each_stage_but_the_first_halves_the_map(preset: str, stages: int, stem: str, divisor: int) -> None:
-    with torch.device("meta"):
+    with without_values():
         model = build(preset, stem=stem, depths=(2,) * stages)
         with Probe(model, "stem", *(f"blocks.{i}" for i in range(2 * stages))) as probe:
             model(torch.empty(1, 3, 224, 224))
@@ -137,7 +137,7 @@ def test_running_statistics_move_as_torchvision_s(torchvision: ModuleType) -> No
 
 def test_stride_in_the_first_1x1_is_the_other_place_of_the_same_weights(torchvision: ModuleType) -> None:
     reference = short(torchvision, "bottleneck", [1, 2, 1]).eval()
-    with torch.device("meta"):
+    with without_values():
         model = build("resnet50", depths=(1, 2, 1), num_classes=7, stride_in="1x1").eval()
     model.load_state_dict(from_torchvision(reference).state_dict(), assign=True)
     images = torch.randn(1, 3, 48, 32)
@@ -150,19 +150,19 @@ def test_stride_in_the_first_1x1_is_the_other_place_of_the_same_weights(torchvis
 
 @pytest.mark.parametrize("name", ["resnet34", "resnet50"])
 def test_torchvision_s_networks_are_converted_to_our_presets(torchvision: ModuleType, name: str) -> None:
-    with torch.device("meta"):
+    with without_values():
         model, preset = from_torchvision(getattr(torchvision.models, name)()), build(name)
     assert str(model) == str(preset)
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "wide_resnet50_2"])
 def test_networks_of_other_papers_are_refused(torchvision: ModuleType, name: str) -> None:
-    with torch.device("meta"), pytest.raises(ValueError, match="no network of this paper"):
+    with without_values(), pytest.raises(ValueError, match="no network of this paper"):
         from_torchvision(getattr(torchvision.models, name)())
 
 
 def test_dilated_networks_are_refused(torchvision: ModuleType) -> None:
-    with torch.device("meta"), pytest.raises(ValueError, match="no network of this paper"):
+    with without_values(), pytest.raises(ValueError, match="no network of this paper"):
         from_torchvision(torchvision.models.resnet50(replace_stride_with_dilation=[False, False, True]))
 
 
