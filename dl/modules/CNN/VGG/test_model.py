@@ -53,7 +53,7 @@ def test_each_block_halves_the_map_and_doubles_the_channels_up_to_512(name: str)
     assert shapes == [(64, 112, 112), (128, 56, 56), (256, 28, 28), (512, 14, 14), (512, 7, 7)]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["vgg11", "vgg19_bn", "small", "tiny"])
 @pytest.mark.parametrize(("head", "size"), [("small", 28), ("small", 32), ("imagenet", 32), ("imagenet", 224)])
 def test_logits_have_one_row_per_image(preset: str, head: str, size: int) -> None:
     with without_values():
