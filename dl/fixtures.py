@@ -21,6 +21,8 @@ def _same_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
     if not request.node.get_closest_marker("gpu"):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        for device in (torch.cuda, torch.xpu, torch.mtia):  # each seed would be kept, with a stack trace, for when it is there
+            monkeypatch.setattr(device, "manual_seed_all", lambda seed: None)
 
     connect = socket.socket.connect
 
