@@ -335,6 +335,17 @@ def test_stopped_at_any_step_a_run_resumes_to_the_same_bytes(tmp_path: Path, cha
     testing.assert_same_runs(tmp_path / "whole", tmp_path / "broken")
 
 
+def test_a_resumed_run_knows_the_best_so_far(tmp_path: Path) -> None:
+    config = small_config(tmp_path, steps=3, eval_every=1)
+
+    def stop(running: Trainer) -> None:
+        if running.step == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    stopped_run(config, stop, Scripted([1, 2, 3]))
+    assert fit(config, Scripted([2, 3])).history[-1]["step"] == 1
+
+
 def test_a_signal_during_evaluation_leaves_the_evaluation_to_the_next_start(tmp_path: Path) -> None:
     class Stopping(Classification):
         def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
