@@ -59,3 +59,24 @@ class PreTraining(Task):
         if self.nsp:
             metrics |= {"nsp_loss": Mean("nsp_loss"), "nsp_error": TopKError(1, "nsp_logits", "labels")}
         return metrics
+
+
+class SentenceClassification(Task):
+    """One label per sentence: cross-entropy and top-1 error.
+
+    Batches: "tokens" (B, T), rows filled up with `padding`, and "labels" (B,). The best checkpoint has the lowest error.
+    """
+
+    monitor = "top1_error"
+
+    def __init__(self, padding: int = 0) -> None:
+        self.padding = padding
+
+    def step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        tokens, labels = batch["tokens"], batch["labels"]
+        logits = model(tokens, tokens == self.padding)
+        loss = F.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))  # a rank may have no sentence
+        return StepOutput(loss, len(labels), {"logits": logits.detach(), "labels": labels})
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"top1_error": TopKError(1)}
