@@ -41,17 +41,21 @@ def pair_splits(
 
     An example is a sentence that another follows in its paragraph. In training both the second sentence and the masks
     are drawn anew in each epoch, from the loader's generator; for validation and test once and for all. The vocabulary,
-    "tokens", is that of the training paragraphs. Raises `UserError` for a split without two sentences in a row.
+    "tokens", is that of the training paragraphs. Raises `UserError` for a split without two sentences in a row, or when
+    every word is rarer than `min_count`.
     """
-    train, val, test = splits
-    words = (word for paragraph in train for sentence in paragraph for word in sentence)
+    splits = list(splits)
+    words = (word for paragraph in splits[0] for sentence in paragraph for word in sentence)
+    train, val, test = (_usable(part) for part in splits)
     vocabulary = Vocabulary.build(words, RESERVED, min_count)
+    if len(vocabulary) == len(RESERVED):
+        raise UserError(f"every word of the training text is {UNKNOWN}: none is there {min_count} times (--min-count)")
     fixed = []
     for part in (val, test):
-        text = Sentences.of(_usable(part), vocabulary, length)
+        text = Sentences.of(part, vocabulary, length)
         generator = torch.Generator().manual_seed(0)  # whatever the seed of the run: so that runs compare
         fixed.append(draw({"first": text.followed}, generator, text, vocabulary, length))
-    text = Sentences.of(_usable(train), vocabulary, length)
+    text = Sentences.of(train, vocabulary, length)
     augment = partial(draw, text=text, vocabulary=vocabulary, length=length)
     return TextSplits(
         Loader({"first": text.followed}, config.batch_size, shuffle=True, seed=config.seed, augment=augment),

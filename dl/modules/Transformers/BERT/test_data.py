@@ -1,12 +1,13 @@
 """Sentence pairs and masks: by hand, and by their frequencies."""
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from dl.modules.Transformers.BERT import data
+from dl.modules.Transformers.BERT import data, train
 from dl.modules.Transformers.BERT.data import CLS, MASK, RESERVED, SEP, Paragraph, Sentences, draw, join, mask, pair_splits
 from dl.mytorch import TrainConfig, testing
 from dl.mytorch.config import UserError
@@ -200,3 +201,22 @@ def test_empty_sentences_are_left_out_and_text_without_pairs_is_refused() -> Non
 def test_another_data_set_is_refused() -> None:
     with pytest.raises(UserError, match="--data made up"):
         data.wikitext2_pairs(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "wiki.train.tokens is empty"),
+        (b" = A = \n\n one . two \xff . \n", r"wiki.train.tokens is not UTF-8: byte 20 \(line 3\) is 0xff"),
+        (b" \n = A = \n \n one sentence alone \n", "without a paragraph of two sentences"),
+        (b" \n = A = \n \n one . two . \n", "every word of the training text is <unk>: none is there 5 times"),
+    ],
+)
+def test_damaged_texts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str) -> None:
+    monkeypatch.setattr("dl.mytorch.data.textfiles.DATA", tmp_path)
+    (tmp_path / "wikitext-2").mkdir()
+    for split in ("train", "valid", "test"):
+        text = content if split == "train" else b" \n = A = \n \n one . two . \n"
+        (tmp_path / "wikitext-2" / f"wiki.{split}.tokens").write_bytes(text)
+    with pytest.raises(UserError, match=message):
+        data.wikitext2_pairs(train.Config())
