@@ -99,6 +99,13 @@ def test_half_of_the_second_sentences_are_the_next_ones_and_labels_say_which(mon
     assert (others.float().mean() / len(text.ids)).item() == pytest.approx(0.5, abs=0.02)
 
 
+def test_spans_are_whole_sentences_of_half_a_row_and_get_their_full_stops_back() -> None:
+    text = ["a b".split(), "c d .".split(), ["e"], "f g h i".split(), ["j"]]
+    assert [" ".join(span) for span in data.merged(text, 6)] == ["a b . c d .", "e . f g h i ."]
+    assert [" ".join(span) for span in data.merged(text, 2)] == ["a b .", "c d .", "e .", "f g h i .", "j ."]
+    assert data.merged(text, 99) == []
+
+
 # ---- masks ---------------------------------------------------------------------------------------------------------
 
 MANY = Vocabulary([*RESERVED, *(f"w{i}" for i in range(1000))])
@@ -196,6 +203,20 @@ def test_empty_sentences_are_left_out_and_text_without_pairs_is_refused() -> Non
     assert made.train.num_examples == 1 and made.vocabularies["tokens"].tokens[5:] == ("a", "b", "c", "d")
     with pytest.raises(UserError, match="without a paragraph of two sentences"):
         pair_splits([paragraphs(), [[["a", "b"]]], paragraphs()], CONFIG)
+
+
+def test_spans_of_wikitext_reach_over_paragraphs_but_not_over_articles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dl.mytorch.data.textfiles.DATA", tmp_path)
+    (tmp_path / "wikitext-2").mkdir()
+    text = " \n = One = \n \n A b . C d . \n = = Part = = \n E f . \n \n = Two = \n \n G h . I j . \n"
+    for split in ("train", "valid", "test"):
+        (tmp_path / "wikitext-2" / f"wiki.{split}.tokens").write_text(text)
+    for spans, pairs in ((False, 2), (True, 3)):  # of spans two in One, one in Two
+        made = data.wikitext2_pairs(train.Config(), length=9, min_count=1, spans=spans)
+        assert [loader.num_examples for loader in made] == [pairs] * 3
+        assert sorted(made.vocabularies["tokens"].tokens[5:]) == [".", *"abcdefghij"]
 
 
 def test_another_data_set_is_refused() -> None:
