@@ -63,7 +63,7 @@ def main(config: Config, data: TextSplits | None = None) -> History:
     trainer = Trainer(
         model=SentenceClassifier(encoder, num_classes=2, pooling=config.pooling),
         task=SentenceClassification(padding=tokenizer.vocabulary[PADDING]),
-        optimizer=adamw(config.lr, config.weight_decay),
+        optimizer=adamw(config.lr, config.weight_decay, fused=True),
         schedule=warmup_linear(0.1),
         config=config,
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dl.modules.Transformers.BERT.model import BERTOutput
-from dl.modules.Transformers.BERT.task import PreTraining
+from dl.modules.Transformers.BERT.task import PreTraining, summed_cross_entropy
 from dl.mytorch import TrainConfig, Trainer, checkpoint
 from dl.mytorch.data import Batch
 from dl.mytorch.data.sequences import IGNORED
@@ -80,6 +80,16 @@ def test_losses_and_errors_are_those_worked_out_by_hand(
     metrics = Metrics(task.metrics())
     metrics.update(*output)
     assert metrics.compute() == pytest.approx({"loss": loss, **expected}, rel=1e-6)
+
+
+def test_the_loss_in_pieces_is_the_loss_of_all() -> None:
+    logits = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, 4, IGNORED, 2, 2, IGNORED, 1])
+    expected = nn.functional.cross_entropy(logits, targets, reduction="sum")
+    (gradient,) = torch.autograd.grad(expected, logits)
+    for rows in (1, 2, 3, 64):
+        loss = summed_cross_entropy(logits, targets, rows)
+        torch.testing.assert_close((loss, *torch.autograd.grad(loss, logits)), (expected, gradient), rtol=0, atol=1e-12)
 
 
 def test_places_without_a_target_count_for_nothing() -> None:

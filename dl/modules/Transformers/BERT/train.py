@@ -62,7 +62,7 @@ def main(config: Config, data: TextSplits | None = None) -> History:
     trainer = Trainer(
         model=network(config, vocabulary),
         task=PreTraining(config.mlm, config.nsp, padding=vocabulary[PADDING]),
-        optimizer=adamw(config.lr, config.weight_decay),
+        optimizer=adamw(config.lr, config.weight_decay, fused=True),
         schedule=warmup_linear(0.01) if config.schedule == "linear" else constant(),
         config=config,
     )
