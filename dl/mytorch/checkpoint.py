@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dl.mytorch.config import UserError
 from dl.mytorch.distributed import gather_objects, rank, rng_state, set_rng_state
@@ -60,11 +60,13 @@ def save(state: dict[str, Any], path: Path | str) -> None:
 
 
 def load(path: Path | str) -> dict[str, Any]:
-    """What `save` wrote, on the CPU. Nothing in the file is executed.
+    """What `save` wrote, or the tensors of a .safetensors file, on the CPU. Nothing in the file is executed.
 
     Raises `UserError` when the file is missing, damaged, or holds more than tensors and plain values.
     """
     try:
+        if Path(path).suffix == ".safetensors":
+            return _read_safetensors(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
@@ -77,6 +79,23 @@ def load(path: Path | str) -> dict[str, Any]:
             raise
         reason = str(error).partition("\n")[0][:100] or "it ends too early"
         raise UserError(f"{path} is damaged or not a checkpoint ({reason})") from None
+
+
+_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+
+
+def _read_safetensors(path: Path | str) -> dict[str, Tensor]:
+    """https://github.com/huggingface/safetensors, "Format": length of the header, the header in JSON, the numbers."""
+    content = Path(path).read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        first, last = (start + place for place in entry["data_offsets"])
+        numbers = torch.frombuffer(bytearray(content[first:last]), dtype=_TYPES[entry["dtype"]])
+        tensors[name] = numbers.view(entry["shape"])
+    return tensors
 
 
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> dict[str, Any]:

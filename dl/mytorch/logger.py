@@ -109,6 +109,7 @@ def _describe(config: TrainConfig, asked: dict[str, Any]) -> dict[str, Any]:
     module = getattr(sys.modules["__main__"], "__spec__", None)  # None for a file that was run by its path
     return {
         "recipe": "/".join(recipe.parts[-3:-1]),  # .../<Category>/<Model>/train.py
+        "file": recipe.stem,
         "command": shlex.join(["python", *(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]]),
         "config": asked,
         "commit": _commit(recipe.parent),
