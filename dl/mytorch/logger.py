@@ -73,6 +73,21 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error}); --fresh starts the run over") from None
 
 
+def trained_config(run: Path | str, recipe: str) -> dict[str, Any]:
+    """The flags of a run that has a best checkpoint; `recipe` is "<Category>/<Model>".
+
+    Raises `UserError` for a folder that holds none, or a run of another recipe.
+    """
+    run = Path(run)
+    if not (run / "best.pt").exists():
+        module = f"dl.modules.{recipe.replace('/', '.')}.train"
+        raise UserError(f"{run} holds no trained network, no best.pt; `python -m {module}` makes one")
+    described = read_json(run / "config.json")
+    if described["recipe"] != recipe:
+        raise UserError(f"{run} is a run of {described['recipe']}, not of {recipe}")
+    return described["config"]
+
+
 def open_run(config: TrainConfig) -> Path:
     """Claim the folder `config.out`: emptied of an old run with `fresh`, else new or of a run with the same config.
 

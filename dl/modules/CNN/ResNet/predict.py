@@ -20,7 +20,7 @@ from dl.mytorch import Probe, plot
 from dl.mytorch.checkpoint import load, load_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.data import image_set, prepare, read_image
-from dl.mytorch.logger import read_json
+from dl.mytorch.logger import trained_config
 from dl.mytorch.vision import import_torchvision
 
 PUBLISHED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -65,12 +65,7 @@ def published(name: str, weights: str = "") -> Classifier:
 
 def trained(run: Path) -> Classifier:
     """The best checkpoint of a run of this recipe. Raises `UserError` for a folder that holds none."""
-    if not (run / "best.pt").exists():
-        raise UserError(f"{run} holds no trained network, no best.pt; `python -m dl.modules.CNN.ResNet.train` makes one")
-    described = read_json(run / "config.json")
-    if described["recipe"] != "CNN/ResNet":
-        raise UserError(f"{run} is a run of {described['recipe']}, not of CNN/ResNet")
-    config = Config(**described["config"])
+    config = Config(**trained_config(run, "CNN/ResNet"))
     about = image_set(config)
     return Classifier(load_weights(network(config), run / "best.pt"), lambda picture: prepare(picture, about), about.classes)
 
