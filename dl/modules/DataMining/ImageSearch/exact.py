@@ -71,7 +71,7 @@ class Exact:
     def _search(self, queries: Tensor, k: int, distance: str, p: float | None) -> tuple[Tensor, Tensor]:
         count = min(k + SPARE, len(self))
         scores, rows = self._candidates(queries.float(), count, distance, p)
-        exact = _distances(queries.double(), self._rows(rows), distance, p)  # (Q, count)
+        exact = _distances(queries.double(), self.rows(rows), distance, p)  # (Q, count)
         exact, rows = _sorted(exact, rows, k)
         if count < len(self):
             unproven = (~self._proven(queries, exact[:, -1], scores.amax(1), distance, p)).nonzero().flatten()
@@ -96,8 +96,8 @@ class Exact:
         scores, places = _smallest(torch.cat(best, 1), count)
         return scores, torch.cat(found, 1).gather(1, places)
 
-    def _rows(self, rows: Tensor) -> Tensor:
-        """The vectors (Q, count, D) of `rows`, in float64."""
+    def rows(self, rows: Tensor) -> Tensor:
+        """The vectors (..., D) of `rows` (...), in float64."""
         vectors = torch.empty(*rows.shape, self.length, dtype=torch.float64, device=rows.device)
         start = 0
         for block in self.blocks:
