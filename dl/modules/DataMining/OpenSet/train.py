@@ -23,7 +23,7 @@ class Config(resnet.Config):
 
     out: str = "runs/DataMining/OpenSet"
     held_out: str = flag("", "numbers of the classes that training never sees, by commas, say 2,6")
-    epochs: int = 3
+    epochs: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
