@@ -5,9 +5,11 @@ import warnings
 from pathlib import Path
 from typing import Callable, NamedTuple, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from dl import catalogue
+from dl.mytorch import Probe
 from dl.mytorch.checkpoint import load, load_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.data import image_set, prepare
@@ -84,3 +86,26 @@ def published(backbone: str, name: str = "", weights: Path | str = "") -> Classi
     transforms = best.transforms()
     model = catalogue.module(backbone, "convert").from_torchvision(reference).eval()
     return Classifier(model, lambda picture: transforms(picture)[None], classes)
+
+
+@torch.no_grad()
+def feature_maps(classifier: Classifier, picture: Tensor, layers: Sequence[str] = ()) -> dict[str, Tensor]:
+    """What layers put out for a picture (3, H, W) of bytes, name -> (C, h, w); default: the network's parts that give maps.
+
+    Raises `UserError` for a layer that is not there or gives no maps, and when no layer does.
+    """
+    model = classifier.model
+    parts = [name for name, child in model.named_children() if not isinstance(child, nn.ModuleList)]
+    blocks = [f"{name}.{i}" for name, child in model.named_children() if isinstance(child, nn.ModuleList) for i in range(len(child))]
+    try:
+        with Probe(model, *(layers or parts + blocks)) as probe:
+            model(classifier.prepare(picture))
+    except KeyError as error:
+        raise UserError(str(error.args[0])) from None
+    maps = {name: output for name, output in probe.outputs.items() if isinstance(output, Tensor) and output.ndim == 4}
+    maps = {name: output[0] for name, output in maps.items() if layers or output.shape[-1] > 1}  # in the order of their use
+    if missing := [name for name in layers if name not in maps]:
+        raise UserError(f"layer {missing[0]} of {type(model).__name__} gives no maps (C, H, W)")
+    if not maps:
+        raise UserError(f"no layer of {type(model).__name__} gives maps; --layers names others")
+    return maps

@@ -14,10 +14,10 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from dl.mytorch import Probe, plot
+from dl.mytorch import plot
 from dl.mytorch.config import UserError
 from dl.mytorch.data import read_image
-from dl.trained import Classifier, published, trained
+from dl.trained import Classifier, feature_maps, published, trained
 
 PUBLISHED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
@@ -26,14 +26,6 @@ PUBLISHED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 def predict(classifier: Classifier, picture: Tensor) -> Tensor:
     """The probability of each class, (classes,), for a picture (3, H, W) of bytes."""
     return classifier.model.eval()(classifier.prepare(picture)).softmax(-1)[0]
-
-
-def feature_maps(classifier: Classifier, picture: Tensor) -> dict[str, Tensor]:
-    """What the stem and every block put out for a picture: name -> (C, H, W)."""
-    names = ["stem", *(f"blocks.{i}" for i in range(len(classifier.model.blocks)))]
-    with Probe(classifier.model, *names) as probe:
-        predict(classifier, picture)
-    return {name: probe[name][0] for name in names}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

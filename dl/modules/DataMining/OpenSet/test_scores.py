@@ -85,9 +85,27 @@ def test_openmax_by_hand() -> None:
     assert score(torch.tensor([[5.0, 0]])).item() == pytest.approx(1 / (math.exp(5) + 2), rel=1e-6)  # at the mean F is 0
 
 
+def test_openmax_refuses_a_class_that_the_network_never_gets_right() -> None:
+    with pytest.raises(ValueError, match="class 1"):
+        OpenMax(torch.tensor([[4.0, 0], [6, 0], [3, 2]]), torch.tensor([0, 0, 1]))
+
+
 def test_openmax_counts_rightly_classified_pictures_only() -> None:
     logits = torch.tensor([[4.0, 0], [6, 0], [0, 50], [0, 5], [0, 7]])
     assert OpenMax(logits, torch.tensor([0, 0, 0, 1, 1])).means.tolist() == [[5, 0], [0, 6]]
+
+
+def test_all_eight_scores_rise_far_from_what_was_seen() -> None:
+    labels = torch.arange(300) % 3
+    weight, bias = torch.eye(3, 5) * 4, torch.zeros(3)
+    features = torch.cat([torch.eye(3), torch.zeros(3, 2)], 1)[labels] + 0.1 * torch.randn(300, 5) * torch.tensor([1, 1, 1, 1, 0.3])
+    known = Known(features, features @ weight.T + bias, labels, weight, bias)
+    strange = torch.tensor([[0.3, 0.3, 0.3, 0, 2.0]])
+    fitted = scores.fit_all(known)
+    assert list(fitted) == ["MSP", "MaxLogit", "energy", "entropy", "Mahalanobis", "kNN", "ViM", "OpenMax"]
+    for name, score in fitted.items():
+        seen = score(known.features, known.logits)
+        assert seen.shape == (300,) and (score(strange, strange @ weight.T + bias) > seen.quantile(0.9)).item(), name
 
 
 def test_measures_by_hand() -> None:
@@ -110,9 +128,9 @@ def test_thresholds_accept_what_they_promise() -> None:
 
 
 def test_conformal_threshold_accepts_95_percent_on_average() -> None:
-    draws = torch.randn(2000, 60)  # 59 held out, 1 to test
+    draws = torch.randn(600, 60)  # 59 held out, 1 to test
     accepted = [draw[-1].item() <= conformal_threshold(draw[:-1]) for draw in draws]
-    assert 0.95 - 0.015 < sum(accepted) / len(accepted) < 0.95 + 1 / 60 + 0.015
+    assert abs(sum(accepted) / len(accepted) - 0.95) < 0.03
 
 
 @pytest.mark.parity
