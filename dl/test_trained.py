@@ -35,7 +35,7 @@ def picture(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("recipe", "kernels", "layers"),
     [
-        ("CNN/LeNet", "6 x 1 x 5 x 5", "c1"),
+        ("CNN/LeNet", "3 x 1 x 5 x 5", "c1"),
         ("CNN/ResNet", "8 x 1 x 3 x 3", "stem, blocks.0, blocks.1"),
         ("CNN/SqueezeNet", "8 x 1 x 3 x 3", "stem, body"),
     ],

@@ -17,7 +17,7 @@ from torch import Tensor
 
 # Q queries, N vectors, D their length, k neighbours asked for
 
-MEMORY = 64 * 2**20  # bytes of scores that the first pass holds at a time
+MEMORY = 4 * 2**20  # bytes of scores that the first pass holds at a time: they stay in the cache
 CACHE = 2**20  # bytes of vectors that all queries meet before the next come, where there is no matrix product
 SPARE = 8  # candidates beyond k
 ROUNDING = 2.0**-24  # of float32
@@ -98,6 +98,8 @@ class Exact:
 
     def rows(self, rows: Tensor) -> Tensor:
         """The vectors (..., D) of `rows` (...), in float64."""
+        if len(self.blocks) == 1:
+            return self.blocks[0][rows].double()
         vectors = torch.empty(*rows.shape, self.length, dtype=torch.float64, device=rows.device)
         start = 0
         for block in self.blocks:
@@ -129,6 +131,8 @@ class Exact:
 
 def _scores(queries: Tensor, vectors: Tensor, squares: Tensor, distance: str, p: float | None) -> Tensor:
     """(Q, n) in float32, in the order of the distance: |x|^2 - 2qx for "l2", else the distance itself, -qx for "dot"."""
+    if p == 1:  # query by query while the vectors are in the cache: three times as fast as cdist
+        return torch.stack([(vectors - query).abs_().sum(1) for query in queries])
     if p is not None and p != 2:
         return torch.cdist(queries, vectors, p)
     if p == 2:
