@@ -41,7 +41,9 @@ def test_a_wrong_call_ends_with_status_2(argv: list[str], capsys: pytest.Capture
     assert "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["list"], ["train"], ["test"], ["summary"], ["results"], ["doctor"]])
+@pytest.mark.parametrize(
+    "command", [[], ["list"], ["train"], ["test"], ["summary"], ["kernels"], ["features"], ["results"], ["doctor"]]
+)
 def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         front.main([*command, "--help"])

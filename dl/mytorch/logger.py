@@ -73,19 +73,19 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error}); --fresh starts the run over") from None
 
 
-def trained_config(run: Path | str, recipe: str) -> dict[str, Any]:
-    """The flags of a run that has a best checkpoint; `recipe` is "<Category>/<Model>".
+def trained_run(run: Path | str, recipe: str = "") -> dict[str, Any]:
+    """What config.json says of a run that has a best checkpoint; with `recipe`, "<Category>/<Model>", only of one of these.
 
     Raises `UserError` for a folder that holds none, or a run of another recipe.
     """
     run = Path(run)
-    if not (run / "best.pt").exists():
-        module = f"dl.modules.{recipe.replace('/', '.')}.train"
+    if not (run / "best.pt").exists() or not (run / "config.json").exists():
+        module = f"dl.modules.{recipe.replace('/', '.') or 'CNN.LeNet'}.train"
         raise UserError(f"{run} holds no trained network, no best.pt; `python -m {module}` makes one")
     described = read_json(run / "config.json")
-    if described["recipe"] != recipe:
+    if recipe and described["recipe"] != recipe:
         raise UserError(f"{run} is a run of {described['recipe']}, not of {recipe}")
-    return described["config"]
+    return described
 
 
 def open_run(config: TrainConfig) -> Path:
