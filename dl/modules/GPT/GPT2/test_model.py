@@ -18,7 +18,7 @@ from dl.mytorch.tasks import LanguageModeling
 from dl.mytorch.vision import import_torchvision
 
 PADDING = torch.arange(9) < torch.tensor([[0], [3], [6]])  # on the left
-TOKENS = torch.randint(11, (3, 9), generator=torch.Generator().manual_seed(1))
+TOKENS = torch.randint(11, (3, 9), generator=torch.Generator().manual_seed(2))
 
 
 class Unpadded(nn.Module):
