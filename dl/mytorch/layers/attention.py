@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dl.mytorch.layers.rotary import RotaryPositions
+
 # B batch, T queries, S keys, C width, H heads, G heads of keys and values, D width of a head
 
 
@@ -79,6 +81,7 @@ class MultiHeadAttention(nn.Module):
         causal: position t sees those up to t. In a call with a cache, the queries are the last positions.
         num_kv_heads: heads of keys and values, each shared by num_heads / num_kv_heads queries' heads (Ainslie et al.
             2023, https://arxiv.org/abs/2305.13245). Default: num_heads.
+        rotary: turns queries and keys by their positions, which in a call with a cache follow those before.
 
     Raises `ValueError` when dim does not divide into heads, or the heads into groups.
     """
@@ -91,6 +94,7 @@ class MultiHeadAttention(nn.Module):
         bias: bool = True,
         causal: bool = False,
         num_kv_heads: int | None = None,
+        rotary: RotaryPositions | None = None,
     ) -> None:
         super().__init__()
         num_kv_heads = num_kv_heads or num_heads
@@ -100,6 +104,7 @@ class MultiHeadAttention(nn.Module):
         self.dropout = dropout
         self.causal = causal
         self.grouped = num_kv_heads < num_heads
+        self.rotary = rotary
         self.query = nn.Linear(dim, dim, bias=bias)
         self.key = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
         self.value = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
@@ -127,6 +132,9 @@ class MultiHeadAttention(nn.Module):
         else:
             source = x if context is None else context
             key, value = self._heads(self.key(source)), self._heads(self.value(source))  # (B, S, C) -> (B, G, S, D)
+            if self.rotary is not None:
+                start = cache.length if cache else 0
+                query, key = self.rotary(query, start), self.rotary(key, start)
             if cache is not None:
                 key, value = cache.append(key, value)
         y = self._attend(query, key, value, padding_mask)
