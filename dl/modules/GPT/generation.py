@@ -1,6 +1,7 @@
 """From logits to text: a language model goes on with its prompts, token by token.
 
-A model here is called as model(tokens, padding_mask, cache) for logits (B, T, V), and has `max_length` and `new_cache()`.
+A model here is called as model(tokens, padding_mask, cache) for logits (B, T, V), and has `max_length`, `token_embedding` and
+`new_cache()`.
 
     for token in stream(model, prompt, max_new_tokens=100, temperature=0.8, top_k=50, seed=1): ...
     tokens = generate(model, *left_pad(prompts), max_new_tokens=100, temperature=0)
@@ -88,6 +89,32 @@ def left_pad(prompts: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tensor
     return torch.tensor(rows), torch.arange(longest) < (longest - lengths)[:, None]
 
 
+def _check(model: nn.Module, tokens: Tensor, padding_mask: Tensor | None, max_new_tokens: int) -> None:
+    vocab_size, length = model.token_embedding.num_embeddings, tokens.shape[-1]
+    if tokens.ndim != 2 or length == 0:
+        raise ValueError(f"prompts are tokens (B, T), one at least in each row; got {tuple(tokens.shape)}")
+    if length > model.max_length:
+        raise ValueError(f"a prompt of {length} tokens is longer than the {model.max_length} that the model can see")
+    wrong = tokens[(tokens < 0) | (tokens >= vocab_size)]
+    if len(wrong):
+        raise ValueError(f"{int(wrong[0])} is no token of a model that knows {vocab_size}")
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens has to be 0 or more; got {max_new_tokens}")
+    if padding_mask is not None and padding_mask[:, -1].any():
+        raise ValueError("prompts are filled up on the left: padding_mask has to be False in its last column")
+
+
+def _note(seen: Tensor | None, logits: Tensor, tokens: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """`seen`, bool (B, V), with the tokens (B, T) that are not padding; begun where it is None."""
+    if seen is None:
+        seen = torch.zeros_like(logits, dtype=torch.bool)
+    if padding_mask is None:
+        return seen.scatter(1, tokens, True)
+    rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
+    seen[rows[~padding_mask], tokens[~padding_mask]] = True
+    return seen
+
+
 @torch.inference_mode()
 def stream(
     model: nn.Module,
@@ -117,7 +144,7 @@ def stream(
     token that the model does not know.
     """
     sampler = Sampler(temperature, top_k, top_p, repetition_penalty)
-    _check(model, tokens, max_new_tokens)
+    _check(model, tokens, padding_mask, max_new_tokens)
     model.eval()
     generator = None if seed is None else torch.Generator(tokens.device).manual_seed(seed)
     ends = torch.tensor(list(stop), dtype=torch.int64, device=tokens.device)
