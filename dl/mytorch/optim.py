@@ -71,7 +71,14 @@ def sgd(lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: b
 
 
 def adamw(
-    lr: float, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    lr: float,
+    weight_decay: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    fused: bool | None = None,
 ) -> MakeOptimizer:
-    """AdamW (Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101); decay on matrices and kernels only."""
-    return lambda model: torch.optim.AdamW(decay_groups(model, weight_decay), lr=lr, betas=betas, eps=eps)
+    """AdamW (Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101); decay on matrices and kernels only.
+
+    `fused`: one pass over each parameter, faster where a network is small; rounds otherwise. Default: torch's choice.
+    """
+    return lambda model: torch.optim.AdamW(decay_groups(model, weight_decay), lr=lr, betas=betas, eps=eps, fused=fused)

@@ -116,11 +116,12 @@ def test_one_plain_sgd_step_is_weights_minus_rate_times_gradient_and_decay() -> 
     torch.testing.assert_close(model.bias, bias - 0.1 * model.bias.grad)
 
 
-def test_adamw_updates_as_torch_s_with_decay_on_the_matrix_alone() -> None:
+@pytest.mark.parametrize("fused", [None, True])
+def test_adamw_updates_as_torch_s_with_decay_on_the_matrix_alone(fused: bool | None) -> None:
     model, twin = linear_pair()
-    own = after_steps(model, adamw(0.1, weight_decay=0.2, betas=(0.8, 0.95), eps=1e-6)(model))
+    own = after_steps(model, adamw(0.1, weight_decay=0.2, betas=(0.8, 0.95), eps=1e-6, fused=fused)(model))
     groups = [{"params": [twin.weight], "weight_decay": 0.2}, {"params": [twin.bias], "weight_decay": 0.0}]
-    expected = after_steps(twin, torch.optim.AdamW(groups, lr=0.1, betas=(0.8, 0.95), eps=1e-6))
+    expected = after_steps(twin, torch.optim.AdamW(groups, lr=0.1, betas=(0.8, 0.95), eps=1e-6, fused=fused))
     assert all(torch.equal(own[name], expected[name]) for name in expected)
 
 
