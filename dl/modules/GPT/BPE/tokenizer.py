@@ -52,9 +52,9 @@ class BPE:
 
     Args:
         merges: pairs of ids that become one, the id that comes next.
-        special: tokens with ids that no text is encoded to.
+        special: tokens with ids that no text is encoded to, written as <|name|>.
 
-    Raises `ValueError` for a merge of ids that are not there yet.
+    Raises `ValueError` for a merge of ids that are not there yet, and for a special token that is written otherwise.
     """
 
     def __init__(self, merges: Iterable[Pair], special: Sequence[str] = (END_OF_TEXT,)) -> None:
@@ -65,6 +65,9 @@ class BPE:
                 raise ValueError(f"merge {len(self.merges)} joins the ids {left} and {right}: no two there are, or once more")
             self.merges[left, right] = len(self.tokens)
             self.tokens.append(self.tokens[left] + self.tokens[right])
+        for token in special:
+            if not re.fullmatch(r"<\|[^|]+\|>", token):
+                raise ValueError(f"special tokens are written as <|name|>; got {token!r}")
         self.special = {token: len(self.tokens) + i for i, token in enumerate(special)}
         self.tokens += [token.encode() for token in special]
         self.known: dict[str, list[int]] = {}  # ids of words that have been met
