@@ -52,21 +52,20 @@ class KeyValueCache:
         if self.length + new > self.capacity:
             raise ValueError(f"the cache has room for {self.capacity} positions: no {new} after {self.length}")
         if self.length == 0:
-            batch, heads, _, dim = key.shape
-            self.memory = key.new_empty(2, batch, heads, self.capacity, dim)
-        self.memory[0, :, :, self.length : self.length + new] = key
-        self.memory[1, :, :, self.length : self.length + new] = value
+            shape = (*key.shape[:2], self.capacity, key.shape[3])
+            self.keys, self.values = key.new_empty(shape), value.new_empty(shape)
+        self.keys.narrow(2, self.length, new).copy_(key)
+        self.values.narrow(2, self.length, new).copy_(value)
         self.length += new
         return self.contents()
 
     def contents(self) -> tuple[Tensor, Tensor]:
         """Keys and values (B, G, length, D) of the positions so far."""
-        keys, values = self.memory[:, :, :, : self.length]
-        return keys, values
+        return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows of the batch, in this order, each as often as it is named: the step of a beam search."""
-        self.memory = self.memory[:, rows]
+        self.keys, self.values = self.keys[rows], self.values[rows]
 
 
 class MultiHeadAttention(nn.Module):
@@ -141,7 +140,7 @@ class MultiHeadAttention(nn.Module):
         return self.output(y.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, H, D) -> (B, T, C)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, T, H D) -> (B, T, H, D) -> (B, H, T, D)
+        return x.view(*x.shape[:2], x.shape[2] // self.head_dim, self.head_dim).transpose(1, 2)  # (B, T, H D) -> (B, T, H, D) -> (B, H, T, D)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None) -> Tensor:
         length, positions = query.shape[2], key.shape[2]

@@ -4,7 +4,7 @@
 Sutskever, 2019, https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf: a
 decoder-only transformer with its norms before the layers, in the four published sizes (table 2; its counts of parameters
 are corrected by those of https://github.com/openai/gpt-2). "char" and "char_gpu" are the two networks for characters of
-Shakespeare of https://github.com/karpathy/nanoGPT; "tiny" is for tests.
+Shakespeare of https://github.com/karpathy/nanoGPT, without biases and with the exact GELU; "tiny" is for tests.
 
 Deviations: none of architecture. What the paper leaves open (deviation of the initial weights, GELU by tanh) follows its code.
 """
@@ -123,8 +123,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpt2-medium": {"dim": 1024, "depth": 24, "num_heads": 16},
     "gpt2-large": {"dim": 1280, "depth": 36, "num_heads": 20},
     "gpt2-xl": {"dim": 1600, "depth": 48, "num_heads": 25},
-    "char": {"dim": 128, "depth": 4, "num_heads": 4, "vocab_size": 65, "max_length": 64, "dropout": 0.0, "bias": False},
-    "char_gpu": {"dim": 384, "depth": 6, "num_heads": 6, "vocab_size": 65, "max_length": 256, "dropout": 0.2, "bias": False},
+    "char": {
+        **{"dim": 128, "depth": 4, "num_heads": 4, "vocab_size": 65, "max_length": 64},
+        **{"dropout": 0.0, "activation": nn.GELU, "bias": False},
+    },
+    "char_gpu": {
+        **{"dim": 384, "depth": 6, "num_heads": 6, "vocab_size": 65, "max_length": 256},
+        **{"dropout": 0.2, "activation": nn.GELU, "bias": False},
+    },
     "tiny": {"dim": 8, "depth": 2, "num_heads": 2, "vocab_size": 11, "max_length": 16, "dropout": 0.0},
 }
 
