@@ -67,7 +67,8 @@ def nanogpt(module: ModuleType, sizes: dict[str, Any]) -> nn.Module:
     """Its network in our sizes."""
     names = {"dim": "n_embd", "depth": "n_layer", "num_heads": "n_head", "max_length": "block_size"}
     with contextlib.redirect_stdout(io.StringIO()):
-        return module.GPT(module.GPTConfig(**{names.get(name, name): value for name, value in sizes.items()}))
+        own = {names.get(name, name): value for name, value in sizes.items() if name != "activation"}
+        return module.GPT(module.GPTConfig(**own))
 
 
 def transformers_gpt2(sizes: dict[str, Any]) -> nn.Module:
@@ -75,10 +76,12 @@ def transformers_gpt2(sizes: dict[str, Any]) -> nn.Module:
     import_torchvision()  # which transformers imports if it is there
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    names = {"dim": "n_embd", "depth": "n_layer", "num_heads": "n_head", "max_length": "n_positions", "vocab_size": "vocab_size"}
+    names = {"dim": "n_embd", "depth": "n_layer", "num_heads": "n_head", "max_length": "n_positions"}
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), sizes["dropout"])
     ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
-    return GPT2LMHeadModel(GPT2Config(**{own: sizes[name] for name, own in names.items()}, **dropout, **ends))
+    own = {theirs: sizes[name] for name, theirs in names.items()}
+    own |= {"vocab_size": sizes["vocab_size"], "activation_function": "gelu"}
+    return GPT2LMHeadModel(GPT2Config(**own, **dropout, **ends))
 
 
 def step_by_hand(
@@ -92,7 +95,7 @@ def step_by_hand(
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         return value.item()
 
     return step

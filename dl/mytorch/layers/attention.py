@@ -140,7 +140,8 @@ class MultiHeadAttention(nn.Module):
         return self.output(y.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, H, D) -> (B, T, C)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], x.shape[2] // self.head_dim, self.head_dim).transpose(1, 2)  # (B, T, H D) -> (B, T, H, D) -> (B, H, T, D)
+        heads = x.view(*x.shape[:2], x.shape[2] // self.head_dim, self.head_dim)  # (B, T, H D) -> (B, T, H, D)
+        return heads.transpose(1, 2)  # (B, T, H, D) -> (B, H, T, D)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None) -> Tensor:
         length, positions = query.shape[2], key.shape[2]
