@@ -4,7 +4,7 @@
     3  dl/modules/<Category>/<Model>/  model.py, task.py, data.py, convert.py
     2  dl/mytorch/  trainer.py, layerwise.py
     1  dl/mytorch/  tasks.py, metrics.py, data/, checkpoint.py, logger.py
-    0  dl/mytorch/  config.py, distributed.py, optim.py, vision.py, introspect.py, plot.py, layers/
+    0  dl/mytorch/  config.py, distributed.py, sharding.py, optim.py, vision.py, introspect.py, plot.py, layers/
 """
 
 import ast
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent
 MODELS = sorted(path.parent for path in ROOT.glob("modules/*/*/model.py"))
 
 FLOORS = {
-    **dict.fromkeys(["config", "distributed", "optim", "vision", "introspect", "plot", "layers"], 0),
+    **dict.fromkeys(["config", "distributed", "sharding", "optim", "vision", "introspect", "plot", "layers"], 0),
     **dict.fromkeys(["tasks", "metrics", "data", "checkpoint", "logger"], 1),
     **dict.fromkeys(["trainer", "layerwise"], 2),
     "testing": 3,  # beside the floors: for tests, so nothing of the core may import it
@@ -31,6 +31,8 @@ FLOORS = {
 # The arrows inside a floor, from what uses to what is used.
 LEVEL = {
     ("distributed", "config"),
+    ("distributed", "sharding"),
+    ("sharding", "config"),
     ("tasks", "metrics"),
     ("tasks", "data"),
     ("metrics", "data"),

@@ -20,7 +20,9 @@ from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.distributed import barrier, is_main, world
 
 # Flags that change where and how fast a run goes, but not what it computes: a resumed run may change them.
-FREE = {"out", "fresh", "num_workers", "device", "parallel", "compile", "log_every", "save_every"}
+FREE = {
+    *("out", "fresh", "num_workers", "device", "parallel", "compile", "checkpoint_activations", "log_every", "save_every")
+}
 FILES = ("config.json", "history.json", "speed.json", "summary.txt", "best.pt", "last.pt", "last.pt.tmp", "best.pt.tmp")
 
 
