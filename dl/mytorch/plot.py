@@ -131,6 +131,7 @@ def feature_maps(maps: dict[str, Tensor], columns: int = 16) -> "Figure":
         size = max(32, rows.shape[-1])
         rows = torch.nn.functional.interpolate(rows, (size, size))  # small maps as squares one can see
         colours = torch.from_numpy(colormaps["viridis"](rows[:, 0].numpy())[..., :3]).permute(0, 3, 1, 2)  # (columns, 3, H, W)
+        colours = torch.nn.functional.pad(colours, (0, 0) * 3 + (0, columns - len(colours)), value=1.0)  # white where none is
         axes.imshow(grid(colours, columns, gap=2, stretch=False).permute(1, 2, 0).numpy(), aspect="auto")
         shape = " x ".join(map(str, channels.shape))
         axes.set_title(f"{name}: {shape}", fontsize=8, loc="left", pad=2)
@@ -194,6 +195,42 @@ def confusion_matrix(counts: Tensor, names: Sequence[str]) -> "Figure":
             axes.text(j, i, f"{int(counts[i, j])}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
     error = 1 - counts.diag().sum() / counts.sum().clamp_min(1)
     axes.set_title(f"{int(counts.sum()):,} examples, error {error:.2%}")
+    return fig
+
+
+def scatter(
+    points: Tensor, labels: Sequence[str], images: Tensor | None = None, mark: Tensor | None = None, cells: int = 24
+) -> "Figure":
+    """Points (N, 2) in the colours of their labels; with images (N, C, H, W), one of each of cells x cells places lies on top.
+
+    `mark` (M, 2) are places to point out with a star.
+    """
+    from matplotlib import colormaps
+
+    fig = figure(9, 8)
+    axes = fig.add_axes((0.01, 0.01, 0.82, 0.98))
+    axes.axis("off")
+    names = sorted(set(labels))
+    for i, name in enumerate(names):
+        own = points[torch.tensor([label == name for label in labels])].cpu()
+        colour = colormaps["tab10" if len(names) <= 10 else "gist_rainbow"](i if len(names) <= 10 else i / len(names))
+        axes.scatter(own[:, 0], own[:, 1], s=8, color=colour, linewidths=0, label=name or "-", alpha=0.7)
+    low, high = points.amin(0), points.amax(0)
+    size = ((high - low).amax() / cells).item()
+    if images is not None:
+        places = ((points - low) / size).long().tolist()
+        first = {tuple(place): i for i, place in reversed(list(enumerate(places)))}.values()
+        for i, image in zip(first, to_unit(images[list(first)])):
+            x, y = points[i].tolist()
+            extent = (x - 0.4 * size, x + 0.4 * size, y - 0.4 * size, y + 0.4 * size)
+            axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", extent=extent, zorder=2)
+    if mark is not None:
+        axes.scatter(mark[:, 0], mark[:, 1], s=500, marker="*", color="red", edgecolors="white", zorder=3)
+    axes.set_xlim(low[0].item() - size, high[0].item() + size)
+    axes.set_ylim(low[1].item() - size, high[1].item() + size)
+    axes.set_aspect("equal")
+    if len(names) <= 40:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=3)
     return fig
 
 

@@ -230,3 +230,12 @@ def test_feature_maps_show_the_channels_that_vary_most_under_the_name_of_their_l
     left, right = red[:, :32] > 0.9, red[:, 34:] > 0.9
     assert left[:8, :8].all() and left.sum() == 64  # channel 1, brought to 0 .. 1
     assert right[16:24, 16:24].all() and right.sum() == 64  # channel 3
+
+
+def test_scatter_has_a_colour_for_each_label_and_one_thumbnail_for_each_place() -> None:
+    points = torch.tensor([[0.0, 0.0], [0.1, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    fig = plot.scatter(points, ["a", "a", "b", "c"], torch.rand(4, 1, 5, 5), mark=torch.tensor([[5.0, 5.0]]))
+    (axes,) = fig.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b", "c"]
+    assert [len(part.get_offsets()) for part in axes.collections] == [2, 1, 1, 1] and len(axes.images) == 3
+    assert plot.to_tensor(fig).shape == (3, 800, 900)

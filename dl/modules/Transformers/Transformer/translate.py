@@ -22,7 +22,7 @@ from dl.mytorch.config import UserError
 from dl.mytorch.data import Vocabulary, translation
 from dl.mytorch.data.text import BEGIN, END
 from dl.mytorch.data.translation import tokenize
-from dl.mytorch.logger import trained_config
+from dl.mytorch.logger import trained_run
 
 
 class Translator(NamedTuple):
@@ -79,7 +79,7 @@ class Translator(NamedTuple):
 
 def trained(run: Path, beams: int = 1) -> Translator:
     """The best checkpoint of a run of this recipe. Raises `UserError` for a folder that holds none."""
-    config = Config(**trained_config(run, "Transformers/Transformer") | {"out": str(run)})
+    config = Config(**trained_run(run, "Transformers/Transformer")["config"] | {"out": str(run)})
     vocabularies = {name: Vocabulary.load(run / f"vocabulary-{name}.json") for name in ("source", "target")}
     model = load_weights(network(config, vocabularies), run / "best.pt").eval()
     return Translator(model, Translation(vocabularies, beams=beams), config)
