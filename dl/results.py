@@ -48,6 +48,7 @@ def record(run: Path | str) -> Path:
     best = History(history).best() if tested is None else next(e for e in history if e["step"] == tested["step"])
     result = {
         **{name: described[name] for name in ("recipe", "command", "config")},
+        "file": described.get("file", "train"),
         "seed": config["seed"],
         **{name: described[name] for name in ("commit", "versions", "ranks")},
         **{name: speed[name] for name in ("device", "training_seconds", "seconds", "peak_memory_bytes")},
@@ -74,7 +75,7 @@ def _read(path: Path) -> Any:
 
 def changed(record: Record) -> dict[str, Any]:
     """The fields in which a run differs from what its recipe's defaults are today, without those that change no result."""
-    config = catalogue.module(record["recipe"], "train").Config
+    config = catalogue.module(record["recipe"], record.get("file", "train")).Config
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     return {name: value for name, value in record["config"].items() if name not in FREE and value != defaults.get(name)}
 
@@ -90,7 +91,7 @@ def settings(record: Record) -> list[str]:
 
 def command(record: Record) -> str:
     """What trains this way with today's recipe. The command that was given, maybe with other defaults, is in the record."""
-    words = ["python", "-m", f"dl.modules.{record['recipe'].replace('/', '.')}.train"]
+    words = ["python", "-m", f"dl.modules.{record['recipe'].replace('/', '.')}.{record.get('file', 'train')}"]
     for name, value in changed(record).items():
         flag = name.replace("_", "-")
         if name != "seed":
