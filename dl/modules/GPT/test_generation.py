@@ -57,6 +57,14 @@ def test_a_row_in_a_padded_batch_is_the_row_alone(build: Any) -> None:
         assert row[5 - len(prompt) :].tolist() == generate(model, torch.tensor([prompt]), **options)[0].tolist()
 
 
+def test_padding_is_no_token_of_the_text() -> None:
+    """Counted as one, the token that comes next would be penalized, and another come."""
+    model, options = tiny(), {"max_new_tokens": 1, "temperature": 0.0, "repetition_penalty": 50.0}
+    for prompt in range(11):
+        alone = generate(model, torch.tensor([[prompt]]), **options)[0, 1].item()
+        assert generate(model, *left_pad([[prompt], [3, 1, 4]], padding=alone), **options)[0, -1] == alone
+
+
 def test_each_step_of_the_cache_computes_one_position(monkeypatch: pytest.MonkeyPatch) -> None:
     model, lengths = tiny(max_length=12), []
     model.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
