@@ -43,7 +43,8 @@ def tiny(build: Any = gpt2.build, **overrides: Any) -> nn.Module:
 def test_cached_and_uncached_tokens_are_the_same(build: Any, options: dict[str, Any]) -> None:
     """For prompts of different lengths, beyond the model's context."""
     model = tiny(build, max_length=12)
-    runs = [generate(model, *left_pad(PROMPTS), max_new_tokens=20, seed=3, cached=cached, **options) for cached in (True, False)]
+    options = {**options, "max_new_tokens": 20, "seed": 3}
+    runs = [generate(model, *left_pad(PROMPTS), cached=cached, **options) for cached in (True, False)]
     assert torch.equal(*runs)
     assert len(runs[0][:, 5:].unique()) >= 3  # not one token all along
 
