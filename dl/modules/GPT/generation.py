@@ -4,7 +4,8 @@ A model here is called as model(tokens, padding_mask, cache) for logits (B, T, V
 `new_cache()`.
 
     for token in stream(model, prompt, max_new_tokens=100, temperature=0.8, top_k=50, seed=1): ...
-    tokens = generate(model, *left_pad(prompts), max_new_tokens=100, temperature=0)
+    tokens, padding_mask = left_pad(prompts)
+    tokens = generate(model, tokens, max_new_tokens=100, temperature=0, padding_mask=padding_mask)
 
 With the cache a step costs as much as its one new token; without, all tokens are computed again in each step. The tokens
 are the same.
@@ -120,15 +121,15 @@ def _note(seen: Tensor | None, logits: Tensor, tokens: Tensor, padding_mask: Ten
 def stream(
     model: nn.Module,
     tokens: Tensor,
-    padding_mask: Tensor | None = None,
-    *,
     max_new_tokens: int,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    seed: int | None = None,
+    *,
     repetition_penalty: float = 1.0,
     stop: Sequence[int] = (),
-    seed: int | None = None,
+    padding_mask: Tensor | None = None,
     cached: bool = True,
 ) -> Iterator[Tensor]:
     """The next tokens of each row, (B,) for each step, as they come. The model is put into evaluation mode.
@@ -174,6 +175,16 @@ def stream(
             padding_mask = torch.cat([padding_mask, torch.zeros_like(new, dtype=torch.bool)], dim=1)
 
 
-def generate(model: nn.Module, tokens: Tensor, padding_mask: Tensor | None = None, **options: Any) -> Tensor:
+def generate(
+    model: nn.Module,
+    tokens: Tensor,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    **options: Any,
+) -> Tensor:
     """The prompts with what follows: tokens (B, T) -> (B, T + n), n at most `max_new_tokens`. Options as of `stream`."""
-    return torch.cat([tokens, *(token[:, None] for token in stream(model, tokens, padding_mask, **options))], dim=1)
+    new = stream(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, **options)
+    return torch.cat([tokens, *(token[:, None] for token in new)], dim=1)

@@ -23,6 +23,10 @@ def tiny(build: Any = gpt2.build, **overrides: Any) -> nn.Module:
     return randomized(build("tiny", **{"max_length": 64, **overrides})).double()
 
 
+def padded(prompts: list[list[int]], padding: int = 0) -> dict[str, Tensor]:
+    return dict(zip(("tokens", "padding_mask"), left_pad(prompts, padding)))
+
+
 # ---- cache ---------------------------------------------------------------------------------------------------------
 
 
@@ -44,7 +48,7 @@ def test_cached_and_uncached_tokens_are_the_same(build: Any, options: dict[str, 
     """For prompts of different lengths, beyond the model's context."""
     model = tiny(build, max_length=12)
     options = {**options, "max_new_tokens": 20, "seed": 3}
-    runs = [generate(model, *left_pad(PROMPTS), cached=cached, **options) for cached in (True, False)]
+    runs = [generate(model, **padded(PROMPTS), cached=cached, **options) for cached in (True, False)]
     assert torch.equal(*runs)
     assert len(runs[0][:, 5:].unique()) >= 3  # not one token all along
 
@@ -53,7 +57,7 @@ def test_cached_and_uncached_tokens_are_the_same(build: Any, options: dict[str, 
 def test_a_row_in_a_padded_batch_is_the_row_alone(build: Any) -> None:
     model = tiny(build)
     options = {"max_new_tokens": 12, "temperature": 0.0, "repetition_penalty": 1.2}
-    together = generate(model, *left_pad(PROMPTS, padding=7), **options)  # 7: no prompt has it
+    together = generate(model, **padded(PROMPTS, padding=7), **options)  # 7: no prompt has it
     for row, prompt in zip(together, PROMPTS):
         assert row[5 - len(prompt) :].tolist() == generate(model, torch.tensor([prompt]), **options)[0].tolist()
 
@@ -63,7 +67,7 @@ def test_padding_is_no_token_of_the_text() -> None:
     model, options = tiny(), {"max_new_tokens": 1, "temperature": 0.0, "repetition_penalty": 50.0}
     for prompt in range(11):
         alone = generate(model, torch.tensor([[prompt]]), **options)[0, 1].item()
-        assert generate(model, *left_pad([[prompt], [3, 1, 4]], padding=alone), **options)[0, -1] == alone
+        assert generate(model, **padded([[prompt], [3, 1, 4]], padding=alone), **options)[0, -1] == alone
 
 
 def test_each_step_of_the_cache_computes_one_position(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +123,9 @@ def test_draws_follow_the_probabilities_and_the_seed() -> None:
 
 def test_a_stop_token_ends_its_row_and_the_last_one_all() -> None:
     model = tiny()
-    free = generate(model, *left_pad(PROMPTS), max_new_tokens=30, seed=0)[:, 5:].tolist()
+    free = generate(model, **padded(PROMPTS), max_new_tokens=30, seed=0)[:, 5:].tolist()
     stop = [4, 8]
-    ended = generate(model, *left_pad(PROMPTS), max_new_tokens=30, seed=0, stop=stop)[:, 5:].tolist()
+    ended = generate(model, **padded(PROMPTS), max_new_tokens=30, seed=0, stop=stop)[:, 5:].tolist()
     ends = [next((i for i, token in enumerate(row) if token in stop), 29) for row in free]
     assert len(set(ends)) == 3 and max(ends) < 29
     for row, stopped, end in zip(free, ended, ends):
@@ -214,6 +218,6 @@ def test_greedy_text_of_a_padded_batch_is_that_of_transformers(transformers: Mod
         tokens, attention_mask=(~padding).long(), max_new_tokens=20, do_sample=False, repetition_penalty=penalty
     )
     ours = generate(
-        from_transformers(reference).double(), tokens, padding, max_new_tokens=20, temperature=0.0, repetition_penalty=penalty
+        from_transformers(reference).double(), tokens, 20, temperature=0.0, padding_mask=padding, repetition_penalty=penalty
     )
     assert torch.equal(ours, expected)
