@@ -33,6 +33,7 @@ class Trained(NamedTuple):
     model: UNet
     process: Process
     about: ImageSet
+    data: str  # the name of that set
 
 
 def trained(run: Path, prediction: str = "") -> Trained:
@@ -45,7 +46,7 @@ def trained(run: Path, prediction: str = "") -> Trained:
     config = Config(**described["config"])
     if prediction and prediction != config.prediction:
         raise UserError(f"{run} was trained to predict {config.prediction}, not {prediction}")
-    return Trained(load_weights(network(config), run / "best.pt").eval(), process(config), image_set(config))
+    return Trained(load_weights(network(config), run / "best.pt").eval(), process(config), image_set(config), config.data)
 
 
 @torch.no_grad()
@@ -53,7 +54,7 @@ def sample(
     trained: Trained, labels: Tensor | None, num: int, sampler: str, steps: int, guidance: float, eta: float, seed: int, batch: int = 64
 ) -> Tensor:
     """`num` images (num, C, H, W) in about [-1, 1], with a progress bar. `labels` (num,) or None: of no class."""
-    model, process, about = trained
+    model, process, about, _ = trained
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(num, about.channels, about.size, about.size, generator=generator)
     options = {"ddim": {"eta": eta, "generator": generator}, "ddpm": {"generator": generator}}.get(sampler, {})
