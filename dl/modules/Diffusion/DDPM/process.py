@@ -52,6 +52,10 @@ class Process:
         self.steps = len(schedule)
         self.alpha_bar = (1 - schedule.double()).cumprod(0)
 
+    def draw_times(self, count: int, device: torch.device | str = "cpu") -> Tensor:
+        """Times (count,) for a training step, uniform: algorithm 1."""
+        return torch.randint(self.steps, (count,), device=device)
+
     def levels(self, times: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at times (B,), each (B, 1, 1, 1) of the dtype of `like`; 1 and 0 at time -1."""
         padded = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar])

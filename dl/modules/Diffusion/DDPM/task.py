@@ -1,6 +1,6 @@
 """Denoising as a task: the loss of section 3.4, its course over time steps, and pictures of what the network dreams."""
 
-from typing import Sequence
+from typing import Any, Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,20 @@ class Denoising(Task):
     Batches: "images" (B, C, H, W) in [-1, 1] and "labels" (B,). Each image gets a time step and noise of its own. A model
     with classes sees the labels; in training it is left without one with probability `drop_label`, for guidance.
 
-    The preview is a grid of samples by DDIM; the report adds how samples come about, and the loss at each time.
+    The preview is a grid of samples by `sampler`; the report adds how samples come about, and the loss at each time.
+    Another process than DDPM's brings its own sampler, (denoiser, process, noise, steps, watch=...) -> images.
     """
 
-    def __init__(self, process: Process, shape: Sequence[int], drop_label: float = 0.1, steps: int = 25) -> None:
-        self.process, self.shape, self.drop_label, self.steps = process, tuple(shape), drop_label, steps
+    def __init__(
+        self,
+        process: Process | Any,
+        shape: Sequence[int],
+        drop_label: float = 0.1,
+        steps: int = 25,
+        sampler: Callable[..., Tensor] = ddim,
+    ) -> None:
+        self.process, self.shape, self.drop_label = process, tuple(shape), drop_label
+        self.steps, self.sampler = min(steps, process.steps), sampler
         self.by_time = torch.zeros(2, BINS, dtype=torch.float64)
 
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:
@@ -34,7 +43,7 @@ class Denoising(Task):
 
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         output, losses, times = self._loss(model, batch, 0.0)
-        bins = (times * BINS // self.process.steps).cpu()
+        bins = (times * BINS // self.process.steps).long().clamp(max=BINS - 1).cpu()
         self.by_time[0].index_add_(0, bins, losses.double().cpu())
         self.by_time[1].index_add_(0, bins, torch.ones(len(bins), dtype=torch.float64))
         return output
@@ -68,14 +77,14 @@ class Denoising(Task):
         columns = getattr(model, "num_classes", 0) or 8
         labels = torch.arange(columns).repeat(rows)
         noise = self._noise(model, len(labels))
-        return picture(ddim(self._denoiser(model, labels), self.process, noise, self.steps), columns)
+        return picture(self.sampler(self._denoiser(model, labels), self.process, noise, self.steps), columns)
 
     def draw_denoising(self, model: nn.Module, frames: int = 8) -> Tensor:
         """Each row a sample, from noise (left) to image (right)."""
         noise = self._noise(model, 6)
         seen = [noise]
         labels = torch.arange(6) % max(1, getattr(model, "num_classes", 0))
-        ddim(self._denoiser(model, labels), self.process, noise, self.steps, watch=lambda i, x: seen.append(x))
+        self.sampler(self._denoiser(model, labels), self.process, noise, self.steps, watch=lambda i, x: seen.append(x))
         chosen = [seen[round(i * (len(seen) - 1) / (frames - 1))] for i in range(frames)]
         return picture(torch.stack(chosen, dim=1).flatten(0, 1), frames)
 
@@ -89,7 +98,7 @@ class Denoising(Task):
     def _loss(self, model: nn.Module, batch: Batch, drop_label: float) -> tuple[StepOutput, Tensor, Tensor]:
         images, labels = batch["images"], batch["labels"]
         network = getattr(model, "module", model)  # below DistributedDataParallel
-        times = torch.randint(self.process.steps, (len(images),), device=images.device)
+        times = self.process.draw_times(len(images), images.device)
         noise = torch.randn_like(images)
         arguments = [self.process.noised(images, noise, times), times]
         if network.num_classes:

@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dl.modules.Diffusion.DDPM import train
+from dl.modules.Diffusion.DDPM.data import signed
 from dl.modules.Diffusion.DDPM.model import PRESETS, build
 from dl.modules.Diffusion.DDPM.process import Process
 from dl.modules.Diffusion.DDPM.task import Denoising, picture
@@ -57,7 +58,7 @@ def test_times_cover_the_process_and_labels_are_dropped_in_training_only() -> No
 def test_images_are_brought_to_the_ends_of_the_range() -> None:
     standard = normalize([0.2, 0.5], [0.3, 0.7])
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3).expand(1, 2, 1, 3)
-    batch = train.signed(standard)(standard({"images": pixels}, None), None)
+    batch = signed(standard)(standard({"images": pixels}, None), None)
     torch.testing.assert_close(batch["images"], torch.tensor([-1.0, -0.6, 1.0]).expand(1, 2, 1, 3))
 
 
@@ -94,7 +95,7 @@ def test_recipe_resumes_exactly_with_its_average(tmp_path: Path, no_pictures: No
 
 
 def test_recipe_offers_presets_and_refuses_what_would_change_the_images() -> None:
-    assert set(train.Config.__annotations__["model"].__args__) <= set(PRESETS)
+    assert set(get_type_hints(train.Config)["model"].__args__) <= set(PRESETS)
     wrong: dict[str, Any]
     for wrong in ({"mixup": 0.2}, {"label_smoothing": 0.1}, {"times": 0}, {"drop_label": 2.0}, {"schedule": "cosin"}):
         with pytest.raises(ValueError, match="--" + next(iter(wrong)).replace("_", "-")):
