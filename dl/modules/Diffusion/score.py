@@ -87,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         found, classifier = trained(options.run), predict.trained(options.classifier)
         if not 1 <= options.steps <= found.process.steps or options.num < 8:
-            raise UserError(f"--steps is from 1 to {found.process.steps} and --num at least 8; got {options.steps} and {options.num}")
+            got = f"got {options.steps} and {options.num}"
+            raise UserError(f"--steps is from 1 to {found.process.steps} and --num at least 8; {got}")
         if classifier.classes != found.about.classes:
             raise UserError(f"{options.classifier} was trained on other classes than {options.run}")
         test = image_splits(ImageConfig(out=str(options.run), data=found.data)).test.dataset["images"][: options.num]

@@ -149,7 +149,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if any(width % groups or width % (head_dim or 1) for width in widths) or widths[0] < 4 or widths[0] % 2:
-            raise ValueError(f"widths {tuple(widths)} have to be multiples of groups {groups} and head_dim {head_dim}, even, 4 or more")
+            raise ValueError(f"widths {tuple(widths)}: even, 4 or more, multiples of groups {groups} and head_dim {head_dim}")
         self.patch, self.num_classes, self.in_channels = patch, num_classes, in_channels
         self.halvings = len(widths) - 1
         embedding = 4 * widths[0]
@@ -184,15 +184,13 @@ class UNet(nn.Module):
     def init_weights(self) -> None:
         """As the authors' code (https://github.com/hojonathanho/diffusion): uniform with variance 2 / (fan-in + fan-out).
 
-        What ends a residual branch, and the head, starts 100,000 times smaller: nearly as nothing. Biases start at 0;
-        the embedding of labels is normal with deviation 0.02.
+        What ends a residual branch, and the head, starts 100,000 times smaller: nearly as nothing. Biases start at 0. The
+        embedding of labels starts as torch's do, normal with deviation 1: smaller ones are long without effect.
         """
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
         for module in self.modules():
             if isinstance(module, (ResidualBlock, AttentionBlock)):
                 last = module.conv2 if isinstance(module, ResidualBlock) else module.attention.output

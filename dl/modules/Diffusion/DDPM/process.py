@@ -57,9 +57,8 @@ class Process:
         return torch.randint(self.steps, (count,), device=device)
 
     def levels(self, times: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at times (B,), each (B, 1, 1, 1) of the dtype of `like`; 1 and 0 at time -1."""
-        padded = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar])
-        alpha_bar = padded.to(times.device)[times + 1].view(-1, 1, 1, 1)
+        """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at times (B,), each (B, 1, 1, 1) of the dtype of `like`."""
+        alpha_bar = self.alpha_bar.to(times.device)[times].view(-1, 1, 1, 1)
         return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
 
     def noised(self, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:

@@ -51,7 +51,15 @@ def trained(run: Path, prediction: str = "") -> Trained:
 
 @torch.no_grad()
 def sample(
-    trained: Trained, labels: Tensor | None, num: int, sampler: str, steps: int, guidance: float, eta: float, seed: int, batch: int = 64
+    trained: Trained,
+    labels: Tensor | None,
+    num: int,
+    sampler: str,
+    steps: int,
+    guidance: float,
+    eta: float,
+    seed: int,
+    batch: int = 64,
 ) -> Tensor:
     """`num` images (num, C, H, W) in about [-1, 1], with a progress bar. `labels` (num,) or None: of no class."""
     model, process, about, _ = trained
@@ -70,7 +78,8 @@ def sample(
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog="python -m dl.modules.Diffusion.DDPM.sample")
+    about = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.Diffusion.DDPM.sample")
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("--num", type=int, default=64, help="how many images (default: %(default)s)")
     parser.add_argument("--label", default="", help="number or name of a class; default: all in turn")
@@ -104,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         found = trained(options.run, options.prediction)
         if not 1 <= options.steps <= found.process.steps:
-            raise UserError(f"--steps {options.steps}: this run's process has {found.process.steps}, and sampling takes from 1 to so many")
+            total = found.process.steps
+            raise UserError(f"--steps {options.steps}: this run's process has {total}, and sampling takes from 1 to so many")
         if options.num < 1 or not 0 <= options.eta <= 1:
             raise UserError(f"--num has to be at least 1 and --eta from 0 to 1; got {options.num} and {options.eta}")
         labels = chosen_labels(options.label, options.num, found)

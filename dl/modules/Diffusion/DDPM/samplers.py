@@ -39,7 +39,8 @@ def guided(model: nn.Module, labels: Tensor, scale: float = 1.0) -> Denoiser:
     Raises `ValueError` for a label that the model does not know.
     """
     if labels.min() < 0 or labels.max() > model.num_classes:
-        raise ValueError(f"labels are from 0 to {model.num_classes - 1}, or {model.num_classes} for none; got {labels.tolist()}")
+        known = f"from 0 to {model.num_classes - 1}, or {model.num_classes} for none"
+        raise ValueError(f"labels are {known}; got {labels.tolist()}")
 
     def denoise(x: Tensor, times: Tensor) -> Tensor:
         if scale == 1:
@@ -134,7 +135,7 @@ def dpm_solver_2m(
 def dpm_solver_step(
     process: Process, images: Tensor, x: Tensor, t: int, before: int, earlier: tuple[Tensor, int] | None
 ) -> Tensor:
-    """x at time `before` from x at time t and the predicted images x_0; `earlier` are those of the step before, and its time."""
+    """x at time `before` from x at time t and the predicted images x_0; `earlier`: those of the step before, and its time."""
     if before < 0:
         return images  # where no noise is left, the first-order step ends here
     bars = process.alpha_bar

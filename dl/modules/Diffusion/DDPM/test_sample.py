@@ -26,14 +26,15 @@ def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / "run")
 
 
-def test_picture_has_a_column_for_each_class_or_the_class_that_was_asked_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_picture_has_a_column_for_each_class_or_the_one_asked_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, shown = [], {}
     draw = sample.sample
     monkeypatch.setattr(sample, "sample", lambda *arguments: asked.append(arguments[1]) or draw(*arguments))
     monkeypatch.setattr(sample.plot, "save_image", lambda image, path: shown.update({path.name: image.shape}))
     assert sample.main([str(run), "--num", "12", "--steps", "2", "--out", "all.png"]) == 0
     assert sample.main([str(run), "--num", "3", "--steps", "1", "--label", "3", "--guidance", "2", "--out", "three.png"]) == 0
-    assert sample.main([str(run), "--num", "2", "--steps", "1", "--label", "ankle boot", "--sampler", "ddpm", "--out", "boot.png"]) == 0
+    words = ["--num", "2", "--steps", "1", "--label", "ankle boot", "--sampler", "ddpm", "--out", "boot.png"]
+    assert sample.main([str(run), *words]) == 0
     assert [labels.tolist() for labels in asked] == [[*range(10), 0, 1], [3, 3, 3], [9, 9]]
     assert shown["all.png"] == (1, 2 * 57 - 1, 10 * 57 - 1) and shown["three.png"] == (1, 56, 3 * 57 - 1)
 

@@ -1,9 +1,10 @@
 """Schedules, the forward process and the samplers: their formulas, their laws, and diffusers' schedulers (parity tier)."""
 
+import functools
 import importlib
 import math
 from types import ModuleType
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 import torch
@@ -55,7 +56,8 @@ def test_noised_images_have_the_mean_and_variance_of_equation_4(schedule: str) -
     image = images(count=1).expand(20_000, -1, -1, -1)
     for t in (0, 300, 999):
         x = process.noised(image, torch.randn_like(image), torch.full((20_000,), t))
-        alpha_bar = math.prod(1 - beta for beta in (linear_betas() if schedule == "linear" else cosine_betas()).tolist()[: t + 1])
+        betas = linear_betas() if schedule == "linear" else cosine_betas()
+        alpha_bar = math.prod(1 - beta for beta in betas.tolist()[: t + 1])
         torch.testing.assert_close(x.mean(0), alpha_bar**0.5 * image[0], atol=0.04, rtol=0)
         torch.testing.assert_close(x.var(0), torch.full_like(image[0], 1 - alpha_bar), atol=0, rtol=0.06)
 
@@ -63,7 +65,8 @@ def test_noised_images_have_the_mean_and_variance_of_equation_4(schedule: str) -
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_targets_are_what_their_names_say_and_lead_back_to_the_image(prediction: str) -> None:
     process, times = Process("cosine", prediction), torch.tensor([3, 400, 900])
-    signal, deviation = (level.view(-1, 1, 1, 1) for level in (process.alpha_bar[times].sqrt(), (1 - process.alpha_bar[times]).sqrt()))
+    bars = process.alpha_bar[times].view(-1, 1, 1, 1)
+    signal, deviation = bars.sqrt(), (1 - bars).sqrt()
     expected = {"epsilon": noise(), "x0": images(), "v": signal * noise() - deviation * images()}[prediction]
     target, x = process.target(images(), noise(), times), process.noised(images(), noise(), times)
     torch.testing.assert_close(target, expected)
@@ -106,7 +109,8 @@ def test_ddim_stays_on_the_line_from_image_to_noise() -> None:
     process = Process("linear")
     times = torch.tensor([700])
     x = process.noised(images(), noise(), times)
-    torch.testing.assert_close(ddim_step(process, images(), x, 700, 200, noise(7)), process.noised(images(), noise(), torch.tensor([200])))
+    expected = process.noised(images(), noise(), torch.tensor([200]))
+    torch.testing.assert_close(ddim_step(process, images(), x, 700, 200, noise(7)), expected)
 
 
 @pytest.mark.parametrize(("t", "before"), [(999, 998), (500, 499), (1, 0), (999, 749)])
@@ -232,31 +236,39 @@ def test_schedules_and_forward_process_are_diffusers(diffusers: ModuleType) -> N
         ({"sampler": ddpm, "steps": 1000, "variance": "large"}, "DDPMScheduler", {"variance_type": "fixed_large"}, {}),
         ({"sampler": ddim, "steps": 50}, "DDIMScheduler", {}, {"use_clipped_model_output": True}),
         ({"sampler": ddim, "steps": 20, "eta": 0.7}, "DDIMScheduler", {}, {"eta": 0.7, "use_clipped_model_output": True}),
-        ({"sampler": dpm_solver_2m, "steps": 10}, "DPMSolverMultistepScheduler", {}, {}),
-        ({"sampler": dpm_solver_2m, "steps": 25}, "DPMSolverMultistepScheduler", {}, {}),
     ],
 )
 def test_every_step_is_diffusers(
     diffusers: ModuleType, ours: dict, theirs: str, options: dict[str, Any], step: dict[str, Any], clip: bool, prediction: str
 ) -> None:
     process = Process("linear", prediction)
-    solver = theirs == "DPMSolverMultistepScheduler"
-    if solver and clip:
-        pytest.skip("diffusers' solver cannot clip")
-    options = options | {"prediction_type": THEIRS[prediction], "timestep_spacing": "trailing"}
-    reference = getattr(diffusers, theirs)(**options, **({} if solver else {"clip_sample": clip}))
+    options = options | {"prediction_type": THEIRS[prediction], "timestep_spacing": "trailing", "clip_sample": clip}
+    reference = getattr(diffusers, theirs)(**options)
     reference.set_timesteps(ours["steps"])
-    if solver:  # its own are rounded to numpy's float32
-        bars = process.alpha_bar[reference.timesteps]
-        reference.sigmas = torch.cat([((1 - bars) / bars).sqrt(), torch.zeros(1, dtype=torch.float64)])
-    x, denoise, expected = noise(), smooth(process), []
-    random = {} if solver else {"generator": torch.Generator().manual_seed(3)}
+    sampler, own = ours["sampler"], {name: value for name, value in ours.items() if name != "sampler"}
+    compare(reference, functools.partial(sampler, **own, clip=clip), process, step, True)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' use of numpy
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("steps", [10, 25])
+def test_every_step_of_the_solver_is_diffusers(diffusers: ModuleType, steps: int, prediction: str) -> None:
+    process = Process("linear", prediction)
+    reference = diffusers.DPMSolverMultistepScheduler(prediction_type=THEIRS[prediction], timestep_spacing="trailing")
+    reference.set_timesteps(steps)
+    bars = process.alpha_bar[reference.timesteps]
+    reference.sigmas = torch.cat([((1 - bars) / bars).sqrt(), torch.zeros(1, dtype=torch.float64)])  # its own: numpy's float32
+    compare(reference, functools.partial(dpm_solver_2m, steps=steps, clip=False), process, {}, False)
+
+
+def compare(reference: Any, sampler: Callable[..., Tensor], process: Process, step: dict[str, Any], random: bool) -> None:
+    """Both go from the same noise, with the same new noise; x after each step is the same."""
+    x, denoise, expected, seen = noise(), smooth(process), [], []
+    theirs, ours = ({"generator": torch.Generator().manual_seed(3)} if random else {} for _ in range(2))
     for t in reference.timesteps:
-        x = reference.step(denoise(x, t.expand(3)), t, x, **step, **random).prev_sample
+        x = reference.step(denoise(x, t.expand(3)), t, x, **step, **theirs).prev_sample
         expected.append(x)
-    seen: list[Tensor] = []
-    arguments = {"generator": torch.Generator().manual_seed(3)} if ours["sampler"] is not dpm_solver_2m else {}
-    arguments |= {name: value for name, value in ours.items() if name != "sampler"}
-    ours["sampler"](denoise, process, noise(), clip=clip, watch=lambda i, x: seen.append(x), **arguments)
+    sampler(denoise, process, noise(), watch=lambda i, x: seen.append(x), **ours)
     for own, other in zip(seen, expected, strict=True):
         torch.testing.assert_close(own, other, atol=1e-9, rtol=1e-9)

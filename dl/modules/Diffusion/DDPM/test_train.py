@@ -17,7 +17,8 @@ from dl.mytorch import testing
 from dl.mytorch.data import Batch, Splits, synthetic
 from dl.mytorch.data.augment import normalize
 
-CONFIG = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", times=20, epochs=2, batch_size=16, ema=0.9, precision="fp32")
+SMALL = {"times": 20, "epochs": 2, "batch_size": 16, "ema": 0.9, "precision": "fp32"}
+CONFIG = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", **SMALL)
 
 
 class Recorder(nn.Module):
