@@ -2,6 +2,7 @@
 
     python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --steps 50 --num 64 --out grid.png
     python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --label 3 --guidance 3 --sampler dpm_solver_2m --steps 10
+    python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --num 16 --nearest      # are they copies?
 """
 
 import argparse
@@ -21,7 +22,7 @@ from dl.modules.Diffusion.DDPM.train import Config, network, process
 from dl.mytorch import plot
 from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError
-from dl.mytorch.data import ImageSet, image_set
+from dl.mytorch.data import ImageConfig, ImageSet, image_set, image_splits
 from dl.mytorch.logger import read_json
 
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm_solver_2m": dpm_solver_2m}
@@ -76,6 +77,17 @@ def sample(
     return torch.cat(parts)
 
 
+def nearest(images: Tensor, training: Tensor) -> Tensor:
+    """For each image (N, C, H, W) the one of `training` (M, C, H, W) with the smallest squared difference of pixels."""
+    return training[torch.cdist(images.flatten(1), training.flatten(1)).argmin(1)]
+
+
+def beside_nearest(images: Tensor, found: Trained) -> Tensor:
+    """Each image and behind it its nearest training image, (2N, C, H, W)."""
+    training = image_splits(ImageConfig(out="unused", data=found.data)).train.dataset["images"] / 127.5 - 1
+    return torch.stack([images, nearest(images, training)], dim=1).flatten(0, 1)
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     about = (__doc__ or "").splitlines()[0]
@@ -89,6 +101,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--eta", type=float, default=0.0, help="noise of ddim's steps, 0 to 1 (default: %(default)s)")
     parser.add_argument("--prediction", default="", help="insist that the run predicts this: epsilon, x0 or v")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--nearest", action="store_true", help="show each sample with the nearest training image behind it")
     parser.add_argument("--out", type=Path, default=Path("grid.png"), help="picture to write (default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -122,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError("--guidance needs a run with classes, which this one has not")
         images = sample(found, labels, options.num, options.sampler, options.steps, options.guidance, options.eta, options.seed)
         columns = len(found.about.classes) if labels is not None and not options.label else 8
+        if options.nearest:
+            images, columns = beside_nearest(images, found), 8
         plot.save_image(picture(images, columns), options.out)
         print(f"drawn: {options.out}")
     except (UserError, OSError) as error:

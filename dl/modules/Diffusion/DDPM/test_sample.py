@@ -8,6 +8,7 @@ import torch
 
 from dl.modules.Diffusion.DDPM import sample, train
 from dl.mytorch import checkpoint
+from dl.mytorch.data import Loader, Splits
 
 CONFIG = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", times=50, prediction="v")
 
@@ -46,6 +47,19 @@ def test_samples_are_the_same_with_a_seed_and_in_parts(run: Path) -> None:
     assert whole.shape == (4, 1, 28, 28)
     torch.testing.assert_close(sample.sample(found, labels, 4, "dpm_solver_2m", 2, 1.0, 0.0, seed=1, batch=3), whole)
     assert not torch.allclose(sample.sample(found, labels, 4, "dpm_solver_2m", 2, 1.0, 0.0, seed=2), whole)
+
+
+def test_nearest_training_images_stand_behind_the_samples(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.randint(256, (9, 1, 28, 28), dtype=torch.uint8)
+    loader = Loader({"images": pixels, "labels": torch.zeros(9)}, 4)
+    monkeypatch.setattr(sample, "image_splits", lambda config: Splits(loader, loader))
+    training = pixels / 127.5 - 1
+    shown = sample.beside_nearest(training[[4, 2]] + 0.1, sample.trained(run))
+    torch.testing.assert_close(shown, torch.stack([training[4] + 0.1, training[4], training[2] + 0.1, training[2]]))
+    seen = {}
+    monkeypatch.setattr(sample.plot, "save_image", lambda image, path: seen.update(shape=image.shape))
+    assert sample.main([str(run), "--num", "5", "--steps", "1", "--nearest"]) == 0
+    assert seen["shape"] == (1, 2 * 57 - 1, 8 * 57 - 1)
 
 
 @pytest.mark.parametrize(
