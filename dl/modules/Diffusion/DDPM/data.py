@@ -1,0 +1,51 @@
+"""Images for diffusion: the sets of all recipes in [-1, 1], and the flags that the recipes of this category share."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from dl.mytorch.config import flag
+from dl.mytorch.data import Batch, ImageConfig, Splits, image_set, image_splits
+from dl.mytorch.data.augment import Augment, compose
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(ImageConfig):
+    """What a recipe that learns to draw images can be told. Raises `ValueError` for what would be learnt as an image."""
+
+    model: Literal["small", "cifar10", "tiny"] = flag("small", "preset of the network, see model.py")
+    classes: bool = flag(True, "condition on the label, so that samples of a class can be asked for")
+    drop_label: float = flag(0.1, "probability that training hides the label, for classifier-free guidance")
+    epochs: int = 5
+    batch_size: int = 64
+    lr: float = 2e-3
+    clip: float = 1.0
+    ema: float = 0.998
+    precision: Literal["fp32", "bf16"] = "bf16"  # twice as fast on a CPU with avx512_bf16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("drop_label", 0 <= self.drop_label <= 1, "from 0 to 1")
+        for name in ("label_smoothing", "mixup", "cutmix", "erase", "auto_augment"):
+            self._check(name, not getattr(self, name), "off: samples would look like what it makes of images")
+
+
+def signed(standard: Augment) -> Augment:
+    """Images standardised by `standard` to [-1, 1], where bytes 0 and 255 come to the ends."""
+
+    def apply(batch: Batch, generator: torch.Generator) -> Batch:
+        channels = batch["images"].shape[1]
+        ends = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, channels, 1, 1)
+        low, high = standard({"images": ends}, generator)["images"].to(batch["images"].device)
+        return batch | {"images": (batch["images"] - low) / (high - low) * 2 - 1}
+
+    return apply
+
+
+def signed_splits(config: DiffusionConfig) -> Splits:
+    """The images that `config.data` names, in [-1, 1]."""
+    splits = image_splits(config)
+    for loader in splits:
+        loader.augment = compose(loader.augment, signed(image_set(config).standard))
+    return splits

@@ -1,0 +1,92 @@
+"""The command that draws samples: a picture for every way to ask, one line for what cannot be."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from dl.modules.Diffusion.DDPM import sample, train
+from dl.mytorch import checkpoint
+from dl.mytorch.data import Loader, Splits
+
+CONFIG = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", times=50, prediction="v")
+
+
+def make_run(folder: Path, config: train.Config = CONFIG, recipe: str = "Diffusion/DDPM") -> Path:
+    """What a training leaves that sampling reads, with the weights of the start."""
+    folder.mkdir()
+    checkpoint.write_json({"recipe": recipe, "config": dataclasses.asdict(config)}, folder / "config.json")
+    torch.manual_seed(0)
+    checkpoint.save(train.network(config).state_dict(), folder / "best.pt")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run")
+
+
+def test_picture_has_a_column_for_each_class_or_the_one_asked_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, shown = [], {}
+    draw = sample.sample
+    monkeypatch.setattr(sample, "sample", lambda *arguments: asked.append(arguments[1]) or draw(*arguments))
+    monkeypatch.setattr(sample.plot, "save_image", lambda image, path: shown.update({path.name: image.shape}))
+    assert sample.main([str(run), "--num", "12", "--steps", "2", "--out", "all.png"]) == 0
+    assert sample.main([str(run), "--num", "3", "--steps", "1", "--label", "3", "--guidance", "2", "--out", "three.png"]) == 0
+    words = ["--num", "2", "--steps", "1", "--label", "ankle boot", "--sampler", "ddpm", "--out", "boot.png"]
+    assert sample.main([str(run), *words]) == 0
+    assert [labels.tolist() for labels in asked] == [[*range(10), 0, 1], [3, 3, 3], [9, 9]]
+    assert shown["all.png"] == (1, 2 * 57 - 1, 10 * 57 - 1) and shown["three.png"] == (1, 56, 3 * 57 - 1)
+
+
+def test_samples_are_the_same_with_a_seed_and_in_parts(run: Path) -> None:
+    found = sample.trained(run)
+    labels = torch.arange(4)
+    whole = sample.sample(found, labels, 4, "dpm_solver_2m", 2, 1.0, 0.0, seed=1)
+    assert whole.shape == (4, 1, 28, 28)
+    torch.testing.assert_close(sample.sample(found, labels, 4, "dpm_solver_2m", 2, 1.0, 0.0, seed=1, batch=3), whole)
+    assert not torch.allclose(sample.sample(found, labels, 4, "dpm_solver_2m", 2, 1.0, 0.0, seed=2), whole)
+
+
+def test_nearest_training_images_stand_behind_the_samples(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.randint(256, (9, 1, 28, 28), dtype=torch.uint8)
+    loader = Loader({"images": pixels, "labels": torch.zeros(9)}, 4)
+    monkeypatch.setattr(sample, "image_splits", lambda config: Splits(loader, loader))
+    training = pixels / 127.5 - 1
+    shown = sample.beside_nearest(training[[4, 2]] + 0.1, sample.trained(run))
+    torch.testing.assert_close(shown, torch.stack([training[4] + 0.1, training[4], training[2] + 0.1, training[2]]))
+    seen = {}
+    monkeypatch.setattr(sample.plot, "save_image", lambda image, path: seen.update(shape=image.shape))
+    assert sample.main([str(run), "--num", "5", "--steps", "1", "--nearest"]) == 0
+    assert seen["shape"] == (1, 2 * 57 - 1, 8 * 57 - 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--steps", "51"], "--steps 51: this run's process has 50"),
+        (["--label", "10"], "--label 10: no such class; there are 0 T-shirt, 1 trouser"),
+        (["--label", "hat"], "--label hat: no such class"),
+        (["--prediction", "epsilon"], "was trained to predict v, not epsilon"),
+        (["--num", "0"], "--num has to be at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    run: Path, words: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert sample.main([str(run), *words]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and message in said and said.count("\n") == 1
+
+
+def test_other_folders_and_runs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    plain = make_run(tmp_path / "plain", dataclasses.replace(CONFIG, classes=False))
+    other = make_run(tmp_path / "other", recipe="CNN/LeNet")
+    for words, message in (
+        ([str(tmp_path)], "holds no trained network"),
+        ([str(other)], "is a run of CNN/LeNet"),
+        ([str(plain), "--label", "3"], "trained without classes"),
+        ([str(plain), "--guidance", "3"], "--guidance needs a run with classes"),
+    ):
+        assert sample.main(words) == 1 and message in capsys.readouterr().err

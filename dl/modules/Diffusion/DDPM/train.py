@@ -1,0 +1,60 @@
+"""Train a diffusion model on images; its samples are a picture of the run.
+
+    python -m dl.modules.Diffusion.DDPM.train
+    python -m dl.modules.Diffusion.DDPM.train --data fashion_mnist-sample --epochs 3 --out runs/Diffusion/DDPM-sample
+    python -m dl.modules.Diffusion.DDPM.train --data cifar10 --model cifar10 --flip --steps 800000 --lr 2e-4 --ema 0.9999
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.Diffusion.DDPM.data import DiffusionConfig, signed_splits
+from dl.modules.Diffusion.DDPM.model import UNet, build
+from dl.modules.Diffusion.DDPM.process import Process
+from dl.modules.Diffusion.DDPM.task import Denoising
+from dl.mytorch import History, Trainer, launch, seed_everything
+from dl.mytorch.config import flag
+from dl.mytorch.data import Splits, image_set
+from dl.mytorch.optim import adamw, warmup_cosine
+
+
+@dataclass(frozen=True)
+class Config(DiffusionConfig):
+    """Train DDPM."""
+
+    out: str = "runs/Diffusion/DDPM"
+    times: int = flag(1000, "time steps T of the process")
+    schedule: Literal["linear", "cosine"] = flag("cosine", "how the noise grows")
+    prediction: Literal["epsilon", "x0", "v"] = flag("v", "what the network predicts")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("times", self.times >= 1, "at least 1")
+
+
+def network(config: Config) -> UNet:
+    """The network that the config asks for."""
+    about = image_set(config)
+    return build(config.model, in_channels=about.channels, num_classes=len(about.classes) if config.classes else 0)
+
+
+def process(config: Config) -> Process:
+    """The forward process that the config asks for."""
+    return Process(config.schedule, config.prediction, config.times)
+
+
+def main(config: Config, data: Splits | None = None) -> History:
+    seed_everything(config.seed)
+    about = image_set(config)
+    trainer = Trainer(
+        model=network(config),
+        task=Denoising(process(config), (about.channels, about.size, about.size), config.drop_label),
+        optimizer=adamw(config.lr, weight_decay=config.weight_decay),
+        schedule=warmup_cosine(warmup=0.05),
+        config=config,
+    )
+    return trainer.fit(data or signed_splits(config))
+
+
+if __name__ == "__main__":
+    launch(main, Config)

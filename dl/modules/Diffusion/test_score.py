@@ -1,0 +1,83 @@
+"""The scores: by hand, against formulas of special cases, against scipy (parity tier), and their command."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from dl.modules.CNN.ResNet import train as resnet
+from dl.modules.Diffusion import score
+from dl.modules.Diffusion.DDPM.sample import trained
+from dl.modules.Diffusion.DDPM.test_sample import make_run
+from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
+from dl.mytorch import checkpoint
+from dl.mytorch.data import Loader, Splits
+
+
+def test_frechet_distance_of_diagonal_normals_is_the_formula() -> None:
+    points = torch.randn(500, 3).double()
+    points = (points - points.mean(0)) / points.std(0)
+    points = torch.linalg.solve_triangular(torch.linalg.cholesky(points.T.cov()), points.T, upper=False).T  # covariance I
+    shift, first, second = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 0.5])
+    expected = shift.square().sum() + (first - second).square().sum()
+    assert frechet_distance(points * first, points * second + shift) == pytest.approx(expected.item(), abs=1e-9)
+    assert frechet_distance(points, points) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_does_not_change_in_a_mirror_or_turned() -> None:
+    first, second = torch.randn(50, 4).double(), torch.randn(60, 4).double() @ torch.randn(4, 4).double() + 1
+    turn = torch.linalg.qr(torch.randn(4, 4).double()).Q
+    assert frechet_distance(first @ turn, second @ turn) == pytest.approx(frechet_distance(first, second), abs=1e-9)
+    assert frechet_distance(second, first) == pytest.approx(frechet_distance(first, second), abs=1e-9)
+
+
+@pytest.mark.parity
+def test_frechet_distance_is_that_with_scipy_s_root() -> None:
+    linalg = pytest.importorskip("scipy.linalg")
+    first, second = torch.randn(90, 6).double(), torch.randn(80, 6).double() @ torch.randn(6, 6).double()
+    a, b = first.T.cov(), second.T.cov()
+    root = torch.from_numpy(linalg.sqrtm((a @ b).numpy()).real)
+    expected = (first.mean(0) - second.mean(0)).square().sum() + (a + b - 2 * root).trace()
+    assert frechet_distance(first, second) == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_precision_falls_with_drawn_points_off_the_real_ones_and_recall_with_missed_ones() -> None:
+    line = torch.arange(10.0)[:, None]
+    assert precision_recall(line, line) == (1.0, 1.0)
+    assert precision_recall(line, torch.cat([line, line + 100])) == (0.5, 1.0)  # half of the drawn are nothing real
+    assert precision_recall(torch.cat([line, line + 100]), line) == (1.0, 0.5)  # half of the real are never drawn
+    # A point is among the line's if it is within 3, the distance to the third neighbour, of an end.
+    assert precision_recall(line, torch.tensor([[-3.0], [-3.1], [12.0], [12.1]]), nearest=3)[0] == 0.5
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[str]:
+    """A diffusion model's and a classifier's, with the weights of the start."""
+    config = resnet.Config(out="unused", data="fashion_mnist-sample", model="tiny")
+    folder = tmp_path / "resnet"
+    folder.mkdir()
+    checkpoint.write_json({"recipe": "CNN/ResNet", "config": dataclasses.asdict(config)}, folder / "config.json")
+    checkpoint.save(resnet.network(config).state_dict(), folder / "best.pt")
+    return [str(make_run(tmp_path / "ddpm")), "--classifier", str(folder)]
+
+
+def test_command_states_all_scores(runs: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    pixels = torch.randint(256, (12, 1, 28, 28), dtype=torch.uint8)
+    loader = Loader({"images": pixels, "labels": torch.arange(12) % 10}, 4)
+    monkeypatch.setattr(score, "image_splits", lambda config: Splits(loader, loader, loader))
+    assert score.main([*runs, "--num", "12", "--steps", "1"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Frechet distance ") and all(name in said for name in ("precision", "recall", "class asked for"))
+    assert score.main([*runs, "--steps", "51"]) == 1 and "--steps is from 1 to 50" in capsys.readouterr().err
+
+
+def test_drawn_images_reach_the_classifier_as_real_ones_do(runs: list[str]) -> None:
+    found = trained(Path(runs[0]))
+    pixels = torch.randint(256, (5, 1, 28, 28), dtype=torch.uint8)
+    real = found.about.standard({"images": pixels}, torch.Generator())["images"]
+    torch.testing.assert_close(standardised(pixels / 127.5 - 1, found), real)
+    classifier = score.predict.trained(Path(runs[2])).model
+    seen, said = features(classifier, real, batch=2)
+    torch.testing.assert_close(classifier.head(seen), classifier(real), atol=1e-5, rtol=1e-4)
+    assert torch.equal(said, classifier(real).argmax(1))
