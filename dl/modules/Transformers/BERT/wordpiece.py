@@ -22,7 +22,8 @@ LONGEST = 100  # letters: a longer word is unknown
 
 # Ideographs, each of which is a word: the blocks of https://www.unicode.org/charts/ whose names begin with CJK ... Ideographs.
 _IDEOGRAPHS = re.compile(
-    "([\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b81f\U0002b820-\U0002ceaf\U0002f800-\U0002fa1f])"
+    "([\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b81f"
+    "\U0002b820-\U0002ceaf\U0002f800-\U0002fa1f])"
 )
 
 
