@@ -69,6 +69,17 @@ def _parser() -> argparse.ArgumentParser:
     shape = "shape of the input, say 1 3 224 224; default: the first usual shape that the model takes"
     command.add_argument("--input", metavar="N", type=int, nargs="+", help=shape)
 
+    command = _add(commands, "kernels", kernels, "draw the kernels of a trained network's first convolution")
+    command.add_argument("folder", metavar="RUN", help="folder of a run, say runs/CNN/LeNet")
+    command.add_argument("--figure", default="kernels.png", help="picture to write (default: %(default)s)")
+
+    command = _add(commands, "features", features, "draw what the layers of a trained network see in a picture")
+    command.add_argument("folder", metavar="RUN", help="folder of a run, say runs/CNN/LeNet")
+    command.add_argument("image", metavar="IMAGE", help="JPEG, PNG, WebP ...")
+    layers = "layers as `python -m dl summary` names them; default: all parts that give maps"
+    command.add_argument("--layers", metavar="LAYER", nargs="+", default=[], help=layers)
+    command.add_argument("--figure", default="features.png", help="picture to write (default: %(default)s)")
+
     command = _add(commands, "results", results, "rewrite the tables in the READMEs from the recorded results")
     runs = "first add finished runs (folders below runs/) to the recorded results of their models"
     command.add_argument("--record", metavar="RUN", nargs="+", default=[], help=runs)
@@ -143,6 +154,33 @@ def _summarize(name: str, preset: str, shape: list[int] | None) -> tuple[tuple[i
     model = catalogue.module(name).build(preset)
     inputs = catalogue.example(model, shape or ())
     return tuple(inputs[0].shape), layer_summary(model, *inputs)
+
+
+def kernels(args: argparse.Namespace) -> int:
+    """`python -m dl kernels RUN`"""
+    from dl.mytorch import plot
+    from dl.mytorch.config import UserError
+    from dl.mytorch.introspect import first_kernels
+    from dl.trained import trained
+
+    weight = first_kernels(trained(args.folder).model)
+    if weight is None:
+        raise UserError(f"the network of {args.folder} has no convolution whose kernels could be looked at")
+    plot.save_image(plot.kernels(weight), args.figure)
+    print(f"drawn: {args.figure}, {' x '.join(map(str, weight.shape))}")
+    return 0
+
+
+def features(args: argparse.Namespace) -> int:
+    """`python -m dl features RUN IMAGE`"""
+    from dl.mytorch import plot
+    from dl.mytorch.data import read_image
+    from dl.trained import feature_maps, trained
+
+    maps = feature_maps(trained(args.folder), read_image(args.image), args.layers)
+    plot.save_figure(plot.feature_maps(maps), args.figure)
+    print(f"drawn: {args.figure}, {', '.join(maps)}")
+    return 0
 
 
 def results(args: argparse.Namespace) -> int:

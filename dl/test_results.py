@@ -103,6 +103,17 @@ def test_seeds_make_one_row_with_mean_and_sample_deviation(project: Path) -> Non
     assert len(lines) == 4
 
 
+def test_a_run_without_a_test_split_is_judged_by_its_best_validation(project: Path) -> None:
+    for seed in (0, 1):
+        run = make_run(project / f"run{seed}", finished=False, seed=seed)
+        (run / "curves.png").touch()  # the sign of its end
+        record = json.loads(results.record(run).read_text())
+        assert "test" not in record and record["best_epoch"] == 2 and record["val"] == {"loss": 0.0}
+    lines = results.results_table("CNN/LeNet").splitlines()
+    assert "| validation loss |" in lines[0] and "| 0.0000 \u00b1 0.0000 |" in lines[2]
+    assert results.best_results("CNN/LeNet") == ["fashion_mnist: validation loss 0.0000 \u00b1 0.0000 (modern, 60 s)"]
+
+
 def test_groups_are_ordered_by_seed_as_a_number(project: Path) -> None:
     for seed in (10, 9):
         results.record(make_run(project / f"run{seed}", seed=seed))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dl.mytorch.config import UserError
 from dl.mytorch.distributed import gather_objects, rank, rng_state, set_rng_state
+from dl.mytorch.sharding import like, whole
 
 
 @contextlib.contextmanager
@@ -101,9 +102,9 @@ def _read_safetensors(path: Path | str) -> dict[str, Tensor]:
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> dict[str, Any]:
     """The state of all that a training step changes, and of the generators of every rank. All ranks call it."""
     return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "ema": None if average is None else average.state_dict(),
+        "model": whole(model.state_dict()),
+        "optimizer": whole(optimizer.state_dict()),
+        "ema": None if average is None else whole(average.state_dict()),
         "rng": gather_objects(rng_state()),
     }
 
@@ -113,9 +114,12 @@ def restore(
 ) -> None:
     """Put back what `capture` gave; `path`, where it is from, is for the error. A rank that had no part keeps its generators."""
     put_weights(model, state["model"], path)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for i, of_one in state["optimizer"]["state"].items():
+        of_one.update({name: like(parameters[i], value) for name, value in of_one.items()})
     optimizer.load_state_dict(state["optimizer"])
     if average is not None:
-        average.load_state_dict(state["ema"])
+        put_weights(average, state["ema"], path)
     if rank() < len(state["rng"]):
         set_rng_state(state["rng"][rank()])
 
@@ -142,5 +146,5 @@ def put_weights(model: nn.Module, weights: Any, path: Path | str) -> nn.Module:
     if differs:
         more = f", and {len(differs) - 3} more" if len(differs) > 3 else ""
         raise UserError(f"{path} belongs to another model than this {type(model).__name__}: it {'; '.join(differs[:3])}{more}")
-    model.load_state_dict(weights)
+    model.load_state_dict({name: like(own[name], weight) for name, weight in weights.items()})
     return model

@@ -131,6 +131,7 @@ def feature_maps(maps: dict[str, Tensor], columns: int = 16) -> "Figure":
         size = max(32, rows.shape[-1])
         rows = torch.nn.functional.interpolate(rows, (size, size))  # small maps as squares one can see
         colours = torch.from_numpy(colormaps["viridis"](rows[:, 0].numpy())[..., :3]).permute(0, 3, 1, 2)  # (columns, 3, H, W)
+        colours = torch.nn.functional.pad(colours, (0, 0) * 3 + (0, columns - len(colours)), value=1.0)  # white where none is
         axes.imshow(grid(colours, columns, gap=2, stretch=False).permute(1, 2, 0).numpy(), aspect="auto")
         shape = " x ".join(map(str, channels.shape))
         axes.set_title(f"{name}: {shape}", fontsize=8, loc="left", pad=2)
@@ -152,6 +153,24 @@ def attention_maps(images: Tensor, weights: Tensor, titles: Sequence[str] | None
     tiles = torch.cat([shown, colours.unflatten(0, (count, 1 + heads))], dim=1).flatten(0, 1)
     names = ["mean", *(f"head {i}" for i in range(1, heads + 1))]
     return image_grid(tiles, [name for title in titles or ["image"] * count for name in (title, *names)], columns=2 + heads)
+
+
+def word_attention(weights: dict[str, Tensor], rows: Sequence[str], columns: Sequence[str], across: int = 3) -> "Figure":
+    """Attention weights by name, (rows, columns) each: what the word of a row looks at, dark is much. `across` in a line."""
+    down = math.ceil(len(weights) / across)
+    width, height = 0.28 * len(columns) + 1.3, 0.28 * len(rows) + 1.3  # of one chart, in inches
+    fig = figure(width * across, height * down)
+    for place, (name, matrix) in enumerate(weights.items()):
+        line, column = divmod(place, across)
+        left, bottom = (column * width + 1.0) / (width * across), ((down - 1 - line) * height + 0.2) / (height * down)
+        box = (left, bottom, 0.28 * len(columns) / (width * across), 0.28 * len(rows) / (height * down))
+        axes = fig.add_axes(box)
+        axes.imshow(matrix.detach().float().cpu().numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(columns)), columns, rotation=60, ha="left", fontsize=8)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
+        axes.set_xlabel(name, fontsize=8)
+    return fig
 
 
 def confusion_matrix(counts: Tensor, names: Sequence[str]) -> "Figure":
@@ -176,6 +195,42 @@ def confusion_matrix(counts: Tensor, names: Sequence[str]) -> "Figure":
             axes.text(j, i, f"{int(counts[i, j])}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
     error = 1 - counts.diag().sum() / counts.sum().clamp_min(1)
     axes.set_title(f"{int(counts.sum()):,} examples, error {error:.2%}")
+    return fig
+
+
+def scatter(
+    points: Tensor, labels: Sequence[str], images: Tensor | None = None, mark: Tensor | None = None, cells: int = 24
+) -> "Figure":
+    """Points (N, 2) in the colours of their labels; with images (N, C, H, W), one of each of cells x cells places lies on top.
+
+    `mark` (M, 2) are places to point out with a star.
+    """
+    from matplotlib import colormaps
+
+    fig = figure(9, 8)
+    axes = fig.add_axes((0.01, 0.01, 0.82, 0.98))
+    axes.axis("off")
+    names = sorted(set(labels))
+    for i, name in enumerate(names):
+        own = points[torch.tensor([label == name for label in labels])].cpu()
+        colour = colormaps["tab10" if len(names) <= 10 else "gist_rainbow"](i if len(names) <= 10 else i / len(names))
+        axes.scatter(own[:, 0], own[:, 1], s=8, color=colour, linewidths=0, label=name or "-", alpha=0.7)
+    low, high = points.amin(0), points.amax(0)
+    size = ((high - low).amax() / cells).item()
+    if images is not None:
+        places = ((points - low) / size).long().tolist()
+        first = {tuple(place): i for i, place in reversed(list(enumerate(places)))}.values()
+        for i, image in zip(first, to_unit(images[list(first)])):
+            x, y = points[i].tolist()
+            extent = (x - 0.4 * size, x + 0.4 * size, y - 0.4 * size, y + 0.4 * size)
+            axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", extent=extent, zorder=2)
+    if mark is not None:
+        axes.scatter(mark[:, 0], mark[:, 1], s=500, marker="*", color="red", edgecolors="white", zorder=3)
+    axes.set_xlim(low[0].item() - size, high[0].item() + size)
+    axes.set_ylim(low[1].item() - size, high[1].item() + size)
+    axes.set_aspect("equal")
+    if len(names) <= 40:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=3)
     return fig
 
 

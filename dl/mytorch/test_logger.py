@@ -125,7 +125,10 @@ def test_a_flag_that_came_or_went_since_is_named(tmp_path: Path) -> None:
         open_run(Config(str(tmp_path)))
 
 
-FREE = {"num_workers": 2, "device": "cpu", "parallel": "ddp", "compile": True, "log_every": 7, "save_every": 9}
+FREE = {
+    **{"num_workers": 2, "device": "cpu", "parallel": "ddp", "compile": True, "checkpoint_activations": True},
+    **{"log_every": 7, "save_every": 9},
+}
 
 
 @pytest.mark.parametrize("name", FREE)

@@ -9,84 +9,23 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Callable, NamedTuple, Sequence
+from typing import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dl.modules.CNN.ResNet.convert import from_torchvision
-from dl.modules.CNN.ResNet.train import Config, network
-from dl.mytorch import Probe, plot
-from dl.mytorch.checkpoint import load, load_weights
+from dl.mytorch import plot
 from dl.mytorch.config import UserError
-from dl.mytorch.data import image_set, prepare, read_image
-from dl.mytorch.logger import read_json
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.data import read_image
+from dl.trained import Classifier, feature_maps, published, trained
 
 PUBLISHED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-
-
-class Classifier(NamedTuple):
-    """A trained network with what belongs to it."""
-
-    model: nn.Module
-    prepare: Callable[[Tensor], Tensor]  # picture (3, H, W) of bytes -> what the network takes, (1, C, size, size)
-    classes: Sequence[str]
-
-
-def published(name: str, weights: str = "") -> Classifier:
-    """torchvision's ResNet for ImageNet, with its newest weights or those of a file, a state dict under its names.
-
-    Raises `UserError` when the weights cannot be had or are not of this network.
-    """
-    models = import_torchvision().models
-    best = models.get_model_weights(name).DEFAULT
-    try:
-        state = load(weights) if weights else best.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        if weights:
-            raise
-        raise UserError(
-            f"the weights of {name} cannot be downloaded from {best.url} ({error}): get the file another way and give it "
-            "with --weights FILE, or use a run of yours with --run FOLDER"
-        ) from None
-    try:
-        reference = models.get_model(name, weights=None, num_classes=len(state["fc.bias"]))
-        reference.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{weights or best.url} does not hold the weights of torchvision's {name} ({reason})") from None
-    classes = best.meta["categories"]
-    if reference.fc.out_features != len(classes):
-        classes = [f"class {i}" for i in range(reference.fc.out_features)]
-    transforms = best.transforms()
-    return Classifier(from_torchvision(reference), lambda picture: transforms(picture)[None], classes)
-
-
-def trained(run: Path) -> Classifier:
-    """The best checkpoint of a run of this recipe. Raises `UserError` for a folder that holds none."""
-    if not (run / "best.pt").exists():
-        raise UserError(f"{run} holds no trained network, no best.pt; `python -m dl.modules.CNN.ResNet.train` makes one")
-    described = read_json(run / "config.json")
-    if described["recipe"] != "CNN/ResNet":
-        raise UserError(f"{run} is a run of {described['recipe']}, not of CNN/ResNet")
-    config = Config(**described["config"])
-    about = image_set(config)
-    return Classifier(load_weights(network(config), run / "best.pt"), lambda picture: prepare(picture, about), about.classes)
 
 
 @torch.no_grad()
 def predict(classifier: Classifier, picture: Tensor) -> Tensor:
     """The probability of each class, (classes,), for a picture (3, H, W) of bytes."""
     return classifier.model.eval()(classifier.prepare(picture)).softmax(-1)[0]
-
-
-def feature_maps(classifier: Classifier, picture: Tensor) -> dict[str, Tensor]:
-    """What the stem and every block put out for a picture: name -> (C, H, W)."""
-    names = ["stem", *(f"blocks.{i}" for i in range(len(classifier.model.blocks)))]
-    with Probe(classifier.model, *names) as probe:
-        predict(classifier, picture)
-    return {name: probe[name][0] for name in names}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -110,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     try:
         pictures = [read_image(path) for path in options.pictures]
-        classifier = trained(options.run) if options.run else published(options.model, options.weights)
+        if options.run:
+            classifier = trained(options.run, "CNN/ResNet")
+        else:
+            classifier = published("CNN/ResNet", options.model, options.weights)
         answers = []
         for path, picture in zip(options.pictures, pictures):
             likely = predict(classifier, picture).topk(min(options.top, len(classifier.classes)))

@@ -1,0 +1,202 @@
+"""Exact nearest neighbours under L1, L2, any Lp, cosine distance and dot product, in bounded memory, on any device.
+
+Two passes. The first scores all vectors in float32, the fast way: as a matrix product where the distance allows it
+(|q|^2 - 2qx + |x|^2), block by block, and keeps a few more candidates than are asked for. The second computes the
+distances of the candidates in float64 from their definition. A query whose candidates are not proven to hold its
+nearest, by a bound on the rounding of the first pass (Higham, "Accuracy and Stability of Numerical Algorithms", 2002,
+section 3.1), is answered from the definition over all vectors: slow, and only where many distances are nearly equal.
+
+The rule of ties: of equal distances the lower row comes first.
+"""
+
+import math
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+# Q queries, N vectors, D their length, k neighbours asked for
+
+MEMORY = 4 * 2**20  # bytes of scores that the first pass holds at a time: they stay in the cache
+CACHE = 2**20  # bytes of vectors that all queries meet before the next come, where there is no matrix product
+SPARE = 8  # candidates beyond k
+ROUNDING = 2.0**-24  # of float32
+
+
+def power(distance: str) -> float | None:
+    """p of an Lp distance: "l1", "l2", "l0.5", "linf"; None for "cosine" and "dot". Raises `ValueError` for anything else."""
+    if distance in ("cosine", "dot"):
+        return None
+    try:
+        p = float(distance.removeprefix("l")) if distance.startswith("l") else math.nan
+    except ValueError:
+        p = math.nan
+    if not p > 0:
+        raise ValueError(f'distance {distance!r}: there are "l1", "l2", "cosine", "dot", and "lP" for any P > 0, as "l3", "linf"')
+    return p
+
+
+class Exact:
+    """Finds the nearest of vectors (N, D), given as one tensor or as blocks of rows, which may be memory-mapped.
+
+    Raises `ValueError` when there are none, or blocks differ in D.
+    """
+
+    def __init__(self, vectors: Tensor | Sequence[Tensor], memory: int = MEMORY) -> None:
+        self.blocks = [vectors] if isinstance(vectors, Tensor) else list(vectors)
+        if not self.blocks or any(block.ndim != 2 or block.shape[1] != self.blocks[0].shape[1] for block in self.blocks):
+            raise ValueError(f"vectors are (N, D) with one D; got {[tuple(block.shape) for block in self.blocks][:3]}")
+        self.memory = memory
+        self.length = self.blocks[0].shape[1]
+        self.squares = [block.float().square().sum(1) for block in self.blocks]  # |x|^2, (N,) in all
+        self.largest = max((s.max().sqrt().item() for s in self.squares if len(s)), default=0.0)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.blocks))
+
+    def search(self, queries: Tensor, k: int = 5, distance: str = "l2") -> tuple[Tensor, Tensor]:
+        """The k nearest of each query (Q, D), nearest first: distances (Q, k) in float64 and rows (Q, k).
+
+        Cosine distance is 1 - cos, and 1 for a vector of length 0. For "dot" the largest products come first. With
+        fewer than k vectors there are fewer columns. Raises `ValueError` for queries of another length.
+        """
+        p = power(distance)
+        if queries.ndim != 2 or queries.shape[1] != self.length or k < 1:
+            raise ValueError(f"queries are (Q, {self.length}) and k is 1 or more; got {tuple(queries.shape)}, {k}")
+        k = min(k, len(self))
+        parts = [self._search(part.to(self.blocks[0].device), k, distance, p) for part in queries.split(1000)]
+        distances, rows = (torch.cat(part) for part in zip(*parts))
+        return -distances if distance == "dot" else distances, rows
+
+    def _search(self, queries: Tensor, k: int, distance: str, p: float | None) -> tuple[Tensor, Tensor]:
+        count = min(k + SPARE, len(self))
+        scores, rows = self._candidates(queries.float(), count, distance, p)
+        exact = _distances(queries.double(), self.rows(rows), distance, p)  # (Q, count)
+        exact, rows = _sorted(exact, rows, k)
+        if count < len(self):
+            unproven = (~self._proven(queries, exact[:, -1], scores.amax(1), distance, p)).nonzero().flatten()
+            for i in unproven.tolist():
+                exact[i], rows[i] = self._by_definition(queries[i : i + 1].double(), k, distance, p)
+        return exact, rows
+
+    def _candidates(self, queries: Tensor, count: int, distance: str, p: float | None) -> tuple[Tensor, Tensor]:
+        """Scores (Q, count) in float32 that rise with the distance, and their rows: the smallest, in no order."""
+        product = p is None or p == 2
+        step = self.memory // 4 // max(1, len(queries)) if product else CACHE // 4 // self.length
+        best: list[Tensor] = []
+        found: list[Tensor] = []
+        pending: list[Tensor] = []
+        start = 0
+        for block, squares in zip(self.blocks, self.squares):
+            for piece, own in zip(block.split(max(1, step)), squares.split(max(1, step))):
+                pending.append(_scores(queries, piece.float(), own, distance, p))
+                if sum(part.shape[1] for part in pending) * len(queries) * 4 >= self.memory // 2:
+                    start = _keep(pending, count, start, best, found)
+        _keep(pending, count, start, best, found)
+        scores, places = _smallest(torch.cat(best, 1), count)
+        return scores, torch.cat(found, 1).gather(1, places)
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """The vectors (..., D) of `rows` (...), in float64."""
+        if len(self.blocks) == 1:
+            return self.blocks[0][rows].double()
+        vectors = torch.empty(*rows.shape, self.length, dtype=torch.float64, device=rows.device)
+        start = 0
+        for block in self.blocks:
+            here = (rows >= start) & (rows < start + len(block))
+            vectors[here] = block[rows[here] - start].double()
+            start += len(block)
+        return vectors
+
+    def _proven(self, queries: Tensor, kth: Tensor, worst: Tensor, distance: str, p: float | None) -> Tensor:
+        """Whether a vector outside of the candidates, whose score was at least `worst`, cannot be as near as the k-th."""
+        sums = (self.length + 16) * ROUNDING  # relative error of a sum of D products, and of what is done beside
+        length = queries.double().square().sum(1).sqrt()
+        if distance == "l2":
+            score, error = kth.square() - length.square(), sums * (length + self.largest).square()
+        elif p is None:
+            score, error = kth, sums * (2 if distance == "cosine" else length * self.largest)
+        else:
+            score, error = kth, sums * max(4 * p, 1 / p) * worst.abs() if math.isfinite(p) else sums * worst.abs()
+        return worst.isfinite() & (score + error < worst)
+
+    def _by_definition(self, query: Tensor, k: int, distance: str, p: float | None) -> tuple[Tensor, Tensor]:
+        """The k nearest of one query (1, D) with no first pass."""
+        step = max(1, self.memory // 32 // self.length)
+        pieces = (piece for block in self.blocks for piece in block.split(step))
+        exact = torch.cat([_distances(query, piece.double()[None], distance, p) for piece in pieces], 1)
+        exact, rows = _sorted(exact, torch.arange(len(self), device=exact.device)[None], k)
+        return exact[0], rows[0]
+
+
+def _scores(queries: Tensor, vectors: Tensor, squares: Tensor, distance: str, p: float | None) -> Tensor:
+    """(Q, n) in float32, in the order of the distance: |x|^2 - 2qx for "l2", else the distance itself, -qx for "dot"."""
+    if p == 1:  # query by query while the vectors are in the cache: three times as fast as cdist
+        return torch.stack([(vectors - query).abs_().sum(1) for query in queries])
+    if p is not None and p != 2:
+        return torch.cdist(queries, vectors, p)
+    if p == 2:
+        return torch.addmm(squares, queries, vectors.T, alpha=-2)
+    products = queries @ vectors.T
+    if distance == "dot":
+        return -products
+    lengths = queries.square().sum(1, keepdim=True).sqrt() * squares.sqrt()
+    return 1 - products / lengths.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _distances(queries: Tensor, vectors: Tensor, distance: str, p: float | None) -> Tensor:
+    """Queries (Q, D) and vectors (Q or 1, n, D) in float64 -> distances (Q, n) from their definition; -qx for "dot"."""
+    if p is None:
+        products = (queries[:, None] * vectors).sum(-1)
+        if distance == "dot":
+            return -products
+        lengths = (queries.square().sum(-1, keepdim=True) * vectors.square().sum(-1)).sqrt()
+        return 1 - torch.where(lengths > 0, products / lengths, 0)
+    differences = (queries[:, None] - vectors).abs_()
+    if p == 1:
+        return differences.sum(-1)
+    if p == 2:
+        return differences.square_().sum(-1).sqrt_()
+    largest = differences.amax(-1)
+    if math.isinf(p):
+        return largest
+    shares = differences / largest.clamp_min(torch.finfo(torch.float64).tiny)[..., None]  # no power then overflows
+    return largest * shares.pow_(p).sum(-1).pow_(1 / p)
+
+
+def _keep(pending: list[Tensor], count: int, start: int, best: list[Tensor], found: list[Tensor]) -> int:
+    """Move the smallest of the pending scores, whose first row is `start`, to `best` and `found`; the row after the last."""
+    if not pending:
+        return start
+    scores = torch.cat(pending, 1) if len(pending) > 1 else pending[0]
+    pending.clear()
+    smallest, places = _smallest(scores, count)
+    best.append(smallest)
+    found.append(places + start)
+    return start + scores.shape[1]
+
+
+def _smallest(scores: Tensor, count: int, group: int = 64) -> tuple[Tensor, Tensor]:
+    """The `count` smallest of each row of scores (Q, n) and their places, in no order.
+
+    They lie in the groups with the `count` smallest minima: these are found in a pass of its own, much faster than by `topk`.
+    """
+    queries, n = scores.shape
+    groups = n // group
+    if groups <= 2 * count:
+        return scores.topk(min(count, n), largest=False, sorted=False)
+    minima = scores[:, : groups * group].unflatten(1, (groups, group)).amin(-1)
+    chosen = minima.topk(count, largest=False, sorted=False).indices  # (Q, count)
+    places = (chosen[..., None] * group + torch.arange(group, device=scores.device)).flatten(1)
+    rest = torch.arange(groups * group, n, device=scores.device).expand(queries, -1)
+    places = torch.cat([places, rest], 1)
+    smallest, own = scores.gather(1, places).topk(count, largest=False, sorted=False)
+    return smallest, places.gather(1, own)
+
+
+def _sorted(distances: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest distances of each row, of equal ones that with the lower number in `rows` first."""
+    order = rows.argsort(1)
+    distances, rows = distances.gather(1, order), rows.gather(1, order)
+    order = distances.argsort(dim=1, stable=True)[:, :k]
+    return distances.gather(1, order), rows.gather(1, order)

@@ -1,0 +1,90 @@
+"""Features of pictures: what a layer of a trained network puts out for them."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dl import catalogue
+from dl.mytorch import Probe
+from dl.mytorch.config import UserError
+from dl.trained import Classifier, published, trained
+
+
+@torch.no_grad()
+def features_and_logits(model: nn.Module, inputs: Tensor, layer: str = "") -> tuple[Tensor, Tensor]:
+    """Features (B, D) of inputs (B, ...) at the output of `layer`, and the output of the whole network.
+
+    The default layer is what the classifier reads: the input of the last linear layer or convolution that runs. Maps
+    (B, D, H, W) and tokens (B, T, D) become their mean. Raises `KeyError`, with near names, for a layer that is not there.
+    """
+    if layer:
+        with Probe(model, layer) as probe:
+            logits = model(inputs)
+        found = probe[layer]
+    else:
+        kept: list[Tensor] = []
+
+        def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            kept[:] = args[:1]
+
+        layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+        hooks = [module.register_forward_pre_hook(keep) for module in layers]
+        try:
+            logits = model(inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        (found,) = kept
+    if found.ndim == 4:
+        found = found.mean((2, 3))
+    elif found.ndim == 3:
+        found = found.mean(1)
+    return found.float(), logits
+
+
+class Extractor:
+    """Turns pictures into features, with a network that is named by folder, weights and preset.
+
+    Args:
+        backbone: folder of the network, as "CNN/ResNet".
+        weights: folder of a run of that recipe, or file of torchvision's weights; "" downloads them.
+        preset: which network of torchvision's; default: the first preset of the folder that is there.
+        layer: see `features_and_logits`.
+
+    Raises `UserError` for weights that are not there, and for a layer that is not.
+    """
+
+    def __init__(self, backbone: str = "CNN/ResNet", weights: str = "", preset: str = "", layer: str = "") -> None:
+        try:
+            backbone = catalogue.find(backbone)
+        except catalogue.UnknownName as error:
+            raise UserError(str(error)) from None
+        self.classifier: Classifier = (
+            trained(weights, backbone) if Path(weights).is_dir() and weights else published(backbone, preset, weights)
+        )
+        self.layer = layer
+        try:
+            size = self([torch.zeros(3, 64, 64, dtype=torch.uint8)]).shape[1]
+        except KeyError as error:
+            raise UserError(str(error.args[0])) from None
+        self.about: dict[str, Any] = {
+            **{"backbone": backbone, "weights": weights, "preset": preset, "layer": layer, "size": size},
+            "sha256": fingerprint(self.classifier.model),
+        }
+
+    def __call__(self, pictures: Sequence[Tensor]) -> Tensor:
+        """Features (N, D) of pictures (3, H, W) of bytes, of any sizes."""
+        inputs = torch.cat([self.classifier.prepare(picture) for picture in pictures])
+        return features_and_logits(self.classifier.model, inputs, self.layer)[0]
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of all weights and buffers: whether two networks are the same."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,271 @@
+"""An index of pictures on disk: their features at a layer of a trained network.
+
+    python -m dl.modules.DataMining.ImageSearch.index fashion_mnist --weights runs/CNN/ResNet
+    python -m dl.modules.DataMining.ImageSearch.index PICTURES --backbone CNN/SqueezeNet --weights squeezenet1_0.pth
+
+The same command again adds what is new or changed, removes what is gone, and embeds nothing else. Killed at any moment,
+it goes on from the last whole shard, and ends with the same bytes as if nothing had happened.
+
+The folder: `index.json`, and for each shard of up to 1,024 pictures the features `000000.npy`, (pictures, D) in float32,
+and their names, labels and stamps, `000000.json`. A file is written under another name and renamed; index.json, which
+comes last, holds the checksums of all, and its own. What it does not name does not count.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dl.modules.DataMining.ImageSearch.exact import Exact
+from dl.modules.DataMining.ImageSearch.features import Extractor
+from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
+from dl.modules.DataMining.OpenSet.threshold import quantile_threshold
+from dl.mytorch.checkpoint import atomic_write, write_json
+from dl.mytorch.config import UserError
+from dl.mytorch.data.images import IMAGE_SETS
+
+SHARD = 1024  # pictures
+BATCH = 64  # pictures per forward pass
+NEIGHBOUR = 5  # whose cosine distance tells whether a picture is known
+FOLDER = "runs/DataMining/ImageSearch"
+
+Embed = Callable[[Sequence[Tensor]], Tensor]
+
+
+class Index:
+    """An index that is read: `vectors`, memory-mapped (N, D) in blocks, `names` and `labels` of the N rows, and `about`.
+
+    Raises `UserError` that names the file when there is no index or a file of it is missing or altered.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / "index.json").exists():
+            raise UserError(f"{folder} holds no index; `python -m dl.modules.DataMining.ImageSearch.index` makes one")
+        self.about = _read_manifest(self.folder)
+        self.vectors: list[Tensor] = []
+        self.names: list[str] = []
+        self.labels: list[str] = []
+        for shard in self.about["shards"]:
+            rows = _read_shard(self.folder, shard)
+            self.names += rows["names"]
+            self.labels += rows["labels"]
+            if rows["names"]:
+                self.vectors.append(torch.from_numpy(np.load(self.folder / f"{shard['name']}.npy", mmap_mode="c")))
+        if not self.names:
+            raise UserError(f"{folder} is an index of no pictures")
+        self.exact = Exact(self.vectors)
+
+    def pictures(self) -> Pictures:
+        """The pictures that were indexed, where they still are."""
+        return open_pictures(self.about["source"], seed=self.about["seed"])
+
+    def extractor(self) -> Extractor:
+        """The network that the index was made with. Raises `UserError` when it is another now."""
+        network = self.about["network"]
+        extractor = Extractor(*(network[name] for name in ("backbone", "weights", "preset", "layer")))
+        if extractor.about != network:
+            raise UserError(f"{self.folder} was made with other weights than {network['weights']} holds now: index again, --fresh")
+        return extractor
+
+
+def update(folder: Path | str, pictures: Pictures, embed: Embed, network: dict[str, Any], seed: int = 0) -> list[str]:
+    """Bring the index in `folder` to what `pictures` are now; a line for each picture that cannot be read.
+
+    Raises `UserError` when the folder holds an index of other pictures or of another network.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = {"source": pictures.source, "seed": seed, "network": network, "shards": [], "verdict": None}
+    about = _read_manifest(folder) if (folder / "index.json").exists() else fresh
+    for name in ("source", "seed", "network"):
+        if about[name] != fresh[name]:
+            raise UserError(f"{folder} holds an index of another {name}: choose another --index, or --fresh to delete that one")
+    _remove_unnamed(folder, about)
+    known, problems = _remove_gone(folder, about, dict(zip(pictures.names, pictures.stamps)))
+    missing = [i for i, name in enumerate(pictures.names) if name not in known]
+    for start in tqdm(range(0, len(missing), SHARD), unit="shard", disable=None, leave=False):
+        rows, vectors, skipped = _embedded(pictures, missing[start : start + SHARD], embed, network["size"])
+        problems += skipped
+        _add_shard(folder, about, rows, vectors)
+        about["verdict"] = None
+        _write_manifest(folder, about)
+    if not (folder / "index.json").exists():
+        _write_manifest(folder, about)
+    return problems
+
+
+def calibrate(folder: Path | str, held_out: Tensor | None = None) -> None:
+    """Write into the index how near known pictures are to it: the distance within which 95 % of them have their 5th nearest.
+
+    Known are the features `held_out` (N, D); without them up to 1,000 rows of the index, each as if it were not in it.
+    """
+    index = Index(folder)
+    if index.about["verdict"] is not None:
+        return
+    if held_out is not None:
+        distances = index.exact.search(held_out, NEIGHBOUR, "cosine")[0][:, -1]
+    elif len(index.names) > 4 * NEIGHBOUR:
+        chosen = torch.arange(0, len(index.names), max(1, len(index.names) // 1000))
+        found, rows = index.exact.search(index.exact.rows(chosen), NEIGHBOUR + 1, "cosine")
+        itself = rows == chosen[:, None]
+        itself[~itself.any(1), -1] = True  # behind so many equal ones that the last is as good
+        distances = found[~itself].view(-1, NEIGHBOUR)[:, -1]
+    else:
+        return  # too few to tell
+    how = "held out" if held_out is not None else "of the index, each left out"
+    about = {**index.about, "verdict": {"distance": quantile_threshold(distances), "pictures": len(distances), "how": how}}
+    _write_manifest(index.folder, about)
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write_manifest(folder: Path, about: dict[str, Any]) -> None:
+    write_json({"sha256": _sha256(json.dumps(about).encode()), "index": about}, folder / "index.json")
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "index.json"
+    try:
+        content = json.loads(path.read_bytes())
+        whole = content["sha256"] == _sha256(json.dumps(content["index"]).encode())
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is damaged (its checksum differs): --fresh makes the index anew")
+    return content["index"]
+
+
+def _read_shard(folder: Path, shard: dict[str, str]) -> dict[str, Any]:
+    """The names, labels and stamps of a shard, after a look at the checksums of both of its files."""
+    for suffix in ("npy", "json"):
+        path = folder / f"{shard['name']}.{suffix}"
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: --fresh makes the index anew") from None
+        if _sha256(content) != shard[suffix]:
+            raise UserError(f"{path} is damaged (its checksum differs): --fresh makes the index anew")
+    return json.loads(content)
+
+
+def _add_shard(folder: Path, about: dict[str, Any], rows: dict[str, Any], vectors: np.ndarray) -> None:
+    """Write the two files of a shard and put it into `about`, which is then to be written."""
+    name = f"{max((int(shard['name']) for shard in about['shards']), default=-1) + 1:06d}"
+    with atomic_write(folder / f"{name}.npy") as file:
+        np.save(file, vectors)
+    write_json(rows, folder / f"{name}.json")
+    sums = {suffix: _sha256((folder / f"{name}.{suffix}").read_bytes()) for suffix in ("npy", "json")}
+    about["shards"].append({"name": name, **sums})
+
+
+def _remove_unnamed(folder: Path, about: dict[str, Any]) -> None:
+    """Delete the shards that a kill left between their writing and that of index.json."""
+    named = {shard["name"] for shard in about["shards"]}
+    for path in folder.glob("[0-9]*"):
+        if path.name.split(".")[0] not in named or path.suffix == ".tmp":
+            path.unlink()
+
+
+def _remove_gone(folder: Path, about: dict[str, Any], stamps: dict[str, str]) -> tuple[set[str], list[str]]:
+    """Drop the rows whose picture is gone or has changed; the names that stay, and what cannot be read as before."""
+    known: set[str] = set()
+    problems: list[str] = []
+    for shard in list(about["shards"]):
+        rows = _read_shard(folder, shard)
+        stay = [i for i, name in enumerate(rows["names"]) if stamps.get(name) == rows["stamps"][i]]
+        skipped = {name: skip for name, skip in rows["skipped"].items() if stamps.get(name) == skip["stamp"]}
+        if len(stay) < len(rows["names"]) or len(skipped) < len(rows["skipped"]):
+            kept = {part: [rows[part][i] for i in stay] for part in ("names", "labels", "stamps")} | {"skipped": skipped}
+            if stay or skipped:
+                _add_shard(folder, about, kept, np.load(folder / f"{shard['name']}.npy")[stay])
+            about["shards"].remove(shard)
+            about["verdict"] = None
+            _write_manifest(folder, about)
+        known |= {rows["names"][i] for i in stay} | set(skipped)
+        problems += [skip["cause"] for skip in skipped.values()]
+    _remove_unnamed(folder, about)
+    return known, problems
+
+
+def _embedded(
+    pictures: Pictures, numbers: list[int], embed: Embed, size: int
+) -> tuple[dict[str, Any], np.ndarray, list[str]]:
+    """The rows and features (N, size) of the pictures with these numbers, and the causes why others cannot be read."""
+    rows: dict[str, Any] = {"names": [], "labels": [], "stamps": [], "skipped": {}}
+    vectors = [np.empty((0, size), np.float32)]
+    for start in range(0, len(numbers), BATCH):
+        read = []
+        for i in numbers[start : start + BATCH]:
+            try:
+                read.append(pictures.read(i))
+            except UserError as error:
+                rows["skipped"][pictures.names[i]] = {"stamp": pictures.stamps[i], "cause": str(error)}
+                continue
+            for part, values in (("names", pictures.names), ("labels", pictures.labels), ("stamps", pictures.stamps)):
+                rows[part].append(values[i])
+        if read:
+            vectors.append(embed(read).numpy())
+    return rows, np.concatenate(vectors), [skip["cause"] for skip in rows["skipped"].values()]
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Index pictures by their features at a layer of a trained network.",
+        prog="python -m dl.modules.DataMining.ImageSearch.index",
+    )
+    parser.add_argument("source", metavar="FOLDER", help=f"of pictures; or a data set: {', '.join(IMAGE_SETS)}")
+    parser.add_argument("--index", type=Path, default=Path(FOLDER), help="folder to keep the index in (default: %(default)s)")
+    parser.add_argument("--backbone", default="CNN/ResNet", help="folder of the network (default: %(default)s)")
+    parser.add_argument("--weights", default="", help="folder of a run, or file of torchvision's weights; default: downloaded")
+    parser.add_argument("--preset", default="", help="which of torchvision's networks; default: the folder's first")
+    parser.add_argument("--layer", default="", help="layer, as `python -m dl summary` names it; default: what the classifier reads")
+    parser.add_argument("--held-out", default="", help="folder of known pictures to calibrate on; default: see the README")
+    parser.add_argument("--seed", type=int, default=0, help="of the run: its validation images calibrate the index of a data set")
+    parser.add_argument("--fresh", action="store_true", help="delete the index that is there, and start over")
+    options = parser.parse_args(argv)
+    try:
+        pictures = open_pictures(options.source, seed=options.seed)
+        extractor = Extractor(options.backbone, options.weights, options.preset, options.layer)
+        if options.fresh:
+            for path in [*options.index.glob("[0-9]*"), options.index / "index.json"]:
+                path.unlink(missing_ok=True)
+        problems = update(options.index, pictures, extractor, extractor.about, options.seed)
+        calibrate(options.index, _held_out(options, extractor))
+        index = Index(options.index)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    print(f"{options.index}: {len(index.names):,} pictures, features of {extractor.about['size']} numbers")
+    return 0
+
+
+def _held_out(options: argparse.Namespace, extractor: Extractor) -> Tensor | None:
+    """Features of known pictures that are not in the index, if there are any and they are needed."""
+    source = options.held_out or (options.source if options.source in IMAGE_SETS else "")
+    if not source or Index(options.index).about["verdict"] is not None:
+        return None
+    known = open_pictures(source, "val", options.seed)
+    read = [known.read(i) for i in range(len(known.names))]
+    return torch.cat([extractor(read[start : start + BATCH]) for start in range(0, len(read), BATCH)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

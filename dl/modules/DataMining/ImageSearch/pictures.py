@@ -1,0 +1,50 @@
+"""What can be indexed: a folder of pictures, however deep, or a data set by its name."""
+
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+from torch import Tensor
+
+from dl.mytorch.config import UserError
+from dl.mytorch.data import ImageConfig, image_set, image_splits, read_image
+from dl.mytorch.data.folder import SUFFIXES
+from dl.mytorch.data.images import IMAGE_SETS
+
+
+class Pictures(NamedTuple):
+    """Pictures in a fixed order."""
+
+    source: str  # what `open_pictures` opens again
+    names: list[str]
+    labels: list[str]  # "" for none
+    stamps: list[str]  # changes when the picture of this name does
+    read: Callable[[int], Tensor]  # number -> (3, H, W) of bytes; raises `UserError` for what is no picture
+
+
+def open_pictures(source: str, part: str = "train", seed: int = 0) -> Pictures:
+    """The pictures of a folder, labelled by the folders that they are in, or of a part of a data set.
+
+    The validation part of a data set is that of runs with this seed. Raises `UserError` when there are none.
+    """
+    if Path(source).is_dir():
+        return _of_folder(Path(source))
+    if source not in IMAGE_SETS:
+        raise UserError(f"{source} is no folder and no data set; there are {', '.join(IMAGE_SETS)}")
+    config = ImageConfig(out="-", data=source, seed=seed)
+    classes = image_set(config).classes
+    data = getattr(image_splits(config), part).dataset
+    names = [f"{part}/{i:05d}" for i in range(len(data["labels"]))]
+    labels = [classes[label] for label in data["labels"].tolist()]
+    return Pictures(source, names, labels, [f"seed {seed}"] * len(names), lambda i: data["images"][i].expand(3, -1, -1))
+
+
+def _of_folder(root: Path) -> Pictures:
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    names = [path.relative_to(root).as_posix() for path in files]
+    shown = [i for i, name in enumerate(names) if not any(word.startswith(".") for word in name.split("/"))]
+    files, names = [files[i] for i in shown], [names[i] for i in shown]
+    if not files:
+        raise UserError(f"{root} holds no pictures ({' '.join(sorted(SUFFIXES))})")
+    labels = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
+    stamps = [f"{stat.st_size}-{stat.st_mtime_ns}" for stat in (path.stat() for path in files)]
+    return Pictures(str(root.resolve()), names, labels, stamps, lambda i: read_image(files[i]))

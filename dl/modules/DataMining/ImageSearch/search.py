@@ -1,0 +1,120 @@
+"""The nearest pictures of an index to a given one; or "I don't know this picture".
+
+    python -m dl.modules.DataMining.ImageSearch.search shoe.png
+    python -m dl.modules.DataMining.ImageSearch.search shoe.png --top 5 --distance l1 --figure out.png
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Sequence
+
+import torch
+from torch import Tensor
+
+from dl.modules.DataMining.ImageSearch.exact import power
+from dl.modules.DataMining.ImageSearch.features import Extractor
+from dl.modules.DataMining.ImageSearch.index import FOLDER, NEIGHBOUR, Index
+from dl.mytorch import plot
+from dl.mytorch.config import UserError
+from dl.mytorch.data import centre_square, read_image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Neighbour(NamedTuple):
+    row: int  # of the index
+    name: str
+    label: str
+    distance: float
+
+
+class Answer(NamedTuple):
+    """What an index says of a picture."""
+
+    known: bool | None  # None: the index is too small to tell
+    verdict: str  # one line, with the numbers behind it
+    neighbours: list[Neighbour]  # nearest first
+
+
+def ask(index: Index, features: Tensor, top: int = 5, distance: str = "l2") -> Answer:
+    """The `top` nearest to a picture's features (1, D), and whether it is known.
+
+    Known means that the cosine distance to the 5th nearest (kNN, see DataMining/OpenSet) is at most what it is for 95 % of
+    held-out known pictures, whatever `distance` ranks the neighbours. Raises `ValueError` for an unknown distance.
+    """
+    distances, rows = index.exact.search(features, top, distance)
+    found = zip(rows[0].tolist(), distances[0].tolist())
+    neighbours = [Neighbour(row, index.names[row], index.labels[row], value) for row, value in found]
+    calibrated = index.about["verdict"]
+    if calibrated is None:
+        return Answer(None, "Too few pictures are indexed to say whether this one is known.", neighbours)
+    own = index.exact.search(features, NEIGHBOUR, "cosine")[0][0, -1].item()
+    known = own <= calibrated["distance"]
+    reason = (
+        f"its {NEIGHBOUR}th nearest is at cosine distance {own:.4f}, and 95 % of {calibrated['pictures']:,} known pictures "
+        f"({calibrated['how']}) have theirs within {calibrated['distance']:.4f}"
+    )
+    if not known:
+        return Answer(False, f"I don't know this picture: {reason}.", neighbours)
+    label, votes = Counter(neighbour.label for neighbour in neighbours).most_common(1)[0]
+    return Answer(True, f"Known, {votes} of {len(neighbours)} nearest are {label or 'without a label'}: {reason}.", neighbours)
+
+
+def figure(picture: Tensor, answer: Answer, pictures: Sequence[Tensor]) -> "Figure":
+    """The query (3, H, W) and its neighbours' `pictures`, side by side as squares, with labels and distances below."""
+    squares = torch.stack([centre_square(each, 128) for each in (picture, *pictures)])
+    titles = ["query", *(f"{n.label or n.name}\n{n.distance:.4g}" for n in answer.neighbours)]
+    drawn = plot.image_grid(squares.float() / 255, titles, columns=len(titles))
+    drawn.set_size_inches(drawn.get_size_inches() + (0, 0.6))
+    for axes in drawn.axes:
+        axes.set_position((0, 0, 1, drawn.get_figheight() and 1 - 0.6 / drawn.get_figheight()))
+    words = answer.verdict.split(": ", 1)
+    drawn.text(0.01, 0.99, "\n".join(words), va="top", fontsize=7, color="tab:red" if answer.known is False else "black")
+    return drawn
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Find the nearest pictures of an index.", prog="python -m dl.modules.DataMining.ImageSearch.search"
+    )
+    parser.add_argument("picture", type=Path, metavar="IMAGE", help="JPEG, PNG, WebP ...")
+    parser.add_argument("--index", type=Path, default=Path(FOLDER), help="folder of the index (default: %(default)s)")
+    parser.add_argument("--top", type=int, default=5, help="how many neighbours (default: %(default)s)")
+    parser.add_argument("--distance", default="l2", help="l1, l2, cosine, dot, or lP for any P > 0 (default: %(default)s)")
+    parser.add_argument("--figure", type=Path, default=Path("neighbours.png"), help="picture to write (default: %(default)s)")
+    options = parser.parse_args(argv)
+    try:
+        power(options.distance)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.top < 1:
+        parser.error(f"--top has to be at least 1; got {options.top}")
+    try:
+        picture = read_image(options.picture)
+        index = Index(options.index)
+        extractor: Extractor = index.extractor()
+        answer = ask(index, extractor([picture]), options.top, options.distance)
+        print(answer.verdict)
+        for neighbour in answer.neighbours:
+            print(f"  {neighbour.distance:10.4f}  {neighbour.label or '-'}  {neighbour.name}")
+        plot.save_figure(figure(picture, answer, neighbours_pictures(index, answer)), options.figure)
+        print(f"drawn: {options.figure}")
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def neighbours_pictures(index: Index, answer: Answer) -> list[Tensor]:
+    """The pictures (3, H, W) of the neighbours; white for one that is gone since."""
+    pictures = index.pictures()
+    places = {name: i for i, name in enumerate(pictures.names)}
+    white = torch.full((3, 32, 32), 255, dtype=torch.uint8)
+    return [pictures.read(places[n.name]) if n.name in places else white for n in answer.neighbours]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

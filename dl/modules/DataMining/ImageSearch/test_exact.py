@@ -1,0 +1,100 @@
+"""Exact search: equal to NumPy and to faiss, ties by the rule, whatever the blocks and the memory."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dl.modules.DataMining.ImageSearch.exact import Exact, power
+
+DISTANCES = ["l1", "l2", "l3", "l0.5", "linf", "cosine", "dot"]
+
+
+def by_numpy(queries: Tensor, vectors: Tensor, k: int, distance: str) -> tuple[np.ndarray, np.ndarray]:
+    """The textbook, in float64: all distances, then a stable sort."""
+    q, x = queries.double().numpy()[:, None], vectors.double().numpy()[None]
+    if distance in ("cosine", "dot"):
+        products = (q * x).sum(-1)
+        if distance == "cosine":
+            distances = 1 - products / (np.linalg.norm(q, axis=-1) * np.linalg.norm(x, axis=-1))
+        else:
+            distances = -products
+    else:
+        distances = np.linalg.norm(q - x, float(distance[1:]), -1)
+    rows = distances.argsort(1, kind="stable")[:, :k]
+    found = np.take_along_axis(distances, rows, 1)
+    return (-found if distance == "dot" else found), rows
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_search_is_numpy_s_however_vectors_are_cut_and_however_small_the_memory(distance: str) -> None:
+    vectors, queries = torch.randn(700, 12), torch.randn(9, 12)
+    expected, rows = by_numpy(queries, vectors, 5, distance)
+    for blocks, memory in ((vectors, 2**26), (vectors.split(33), 2**26), (vectors.split(250), 4096)):
+        found, places = Exact(blocks, memory).search(queries, 5, distance)
+        np.testing.assert_array_equal(places.numpy(), rows)
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_of_equal_distances_the_lower_row_comes_first(distance: str) -> None:
+    few = torch.randint(-2, 3, (6, 8)).float()
+    vectors = few.repeat(100, 1)  # row i is row i % 6, so that many more are equal than candidates are kept
+    found, rows = Exact(vectors).search(few, 20, distance)
+    for i in range(6):
+        for value in found[i].unique():
+            same = rows[i][found[i] == value].tolist()
+            assert same == sorted(same)
+        if distance not in ("dot",):
+            assert rows[i].tolist() == list(range(i, 120, 6))
+    np.testing.assert_array_equal(rows.numpy(), by_numpy(few, vectors, 20, distance)[1])
+
+
+def test_neighbours_that_float32_cannot_tell_apart_are_found() -> None:
+    vectors = torch.full((3000, 4), 1000.0, dtype=torch.float64)
+    vectors[:, 0] += torch.randperm(3000).double() * 1e-6  # in float32, |x|^2 has steps of a quarter here
+    vectors = vectors.float()
+    query = vectors[1234:1235]
+    found, rows = Exact(vectors).search(query, 3, "l2")
+    expected, wanted = by_numpy(query, vectors, 3, "l2")
+    np.testing.assert_array_equal(rows.numpy(), wanted)
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_cosine_of_a_vector_without_length_is_1_and_fewer_vectors_give_fewer_columns() -> None:
+    found, rows = Exact(torch.tensor([[0.0, 0.0], [3.0, 4.0]])).search(torch.tensor([[6.0, 8.0]]), 5, "cosine")
+    assert found.tolist() == [[0.0, 1.0]] and rows.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("wrong", ["l", "l-1", "l0", "lnan", "euclid", "2", "L2"])
+def test_an_unknown_distance_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match=f"distance {wrong!r}"):
+        power(wrong)
+
+
+def test_vectors_and_queries_of_other_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="one D"):
+        Exact([torch.zeros(2, 3), torch.zeros(2, 4)])
+    with pytest.raises(ValueError, match=r"queries are \(Q, 3\)"):
+        Exact(torch.zeros(2, 3)).search(torch.zeros(1, 4))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("distance", ["l2", "dot", "l1"])
+def test_search_is_faiss_s_on_60000_vectors_of_512(distance: str) -> None:
+    faiss = pytest.importorskip("faiss")
+    generator = torch.Generator().manual_seed(0)
+    vectors, queries = (torch.randint(-8, 9, (n, 512), generator=generator).float() for n in (60_000, 100))
+    vectors[30_000:30_050] = vectors[:50]  # of twins, the lower row
+    queries[:50] = vectors[:50]
+    metric = {"l2": faiss.METRIC_L2, "dot": faiss.METRIC_INNER_PRODUCT, "l1": faiss.METRIC_L1}[distance]
+    index = faiss.IndexFlat(512, metric)
+    index.add(vectors.numpy())
+    count = 40  # more, for the ties at the end, whose rows are in an order of faiss's own
+    expected, rows = index.search(queries.numpy(), count)
+    keys = -expected if distance == "dot" else expected
+    order = np.lexsort((rows, keys), axis=1)[:, :5]
+    expected, rows = (np.take_along_axis(a, order, 1) for a in (expected, rows))
+    found, places = Exact(vectors).search(queries, 5, distance)
+    np.testing.assert_array_equal(places.numpy(), rows)
+    np.testing.assert_array_equal(found.square().round().numpy() if distance == "l2" else found.numpy(), expected)

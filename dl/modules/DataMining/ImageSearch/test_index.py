@@ -1,0 +1,246 @@
+"""The index on disk: incremental, whole after any kill, never trusted when damaged; and search on it, command by command."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dl.modules.CNN.LeNet import train as lenet
+from dl.modules.DataMining.ImageSearch import index, search
+from dl.modules.DataMining.ImageSearch.features import Extractor, features_and_logits
+from dl.modules.DataMining.ImageSearch.index import Index, calibrate, update
+from dl.modules.DataMining.ImageSearch.pictures import open_pictures
+from dl.mytorch import Probe
+from dl.mytorch.config import UserError
+
+NETWORK = {"backbone": "none", "weights": "", "preset": "", "layer": "", "size": 3, "sha256": ""}
+
+
+class Colours:
+    """Features without a network: the mean colour. Counts its pictures, and stops where it is told to."""
+
+    def __init__(self, stop_after: int = -1) -> None:
+        self.count, self.stop_after = 0, stop_after
+
+    def __call__(self, pictures: Sequence[Tensor]) -> Tensor:
+        if 0 <= self.stop_after <= self.count:
+            raise KeyboardInterrupt
+        self.count += len(pictures)
+        return torch.stack([picture.float().mean((1, 2)) for picture in pictures])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """30 pictures of two classes; shards of 4, batches of 2."""
+    monkeypatch.setattr(index, "SHARD", 4)
+    monkeypatch.setattr(index, "BATCH", 2)
+    generator = np.random.default_rng(0)
+    for label, base in (("dark", 20), ("light", 200)):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for i in range(15):
+            pixels = generator.integers(base, base + 50, (9, 7, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / label / f"{i:02d}.png")
+    return tmp_path / "pictures"
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def table(path: Path) -> dict[str, list[float]]:
+    found = Index(path)
+    return dict(zip(found.names, torch.cat(found.vectors).tolist()))
+
+
+def make(out: Path, pictures: Path, embed: Colours | None = None) -> Colours:
+    embed = embed or Colours()
+    update(out, open_pictures(str(pictures)), embed, NETWORK)
+    calibrate(out)
+    return embed
+
+
+@pytest.mark.parametrize("stop_after", [0, 6, 12, 28])
+def test_an_index_that_was_stopped_goes_on_to_the_same_bytes(folder: Path, tmp_path: Path, stop_after: int) -> None:
+    make(tmp_path / "whole", folder)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "broken", folder, Colours(stop_after))
+    (tmp_path / "broken" / "000099.npy").write_bytes(b"written, but not yet named by index.json")
+    (tmp_path / "broken" / "000000.npy.tmp").write_bytes(b"half")
+    again = make(tmp_path / "broken", folder)
+    assert again.count == 30 - stop_after // 4 * 4  # whole shards are kept
+    assert content(tmp_path / "broken") == content(tmp_path / "whole")
+
+
+def test_only_new_and_changed_pictures_are_embedded_and_what_is_gone_leaves(folder: Path, tmp_path: Path) -> None:
+    assert make(tmp_path / "index", folder).count == 30
+    before = content(tmp_path / "index")
+    assert make(tmp_path / "index", folder).count == 0 and content(tmp_path / "index") == before
+    (folder / "dark" / "03.png").unlink()
+    Image.new("RGB", (5, 5), (1, 2, 3)).save(folder / "dark" / "07.png")
+    Image.new("RGB", (5, 5), (4, 5, 6)).save(folder / "light" / "new.png")
+    assert make(tmp_path / "index", folder).count == 2
+    make(tmp_path / "anew", folder)
+    assert table(tmp_path / "index") == table(tmp_path / "anew")
+    assert table(tmp_path / "index")["dark/07.png"] == [1, 2, 3] and len(table(tmp_path / "index")) == 30
+
+
+def test_what_is_no_picture_is_left_out_and_tried_again_when_it_changes(folder: Path, tmp_path: Path) -> None:
+    bad = folder / "dark" / "bad.png"
+    bad.write_text("no picture")
+    for _ in range(2):
+        problems = update(tmp_path / "index", open_pictures(str(folder)), Colours(), NETWORK)
+        assert problems == [f"{bad.resolve()} is not a picture of a known format"] or str(bad) in problems[0]
+    assert len(table(tmp_path / "index")) == 30
+    Image.new("RGB", (5, 5), (1, 2, 3)).save(bad)
+    assert update(tmp_path / "index", open_pictures(str(folder)), Colours(), NETWORK) == []
+    assert table(tmp_path / "index")["dark/bad.png"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["000002.npy", "000002.json", "index.json"])
+def test_a_damaged_file_is_named(folder: Path, tmp_path: Path, name: str) -> None:
+    make(tmp_path / "index", folder)
+    path = tmp_path / "index" / name
+    damaged = bytearray(path.read_bytes())
+    damaged[-20] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        Index(tmp_path / "index")
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        make(tmp_path / "index", folder)
+    path.unlink()
+    with pytest.raises(UserError, match="is missing|holds no index"):
+        Index(tmp_path / "index")
+
+
+def test_an_index_of_other_pictures_or_of_another_network_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    make(tmp_path / "index", folder)
+    with pytest.raises(UserError, match="index of another source"):
+        make(tmp_path / "index", folder / "dark")
+    with pytest.raises(UserError, match="index of another network"):
+        update(tmp_path / "index", open_pictures(str(folder)), Colours(), NETWORK | {"layer": "c1"})
+
+
+def test_vectors_are_mapped_not_read(folder: Path, tmp_path: Path) -> None:
+    make(tmp_path / "index", folder)
+    mapped = Index(tmp_path / "index").vectors[0].numpy()
+    assert isinstance(mapped.base, np.memmap) or isinstance(mapped, np.memmap) or not mapped.flags.owndata
+
+
+def test_without_held_out_pictures_each_is_calibrated_as_if_it_were_not_in_the_index(tmp_path: Path, folder: Path) -> None:
+    make(tmp_path / "index", folder)
+    vectors = torch.nn.functional.normalize(torch.cat(Index(tmp_path / "index").vectors).double())
+    cosine = (1 - vectors @ vectors.T).fill_diagonal_(9)
+    fifth = cosine.sort(dim=1).values[:, 4].sort().values
+    verdict = Index(tmp_path / "index").about["verdict"]
+    assert verdict["distance"] == pytest.approx(fifth[28].item(), abs=1e-12) and verdict["pictures"] == 30  # 29 of 30
+    held_out = torch.eye(3)
+    index._write_manifest(tmp_path / "index", Index(tmp_path / "index").about | {"verdict": None})
+    calibrate(tmp_path / "index", held_out)
+    assert Index(tmp_path / "index").about["verdict"]["how"] == "held out"
+
+
+# ---- with a network ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """What a run of LeNet leaves of itself that matters here, with random weights."""
+    config = lenet.Config(out=str(tmp_path / "run"), model="tiny")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"recipe": "CNN/LeNet", "config": dataclasses.asdict(config)}))
+    torch.save(lenet.network(config).state_dict(), tmp_path / "run" / "best.pt")
+    return tmp_path / "run"
+
+
+def test_features_are_what_the_classifier_reads_or_the_mean_of_a_named_map(run: Path) -> None:
+    extractor = Extractor("LeNet", str(run))
+    model, picture = extractor.classifier.model, torch.randint(256, (3, 40, 30), dtype=torch.uint8)
+    with Probe(model, "c1") as probe:
+        logits = model(extractor.classifier.prepare(picture))
+    features = extractor([picture])
+    last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+    torch.testing.assert_close(last(features), logits)
+    maps, same = features_and_logits(model, extractor.classifier.prepare(picture), "c1")
+    torch.testing.assert_close(maps, probe["c1"].mean((2, 3)))
+    torch.testing.assert_close(same, logits)
+
+
+def words(*values: object) -> list[str]:
+    return [str(value) for value in values]
+
+
+def test_index_and_search_from_the_command_line(
+    folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = words("--index", tmp_path / "index")
+    assert index.main(words(folder, "--backbone", "lenet", "--weights", run) + where) == 0
+    assert "30 pictures" in capsys.readouterr().out
+    figure = tmp_path / "figure.png"
+    query = folder / "light" / "04.png"
+    assert search.main(words(query, "--figure", figure, "--distance", "l1", "--top", 4) + where) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Known, 4 of 4 nearest are light: its 5th nearest is at cosine distance")
+    assert lines[1].split() == ["0.0000", "light", "light/04.png"] and len(lines) == 6
+    with Image.open(figure) as drawn:
+        assert drawn.width > drawn.height > 100
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (28, 28), dtype=np.uint8)).save(tmp_path / "noise.png")
+    assert search.main(words(tmp_path / "noise.png", "--figure", figure) + where) == 0
+    assert capsys.readouterr().out.startswith("I don't know this picture: its 5th nearest is at cosine distance")
+
+
+def test_what_a_person_can_mend_is_one_line(
+    folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(command: object, *arguments: object) -> str:
+        assert command.main(words(*arguments)) == 1  # type: ignore[attr-defined]
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+        return error
+
+    there = ("--index", tmp_path / "index")
+    assert "no folder and no data set" in refused(index, "nowhere", *there)
+    assert "holds no pictures" in refused(index, run, "--weights", run, "--backbone", "lenet", *there)
+    assert "is a run of CNN/LeNet, not of CNN/ResNet" in refused(index, folder, "--weights", run, *there)
+    assert "no output of a layer 'c9'" in refused(index, folder, "--weights", run, "--backbone", "lenet", "--layer", "c9", *there)
+    assert "no model Net" in refused(index, folder, "--backbone", "Net", *there)
+    assert "holds no index" in refused(search, folder / "dark" / "00.png", *there)
+    with pytest.raises(SystemExit):
+        search.main(words(folder / "dark" / "00.png", "--distance", "euclid"))
+    assert "distance 'euclid'" in capsys.readouterr().err
+    assert index.main(words(folder, "--backbone", "lenet", "--weights", run, *there)) == 0
+    torch.save(lenet.network(lenet.Config(out="-", model="tiny")).state_dict(), run / "best.pt")
+    assert "made with other weights" in refused(search, folder / "dark" / "00.png", *there)
+
+
+@pytest.mark.slow
+def test_an_index_killed_at_any_moment_goes_on_to_the_same_bytes(folder: Path, run: Path, tmp_path: Path) -> None:
+    """kill -9 while it works, three times, at moments that fall into different shards."""
+    for i in range(60):
+        shutil.copy(folder / "dark" / f"{i % 15:02d}.png", folder / "light" / f"copy{i:02d}.png")
+    start = "import sys; from dl.modules.DataMining.ImageSearch import index; index.SHARD = index.BATCH = 2; sys.exit(index.main())"
+    own = words(folder, "--backbone", "lenet", "--weights", run, "--index")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def begin(out: Path) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "-c", start, *own, str(out)], env=environment, stderr=subprocess.DEVNULL)
+
+    assert begin(tmp_path / "whole").wait() == 0
+    for shards in (1, 9, 20):
+        process = begin(tmp_path / "broken")
+        while process.poll() is None and len(list((tmp_path / "broken").glob("*.npy"))) < shards:
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+    assert begin(tmp_path / "broken").wait() == 0
+    assert content(tmp_path / "broken") == content(tmp_path / "whole")

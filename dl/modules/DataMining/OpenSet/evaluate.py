@@ -1,0 +1,142 @@
+"""How well each score finds what a network never learned: measures of runs of `train.py`, recorded and put into the README.
+
+    python -m dl.modules.DataMining.OpenSet.evaluate runs/DataMining/OpenSet runs/DataMining/OpenSet-2,6
+    python -m dl.modules.DataMining.OpenSet.evaluate                    # only the table, from what is recorded
+
+A run with classes held out is tested on them; one of all classes on MNIST, on noise and on the test images inverted. The
+threshold that ships accepts 95 % of the run's validation images; all figures are of test images.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dl import results
+from dl.modules.DataMining.ImageSearch.features import features_and_logits
+from dl.modules.DataMining.OpenSet import measures
+from dl.modules.DataMining.OpenSet.scores import Known, Score, fit_all
+from dl.modules.DataMining.OpenSet.threshold import conformal_threshold, quantile_threshold
+from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_only, network, only
+from dl.mytorch.checkpoint import load_weights, write_json
+from dl.mytorch.config import UserError
+from dl.mytorch.data import image_set, image_splits
+from dl.mytorch.data.idx import load
+from dl.mytorch.logger import read_json
+
+HERE = Path(__file__).parent
+FITTED = 20_000  # training images that the scores are fitted to
+OTHERS = 2_000  # images of noise, and inverted ones
+COLUMNS = ("held out", "MNIST", "noise", "inverted")
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, images: Tensor, config: Config) -> tuple[Tensor, Tensor]:
+    """Features (N, D) and logits (N, C) of images (N, 1, 28, 28) of bytes."""
+    standard, generator = image_set(config).standard, torch.Generator()
+    parts = [features_and_logits(model, standard({"images": part}, generator)["images"]) for part in images.split(500)]
+    features, logits = zip(*parts)
+    return torch.cat(features), torch.cat(logits)
+
+
+def unknown_images(config: Config) -> dict[str, Tensor]:
+    """What the network of a run never saw, as bytes, by the name of its column."""
+    test = image_splits(config).test.dataset
+    known = known_classes(config)
+    if config.held_out:
+        held_out = [label for label in range(len(image_set(config).classes)) if label not in known]
+        return {"held out": only(test, held_out)["images"]}
+    noise = torch.randint(256, (OTHERS, *test["images"].shape[1:]), generator=torch.Generator().manual_seed(config.seed))
+    return {"MNIST": load("mnist")[1]["images"], "noise": noise.byte(), "inverted": 255 - test["images"][:OTHERS]}
+
+
+def measure(score: Score, val: Tensor, test: tuple[Tensor, Tensor], right: Tensor, unknown: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """All figures of one score; `val` are its values of the held-out known images, `right` says which tests are classified well."""
+    known, other = score(*test), score(*unknown)
+    threshold = quantile_threshold(val)
+    accepted = known <= threshold
+    return {
+        "auroc": measures.auroc(known, other),
+        "aupr_in": measures.aupr_in(known, other),
+        "aupr_out": measures.aupr_out(known, other),
+        "fpr95": measures.fpr95(known, other),
+        "accepted": accepted.double().mean().item(),
+        "accepted_conformal": (known <= conformal_threshold(val)).double().mean().item(),
+        "rejected": (other > threshold).double().mean().item(),
+        "accepted_error": 1 - right[accepted].double().mean().item(),
+    }
+
+
+def evaluate(run: Path) -> dict[str, Any]:
+    """The record of a run. Raises `UserError` for a folder that holds none of this recipe."""
+    if not (run / "best.pt").exists() or (described := read_json(run / "config.json"))["recipe"] != "DataMining/OpenSet":
+        raise UserError(f"{run} holds no run of DataMining/OpenSet; `python -m dl.modules.DataMining.OpenSet.train` makes one")
+    config = Config(**described["config"])
+    model = load_weights(network(config), run / "best.pt").eval()
+    train, val, test = (part.dataset for part in known_only(image_splits(config), known_classes(config)))
+    features, logits = outputs(model, train["images"][:FITTED], config)
+    scores = fit_all(Known(features, logits, train["labels"][:FITTED], model.head.weight.detach(), model.head.bias.detach()))
+    known_val, known_test = outputs(model, val["images"], config), outputs(model, test["images"], config)
+    right = known_test[1].argmax(-1) == test["labels"]
+    rows = []
+    for name, images in unknown_images(config).items():
+        unknown = outputs(model, images, config)
+        rows += [
+            {"unknown": name, "score": key, **measure(score, score(*known_val), known_test, right, unknown)}
+            for key, score in scores.items()
+        ]
+    kept = ("command", "commit", "versions")
+    about = {"held_out": config.held_out, "seed": config.seed, "epochs": config.epochs, "error": 1 - right.double().mean().item()}
+    return {**about, **{key: described[key] for key in kept}, "rows": rows}
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """A row for each score, means over the runs."""
+    rows = [row for record in records for row in record["rows"]]
+    used = [column for column in COLUMNS if any(row["unknown"] == column for row in rows)]
+    lines = []
+    for score in dict.fromkeys(row["score"] for row in rows):
+        own = [row for row in rows if row["score"] == score]
+        line = [score, f"{mean(row['accepted'] for row in own):.1%}", f"{mean(row['accepted_error'] for row in own):.1%}"]
+        for column in used:
+            here = [row for row in own if row["unknown"] == column]
+            spread = f" \u00b1 {stdev(row['auroc'] for row in here):.3f}" if len(here) > 1 else ""  # plus-minus
+            line.append(
+                f"{mean(row['auroc'] for row in here):.3f}{spread}, {mean(row['fpr95'] for row in here):.1%}, "
+                f"{mean(row['rejected'] for row in here):.1%}"
+            )
+        lines.append(line)
+    headings = ["score", "known accepted", "error of the accepted", *(f"{column}: AUROC, FPR95, rejected" for column in used)]
+    return results.markdown_table(headings, lines)
+
+
+def recorded() -> list[dict[str, Any]]:
+    """What is recorded, in the order of the files."""
+    return [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Measure how well scores find unknown pictures.", prog="python -m dl.modules.DataMining.OpenSet.evaluate"
+    )
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs of DataMining/OpenSet")
+    try:
+        for run in parser.parse_args(argv).runs:
+            record = evaluate(run)
+            name = "-".join(filter(None, [record["held_out"].replace(",", "_") or "all", f"seed{record['seed']}"]))
+            (HERE / "results").mkdir(exist_ok=True)
+            write_json(record, HERE / "results" / f"{name}.json")
+        print(results.rewrite(HERE / "README.md", "results", table(recorded())))
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

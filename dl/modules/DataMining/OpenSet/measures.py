@@ -1,0 +1,38 @@
+"""How well a score tells unknown pictures from known ones. Scores rise with the doubt."""
+
+import torch
+from torch import Tensor
+
+
+def auroc(known: Tensor, unknown: Tensor) -> float:
+    """Area under the ROC curve: the probability that an unknown picture scores above a known one, equal ones by half."""
+    scores = torch.cat([known, unknown]).double()
+    _, place, counts = torch.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum(0) - (counts - 1).double() / 2)[place]  # from 1, equal ones share the mean of theirs
+    above = ranks[len(known) :].sum() - len(unknown) * (len(unknown) + 1) / 2
+    return (above / (len(known) * len(unknown))).item()
+
+
+def average_precision(negative: Tensor, positive: Tensor) -> float:
+    """Area under precision over recall, as a sum over the thresholds from above: (gain in recall) * precision there."""
+    scores = torch.cat([negative, positive]).double()
+    _, place, counts = torch.unique(-scores, return_inverse=True, return_counts=True)
+    right = torch.bincount(place[len(negative) :], minlength=len(counts)).double()
+    precision = right.cumsum(0) / counts.cumsum(0)
+    return (precision * right).sum().item() / len(positive)
+
+
+def aupr_out(known: Tensor, unknown: Tensor) -> float:
+    """`average_precision` of finding the unknown."""
+    return average_precision(known, unknown)
+
+
+def aupr_in(known: Tensor, unknown: Tensor) -> float:
+    """`average_precision` of finding the known."""
+    return average_precision(-unknown, -known)
+
+
+def fpr95(known: Tensor, unknown: Tensor) -> float:
+    """Share of the unknown that is accepted where just 95 % of these known pictures are."""
+    threshold = known.double().sort().values[-(-95 * len(known) // 100) - 1]
+    return (unknown.double() <= threshold).double().mean().item()

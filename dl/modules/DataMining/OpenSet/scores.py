@@ -1,0 +1,180 @@
+"""How little a network knows a picture: eight scores, each of its paper. All rise with the doubt.
+
+Four read the logits alone, and are functions: `msp`, `max_logit`, `energy`, `entropy`. Four are fitted to the features or
+logits of training pictures, and are classes whose objects are called: `Mahalanobis`, `KNN`, `ViM`, `OpenMax`.
+`fit_all` makes all eight for a network.
+"""
+
+from typing import Callable, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dl.modules.DataMining.ImageSearch.exact import Exact
+
+# N pictures, C classes, D features
+
+Score = Callable[[Tensor, Tensor], Tensor]  # features (N, D), logits (N, C) -> (N,)
+
+
+class Known(NamedTuple):
+    """What a network makes of its training pictures, and its last layer: logits = features @ weight.T + bias."""
+
+    features: Tensor  # (N, D)
+    logits: Tensor  # (N, C)
+    labels: Tensor  # (N,)
+    weight: Tensor  # (C, D)
+    bias: Tensor  # (C,)
+
+
+def msp(logits: Tensor) -> Tensor:
+    """1 - the maximum softmax probability. Hendrycks & Gimpel 2017, https://arxiv.org/abs/1610.02136. (N, C) -> (N,)."""
+    return 1 - logits.softmax(-1).amax(-1)
+
+
+def max_logit(logits: Tensor) -> Tensor:
+    """The largest logit, negated. Hendrycks et al. 2022, https://arxiv.org/abs/1911.11132. (N, C) -> (N,)."""
+    return -logits.amax(-1)
+
+
+def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """E = -T log sum_i exp(logit_i / T). Liu et al. 2020, https://arxiv.org/abs/2010.03759, equation 4. (N, C) -> (N,)."""
+    return -temperature * (logits / temperature).logsumexp(-1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of the predicted distribution, in nats. Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474,
+    section 3.5, of one network. (N, C) -> (N,)."""
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+class Mahalanobis:
+    """Squared distance to the nearest class mean under the covariance that all classes share.
+
+    Lee et al. 2018, https://arxiv.org/abs/1807.03888, equations 1 and 2; of one layer, without the change of the input
+    (section 2.2) and the ensemble of layers. Directions in which the training features do not vary are left out.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor) -> None:
+        features = features.double()
+        self.means = torch.stack([features[labels == label].mean(0) for label in labels.unique()])  # (C, D)
+        centred = features - self.means[torch.unique(labels, return_inverse=True)[1]]
+        covariance = centred.T @ centred / len(features)
+        self.precision = torch.linalg.pinv(covariance, rtol=1e-10, hermitian=True)  # (D, D)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        differences = features.double()[:, None] - self.means  # (N, C, D)
+        return ((differences @ self.precision) * differences).sum(-1).amin(-1)
+
+
+class KNN:
+    """Distance to the k-th nearest training picture, of features brought to length 1.
+
+    Sun et al. 2022, https://arxiv.org/abs/2204.06507, section 3. The paper's k is 50 for 50,000 training pictures.
+    """
+
+    def __init__(self, features: Tensor, k: int = 50) -> None:
+        self.k = k
+        self.exact = Exact(torch.nn.functional.normalize(features.float()))
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return self.exact.search(torch.nn.functional.normalize(features.float()), self.k, "l2")[0][:, -1]
+
+
+class ViM:
+    """Probability of a virtual class beside the others, whose logit grows with what the training features do not span.
+
+    Wang et al. 2022, https://arxiv.org/abs/2203.10807, section 4: features are taken from the origin -pinv(W) b; their
+    residual is their part outside of the `dim` principal directions of the training features (equation 4), scaled by
+    alpha, which makes its mean that of the largest logits in training (equation 6).
+
+    `dim`: default D / 2. Raises `ValueError` when it is not below D.
+    """
+
+    def __init__(self, known: Known, dim: int = 0) -> None:
+        size = known.features.shape[1]
+        dim = dim or size // 2
+        if not 0 < dim < size:
+            raise ValueError(f"dim {dim} has to be above 0 and below the {size} features")
+        self.origin = -torch.linalg.pinv(known.weight.double()) @ known.bias.double()  # (D,)
+        moved = known.features.double() - self.origin
+        directions = torch.linalg.eigh(moved.T @ moved).eigenvectors  # (D, D), rising eigenvalues
+        self.residual_space = directions[:, : size - dim]  # R, (D, D - dim)
+        lengths = (moved @ self.residual_space).norm(dim=-1)
+        self.alpha = known.logits.double().amax(-1).mean() / lengths.mean()
+
+    def __call__(self, features: Tensor, logits: Tensor) -> Tensor:
+        virtual = self.alpha * ((features.double() - self.origin) @ self.residual_space).norm(dim=-1)
+        # The virtual class's log-odds order pictures as its probability does, and do not all round to 0 or 1.
+        return virtual - logits.double().logsumexp(-1)
+
+
+class OpenMax:
+    """Probability of "unknown" after the logits of the likeliest classes are lowered by how far off the picture is.
+
+    Bendale & Boult 2016, https://arxiv.org/abs/1511.06233. Algorithm 1: for each class the mean logits of the training
+    pictures that are rightly classified, and a Weibull distribution of the `tail` largest Euclidean distances to it, moved
+    to begin 1 below the least of these, as libMR does. Algorithm 2: of the `alpha` largest logits, the i-th (from 0) loses
+    the share (alpha - i) / alpha * F(distance) to the class "unknown". Raises `ValueError` for a class without any.
+    """
+
+    def __init__(self, logits: Tensor, labels: Tensor, tail: int = 20, alpha: int = 3) -> None:
+        logits = logits.double()
+        right = logits.argmax(-1) == labels
+        if missing := set(range(logits.shape[1])) - set(labels[right].tolist()):
+            raise ValueError(f"no training picture of class {min(missing)} is rightly classified")
+        self.alpha = min(alpha, logits.shape[1])
+        self.means = torch.stack([logits[right & (labels == c)].mean(0) for c in range(logits.shape[1])])  # (C, C)
+        fits = []
+        for label, mean in enumerate(self.means):
+            distances = (logits[right & (labels == label)] - mean).norm(dim=-1)
+            far = distances.topk(min(tail, len(distances))).values
+            fits.append((far.amin().item() - 1, *fit_weibull(far - far.amin() + 1)))
+        self.start, self.shape, self.scale = torch.tensor(fits, dtype=torch.float64).T  # (C,) each
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        logits = logits.double()
+        distances = (logits[:, None] - self.means).norm(dim=-1)  # (N, C)
+        outside = 1 - (-((distances - self.start).clamp_min(0) / self.scale) ** self.shape).exp()  # Weibull's F
+        order = logits.argsort(-1, descending=True)[:, : self.alpha]
+        weights = (self.alpha - torch.arange(self.alpha)) / self.alpha
+        lost = torch.zeros_like(logits).scatter(1, order, weights.double().expand_as(order)) * outside
+        moved = torch.cat([logits * (1 - lost), (logits * lost).sum(-1, keepdim=True)], -1)  # (N, C + 1)
+        return moved.softmax(-1)[:, -1]
+
+
+def fit_weibull(values: Tensor) -> tuple[float, float]:
+    """Shape and scale of the Weibull distribution of the greatest likelihood for values (N,) above 0.
+
+    The shape k solves sum(x^k log x) / sum(x^k) - 1 / k = mean(log x), whose left side rises with k: by bisection. The
+    scale is mean(x^k)^(1/k). Raises `ValueError` for values that are not above 0; equal ones get a shape of 1,000.
+    """
+    if not len(values) or not (values > 0).all():
+        raise ValueError("a Weibull distribution is fitted to values above 0, one at least")
+    logs = values.double().log()
+    low, high = 1e-3, 1e3
+    for _ in range(60):
+        shape = (low * high) ** 0.5
+        weights = (shape * logs).softmax(0)  # x^k / sum(x^k), without overflow
+        if (weights * logs).sum() - 1 / shape < logs.mean():
+            low = shape
+        else:
+            high = shape
+    return shape, (((shape * logs).logsumexp(0) - torch.tensor(len(logs)).log()) / shape).exp().item()
+
+
+def fit_all(known: Known) -> dict[str, Score]:
+    """All eight scores by name."""
+    mahalanobis, knn = Mahalanobis(known.features, known.labels), KNN(known.features)
+    vim, openmax = ViM(known), OpenMax(known.logits, known.labels)
+    return {
+        "MSP": lambda features, logits: msp(logits),
+        "MaxLogit": lambda features, logits: max_logit(logits),
+        "energy": lambda features, logits: energy(logits),
+        "entropy": lambda features, logits: entropy(logits),
+        "Mahalanobis": lambda features, logits: mahalanobis(features),
+        "kNN": lambda features, logits: knn(features),
+        "ViM": vim,
+        "OpenMax": lambda features, logits: openmax(logits),
+    }

@@ -1,0 +1,154 @@
+"""Scores against numbers worked out by hand, and against SciPy and scikit-learn."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dl.modules.DataMining.OpenSet import measures, scores
+from dl.modules.DataMining.OpenSet.scores import KNN, Known, Mahalanobis, OpenMax, ViM, fit_weibull
+from dl.modules.DataMining.OpenSet.threshold import conformal_threshold, quantile_threshold
+
+LOG = math.log
+TWO = torch.tensor([[LOG(6), LOG(2)], [0.0, 0.0]])  # probabilities 3/4 and 1/4, then 1/2 each
+
+
+def close(found: Tensor, expected: list[float]) -> None:
+    torch.testing.assert_close(found.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-7)
+
+
+def test_scores_of_logits_by_hand() -> None:
+    close(scores.msp(TWO), [0.25, 0.5])
+    close(scores.max_logit(TWO), [-LOG(6), 0.0])
+    close(scores.energy(TWO), [-LOG(8), -LOG(2)])
+    close(scores.energy(TWO, temperature=0.5), [-0.5 * LOG(40), -0.5 * LOG(2)])
+    close(scores.entropy(TWO), [0.75 * LOG(4 / 3) + 0.25 * LOG(4), LOG(2)])
+
+
+def test_mahalanobis_by_hand() -> None:
+    features = torch.tensor([[-1.0, 0], [1, 0], [9, -2], [9, 2]])  # means (0, 0), (9, 0); variances 1/2 and 2
+    score = Mahalanobis(features, torch.tensor([0, 0, 7, 7]))
+    close(score(torch.tensor([[1.0, 0], [9, 4], [4, 2]])), [2.0, 8.0, 34.0])
+
+
+def test_mahalanobis_leaves_out_what_never_varies() -> None:
+    features = torch.tensor([[-1.0, 5], [1, 5], [3, 5], [5, 5]])
+    assert Mahalanobis(features, torch.tensor([0, 0, 1, 1]))(torch.tensor([[2.0, 5]])).item() == pytest.approx(4)
+
+
+def test_knn_is_the_distance_on_the_circle_of_length_1() -> None:
+    score = KNN(torch.tensor([[3.0, 0], [0, 0.1], [-7, 0]]), k=2)
+    close(score(torch.tensor([[5.0, 0], [-1, -1]])), [2**0.5, (2 + 2**0.5) ** 0.5])
+
+
+def test_vim_by_hand() -> None:
+    """Features (x, y), of which the classes read x + 1 and -x - 1: the origin is (-1, 0); x varies most, y is the residual."""
+    weight, bias = torch.tensor([[1.0, 0], [-1, 0]]), torch.tensor([1.0, -1])
+    features = torch.tensor([[9.0, 1], [-11, -1], [9, -1], [-11, 1]])
+    score = ViM(Known(features, features @ weight.T + bias, torch.tensor([0, 1, 0, 1]), weight, bias), dim=1)
+    assert score.alpha.item() == pytest.approx(10, rel=1e-2)  # the largest logits are 10, the residuals 1
+    query = torch.tensor([[1.0, 3.0]])
+    found = score(query, query @ weight.T + bias)
+    assert found.item() == pytest.approx(30 - LOG(math.exp(2) + math.exp(-2)), rel=1e-2)
+
+
+def test_vim_refuses_a_space_that_leaves_no_residual() -> None:
+    known = Known(torch.randn(5, 3), torch.randn(5, 2), torch.zeros(5), torch.randn(2, 3), torch.zeros(2))
+    with pytest.raises(ValueError, match="dim 3"):
+        ViM(known, dim=3)
+
+
+def test_weibull_is_fitted_where_the_likelihood_is_greatest() -> None:
+    values = torch.tensor([1.0, 1.3, 1.7, 2.5, 4.0, 1.2], dtype=torch.float64)
+    shape, scale = fit_weibull(values)
+
+    def likelihood(shape: float, scale: float) -> float:
+        parts = values / scale
+        return (LOG(shape / scale) + (shape - 1) * parts.log() - parts**shape).sum().item()
+
+    best = likelihood(shape, scale)
+    for other in [(shape * 1.001, scale), (shape / 1.001, scale), (shape, scale * 1.001), (shape, scale / 1.001)]:
+        assert likelihood(*other) < best
+    with pytest.raises(ValueError, match="above 0"):
+        fit_weibull(torch.zeros(3))
+
+
+def test_openmax_by_hand() -> None:
+    """One class so far from its mean that F is 1: with alpha 1 its whole logit goes to "unknown"."""
+    logits = torch.tensor([[4.0, 0], [5, 0], [6, 0], [0, 4], [0, 5], [0, 6], [9, 8]])
+    score = OpenMax(logits[:6], torch.tensor([0, 0, 0, 1, 1, 1]), tail=2, alpha=1)
+    close(score.means, [[5.0, 0], [0, 5]])  # type: ignore[arg-type]
+    close(score.start, [0.0, 0.0])  # both distances are 1
+    far = torch.tensor([[100.0, 2.0]])
+    close(score(far), [1 / (1 + math.exp(2 - 100) + math.exp(0 - 100))])
+    assert score(torch.tensor([[5.0, 0]])).item() == pytest.approx(1 / (math.exp(5) + 2), rel=1e-6)  # at the mean F is 0
+
+
+def test_openmax_refuses_a_class_that_the_network_never_gets_right() -> None:
+    with pytest.raises(ValueError, match="class 1"):
+        OpenMax(torch.tensor([[4.0, 0], [6, 0], [3, 2]]), torch.tensor([0, 0, 1]))
+
+
+def test_openmax_counts_rightly_classified_pictures_only() -> None:
+    logits = torch.tensor([[4.0, 0], [6, 0], [0, 50], [0, 5], [0, 7]])
+    assert OpenMax(logits, torch.tensor([0, 0, 0, 1, 1])).means.tolist() == [[5, 0], [0, 6]]
+
+
+def test_all_eight_scores_rise_far_from_what_was_seen() -> None:
+    labels = torch.arange(300) % 3
+    weight, bias = torch.eye(3, 5) * 4, torch.zeros(3)
+    features = torch.cat([torch.eye(3), torch.zeros(3, 2)], 1)[labels] + 0.1 * torch.randn(300, 5) * torch.tensor([1, 1, 1, 1, 0.3])
+    known = Known(features, features @ weight.T + bias, labels, weight, bias)
+    strange = torch.tensor([[0.3, 0.3, 0.3, 0, 2.0]])
+    fitted = scores.fit_all(known)
+    assert list(fitted) == ["MSP", "MaxLogit", "energy", "entropy", "Mahalanobis", "kNN", "ViM", "OpenMax"]
+    for name, score in fitted.items():
+        seen = score(known.features, known.logits)
+        assert seen.shape == (300,) and (score(strange, strange @ weight.T + bias) > seen.quantile(0.9)).item(), name
+
+
+def test_measures_by_hand() -> None:
+    known, unknown = torch.tensor([1.0, 2, 3, 4]), torch.tensor([3.0, 5])
+    assert measures.auroc(known, unknown) == pytest.approx((2.5 + 4) / 8)
+    # From above: 5 (right), 4, then both 3s: precision 1 at recall 1/2, 2/4 at recall 1.
+    assert measures.aupr_out(known, unknown) == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 4)
+    # From below: 1, 2 (right), both 3s, 4: precision 1, 1, 3/4, 4/5.
+    assert measures.aupr_in(known, unknown) == pytest.approx((1 + 1 + 3 / 4 + 4 / 5) / 4)
+    assert measures.fpr95(known, unknown) == 0.5
+    assert measures.fpr95(torch.arange(100), torch.tensor([94, 95, 96, 97])) == 0.25
+
+
+def test_thresholds_accept_what_they_promise() -> None:
+    scores_ = torch.arange(1.0, 101)[torch.randperm(100)]
+    assert quantile_threshold(scores_) == 95 and conformal_threshold(scores_) == 96  # ceil(101 * 0.95)
+    assert conformal_threshold(scores_[:10]) == math.inf
+    with pytest.raises(ValueError, match="none NaN"):
+        quantile_threshold(torch.tensor([1.0, math.nan]))
+
+
+def test_conformal_threshold_accepts_95_percent_on_average() -> None:
+    draws = torch.randn(600, 60)  # 59 held out, 1 to test
+    accepted = [draw[-1].item() <= conformal_threshold(draw[:-1]) for draw in draws]
+    assert abs(sum(accepted) / len(accepted) - 0.95) < 0.03
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("decimals", [0, 6])
+def test_measures_are_scikit_learn_s(decimals: int) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    known, unknown = (torch.randn(3000) * 3).round(decimals=decimals), (torch.randn(800) * 3 + 2).round(decimals=decimals)
+    both, truth = torch.cat([known, unknown]), torch.cat([torch.zeros(3000), torch.ones(800)])
+    assert measures.auroc(known, unknown) == pytest.approx(sklearn.roc_auc_score(truth, both), abs=1e-12)
+    assert measures.aupr_out(known, unknown) == pytest.approx(sklearn.average_precision_score(truth, both), abs=1e-12)
+    assert measures.aupr_in(known, unknown) == pytest.approx(sklearn.average_precision_score(1 - truth, -both), abs=1e-12)
+    accepted_unknown, accepted_known, _ = sklearn.roc_curve(1 - truth, -both, drop_intermediate=False)
+    assert measures.fpr95(known, unknown) == pytest.approx(accepted_unknown[accepted_known >= 0.95].min(), abs=1e-12)
+
+
+@pytest.mark.parity
+def test_weibull_fit_is_scipy_s() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    values = stats.weibull_min.rvs(1.7, scale=3.0, size=200, random_state=0)
+    shape, _, scale = stats.weibull_min.fit(values, floc=0)
+    assert fit_weibull(torch.from_numpy(values)) == pytest.approx((shape, scale), rel=1e-4)

@@ -1,0 +1,42 @@
+"""The map of an index, from the command line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dl.modules.DataMining.ImageSearch.index import update
+from dl.modules.DataMining.ImageSearch.pictures import open_pictures
+from dl.modules.DataMining.TSNE import draw
+from dl.mytorch.data import read_image
+
+NETWORK = {"backbone": "none", "weights": "", "preset": "", "layer": "", "size": 3, "sha256": ""}
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    """20 pictures of two classes, by their mean colours."""
+    for i in range(20):
+        (tmp_path / "pictures" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 6), (100 * (i % 2) + i, i, 50)).save(tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png")
+    pictures = open_pictures(str(tmp_path / "pictures"))
+    update(tmp_path / "index", pictures, lambda read: torch.stack([p.float().mean((1, 2)) for p in read]), NETWORK)
+    return tmp_path / "index"
+
+
+def test_an_index_becomes_a_map_and_a_projector(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figure, projector = tmp_path / "map.png", tmp_path / "projector"
+    words = ["--index", index, "--perplexity", 3, "--iterations", 20, "--figure", figure, "--projector", projector]
+    assert draw.main([str(word) for word in words]) == 0
+    assert "20 pictures" in capsys.readouterr().out and read_image(figure).shape == (3, 800, 900)
+    (folder,) = projector.glob("**/tensors.tsv")
+    assert len(folder.read_text().splitlines()) == 20
+    assert folder.with_name("metadata.tsv").read_text().splitlines() == ["a"] * 10 + ["b"] * 10
+    assert read_image(folder.with_name("sprite.png")).shape == (3, 160, 160)  # 5 x 5 places of 32
+    assert (projector / "projector_config.pbtxt").exists()
+
+
+def test_a_perplexity_that_is_too_large_is_one_line(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert draw.main(["--index", str(index), "--perplexity", "7"]) == 1
+    assert capsys.readouterr().err == "error: --perplexity 7: above 1, and for 20 pictures at most 6.33333\n"

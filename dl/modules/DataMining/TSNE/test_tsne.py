@@ -1,0 +1,105 @@
+"""t-SNE: forces against autograd, similarities against the definition, maps against scikit-learn and openTSNE."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dl.modules.DataMining.TSNE import tsne as module
+from dl.modules.DataMining.TSNE.tsne import Pairs, attraction, conditional, kl_divergence, place, principal, repulsion
+from dl.modules.DataMining.TSNE.tsne import similarities, tsne
+
+
+def clusters(count: int, groups: int = 3, size: int = 8, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    centres = 4 * torch.randn(groups, size, generator=torch.Generator().manual_seed(9))
+    labels = torch.arange(count) % groups
+    return centres[labels] + torch.randn(count, size, generator=generator), labels
+
+
+def dense(pairs: Pairs, count: int) -> Tensor:
+    matrix = torch.zeros(count, count, dtype=torch.float64)
+    matrix[pairs.i, pairs.j] = pairs.p.double()
+    return matrix
+
+
+def test_every_row_has_the_perplexity_that_was_asked_for() -> None:
+    squares = torch.rand(20, 40, dtype=torch.float64) * torch.logspace(-6, 6, 20, dtype=torch.float64)[:, None]
+    p = conditional(squares, 7.0)
+    entropy = -(p * p.log()).sum(1)
+    torch.testing.assert_close(entropy.exp(), torch.full_like(entropy, 7.0), rtol=1e-6, atol=0)
+    precision = (p[:, 0] / p[:, 1]).log() / (squares[:, 1] - squares[:, 0])  # Gaussians of one precision in a row
+    torch.testing.assert_close((p[:, 2] / p[:, 3]).log(), precision * (squares[:, 3] - squares[:, 2]))
+
+
+def test_similarities_are_symmetric_sum_to_1_and_leave_out_the_point_itself() -> None:
+    features = torch.randn(40, 8)
+    features[3] = features[7]  # twins
+    matrix = dense(similarities(features, 5.0), 40)
+    assert matrix.sum().item() == pytest.approx(1, abs=1e-6)
+    assert torch.equal(matrix, matrix.T) and not matrix.diag().any()
+    assert ((matrix > 0).sum(1) >= 15).all()
+    squares = torch.cdist(features.double(), features.double()).square()
+    others = ~torch.eye(40, dtype=torch.bool)
+    p = torch.zeros(40, 40, dtype=torch.float64)
+    p[others] = conditional(squares[others].view(40, 39), 5.0).flatten()
+    torch.testing.assert_close(dense(similarities(features, 5.0, neighbours=39), 40), (p + p.T) / 80, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("block", [2**19, 64])
+def test_forces_are_the_gradient_of_the_divergence(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", block)
+    features, _ = clusters(30)
+    pairs = similarities(features, 5.0)
+    points = (torch.randn(30, 2, dtype=torch.float64) * 3).requires_grad_()
+    weights = 1 / (1 + torch.cdist(points, points).square())
+    weights = weights - torch.eye(30) * weights.diag()
+    p = dense(pairs, 30)
+    divergence = (p * ((p.clamp_min(1e-300) / (weights / weights.sum()).clamp_min(1e-300)).log())).sum()
+    (gradient,) = torch.autograd.grad(divergence, points)
+    own = points.detach().float()
+    force, total = repulsion(own)
+    assert total == pytest.approx(weights.sum().item(), rel=1e-6)
+    torch.testing.assert_close(4 * (attraction(own, pairs) - force / total).double(), gradient, rtol=1e-4, atol=1e-6)
+    assert kl_divergence(own, pairs) == pytest.approx(divergence.item(), rel=1e-5)
+
+
+def test_principal_components_are_those_of_the_decomposition() -> None:
+    features = torch.randn(50, 6) * torch.tensor([1.0, 5, 2, 1, 1, 3]) + 7
+    centred = features - features.mean(0)
+    u, s, v = torch.linalg.svd(centred, full_matrices=False)
+    found = principal(features)
+    torch.testing.assert_close(found.abs(), (u * s)[:, :2].abs(), rtol=1e-4, atol=1e-4)
+    for i in range(2):
+        weights = torch.linalg.lstsq(centred, found[:, i : i + 1]).solution[:, 0]
+        assert weights[weights.abs().argmax()] > 0
+
+
+def test_clusters_come_apart_the_same_way_each_time_and_new_points_join_theirs() -> None:
+    features, labels = clusters(90)
+    points = tsne(features, perplexity=10.0, iterations=300, exaggerated=100)
+    assert torch.equal(points, tsne(features, perplexity=10.0, iterations=300, exaggerated=100))
+    nearest = torch.cdist(points, points).fill_diagonal_(math.inf).argmin(1)
+    assert (labels[nearest] == labels).all()
+    new, own = clusters(30, seed=1)
+    found = place(points, features, new, perplexity=5.0)
+    assert (labels[torch.cdist(found, points).argmin(1)] == own).all()
+    again = place(points, features, features[:10], perplexity=5.0)
+    spread = torch.pdist(points).mean()
+    assert ((again - points[:10]).norm(dim=1) < 0.1 * spread).all()  # those of the map come near their places
+
+
+def test_a_descent_lowers_the_divergence_further() -> None:
+    features, _ = clusters(60)
+    pairs = similarities(features, 10.0)
+    values = [kl_divergence(tsne(features, 10.0, iterations=n, exaggerated=50), pairs) for n in (60, 120, 400)]
+    assert values[0] > values[1] > values[2]
+
+
+@pytest.mark.parametrize("perplexity", [1.0, 13.1])
+def test_a_perplexity_that_the_points_cannot_have_is_refused(perplexity: float) -> None:
+    with pytest.raises(ValueError, match="perplexity"):
+        similarities(torch.randn(40, 3), perplexity)
+    with pytest.raises(ValueError, match="finite"):
+        similarities(torch.full((40, 3), math.nan), 5.0)

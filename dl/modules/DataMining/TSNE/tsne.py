@@ -1,0 +1,178 @@
+"""t-SNE: features in two dimensions, where neighbours stay neighbours.
+
+"Visualizing Data using t-SNE", Laurens van der Maaten, Geoffrey Hinton, 2008,
+https://www.jmlr.org/papers/v9/vandermaaten08a.html: the gradient of all pairs, in blocks that stay in the cache, so that
+memory grows with the points and not with the pairs.
+
+The start is the first two principal components, and the learning rate N / exaggeration: Kobak & Berens 2019,
+https://doi.org/10.1038/s41467-019-13056-x. New points are placed into a map in the way of Policar, Strazar & Zupan 2023,
+https://doi.org/10.1007/s10994-021-06043-1.
+
+Deviations: similarities are of the 3 * perplexity nearest neighbours only, as in van der Maaten 2014
+(https://jmlr.org/papers/v15/vandermaaten14a.html, section 4.1), unless `neighbours` says otherwise.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dl.modules.DataMining.ImageSearch.exact import Exact
+
+# N points, E pairs of neighbours
+
+BLOCK = 2**19  # pairs that the repulsion holds at a time: 2 MiB
+
+
+class Pairs(NamedTuple):
+    """The similarities p_ij, without those that are 0, in the order of i."""
+
+    i: Tensor  # (E,)
+    j: Tensor  # (E,)
+    p: Tensor  # (E,), of sum 1
+    ends: Tensor  # (N + 1,): the pairs of point i are those from ends[i] to ends[i + 1]
+
+
+def conditional(squares: Tensor, perplexity: float) -> Tensor:
+    """p_{j|i} (N, k) from squared distances (N, k) of each point to others, section 2: Gaussians of this perplexity.
+
+    The precision of each is found by bisection. Rows whose distances are all equal become uniform.
+    """
+    squares = squares - squares.amin(1, keepdim=True)
+    scale = squares.mean(1, keepdim=True).clamp_min(1e-12)
+    squares = squares / scale
+    low, high = torch.full_like(scale, 1e-6).log(), torch.full_like(scale, 1e9).log()
+    for _ in range(50):
+        middle = (low + high) / 2
+        log_p = (-squares * middle.exp()).log_softmax(1)
+        entropy = -(log_p.exp() * log_p).sum(1, keepdim=True)
+        too_wide = entropy > math.log(perplexity)
+        low, high = torch.where(too_wide, middle, low), torch.where(too_wide, high, middle)
+    return (-squares * ((low + high) / 2).exp()).softmax(1)
+
+
+def similarities(features: Tensor, perplexity: float = 30.0, neighbours: int = 0) -> Pairs:
+    """p_ij = (p_{j|i} + p_{i|j}) / 2N of features (N, D), section 2, for each point's nearest; 0 = 3 * perplexity of them.
+
+    Raises `ValueError` unless 3 * perplexity neighbours are there, or for features that are not finite.
+    """
+    count = len(features)
+    if features.ndim != 2 or not features.isfinite().all():
+        raise ValueError(f"features are (N, D) and finite; got {tuple(features.shape)}")
+    if not 1 < perplexity <= (count - 1) / 3:
+        raise ValueError(f"perplexity {perplexity:g}: above 1, and for {count} points at most {(count - 1) / 3:g}")
+    k = neighbours or math.ceil(3 * perplexity)
+    distances, rows = Exact(features).search(features, k + 1, "l2")
+    itself = rows == torch.arange(count, device=rows.device)[:, None]
+    itself[~itself.any(1), -1] = True  # of more than k equal ones, it matters not which is left out
+    p = conditional(distances[~itself].view(count, k).square(), perplexity).flatten() / (2 * count)
+    i, j = torch.arange(count, device=rows.device).repeat_interleave(k), rows[~itself]
+    both = torch.sparse_coo_tensor(torch.stack([torch.cat([i, j]), torch.cat([j, i])]), torch.cat([p, p]), check_invariants=True)
+    i, j = (both := both.coalesce()).indices()
+    ends = torch.nn.functional.pad(torch.bincount(i, minlength=count).cumsum(0), (1, 0))
+    return Pairs(i, j, both.values().float(), ends)
+
+
+def principal(features: Tensor, dimensions: int = 2) -> Tensor:
+    """The first principal components of features (N, D), (N, dimensions), each with its largest weight positive."""
+    centred = features.double() - features.double().mean(0)
+    _, _, axes = torch.linalg.svd(centred.T @ centred)
+    axes = axes[:dimensions]
+    signs = axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
+    return (centred @ (axes * signs).T).float()
+
+
+# ---- the two forces ------------------------------------------------------------------------------------------------
+
+
+def attraction(points: Tensor, pairs: Pairs) -> Tensor:
+    """sum_j p_ij w_ij (y_i - y_j) with w = 1 / (1 + |y_i - y_j|^2), (N, 2)."""
+    differences = [own[pairs.i] - own[pairs.j] for own in points.T.contiguous()]  # x and y apart: twice as fast
+    weights = pairs.p / (1 + sum(difference.square() for difference in differences))
+    sums = [torch.segment_reduce(weights * difference, "sum", offsets=pairs.ends) for difference in differences]
+    return torch.stack(sums, 1)
+
+
+def repulsion(points: Tensor) -> tuple[Tensor, float]:
+    """sum_j w_ij^2 (y_i - y_j), (N, 2), and Z, the sum of w_ij over all pairs i != j."""
+    squares, ones = points.square().sum(1, keepdim=True), torch.ones_like(points[:, :1])
+    left = torch.cat([-2 * points, ones, 1 + squares], 1)  # left_i . right_j = 1 + |y_i - y_j|^2
+    right = torch.cat([points, squares, ones], 1).T.contiguous()
+    x, y = points.T.contiguous()
+    force, total = [], 0.0
+    for own in left.split(max(1, BLOCK // len(points))):
+        weights = (own @ right).clamp_min_(1).reciprocal_()  # (rows, N)
+        total += weights.sum(dtype=torch.float64).item()
+        weights.square_()
+        force.append(torch.stack([weights.sum(1), weights @ x, weights @ y], 1))  # two products with vectors: the fastest
+    sums = torch.cat(force)  # (N, 3)
+    return points * sums[:, :1] - sums[:, 1:], total - len(points)
+
+
+def kl_divergence(points: Tensor, pairs: Pairs) -> float:
+    """sum_ij p_ij log(p_ij / q_ij), section 2: what is minimised, with the exact Z."""
+    total = repulsion(points)[1]
+    squares = (points[pairs.i] - points[pairs.j]).double().square().sum(1)
+    p = pairs.p.double()
+    return (p * (p.clamp_min(1e-300).log() + (1 + squares).log() + math.log(total))).sum().item()
+
+
+# ---- the descent ---------------------------------------------------------------------------------------------------
+
+
+def tsne(
+    features: Tensor,
+    perplexity: float = 30.0,
+    iterations: int = 1000,
+    exaggeration: float = 12.0,
+    exaggerated: int = 250,
+    neighbours: int = 0,
+) -> Tensor:
+    """A map (N, 2) of features (N, D). The same features give the same map.
+
+    Args:
+        exaggeration: factor of all p_ij in the first `exaggerated` of the `iterations`, section 3.4.
+        neighbours: of each point that have a similarity to it; 0 = 3 * perplexity. N - 1 is the paper's.
+
+    Raises `ValueError` for a perplexity too large for N.
+    """
+    pairs = similarities(features, perplexity, neighbours)
+    points = principal(features)
+    points = points / points[:, 0].std().clamp_min(1e-12) * 1e-4
+    rate = max(len(points) / exaggeration, 50.0)
+    velocity, gains = torch.zeros_like(points), torch.ones_like(points)
+    for step in range(iterations):
+        factor, momentum = (exaggeration, 0.5) if step < exaggerated else (1.0, 0.8)
+        force, total = repulsion(points)
+        gradient = factor * attraction(points, pairs) - force / total  # equation 5, but for its 4, which `rate` holds
+        gains = torch.where(gradient * velocity < 0, gains + 0.2, gains * 0.8).clamp_min_(0.01)  # Jacobs 1988
+        velocity = momentum * velocity - rate * gains * gradient
+        points = points + velocity
+        points = points - points.mean(0)
+    return points
+
+
+def place(points: Tensor, features: Tensor, new: Tensor, perplexity: float = 5.0, iterations: int = 100) -> Tensor:
+    """Places (M, 2) of new features (M, D) in the map `points` (N, 2) of `features` (N, D), which stays as it is.
+
+    Each starts at the mean of its neighbours, weighted by similarity, and descends the divergence of its own p_{j|i} from
+    q_{j|i}: new points do not see each other. Raises `ValueError` for a perplexity too large for N.
+    """
+    if not 1 < perplexity <= len(features) / 3:
+        raise ValueError(f"perplexity {perplexity:g}: above 1, and for {len(features)} points at most {len(features) / 3:g}")
+    distances, rows = Exact(features).search(new, math.ceil(3 * perplexity), "l2")
+    p = conditional(distances.square(), perplexity).float()  # (M, k)
+    near = points[rows]  # (M, k, 2)
+    found = (p[..., None] * near).sum(1)
+    velocity = torch.zeros_like(found)
+    for _ in range(iterations):
+        difference = found[:, None] - near
+        pull = (difference * (p / (1 + difference.square().sum(-1)))[..., None]).sum(1)
+        weights = 1 / (1 + torch.cdist(found, points).square())  # (M, N)
+        squares = weights.square()
+        push = (found * squares.sum(1, keepdim=True) - squares @ points) / weights.sum(1, keepdim=True)
+        gradient = pull - push
+        velocity = 0.8 * velocity - 0.1 * gradient / gradient.norm(dim=1, keepdim=True).clamp_min(0.25) * 0.25
+        found = found + velocity
+    return found

@@ -1,0 +1,105 @@
+"""A trained network with what belongs to it: from the folder of a run, or published weights in our network."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Callable, NamedTuple, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dl import catalogue
+from dl.mytorch import Probe
+from dl.mytorch.checkpoint import load, load_weights
+from dl.mytorch.config import UserError
+from dl.mytorch.data import image_set, prepare
+from dl.mytorch.logger import trained_run
+from dl.mytorch.vision import import_torchvision
+
+
+class Classifier(NamedTuple):
+    """A network that classifies pictures, in evaluation mode."""
+
+    model: nn.Module
+    prepare: Callable[[Tensor], Tensor]  # picture (3, H, W) of bytes -> what the network takes, (1, C, size, size)
+    classes: Sequence[str]
+
+
+def trained(run: Path | str, backbone: str = "") -> Classifier:
+    """The best checkpoint of a run that classifies images; with `backbone`, say "CNN/ResNet", only one of that recipe.
+
+    Raises `UserError` for a folder that holds none.
+    """
+    described = trained_run(run, backbone)
+    try:
+        recipe = catalogue.module(described["recipe"], "train")
+    except ModuleNotFoundError:
+        raise UserError(f"{run} is a run of {described['recipe']}, which is no recipe of this project") from None
+    known = {field.name for field in dataclasses.fields(recipe.Config)}
+    if "image_size" not in known:
+        raise UserError(f"{run} is a run of {described['recipe']}, whose network takes no pictures")
+    config = recipe.Config(**{name: value for name, value in described["config"].items() if name in known})
+    about = image_set(config)
+    model = load_weights(recipe.network(config), Path(run) / "best.pt").eval()
+    return Classifier(model, lambda picture: prepare(picture, about), about.classes)
+
+
+def published(backbone: str, name: str = "", weights: Path | str = "") -> Classifier:
+    """torchvision's network `name` for ImageNet, as ours of the folder `backbone`: with its newest weights or those of a file.
+
+    `name` is one of the folder's presets that torchvision has too; default: the first. The file is a state dict under
+    torchvision's names. Raises `UserError` when there is no such network, or the weights cannot be had or are of another.
+    """
+    models = import_torchvision().models
+    names = [preset for preset in catalogue.presets(backbone) if preset in models.list_models()]
+    name = name or (names[0] if names else "")
+    if name not in names:
+        raise UserError(f"{backbone} has no published network {name}".rstrip() + f"; there are {', '.join(names) or 'none'}")
+    best = models.get_model_weights(name).DEFAULT
+    try:
+        state = load(weights) if weights else best.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        if weights:
+            raise
+        raise UserError(
+            f"the weights of {name} cannot be downloaded from {best.url} ({error}): get the file another way and give it "
+            "with --weights FILE, or use a run of yours with --run FOLDER"
+        ) from None
+    try:
+        outputs = len(list(state.values())[-1])  # the last tensor is the bias of the classes
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # GoogLeNet's, of initial weights that are not used
+            reference = models.get_model(name, weights=None, num_classes=outputs)
+        reference.load_state_dict(state)
+    except (AttributeError, IndexError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{weights or best.url} does not hold the weights of torchvision's {name} ({reason})") from None
+    classes = best.meta["categories"]
+    if outputs != len(classes):
+        classes = [f"class {i}" for i in range(outputs)]
+    transforms = best.transforms()
+    model = catalogue.module(backbone, "convert").from_torchvision(reference).eval()
+    return Classifier(model, lambda picture: transforms(picture)[None], classes)
+
+
+@torch.no_grad()
+def feature_maps(classifier: Classifier, picture: Tensor, layers: Sequence[str] = ()) -> dict[str, Tensor]:
+    """What layers put out for a picture (3, H, W) of bytes, name -> (C, h, w); default: the network's parts that give maps.
+
+    Raises `UserError` for a layer that is not there or gives no maps, and when no layer does.
+    """
+    model = classifier.model
+    parts = [name for name, child in model.named_children() if not isinstance(child, nn.ModuleList)]
+    blocks = [f"{name}.{i}" for name, child in model.named_children() if isinstance(child, nn.ModuleList) for i in range(len(child))]
+    try:
+        with Probe(model, *(layers or parts + blocks)) as probe:
+            model(classifier.prepare(picture))
+    except KeyError as error:
+        raise UserError(str(error.args[0])) from None
+    maps = {name: output for name, output in probe.outputs.items() if isinstance(output, Tensor) and output.ndim == 4}
+    maps = {name: output[0] for name, output in maps.items() if layers or output.shape[-1] > 1}  # in the order of their use
+    if missing := [name for name in layers if name not in maps]:
+        raise UserError(f"layer {missing[0]} of {type(model).__name__} gives no maps (C, H, W)")
+    if not maps:
+        raise UserError(f"no layer of {type(model).__name__} gives maps; --layers names others")
+    return maps
