@@ -89,7 +89,8 @@ def left_pad(prompts: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tensor
     return torch.tensor(rows), torch.arange(longest) < (longest - lengths)[:, None]
 
 
-def _check(model: nn.Module, tokens: Tensor, padding_mask: Tensor | None, max_new_tokens: int) -> None:
+def check_prompt(model: nn.Module, tokens: Tensor, padding_mask: Tensor | None, max_new_tokens: int) -> None:
+    """Raises `ValueError` when the model cannot go on with these prompts."""
     vocab_size, length = model.token_embedding.num_embeddings, tokens.shape[-1]
     if tokens.ndim != 2 or length == 0:
         raise ValueError(f"prompts are tokens (B, T), one at least in each row; got {tuple(tokens.shape)}")
@@ -144,7 +145,7 @@ def stream(
     token that the model does not know.
     """
     sampler = Sampler(temperature, top_k, top_p, repetition_penalty)
-    _check(model, tokens, padding_mask, max_new_tokens)
+    check_prompt(model, tokens, padding_mask, max_new_tokens)
     model.eval()
     generator = None if seed is None else torch.Generator(tokens.device).manual_seed(seed)
     ends = torch.tensor(list(stop), dtype=torch.int64, device=tokens.device)

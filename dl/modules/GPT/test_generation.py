@@ -43,7 +43,8 @@ def tiny(build: Any = gpt2.build, **overrides: Any) -> nn.Module:
 def test_cached_and_uncached_tokens_are_the_same(build: Any, options: dict[str, Any]) -> None:
     """For prompts of different lengths, beyond the model's context."""
     model = tiny(build, max_length=12)
-    runs = [generate(model, *left_pad(PROMPTS), max_new_tokens=20, seed=3, cached=cached, **options) for cached in (True, False)]
+    options = {**options, "max_new_tokens": 20, "seed": 3}
+    runs = [generate(model, *left_pad(PROMPTS), cached=cached, **options) for cached in (True, False)]
     assert torch.equal(*runs)
     assert len(runs[0][:, 5:].unique()) >= 3  # not one token all along
 
@@ -55,6 +56,14 @@ def test_a_row_in_a_padded_batch_is_the_row_alone(build: Any) -> None:
     together = generate(model, *left_pad(PROMPTS, padding=7), **options)  # 7: no prompt has it
     for row, prompt in zip(together, PROMPTS):
         assert row[5 - len(prompt) :].tolist() == generate(model, torch.tensor([prompt]), **options)[0].tolist()
+
+
+def test_padding_is_no_token_of_the_text() -> None:
+    """Counted as one, the token that comes next would be penalized, and another come."""
+    model, options = tiny(), {"max_new_tokens": 1, "temperature": 0.0, "repetition_penalty": 50.0}
+    for prompt in range(11):
+        alone = generate(model, torch.tensor([[prompt]]), **options)[0, 1].item()
+        assert generate(model, *left_pad([[prompt], [3, 1, 4]], padding=alone), **options)[0, -1] == alone
 
 
 def test_each_step_of_the_cache_computes_one_position(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Token files: what is written is read, stretches are the text's, and batches are a function of their place alone."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,34 @@ def test_damaged_files_wrong_ids_and_short_texts_are_refused(file: Path) -> None
             map_tokens(file)
     with pytest.raises(UserError, match="does not exist"):
         map_tokens(file.with_name("none"))
+
+
+MEMORY = """
+import resource
+import sys
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+from dl.mytorch.data.tokens import random_stretches
+
+for name in ("small.bin", "large.bin"):
+    stretches = random_stretches(Path(sys.argv[1]) / name, 256, 16)
+    for epoch in range(4):
+        for _ in islice(stretches.batches(epoch), 240):
+            pass
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory otherwise")
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """15,360 stretches from 200 MB touch a quarter of its pages; the most that was ever held is that for 2 MB."""
+    for name, size in (("small.bin", 2_000_000), ("large.bin", 200_000_000)):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(size)
+    run = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300)
+    small, large = map(int, run.stdout.split())  # KiB
+    assert large - small < 8_000

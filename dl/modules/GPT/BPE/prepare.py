@@ -44,7 +44,10 @@ def parts(path: Path) -> Iterator[str]:
 
 
 def prepare(out: Path, texts: Sequence[Path], vocab_size: int, bpe: BPE | None = None) -> tuple[BPE, int]:
-    """Write `out`; gives the word pieces, learnt from the first 10 MB of each file unless they are given, and the number of tokens."""
+    """Write `out`; gives the word pieces and the number of tokens.
+
+    The pieces are learnt from the first 10 MB of each file, unless they are given.
+    """
     bpe = bpe or BPE.train((part for path in texts for part in islice(parts(path), LEARNT_FROM)), vocab_size)
     if len(bpe) > MOST:
         raise UserError(f"a vocabulary of {len(bpe):,} does not fit into two bytes a token: {MOST:,} at most")

@@ -27,7 +27,7 @@ Pair = tuple[int, int]
 
 
 def _characters(*categories: str) -> str:
-    """The characters of these Unicode categories (their first letters) as ranges inside a [] of `re`, which has no \\p{L}."""
+    """The characters of these Unicode categories (first letters) as ranges inside a [] of `re`, which has no \\p{L}."""
     inside = [unicodedata.category(chr(i))[0] in categories for i in range(sys.maxunicode + 1)] + [False]
     edges = [i for i in range(len(inside)) if inside[i] != (i > 0 and inside[i - 1])]
     return "".join(f"\\U{first:08x}-\\U{after - 1:08x}" for first, after in zip(edges[::2], edges[1::2]))
@@ -35,9 +35,10 @@ def _characters(*categories: str) -> str:
 
 _LETTER, _NUMBER = _characters("L"), _characters("N")
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's; \s of `re` has four more
-# https://github.com/openai/gpt-2, src/encoder.py: endings, words, numbers, other signs, each with a space before it, and spaces.
+# https://github.com/openai/gpt-2, src/encoder.py: endings; words, numbers, other signs, with a space before them; spaces.
 WORDS = re.compile(
-    f"'s|'t|'re|'ve|'m|'ll|'d| ?[{_LETTER}]+| ?[{_NUMBER}]+| ?[^{_SPACE}{_LETTER}{_NUMBER}]+|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+"
+    f"'s|'t|'re|'ve|'m|'ll|'d| ?[{_LETTER}]+| ?[{_NUMBER}]+| ?[^{_SPACE}{_LETTER}{_NUMBER}]+"
+    f"|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+"
 )
 
 # GPT-2's files show each byte as one visible character, and its first 256 ids are the bytes in the order of these.
@@ -160,7 +161,7 @@ class BPE:
 
     @classmethod
     def load(cls, folder: Path | str) -> "BPE":
-        """What `save` wrote, or GPT-2's published files, which are called vocab.json and merges.txt, or encoder.json and vocab.bpe.
+        """What `save` wrote, or GPT-2's published files: vocab.json and merges.txt, or encoder.json and vocab.bpe.
 
         Raises `UserError` when they are missing or damaged, or do not fit together.
         """
@@ -183,7 +184,7 @@ class BPE:
         return bpe
 
     def keep(self, path: Path | str) -> None:
-        """Write one file, for `BPE.read`; where one lies already, it has to be the same, else `UserError`. All ranks may call it."""
+        """Write one file, for `BPE.read`; where one lies already, `UserError` if it is another. All ranks may call it."""
         if not Path(path).exists():
             if is_main():
                 write_json({"merges": [list(pair) for pair in self.merges], "special": list(self.special)}, path)

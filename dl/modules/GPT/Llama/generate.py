@@ -14,7 +14,10 @@ from dl.modules.GPT.Llama.train import Config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return command.main(argv, "GPT/Llama", "folder of a run", lambda run: command.trained(Path(run), "GPT/Llama", Config, build))
+    def load(run: str) -> command.Writer:
+        return command.trained(Path(run), "GPT/Llama", Config, build)
+
+    return command.main(argv, "GPT/Llama", "folder of a run", load)
 
 
 if __name__ == "__main__":

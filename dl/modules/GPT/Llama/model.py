@@ -23,7 +23,10 @@ from dl.mytorch.layers import KeyValueCache, MultiHeadAttention, Residual, Rotar
 
 
 class SwiGLU(nn.Module):
-    """The feed-forward (silu(x W1) * x W3) W2: Shazeer 2020, https://arxiv.org/abs/2002.05202, equation 6. (B, T, C) -> same."""
+    """The feed-forward (silu(x W) * x V) W2: Shazeer 2020, https://arxiv.org/abs/2002.05202, equation 6.
+
+    forward: (B, T, C) -> (B, T, C).
+    """
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Tell a story with the weights of https://huggingface.co/karpathy/tinyllamas, say those in the folder stories260K there.
 
     python -m dl.modules.GPT.Llama.stories stories260K/stories260K.bin stories260K/tok512.bin
-    python -m dl.modules.GPT.Llama.stories stories260K/stories260K.bin stories260K/tok512.bin --prompt "The dragon" --temperature 0.8 --seed 1
+    python -m dl.modules.GPT.Llama.stories stories260K/stories260K.bin stories260K/tok512.bin --prompt "The dragon"
 """
 
 import argparse
@@ -50,7 +50,7 @@ class Pieces:
         return piece.removeprefix(b" ") if before == BEGIN else piece
 
     def encode(self, text: str) -> list[int]:
-        """BEGIN and the ids of the text: characters, of which the neighbours with the best score are joined, again and again."""
+        """BEGIN and the ids of the text: characters, whose neighbours with the best score are joined, again and again."""
         parts = [character.encode() for character in f" {text}"] if text else []
         while True:
             pairs = [(self.scores[a + b], -i) for i, (a, b) in enumerate(zip(parts, parts[1:])) if a + b in self.scores]

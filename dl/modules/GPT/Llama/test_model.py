@@ -28,7 +28,7 @@ def exact() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def by_hand(w: dict[str, Tensor], tokens: Tensor, heads: int, kv_heads: int, eps: float = 1e-5, adjacent: bool = False) -> Tensor:
+def by_hand(w: dict[str, Tensor], tokens: Tensor, heads: int, kv_heads: int, adjacent: bool = False) -> Tensor:
     """The paper's sums and products for one row (T,) -> logits (T, V). `adjacent`: rotary pairs are (2i, 2i + 1)."""
     width = len(w["norm.weight"]) // heads
     angle = torch.arange(len(tokens))[:, None] * 10000.0 ** (-2 * torch.arange(width // 2) / width)
@@ -36,7 +36,7 @@ def by_hand(w: dict[str, Tensor], tokens: Tensor, heads: int, kv_heads: int, eps
     future = torch.ones(len(tokens), len(tokens)).triu(1).bool()
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * w[f"{name}.weight"]
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * w[f"{name}.weight"]
 
     def turn(x: Tensor) -> Tensor:
         left, right = (x[:, 0::2], x[:, 1::2]) if adjacent else x.chunk(2, -1)
