@@ -86,7 +86,7 @@ _TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 
 def _read_safetensors(path: Path | str) -> dict[str, Tensor]:
-    """https://github.com/huggingface/safetensors, "Format": length of the header, the header in JSON, the numbers."""
+    """https://github.com/huggingface/safetensors, "Format": the length of a header, the header in JSON, the numbers."""
     content = Path(path).read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])

@@ -121,7 +121,8 @@ class TopKError(Metric):
 
     def _settle(self) -> None:
         if self._waiting:
-            logits, labels = (torch.cat(parts) for parts in zip(*self._waiting))
+            # A single batch is a large one: joining would only copy it.
+            logits, labels = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*self._waiting))
             self._waiting = []
             largest, best = logits.topk(min(self.k, logits.shape[-1]), dim=-1)  # (N, k)
             hits = ((best == labels.unsqueeze(-1)) & ~largest.isnan()).sum()

@@ -1,6 +1,5 @@
 """Tokens to numbers and back."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Iterable, Mapping, Sequence
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from dl.mytorch.checkpoint import write_json
 from dl.mytorch.config import UserError
-from dl.mytorch.data.textfiles import read_text
+from dl.mytorch.data.textfiles import read_json
 from dl.mytorch.data.loader import Loader, Splits
 from dl.mytorch.distributed import is_main
 
@@ -89,11 +88,7 @@ class Vocabulary:
     @classmethod
     def load(cls, path: Path | str) -> "Vocabulary":
         """What `save` wrote. Raises `UserError` when there is no such file or it holds anything else."""
-        text = read_text(path)
-        try:
-            tokens = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error})") from None
+        tokens = read_json(path)
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise UserError(f"{path} is no vocabulary: a JSON list of strings is")
         return cls(tokens)

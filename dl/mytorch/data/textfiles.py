@@ -2,10 +2,11 @@
 
 import hashlib
 import io
+import json
 import urllib.request
 import zipfile
 from pathlib import Path
-from typing import Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 from dl.mytorch.checkpoint import atomic_write
 from dl.mytorch.config import UserError
@@ -89,6 +90,15 @@ def read_text(path: Path | str) -> str:
     if not text.strip():
         raise UserError(f"{path} is empty")
     return text
+
+
+def read_json(path: Path | str) -> Any:
+    """The value of a JSON file. Raises `UserError` as `read_text`, and for what is no JSON."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error})") from None
 
 
 def read_lines(path: Path | str) -> list[str]:

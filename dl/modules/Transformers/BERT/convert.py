@@ -1,6 +1,5 @@
 """Published weights for our BERT: those of transformers, as its modules or as the files that they are published in."""
 
-import json
 import re
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from dl.modules.Transformers.BERT.model import BERT
 from dl.mytorch.checkpoint import load, put_weights
 from dl.mytorch.config import UserError
-from dl.mytorch.data.textfiles import read_text
+from dl.mytorch.data.textfiles import read_json
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
@@ -72,7 +71,7 @@ def from_folder(folder: Path | str, heads: bool = True) -> BERT:
     missing, damaged or do not fit together, `ValueError` as `from_transformers`.
     """
     folder = Path(folder)
-    config = json.loads(read_text(folder / "config.json"))
+    config = read_json(folder / "config.json")
     if config.get("model_type") != "bert":
         raise UserError(f"{folder / 'config.json'} is of the model type {config.get('model_type')!r}; this is for 'bert'")
     old = folder / "pytorch_model.bin"

@@ -2,9 +2,10 @@
 
 "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding", Jacob Devlin, Ming-Wei Chang, Kenton
 Lee, Kristina Toutanova, 2018, https://arxiv.org/abs/1810.04805: the encoder with both objectives of its pre-training.
-"base" and "large" are the paper's. "mini" is that of Turc et al. 2019, https://arxiv.org/abs/1908.08962; "minilm_l6" has the
-sizes of https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2; "d2l" those of the book "Dive into Deep Learning",
-section 15.8 (its heads are the paper's here); "tiny" is for tests.
+"base" and "large" are the paper's. "mini" and "small" have the sizes of BERT-mini and BERT-tiny of Turc et al. 2019,
+https://arxiv.org/abs/1908.08962 ("small" without dropout, for short trainings on a CPU); "minilm_l6" those of
+https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2; "d2l" those of the book "Dive into Deep Learning", section
+15.8 (its heads are the paper's here); "tiny" is for tests.
 
 Deviations:
 - Weights start normal with deviation 0.02; the paper's code cuts them off at two deviations.
@@ -209,6 +210,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "base": {"dim": 768, "depth": 12, "num_heads": 12},
     "large": {"dim": 1024, "depth": 24, "num_heads": 16},
     "mini": {"dim": 256, "depth": 4, "num_heads": 4},
+    "small": {"dim": 128, "depth": 2, "num_heads": 2, "dropout": 0.0},
     "minilm_l6": {"dim": 384, "depth": 6, "num_heads": 12},
     "d2l": {"dim": 128, "depth": 2, "num_heads": 2, "hidden_dim": 256, "max_length": 1000, "dropout": 0.2},
     "tiny": {"dim": 16, "depth": 2, "num_heads": 2, "vocab_size": 50, "max_length": 32},

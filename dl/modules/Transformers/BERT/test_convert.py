@@ -100,6 +100,9 @@ def test_published_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(CONFIG | changes))
         with pytest.raises(error, match=message):
             from_folder(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "be')
+    with pytest.raises(UserError, match="config.json is damaged"):
+        from_folder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match="model.safetensors does not exist"):

@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from dl.modules.Transformers.BERT import finetune, sst2
+from dl.modules.Transformers.BERT.convert import from_folder
 from dl.modules.Transformers.BERT.model import SentenceClassifier, build, sentence_embeddings
 from dl.modules.Transformers.BERT.sst2 import Review, read, review_splits
 from dl.modules.Transformers.BERT.task import SentenceClassification
 from dl.modules.Transformers.BERT.test_convert import VOCABULARY, publish
 from dl.modules.Transformers.BERT.test_model import PADDING, TOKENS, tiny
 from dl.modules.Transformers.BERT.wordpiece import WordPiece
-from dl.mytorch import testing
+from dl.mytorch import TrainConfig, testing
+from dl.mytorch.checkpoint import load
 from dl.mytorch.config import UserError, parse
 from dl.mytorch.data import TextSplits, Vocabulary
-from dl.mytorch.logger import read_json
 
 TOKENIZER = WordPiece(Vocabulary(VOCABULARY))
 ENCODER = {"mlm": False, "nsp": False, "pooler": True}
@@ -54,8 +55,8 @@ def test_classifier_is_pooler_and_output_on_what_sums_the_sentence_up(pooling: s
     torch.testing.assert_close(model(TOKENS, PADDING), model.head(pooled), rtol=0, atol=1e-12)
     torch.testing.assert_close(model(TOKENS[:1]), model(TOKENS[:1], PADDING[:1]), rtol=0, atol=1e-12)
     testing.assert_batch_independent(model, TOKENS, PADDING)
-    batch = {"tokens": TOKENS, "labels": torch.tensor([0, 2, 1])}
-    testing.assert_gradients_flow(SentenceClassifier(build("tiny", **ENCODER), 3, pooling=pooling), batch, SentenceClassification())
+    model = SentenceClassifier(build("tiny", **ENCODER), 3, pooling=pooling)
+    testing.assert_gradients_flow(model, {"tokens": TOKENS, "labels": torch.tensor([0, 2, 1])}, SentenceClassification())
 
 
 def test_sentence_embeddings_are_means_of_length_1_that_know_no_padding() -> None:
@@ -82,13 +83,12 @@ def test_a_rank_without_a_sentence_counts_for_nothing() -> None:
 # ---- the data ------------------------------------------------------------------------------------------------------
 
 
-def test_sentences_become_batches_of_about_one_length() -> None:
-    batches = list(splits().val.batches())
-    assert [len(batch["labels"]) for batch in batches] == [8, 1]
-    texts = {" ".join(TOKENIZER.vocabulary.decode(row[row != 0])): label for b in batches for row, label in zip(b["tokens"], b["labels"].tolist())}
-    expected = {f"[CLS] {text.lower().replace('films', 'film ##s')} [SEP]": label for text, label in reviews(9)}
-    shorter = {" ".join([*text.split()[:15], "[SEP]"]) if len(text.split()) > 16 else text: label for text, label in expected.items()}
-    assert texts == shorter
+def test_sentences_of_about_one_length_become_batches_the_longest_first() -> None:
+    made = [Review("good", 1), Review("The films.", 1), Review("bad film bad film good", 0)]
+    loader = review_splits(TrainConfig(out="x", data="x", batch_size=2), (made, made, made), TOKENIZER, length=6).val
+    batches = [([TOKENIZER.vocabulary.decode(row) for row in b["tokens"]], b["labels"].tolist()) for b in loader.batches()]
+    long = ["[CLS] the film ##s . [SEP]".split(), "[CLS] bad film bad film [SEP]".split()]
+    assert batches == [(long, [1, 0]), (["[CLS] good [SEP]".split()], [1])]
 
 
 def write(folder: Path, train: str = "", dev: str = "sentence\tlabel\nbad .\t0\n") -> None:
@@ -109,7 +109,7 @@ def test_a_tenth_of_the_training_file_validates_whatever_its_order(tmp_path: Pat
     for one, other in zip(first, second):
         testing.assert_same_state(list(one.batches()), list(other.batches()), "batches")
     with pytest.raises(UserError, match="--data imdb"):
-        sst2.sst2(config(tmp_path).__class__.__mro__[1](out="x", data="imdb"), TOKENIZER)
+        sst2.sst2(TrainConfig(out="x", data="imdb"), TOKENIZER)
 
 
 def test_a_set_that_is_not_there_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,12 +140,15 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, content: bytes, messa
 # ---- the recipe ----------------------------------------------------------------------------------------------------
 
 
-def test_recipe_learns_from_published_files_and_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
+def test_recipe_starts_from_published_files_and_keeps_their_vocabulary(tmp_path: Path, no_pictures: None) -> None:
     (tmp_path / "weights").mkdir()
     publish(tmp_path / "weights")
-    testing.assert_resumes_exactly(finetune.main, config(tmp_path, pooling="mean"), splits)
-    *_, last = read_json(tmp_path / "whole" / "history.json")
-    assert last["test"].keys() == {"loss", "top1_error"}
+    history = finetune.main(config(tmp_path, pooling="mean", lr=1e-9), splits())
+    assert history.test.keys() == {"loss", "top1_error"}
+    assert Vocabulary.load(tmp_path / "vocabulary-tokens.json") == TOKENIZER.vocabulary
+    start, best = from_folder(tmp_path / "weights").state_dict(), load(tmp_path / "best.pt")
+    for name in (name for name in start if "_head" not in name):
+        torch.testing.assert_close(best[f"encoder.{name}"], start[name], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

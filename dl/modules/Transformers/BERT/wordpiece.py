@@ -4,7 +4,6 @@ Wu et al. 2016, https://arxiv.org/abs/1609.08144, section 4.1, in the way of the
 https://github.com/google-research/bert#tokenization and its tokenization.py.
 """
 
-import json
 import re
 import unicodedata
 from functools import lru_cache
@@ -15,14 +14,15 @@ from torch import Tensor
 
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Vocabulary
-from dl.mytorch.data.textfiles import read_lines, read_text
+from dl.mytorch.data.textfiles import read_json, read_lines
 
 PADDING, UNKNOWN, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 LONGEST = 100  # letters: a longer word is unknown
 
 # Ideographs, each of which is a word: the blocks of https://www.unicode.org/charts/ whose names begin with CJK ... Ideographs.
 _IDEOGRAPHS = re.compile(
-    "([\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b81f\U0002b820-\U0002ceaf\U0002f800-\U0002fa1f])"
+    "([\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b81f"
+    "\U0002b820-\U0002ceaf\U0002f800-\U0002fa1f])"
 )
 
 
@@ -46,7 +46,7 @@ class WordPiece:
     def load(cls, folder: Path | str) -> "WordPiece":
         """From vocab.txt, a piece a line, and tokenizer_config.json, if it is there, in a folder of published weights."""
         settings = Path(folder, "tokenizer_config.json")
-        options = json.loads(read_text(settings)) if settings.exists() else {}
+        options = read_json(settings) if settings.exists() else {}
         return cls(Vocabulary(read_lines(Path(folder, "vocab.txt"))), options.get("do_lower_case", True))
 
     def tokenize(self, text: str) -> list[str]:
