@@ -169,9 +169,9 @@ async def drive(address: str, port: int, folder: Path, shots: Path) -> None:
         (folder / "large.png").write_bytes(bytes(200 * 2**20))
         visits = {known: "Known, 5 of 5 nearest are rising", strange: "I don't know this picture"}
         visits |= {folder / name: message for name, message in odd_files(folder).items()}
-        for path, message in [*visits.items(), (folder / "large.png", "exceeds"), (known, "Known, 5 of 5 nearest are rising")]:
+        for path, message in [*visits.items(), (folder / "large.png", "exceed"), (known, "Known, 5 of 5 nearest are rising")]:
             await browser.choose(path)
-            await browser.until(f"document.body.innerText.includes({message!r})")
+            await browser.until(f"document.body.innerText.toLowerCase().includes({message.lower()!r})")
             count = "document.querySelectorAll('#nearest .grid-container img').length"
             if path in (known, strange):
                 await browser.until(f"{count} == 5")
