@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for folder in options.index:
             source = open_source(folder, options.points)
             network = source.index.about["network"]
-            sources[f"{folder}: {network['backbone']} {network['layer'] or 'last layer'}"] = source
+            sources[f"{network['backbone']}, {network['layer'] or 'last layer'} ({folder})"] = source
         page = create(sources)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -152,7 +152,7 @@ async def connect(session: Any, port: int) -> Browser:
 
 
 async def drive(address: str, port: int, folder: Path, shots: Path) -> None:
-    """The whole visit."""
+    """Wait for the page, and visit it."""
     import aiohttp
 
     async with aiohttp.ClientSession() as session:
@@ -163,20 +163,26 @@ async def drive(address: str, port: int, folder: Path, shots: Path) -> None:
             except OSError:
                 await asyncio.sleep(0.2)
         browser = await connect(session, port)
-        await browser.send("Page.navigate", url=address)
-        await browser.until("document.body.innerText.includes('Drop a picture')")
-        known, strange = folder / "pictures" / "rising" / "20.png", unknown(folder / "noise.png")
-        (folder / "large.png").write_bytes(bytes(200 * 2**20))
-        visits = {known: "Known, 5 of 5 nearest are rising", strange: "I don't know this picture"}
-        visits |= {folder / name: message for name, message in odd_files(folder).items()}
-        for path, message in [*visits.items(), (folder / "large.png", "exceed"), (known, "Known, 5 of 5 nearest are rising")]:
-            await browser.choose(path)
-            await browser.until(f"document.body.innerText.toLowerCase().includes({message.lower()!r})")
-            count = "document.querySelectorAll('#nearest .grid-container img').length"
-            if path in (known, strange):
-                await browser.until(f"{count} == 5")
-            await asyncio.sleep(1)
-            await browser.photograph(shots / f"{path.stem}.png")
+        await visit(browser, address, folder, shots)
+        await browser.websocket.close()
+
+
+async def visit(browser: Browser, address: str, folder: Path, shots: Path) -> None:
+    """Choose file after file, and wait for what the page says of each."""
+    await browser.send("Page.navigate", url=address)
+    await browser.until("document.body.innerText.includes('Drop a picture')")
+    known, strange = folder / "pictures" / "rising" / "20.png", unknown(folder / "noise.png")
+    (folder / "large.png").write_bytes(bytes(200 * 2**20))
+    visits = {known: "Known, 5 of 5 nearest are rising", strange: "I don't know this picture"}
+    visits |= {folder / name: message for name, message in odd_files(folder).items()}
+    for path, message in [*visits.items(), (folder / "large.png", "exceed"), (known, "Known, 5 of 5 nearest are rising")]:
+        await browser.choose(path)
+        await browser.until(f"document.body.innerText.toLowerCase().includes({message.lower()!r})")
+        count = "document.querySelectorAll('#nearest .grid-container img').length"
+        if path in (known, strange):
+            await browser.until(f"{count} == 5")
+        await asyncio.sleep(1)
+        await browser.photograph(shots / f"{path.stem}.png")
 
 
 @pytest.mark.parity
