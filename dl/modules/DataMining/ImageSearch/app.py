@@ -72,7 +72,8 @@ def checked(path: str) -> Tensor:
     except Exception:  # whatever is wrong with it, read_image says it better
         pixels = 0
     if pixels > LARGEST_PICTURE:
-        raise UserError(f"The picture has {pixels / 1e6:.0f} million pixels; at most {LARGEST_PICTURE / 1e6:.0f} million are taken.")
+        most = f"at most {LARGEST_PICTURE / 1e6:.0f} million are taken"
+        raise UserError(f"The picture has {pixels / 1e6:.0f} million pixels; {most}.")
     try:
         return read_image(path)
     except UserError as error:

@@ -39,9 +39,9 @@ def recall(labels: Tensor, found: Tensor, k: int) -> float:
 
 
 def mean_average_precision(labels: Tensor, ranked: Tensor) -> float:
-    """mAP: for each query, labels (Q,), the mean of the precision at each of its class in the whole ranking, labels (Q, N).
+    """mAP: for each query, the mean of the precision at each picture of its class in the whole ranking.
 
-    Queries whose class is not there do not count.
+    `labels` (Q,) are those of the queries, `ranked` (Q, N) those of the rankings. Queries without any do not count.
     """
     right = (ranked == labels[:, None]).double()
     precision = right.cumsum(1) / torch.arange(1, ranked.shape[1] + 1)
@@ -70,7 +70,9 @@ def embed(extractor: Extractor, pictures: Pictures, numbers: Sequence[int]) -> t
     return torch.cat(features), torch.stack(squares)
 
 
-def draw(path: Path, queries: Sequence[Tensor], neighbours: Sequence[Sequence[Tensor]], titles: Sequence[Sequence[str]]) -> None:
+def draw(
+    path: Path, queries: Sequence[Tensor], neighbours: Sequence[Sequence[Tensor]], titles: Sequence[Sequence[str]]
+) -> None:
     """A row for each query: itself and its five nearest, as squares, under their titles."""
     squares = [centre_square(each, 96) for query, found in zip(queries, neighbours) for each in (query, *found)]
     grid = torch.stack(squares).float() / 255
@@ -78,7 +80,13 @@ def draw(path: Path, queries: Sequence[Tensor], neighbours: Sequence[Sequence[Te
 
 
 def evaluate(
-    source: str, extractor: Extractor, index: Pictures, test: Pictures, numbers: Sequence[int], shown: Sequence[int], figure: Path
+    source: str,
+    extractor: Extractor,
+    index: Pictures,
+    test: Pictures,
+    numbers: Sequence[int],
+    shown: Sequence[int],
+    figure: Path,
 ) -> dict[str, Any]:
     """The record of a set; and the picture `figure` of the queries `shown`."""
     names = sorted(set(index.labels))
@@ -86,7 +94,8 @@ def evaluate(
     own = torch.tensor([names.index(label) for label in index.labels[:INDEXED]])
     vectors, pixels = embed(extractor, index, range(len(own)))
     queries, query_pixels = embed(extractor, test, numbers)
-    kinds = {"features": (queries, vectors), "pixels": (query_pixels[:, :1].flatten(1).float() / 255, pixels[:, :1].flatten(1).float() / 255)}
+    raw = tuple(squares.flatten(1).float() / 255 for squares in (query_pixels, pixels))
+    kinds = {"features": (queries, vectors), "pixels": raw}
     rows = [{"of": kind, **row} for kind, (q, x) in kinds.items() for row in figures(q, labels, x, own)]
     distances, found = Exact(vectors).search(queries[list(shown)], 5, "l2")
     titles = [
@@ -106,7 +115,8 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         for row in record["rows"]:
             kind = f"{record['network']['backbone']}'s features" if row["of"] == "features" else "raw pixels"
             numbers = (f"{row[name]:.1%}" for name in ("recall1", "recall5", "map"))
-            lines.append([f"{record['data']}: {record['queries']:,} among {record['index']:,}", kind, row["distance"], *numbers])
+            what = f"{record['data']}: {record['queries']:,} among {record['index']:,}"
+            lines.append([what, kind, row["distance"], *numbers])
     return results.markdown_table(["queries", "by", "distance", "recall@1", "recall@5", "mAP"], lines)
 
 
@@ -116,7 +126,9 @@ def recorded() -> list[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Recall and mAP of search.", prog="python -m dl.modules.DataMining.ImageSearch.evaluate")
+    parser = argparse.ArgumentParser(
+        description="Recall and mAP of search.", prog="python -m dl.modules.DataMining.ImageSearch.evaluate"
+    )
     parser.add_argument("set", choices=["fashion", "hymenoptera", "table"], help="what to search in")
     parser.add_argument("folder", nargs="?", default="", help="of hymenoptera, with the folders train and val")
     parser.add_argument("--weights", default="", help="folder of a run of CNN/ResNet, or file of torchvision's SqueezeNet 1.0")
@@ -126,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         (HERE / "results").mkdir(exist_ok=True)
         if options.set == "fashion":
             index, test = open_pictures("fashion_mnist"), open_pictures("fashion_mnist", "test")
-            first = [next(i for i in range(QUERIES) if test.labels[i] == label) for label in dict.fromkeys(test.labels[:QUERIES])]
+            first = [test.labels.index(label) for label in dict.fromkeys(test.labels[:QUERIES])]
             extractor = Extractor("CNN/ResNet", options.weights)
             record = evaluate("fashion_mnist", extractor, index, test, range(QUERIES), first, options.figure)
         elif options.set == "hymenoptera":

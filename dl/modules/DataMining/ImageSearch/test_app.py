@@ -191,7 +191,8 @@ def test_the_page_in_chromium(page: str, tmp_path: Path, monkeypatch: pytest.Mon
     shots = Path(os.environ.get("SCREENSHOTS", tmp_path))
     port = free_port()
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--remote-debugging-port={port}", "--window-size=1100,1500"]
-    browser = subprocess.Popen([CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", "about:blank"], stderr=subprocess.DEVNULL)
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "about:blank"]
+    browser = subprocess.Popen([CHROMIUM, *flags], stderr=subprocess.DEVNULL)
     monkeypatch.undo()  # this test needs the network of this machine
     try:
         asyncio.run(drive(page, port, tmp_path, shots))

@@ -55,8 +55,10 @@ def unknown_images(config: Config) -> dict[str, Tensor]:
     return {"MNIST": load("mnist")[1]["images"], "noise": noise.byte(), "inverted": 255 - test["images"][:OTHERS]}
 
 
-def measure(score: Score, val: Tensor, test: tuple[Tensor, Tensor], right: Tensor, unknown: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """All figures of one score; `val` are its values of the held-out known images, `right` says which tests are classified well."""
+def measure(
+    score: Score, val: Tensor, test: tuple[Tensor, Tensor], right: Tensor, unknown: tuple[Tensor, Tensor]
+) -> dict[str, float]:
+    """All figures of one score. `val` are its values of held-out known images; `right` says which tests are classified well."""
     known, other = score(*test), score(*unknown)
     threshold = quantile_threshold(val)
     accepted = known <= threshold
@@ -91,7 +93,8 @@ def evaluate(run: Path) -> dict[str, Any]:
             for key, score in scores.items()
         ]
     kept = ("command", "commit", "versions")
-    about = {"held_out": config.held_out, "seed": config.seed, "epochs": config.epochs, "error": 1 - right.double().mean().item()}
+    about = {name: getattr(config, name) for name in ("held_out", "seed", "epochs", "steps")}
+    about["error"] = 1 - right.double().mean().item()
     return {**about, **{key: described[key] for key in kept}, "rows": rows}
 
 
