@@ -44,7 +44,7 @@ def odd_files(folder: Path) -> dict[str, str]:
     """Files that are no pictures to search with, and what the page says of each."""
     (folder / "text.png").write_text("no picture")
     (folder / "empty.png").touch()
-    Image.new("L", (10_000, 5_000)).save(folder / "bomb.png")
+    Image.new("1", (10_000, 5_000)).save(folder / "bomb.png")
     return {
         "text.png": "This file is not a picture of a known format.",
         "empty.png": "This file is empty.",
