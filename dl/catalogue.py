@@ -138,23 +138,14 @@ def reported(name: str) -> str:
 
 
 def without_values(compute: Callable[[], Result]) -> Result:
-    """`compute()` with tensors that have a shape but no values: the largest model then takes no memory and no time.
+    """`compute()` with tensors that have a shape but no values, see `introspect.without_values`.
 
     Where values are read, or anything else fails that way, it is computed with values instead.
     """
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    fillings = {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.fill_, torch.Tensor.zero_}
-
-    class WithoutFilling(TorchFunctionMode):
-        """Half of the time goes into initial weights, which have no values to get."""
-
-        def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-            return args[0] if function in fillings else function(*args, **(kwargs or {}))
+    from dl.mytorch import introspect
 
     try:
-        with torch.device("meta"), WithoutFilling():
+        with introspect.without_values():
             return compute()
     except Exception:  # what is wrong with the model itself, the second attempt raises again
         return compute()

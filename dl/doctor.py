@@ -150,7 +150,11 @@ def text_sets() -> Iterator[Finding]:
         from dl.mytorch.data.wikitext2 import SOURCE as wikitext2
     except (ImportError, OSError):  # said already, with the data sets
         return
-    for name, source in {**plays, "wikitext2": wikitext2, **pairs}.items():
+    sets = {**plays, "wikitext2": wikitext2, **pairs}
+    first = {source.place: name for name, source in reversed(sets.items())}  # a set may be read in two ways
+    for name, source in sets.items():
+        if first[source.place] != name:
+            continue
         bundled = name.endswith("-sample")
         if source.missing():
             way = source.help if bundled else f"training downloads it; without a network: {source.help}"

@@ -11,7 +11,7 @@ from typing import Any
 from dl import catalogue
 from dl.mytorch.checkpoint import atomic_write, write_json
 from dl.mytorch.config import UserError
-from dl.mytorch.logger import FREE
+from dl.mytorch.logger import FREE, History
 
 Record = dict[str, Any]
 
@@ -31,7 +31,8 @@ MODEL_HEADINGS = {
 def record(run: Path | str) -> Path:
     """Write the record of a finished run into the folder `results` of its model, and return the file's path.
 
-    Raises `UserError` for a folder that holds no run, a run without a test, or a run of no model of this project.
+    A run whose data has no test split is recorded with the validation of its best checkpoint.
+    Raises `UserError` for a folder that holds no run, an unfinished one, or a run of no model of this project.
     """
     run = Path(run)
     if not run.is_dir():
@@ -40,17 +41,20 @@ def record(run: Path | str) -> Path:
     recipe, config = described["recipe"], described["config"]
     if recipe not in catalogue.names():
         raise UserError(f"{run} is a run of {recipe}, which is no model in {catalogue.MODULES}")
-    if not history or "test" not in history[-1]:
+    untested = bool(history) and (run / "curves.png").exists()  # drawn at the end
+    if not untested and (not history or "test" not in history[-1]):
         raise UserError(f"{run} is not finished, it has no test result: the same command, without --fresh, goes on")
-    tested = history[-1]
-    best = next(entry for entry in history if entry["step"] == tested["step"])
+    tested = history[-1] if "test" in history[-1] else None
+    best = History(history).best() if tested is None else next(e for e in history if e["step"] == tested["step"])
     result = {
         **{name: described[name] for name in ("recipe", "command", "config")},
+        "file": described.get("file", "train"),
         "seed": config["seed"],
         **{name: described[name] for name in ("commit", "versions", "ranks")},
         **{name: speed[name] for name in ("device", "training_seconds", "seconds", "peak_memory_bytes")},
-        "best_epoch": tested["epoch"],
-        **{"train": best["train"], "val": best["val"], "test": tested["test"]},
+        "best_epoch": best["epoch"],
+        **{"train": best["train"], "val": best["val"]},
+        **({} if tested is None else {"test": tested["test"]}),
     }
     words = [config["data"], config.get("model", ""), *settings(result), f"seed{config['seed']}"]
     name = "-".join(re.sub(r"[^\w.-]", "", word) for word in words if word)
@@ -71,7 +75,7 @@ def _read(path: Path) -> Any:
 
 def changed(record: Record) -> dict[str, Any]:
     """The fields in which a run differs from what its recipe's defaults are today, without those that change no result."""
-    config = catalogue.module(record["recipe"], "train").Config
+    config = catalogue.module(record["recipe"], record.get("file", "train")).Config
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     return {name: value for name, value in record["config"].items() if name not in FREE and value != defaults.get(name)}
 
@@ -87,7 +91,7 @@ def settings(record: Record) -> list[str]:
 
 def command(record: Record) -> str:
     """What trains this way with today's recipe. The command that was given, maybe with other defaults, is in the record."""
-    words = ["python", "-m", f"dl.modules.{record['recipe'].replace('/', '.')}.train"]
+    words = ["python", "-m", f"dl.modules.{record['recipe'].replace('/', '.')}.{record.get('file', 'train')}"]
     for name, value in changed(record).items():
         flag = name.replace("_", "-")
         if name != "seed":
@@ -108,9 +112,16 @@ def groups(name: str) -> list[list[Record]]:
     return [sorted(found[key], key=lambda record: record["seed"]) for key in sorted(found)]
 
 
+def scores(record: Record) -> dict[str, float]:
+    """What a run is judged by: its test, or, where its data has none, its validation, in which names say so."""
+    if "test" in record:
+        return record["test"]
+    return {f"validation_{quantity}": value for quantity, value in record["val"].items()}
+
+
 def _spread(group: list[Record], quantity: str) -> str:
-    """Mean and sample standard deviation over seeds of a test quantity: errors in percent, others as they are."""
-    values = [record["test"][quantity] for record in group if quantity in record["test"]]
+    """Mean and sample standard deviation over seeds of a quantity of `scores`: errors in percent, others as they are."""
+    values = [scores(record)[quantity] for record in group if quantity in scores(record)]
     if not values:
         return ""
     scale, unit, digits = (100, " %", ".2f") if quantity.endswith("_error") else (1, "", ".4f")
@@ -122,9 +133,9 @@ def best_results(name: str) -> list[str]:
     """For each data set, the best group of seeds, judged by the first metric of the task, or its loss if it has none."""
     best: dict[str, tuple[float, str]] = {}
     for group in groups(name):
-        config, test = group[0]["config"], group[0]["test"]
-        quantity = next((quantity for quantity in test if quantity != "loss"), "loss")
-        mean = statistics.mean(record["test"][quantity] for record in group)
+        config, names = group[0]["config"], list(scores(group[0]))
+        quantity = next((name for name in names if not name.endswith("loss")), names[0])
+        mean = statistics.mean(scores(record)[quantity] for record in group)
         seconds = _time(statistics.mean(record["training_seconds"] for record in group))
         how = ", ".join(filter(None, [config.get("model"), seconds]))
         if config["data"] not in best or mean < best[config["data"]][0]:
@@ -134,7 +145,7 @@ def best_results(name: str) -> list[str]:
 
 
 def _title(quantity: str) -> str:
-    return re.sub(r"^top(\d+)", r"top-\1", quantity).replace("_", " ")
+    return re.sub(r"top(\d+)", r"top-\1", quantity).replace("_", " ")
 
 
 # ---- tables --------------------------------------------------------------------------------------------------------
@@ -145,9 +156,10 @@ def results_table(name: str) -> str:
     found = groups(name)
     if not found:
         return "No result is recorded yet."
-    quantities = dict.fromkeys(quantity for group in found for quantity in group[0]["test"])
-    quantities = sorted(quantities, key=lambda quantity: quantity == "loss")  # the errors first
-    headings = ["data", "preset", "settings", "epochs", "seeds", *(f"test {_title(quantity)}" for quantity in quantities)]
+    quantities = dict.fromkeys(quantity for group in found for quantity in scores(group[0]))
+    quantities = sorted(quantities, key=lambda quantity: quantity.endswith("loss"))  # the errors first
+    titles = [_title(quantity if quantity.startswith("validation") else f"test_{quantity}") for quantity in quantities]
+    headings = ["data", "preset", "settings", "epochs", "seeds", *titles]
     rows = []
     for group in found:
         first = group[0]["config"]

@@ -11,6 +11,7 @@ import pytest
 
 from dl import catalogue, results
 from dl.modules.CNN.LeNet.train import Config
+from dl.modules.Transformers.BERT import finetune
 from dl.mytorch.config import UserError
 
 README = "# Title\n\n<!-- {0} -->\nold\n<!-- /{0} -->\n\nThe end, without a newline"
@@ -56,7 +57,7 @@ def test_a_record_holds_the_run_at_its_best_epoch(project: Path) -> None:
     record = json.loads(path.read_text())
     assert (record["recipe"], record["seed"], record["commit"], record["ranks"]) == ("CNN/LeNet", 3, "abc", 1)
     assert (record["training_seconds"], record["seconds"], record["peak_memory_bytes"]) == (60.0, 70.0, 1000)
-    assert record["best_epoch"] == 2
+    assert (record["file"], record["best_epoch"]) == ("train", 2)
     assert record["train"] == {"loss": 0.5} and record["val"] == {"loss": 0.0}
     assert record["test"] == {"loss": 0.25, "top1_error": 0.1}
     assert record["config"]["lr"] == Config.lr and record["versions"]["torch"] == "2.13.0"
@@ -100,6 +101,17 @@ def test_seeds_make_one_row_with_mean_and_sample_deviation(project: Path) -> Non
     assert lines[2] == f"| fashion_mnist | modern |  | {Config.epochs} | 3 | {errors} | 60 s | abacus | {command} |"
     assert lines[3].startswith("| fashion_mnist | modern | lr 0.2 | 7 steps | 1 | 50.00 % | 0.2500 |")
     assert len(lines) == 4
+
+
+def test_a_run_without_a_test_split_is_judged_by_its_best_validation(project: Path) -> None:
+    for seed in (0, 1):
+        run = make_run(project / f"run{seed}", finished=False, seed=seed)
+        (run / "curves.png").touch()  # the sign of its end
+        record = json.loads(results.record(run).read_text())
+        assert "test" not in record and record["best_epoch"] == 2 and record["val"] == {"loss": 0.0}
+    lines = results.results_table("CNN/LeNet").splitlines()
+    assert "| validation loss |" in lines[0] and "| 0.0000 \u00b1 0.0000 |" in lines[2]
+    assert results.best_results("CNN/LeNet") == ["fashion_mnist: validation loss 0.0000 \u00b1 0.0000 (modern, 60 s)"]
 
 
 def test_groups_are_ordered_by_seed_as_a_number(project: Path) -> None:
@@ -157,6 +169,13 @@ def test_the_command_makes_the_run_with_the_defaults_of_today(project: Path) -> 
     flip = "--no-flip" if Config.flip else "--flip"
     expected = f"python -m dl.modules.CNN.LeNet.train --data mnist --lr 0.2 {flip} --model textbook"
     assert results.command(json.loads(results.record(run).read_text())) == expected
+
+
+def test_a_recipe_beside_train_has_its_own_defaults_and_command(project: Path) -> None:
+    config = dataclasses.asdict(finetune.Config(weights="files", pooling="mean"))
+    record = {"recipe": "Transformers/BERT", "file": "finetune", "config": config}
+    expected = "python -m dl.modules.Transformers.BERT.finetune --weights files --pooling mean"
+    assert results.command(record) == expected
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (100, "2 min"), (5990, "100 min"), (7200, "2.0 h")])

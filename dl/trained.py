@@ -13,7 +13,7 @@ from dl.mytorch import Probe
 from dl.mytorch.checkpoint import load, load_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.data import image_set, prepare
-from dl.mytorch.logger import read_json
+from dl.mytorch.logger import trained_run
 from dl.mytorch.vision import import_torchvision
 
 
@@ -30,13 +30,7 @@ def trained(run: Path | str, backbone: str = "") -> Classifier:
 
     Raises `UserError` for a folder that holds none.
     """
-    run = Path(run)
-    if not (run / "best.pt").exists() or not (run / "config.json").exists():
-        recipe = backbone.replace("/", ".") or "CNN.ResNet"
-        raise UserError(f"{run} holds no trained network, no best.pt; `python -m dl.modules.{recipe}.train` makes one")
-    described = read_json(run / "config.json")
-    if backbone and described["recipe"] != backbone:
-        raise UserError(f"{run} is a run of {described['recipe']}, not of {backbone}")
+    described = trained_run(run, backbone)
     try:
         recipe = catalogue.module(described["recipe"], "train")
     except ModuleNotFoundError:
@@ -46,7 +40,7 @@ def trained(run: Path | str, backbone: str = "") -> Classifier:
         raise UserError(f"{run} is a run of {described['recipe']}, whose network takes no pictures")
     config = recipe.Config(**{name: value for name, value in described["config"].items() if name in known})
     about = image_set(config)
-    model = load_weights(recipe.network(config), run / "best.pt").eval()
+    model = load_weights(recipe.network(config), Path(run) / "best.pt").eval()
     return Classifier(model, lambda picture: prepare(picture, about), about.classes)
 
 

@@ -90,8 +90,8 @@ def contenders(names: Sequence[str], batch: Batch, folder: str) -> dict[str, Cal
     return steps
 
 
-def measure(steps: dict[str, Callable[[], None]], rounds: int, examples: int) -> dict[str, list[float]]:
-    """name -> images per second, one figure a round."""
+def measure(steps: dict[str, Callable[[], None]], rounds: int, items: int) -> dict[str, list[float]]:
+    """name -> items (images, tokens) per second, one figure a round; a step takes `items` of them."""
     names = list(steps)
     speeds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-2, rounds):  # the two before 0 warm up: memory, threads, compiled code
@@ -99,18 +99,19 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int, examples: int) ->
             started = time.perf_counter()
             steps[name]()
             if turn >= 0:
-                speeds[name].append(examples / (time.perf_counter() - started))
+                speeds[name].append(items / (time.perf_counter() - started))
         print(f"round {turn + 1} of {rounds}" if turn >= 0 else "warming up", file=sys.stderr, flush=True)
     return speeds
 
 
-def table(speeds: dict[str, list[float]]) -> str:
-    """The figures as people read them."""
-    lines = [f"{'':16} {'images/s':>8} {'(lowest - highest)':>19} {'of torchvision':>15}"]
+def table(speeds: dict[str, list[float]], unit: str = "images/s") -> str:
+    """The figures as people read them; ratios are to the first contender."""
+    first = next(iter(speeds))
+    lines = [f"{'':17} {unit:>8} {'(lowest - highest)':>19} {'of ' + first:>15}"]
     for name, own in speeds.items():
         spread = f"({min(own):,.0f} - {max(own):,.0f})"
-        ratio = median(a / b for a, b in zip(own, speeds["torchvision"]))
-        lines.append(f"{name:16} {median(own):8,.1f} {spread:>19} {ratio:15.2f}")
+        ratio = median(a / b for a, b in zip(own, speeds[first]))
+        lines.append(f"{name:17} {median(own):8,.1f} {spread:>19} {ratio:15.2f}")
     return "\n".join(lines)
 
 

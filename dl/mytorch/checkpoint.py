@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dl.mytorch.config import UserError
 from dl.mytorch.distributed import gather_objects, rank, rng_state, set_rng_state
+from dl.mytorch.sharding import like, whole
 
 
 @contextlib.contextmanager
@@ -60,11 +61,13 @@ def save(state: dict[str, Any], path: Path | str) -> None:
 
 
 def load(path: Path | str) -> dict[str, Any]:
-    """What `save` wrote, on the CPU. Nothing in the file is executed.
+    """What `save` wrote, or the tensors of a .safetensors file, on the CPU. Nothing in the file is executed.
 
     Raises `UserError` when the file is missing, damaged, or holds more than tensors and plain values.
     """
     try:
+        if Path(path).suffix == ".safetensors":
+            return _read_safetensors(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
@@ -79,12 +82,29 @@ def load(path: Path | str) -> dict[str, Any]:
         raise UserError(f"{path} is damaged or not a checkpoint ({reason})") from None
 
 
+_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+
+
+def _read_safetensors(path: Path | str) -> dict[str, Tensor]:
+    """https://github.com/huggingface/safetensors, "Format": length of the header, the header in JSON, the numbers."""
+    content = Path(path).read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        first, last = (start + place for place in entry["data_offsets"])
+        numbers = torch.frombuffer(bytearray(content[first:last]), dtype=_TYPES[entry["dtype"]])
+        tensors[name] = numbers.view(entry["shape"])
+    return tensors
+
+
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> dict[str, Any]:
     """The state of all that a training step changes, and of the generators of every rank. All ranks call it."""
     return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "ema": None if average is None else average.state_dict(),
+        "model": whole(model.state_dict()),
+        "optimizer": whole(optimizer.state_dict()),
+        "ema": None if average is None else whole(average.state_dict()),
         "rng": gather_objects(rng_state()),
     }
 
@@ -94,9 +114,12 @@ def restore(
 ) -> None:
     """Put back what `capture` gave; `path`, where it is from, is for the error. A rank that had no part keeps its generators."""
     put_weights(model, state["model"], path)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for i, of_one in state["optimizer"]["state"].items():
+        of_one.update({name: like(parameters[i], value) for name, value in of_one.items()})
     optimizer.load_state_dict(state["optimizer"])
     if average is not None:
-        average.load_state_dict(state["ema"])
+        put_weights(average, state["ema"], path)
     if rank() < len(state["rng"]):
         set_rng_state(state["rng"][rank()])
 
@@ -123,5 +146,5 @@ def put_weights(model: nn.Module, weights: Any, path: Path | str) -> nn.Module:
     if differs:
         more = f", and {len(differs) - 3} more" if len(differs) > 3 else ""
         raise UserError(f"{path} belongs to another model than this {type(model).__name__}: it {'; '.join(differs[:3])}{more}")
-    model.load_state_dict(weights)
+    model.load_state_dict({name: like(own[name], weight) for name, weight in weights.items()})
     return model

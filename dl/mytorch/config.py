@@ -35,7 +35,10 @@ class TrainConfig:
     clip: float = flag(0.0, "largest norm of the gradient; 0 = no clipping")
     ema: float = flag(0.0, "decay of the moving average of the weights, say 0.999; 0 = none")
     precision: Literal["fp32", "bf16"] = flag("fp32", "of the forward pass; weights stay in fp32")
-    parallel: Literal["none", "ddp"] = flag("none", "how ranks share the work, under torchrun")
+    parallel: Literal["none", "ddp", "fsdp"] = flag(
+        "none", "how ranks share the work, under torchrun: ddp, each has the whole model; fsdp, each has a part of every weight"
+    )
+    checkpoint_activations: bool = flag(False, "blocks compute their inside again in the backward pass: less memory, more time")
     compile: bool = flag(False, "torch.compile the model: a slow first step, faster ones after")
     channels_last: bool = flag(False, "store images with the channel innermost: faster convolutions")
     num_workers: int = flag(0, "processes that prepare batches; sets kept in memory need none")

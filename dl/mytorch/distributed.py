@@ -16,6 +16,7 @@ import torch.distributed.nn  # before a process group is there, see _process_gro
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dl.mytorch import sharding
 from dl.mytorch.config import Config, UserError, parse
 
 Result = TypeVar("Result")
@@ -55,16 +56,17 @@ def _process_group(config: Config) -> Iterator[None]:
         yield
         return
     if config.parallel == "none":
-        raise UserError(f"torchrun started {ranks} processes, but --parallel is none: add --parallel ddp")
+        raise UserError(f"torchrun started {ranks} processes, but --parallel is none: add --parallel ddp or --parallel fsdp")
     here = device(config.device)
     if here.type == "cuda":
         torch.cuda.set_device(here)
     dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
     try:
         yield
+        dist.barrier()  # so that gloo's threads have let go of the tensors before
     finally:
-        # It ends gloo's threads, unless something still holds the group: then one of them may abort Python at its exit.
-        # torch.distributed.nn.functional would: a group that is there at its import becomes the default of its functions.
+        # It ends gloo's threads, unless something still holds the group: then one that has a tensor to free may abort
+        # Python at its exit. FSDP holds it; torch.distributed.nn.functional would, as a default, if imported after this.
         dist.destroy_process_group()
 
 
@@ -219,15 +221,26 @@ def barrier() -> None:
 
 
 def parallelize(model: nn.Module, parallel: str) -> nn.Module:
-    """`model` as the training step calls it: in DistributedDataParallel when several ranks share the work."""
+    """`model` as the training step calls it when several ranks share the work; "fsdp" shards its weights in place."""
     if parallel == "none" or world() == 1:
         return model
+    if parallel == "fsdp":
+        return sharding.shard(model, next(model.parameters()).device.type, world())
     return DistributedDataParallel(model)
 
 
-def without_sync(model: nn.Module) -> contextlib.AbstractContextManager:
+@contextlib.contextmanager
+def without_sync(model: nn.Module) -> Iterator[None]:
     """Backward passes inside leave the gradients of the ranks unsummed: for all but the last of a step."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+    if isinstance(model, DistributedDataParallel):
+        with model.no_sync():
+            yield
+    elif sharding.is_sharded(model):
+        model.set_requires_gradient_sync(False)
+        yield
+        model.set_requires_gradient_sync(True)
+    else:
+        yield
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -1,11 +1,29 @@
 """A look inside a model: what its layers are, what they cost, and what they put out."""
 
+from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
+
+
+class _WithoutFilling(TorchFunctionMode):
+    """Half of the time goes into initial weights, which have no values to get."""
+
+    FILLINGS = {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return args[0] if function in self.FILLINGS else function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Tensors made inside have a shape but no values: the largest model then takes no memory and no time."""
+    with torch.device("meta"), _WithoutFilling():
+        yield
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -20,7 +20,9 @@ from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.distributed import barrier, is_main, world
 
 # Flags that change where and how fast a run goes, but not what it computes: a resumed run may change them.
-FREE = {"out", "fresh", "num_workers", "device", "parallel", "compile", "log_every", "save_every"}
+FREE = {
+    *("out", "fresh", "num_workers", "device", "parallel", "compile", "checkpoint_activations", "log_every", "save_every")
+}
 FILES = ("config.json", "history.json", "speed.json", "summary.txt", "best.pt", "last.pt", "last.pt.tmp", "best.pt.tmp")
 
 
@@ -73,6 +75,21 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error}); --fresh starts the run over") from None
 
 
+def trained_run(run: Path | str, recipe: str = "") -> dict[str, Any]:
+    """What config.json says of a run that has a best checkpoint; with `recipe`, "<Category>/<Model>", only of one of these.
+
+    Raises `UserError` for a folder that holds none, or a run of another recipe.
+    """
+    run = Path(run)
+    if not (run / "best.pt").exists() or not (run / "config.json").exists():
+        module = f"dl.modules.{recipe.replace('/', '.') or 'CNN.LeNet'}.train"
+        raise UserError(f"{run} holds no trained network, no best.pt; `python -m {module}` makes one")
+    described = read_json(run / "config.json")
+    if recipe and described["recipe"] != recipe:
+        raise UserError(f"{run} is a run of {described['recipe']}, not of {recipe}")
+    return described
+
+
 def open_run(config: TrainConfig) -> Path:
     """Claim the folder `config.out`: emptied of an old run with `fresh`, else new or of a run with the same config.
 
@@ -109,6 +126,7 @@ def _describe(config: TrainConfig, asked: dict[str, Any]) -> dict[str, Any]:
     module = getattr(sys.modules["__main__"], "__spec__", None)  # None for a file that was run by its path
     return {
         "recipe": "/".join(recipe.parts[-3:-1]),  # .../<Category>/<Model>/train.py
+        "file": recipe.stem,
         "command": shlex.join(["python", *(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]]),
         "config": asked,
         "commit": _commit(recipe.parent),

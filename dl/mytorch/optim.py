@@ -71,7 +71,11 @@ def sgd(lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: b
 
 
 def adamw(
-    lr: float, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    lr: float, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, fused: bool = False
 ) -> MakeOptimizer:
-    """AdamW (Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101); decay on matrices and kernels only."""
-    return lambda model: torch.optim.AdamW(decay_groups(model, weight_decay), lr=lr, betas=betas, eps=eps)
+    """AdamW (Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101); decay on matrices and kernels only.
+
+    `fused` is torch's faster kernel, which rounds otherwise: for networks with large embeddings.
+    """
+    options = {"lr": lr, "betas": betas, "eps": eps, "fused": fused or None}
+    return lambda model: torch.optim.AdamW(decay_groups(model, weight_decay), **options)

@@ -155,6 +155,24 @@ def attention_maps(images: Tensor, weights: Tensor, titles: Sequence[str] | None
     return image_grid(tiles, [name for title in titles or ["image"] * count for name in (title, *names)], columns=2 + heads)
 
 
+def word_attention(weights: dict[str, Tensor], rows: Sequence[str], columns: Sequence[str], across: int = 3) -> "Figure":
+    """Attention weights by name, (rows, columns) each: what the word of a row looks at, dark is much. `across` in a line."""
+    down = math.ceil(len(weights) / across)
+    width, height = 0.28 * len(columns) + 1.3, 0.28 * len(rows) + 1.3  # of one chart, in inches
+    fig = figure(width * across, height * down)
+    for place, (name, matrix) in enumerate(weights.items()):
+        line, column = divmod(place, across)
+        left, bottom = (column * width + 1.0) / (width * across), ((down - 1 - line) * height + 0.2) / (height * down)
+        box = (left, bottom, 0.28 * len(columns) / (width * across), 0.28 * len(rows) / (height * down))
+        axes = fig.add_axes(box)
+        axes.imshow(matrix.detach().float().cpu().numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(columns)), columns, rotation=60, ha="left", fontsize=8)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
+        axes.set_xlabel(name, fontsize=8)
+    return fig
+
+
 def confusion_matrix(counts: Tensor, names: Sequence[str]) -> "Figure":
     """Counts (true class, predicted class) with the share of each true class as colour; the diagonal is left pale."""
     counts = counts.cpu()

@@ -58,22 +58,35 @@ class Classification(Task):
     https://arxiv.org/abs/1512.00567) acts on the training loss only, so that validation losses compare. So do "targets"
     (B, classes), shares of the classes, where a training batch has them (mixup, CutMix); errors count the labels.
 
+    With `mirror`, evaluation takes the mean logits of each image and its mirror image, for twice the time (half of the
+    ten-crop testing of Krizhevsky et al. 2012, section 4.1).
+
     The report shows the confusion matrix, the most confused pairs of classes and the surest mistakes of the test.
     """
 
     keep = 256  # mistakes that are kept for the pictures
 
-    def __init__(self, label_smoothing: float = 0.0, class_names: Sequence[str] = (), monitor: str = "loss") -> None:
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        class_names: Sequence[str] = (),
+        monitor: str = "loss",
+        mirror: bool = False,
+    ) -> None:
         self.label_smoothing = label_smoothing
         self.class_names = class_names
         self.monitor = monitor
+        self.mirror = mirror
         self._forget()
 
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:
         return self.score(model(batch["images"]), batch, training=True)
 
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
-        output = self.score(model(batch["images"]), batch, training=False)
+        logits = model(batch["images"])
+        if self.mirror:
+            logits = (logits + model(batch["images"].flip(-1))) / 2
+        output = self.score(logits, batch, training=False)
         self._remember(batch["images"], batch["labels"], output.outputs["logits"])
         return output
 

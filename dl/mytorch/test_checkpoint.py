@@ -191,6 +191,27 @@ def test_a_checkpoint_with_altered_bytes_is_read_or_a_line(tmp_path: Path) -> No
             assert "altered.pt" in str(error)
 
 
+def test_safetensors_are_read_and_damaged_ones_are_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    header = {
+        "__metadata__": {"format": "pt"},
+        "b": {"dtype": "BF16", "shape": [2, 1], "data_offsets": [4, 8]},
+        "a": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]},
+    }
+    words = json.dumps(header).encode()
+    content = struct.pack("<Q", len(words)) + words + struct.pack("<f", 1.5) + b"\x80\x3f\x00\xc0"
+    path.write_bytes(content)
+    expected = {"a": torch.tensor(1.5), "b": torch.tensor([[1.0], [-2.0]], dtype=torch.bfloat16)}
+    testing.assert_same_state(load(path), expected, "tensors")
+    for damaged in (content[:-1], content[:20], b"", content.replace(b"BF16", b"F999")):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="model.safetensors is damaged or not a checkpoint"):
+            load(path)
+    path.unlink()
+    with pytest.raises(UserError, match="does not exist"):
+        load(path)
+
+
 def test_weights_are_put_into_a_model_which_is_returned(tmp_path: Path) -> None:
     source, model = small_model(), small_model()
     source.norm.running_mean += 1

@@ -35,6 +35,7 @@ WORDS = {
     "ema": ("0.99", 0.99),
     "precision": ("bf16", "bf16"),
     "parallel": ("ddp", "ddp"),
+    "checkpoint_activations": (None, True),
     "compile": (None, True),
     "channels_last": (None, True),
     "num_workers": ("2", 2),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch.introspect import Probe, count_parameters, first_kernels, layer_summary, summarize
+from dl.mytorch.introspect import Probe, count_parameters, first_kernels, layer_summary, summarize, without_values
 from dl.mytorch.layers import sequential
 
 
@@ -179,3 +179,10 @@ def test_first_kernels_are_those_of_the_first_convolution_that_sees_a_neighbourh
     assert first_kernels(model).data_ptr() == model.wide.weight.data_ptr()
     assert not first_kernels(model).requires_grad
     assert first_kernels(sequential(fc=nn.Linear(2, 2), mix=nn.Conv2d(2, 2, 1))) is None
+
+
+def test_without_values_there_are_shapes_alone() -> None:
+    with without_values():
+        layer = nn.init.zeros_(nn.Linear(10**7, 10**7).weight)  # 400 terabytes
+        assert layer.is_meta and layer.shape == (10**7, 10**7) and (layer[:3] @ layer).shape == (3, 10**7)
+    assert torch.zeros(1).fill_(2) == 2

@@ -88,6 +88,7 @@ def test_a_new_run_says_what_was_asked_for(tmp_path: Path) -> None:
     written = read_json(tmp_path / "a" / "run" / "config.json")
     assert written["config"] == dataclasses.asdict(config)
     assert written["recipe"] == "dl/mytorch"  # the folders that this file, which declares Config, lies in
+    assert written["file"] == "test_logger"
     assert written["versions"]["torch"] == torch.__version__
     assert written["command"].startswith("python ") and written["ranks"] == 1
     assert len(written["commit"].rstrip("+")) in (0, 40)
@@ -124,7 +125,10 @@ def test_a_flag_that_came_or_went_since_is_named(tmp_path: Path) -> None:
         open_run(Config(str(tmp_path)))
 
 
-FREE = {"num_workers": 2, "device": "cpu", "parallel": "ddp", "compile": True, "log_every": 7, "save_every": 9}
+FREE = {
+    **{"num_workers": 2, "device": "cpu", "parallel": "ddp", "compile": True, "checkpoint_activations": True},
+    **{"log_every": 7, "save_every": 9},
+}
 
 
 @pytest.mark.parametrize("name", FREE)

@@ -333,6 +333,27 @@ def test_bleu_is_the_same_for_any_split_and_its_error_is_the_rest() -> None:
         assert value(BLEUError(), *parts) == pytest.approx(1 - whole, rel=1e-12)
 
 
+@pytest.mark.parity
+def test_bleu_is_sacrebleu_s_of_the_same_tokens() -> None:
+    sacrebleu = pytest.importorskip("sacrebleu")
+    rng = random.Random(0)
+
+    def sentence(shortest: int) -> str:
+        return " ".join(rng.choice("abcd") for _ in range(rng.randint(shortest, 12)))
+
+    scores = []
+    for several in (1, 2, 4):
+        for size in (1, 5, 80):
+            hypotheses = [sentence(0) for _ in range(size)]
+            references = [[sentence(1) for _ in range(several)] for _ in range(size)]
+            for max_n in (1, 2, 4):
+                metric = sacrebleu.BLEU(tokenize="none", smooth_method="none", max_ngram_order=max_n, force=True)
+                expected = metric.corpus_score(hypotheses, [list(stream) for stream in zip(*references)]).score / 100
+                assert bleu(hypotheses, references, max_n) == pytest.approx(expected, abs=1e-9)
+                scores.append(expected)
+    assert sum(0.1 < score < 1 for score in scores) > 15
+
+
 @pytest.mark.parametrize("references", [[], [[]], [["a"], ["b"]]])
 def test_hypotheses_without_references_are_refused(references: list) -> None:
     with pytest.raises(ValueError, match="1 hypotheses need a list of references each"):

@@ -157,6 +157,19 @@ def test_attention_maps_lie_beside_their_image_the_mean_first(channels: int) -> 
             assert (patches > patches.min() + 0.1).sum() == (3 if column == 1 else 1)
 
 
+def test_word_attention_has_a_chart_for_each_head_with_words_at_its_sides() -> None:
+    weights = {name: torch.rand(2, 3) for name in ("mean", "head 1", "head 2", "head 3")}
+    fig = plot.word_attention(weights, ["je", "suis"], ["i", "am", "<eos>"], across=3)
+    assert [axes.get_xlabel() for axes in fig.axes] == list(weights)
+    for axes, expected in zip(fig.axes, weights.values()):
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["je", "suis"]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["i", "am", "<eos>"]
+        assert axes.images[0].get_clim() == (0, 1)
+        torch.testing.assert_close(torch.as_tensor(axes.images[0].get_array()), expected)
+    first, second, third, fourth = (axes.get_position() for axes in fig.axes)
+    assert first.x1 < second.x0 and second.x1 < third.x0 and fourth.x0 == first.x0 and fourth.y1 < first.y0
+
+
 def test_a_confusion_matrix_shows_counts_shares_and_the_error() -> None:
     counts = torch.tensor([[8, 2, 0], [1, 9, 0], [0, 0, 0]])  # of the third class there is none
     fig = plot.confusion_matrix(counts, ["cat", "dog", "fox"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dl.mytorch import checkpoint, distributed, introspect
+from dl.mytorch import checkpoint, distributed, introspect, sharding
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.distributed import all_sum, is_main, rank, separate_rng, to_device, world
@@ -46,9 +46,14 @@ class Trainer:
             self.model.to(memory_format=torch.channels_last)
         average = get_ema_multi_avg_fn(config.ema)
         self.ema = AveragedModel(self.model, multi_avg_fn=average) if config.ema else None
+        if config.checkpoint_activations:
+            sharding.recompute_activations(self.model)
         if config.compile:
             self.model.compile()
         self.network = distributed.parallelize(self.model, config.parallel)  # what a training step calls
+        if self.ema is not None and config.parallel == "fsdp":
+            distributed.parallelize(self.ema.module, config.parallel)
+        self.sharded = config.parallel == "fsdp" and world() > 1
         self.parameters = list(self.model.parameters())  # walking the modules costs as much as a small layer
         self.optimizer = optimizer(self.model)
         for group in self.optimizer.param_groups:
@@ -84,9 +89,9 @@ class Trainer:
             losses.append(loss.detach())
             counts.append(output.count)
         loss = losses[0] if alone else torch.stack(losses).sum()
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        gradients = [sharding.local(p.grad) for p in self.parameters if p.grad is not None]
         if not alone:
-            # Sums over items become means. DistributedDataParallel has divided by the number of ranks already.
+            # Sums over items become means. DDP and FSDP have divided by the number of ranks already.
             items, loss = all_sum(torch.stack([torch.as_tensor(sum(counts), device=self.device), loss]))
             torch._foreach_mul_(gradients, world() / items)
         self.apply_gradients(loss, gradients)
@@ -94,6 +99,8 @@ class Trainer:
     def apply_gradients(self, loss: Tensor, gradients: list[Tensor]) -> None:
         """Check that loss and gradients are finite, clip, update, move the average, clear the gradients."""
         self.gradient_norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if self.sharded:
+            self.gradient_norm = all_sum(self.gradient_norm.square()).sqrt()
         health = loss + self.gradient_norm
         if self.device.type == "cpu":
             if not math.isfinite(health):
@@ -102,7 +109,7 @@ class Trainer:
             bad = ~torch.isfinite(health) & (self.first_bad == 0)
             self.first_bad = torch.where(bad, self.step + 1, self.first_bad)
         if self.config.clip:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, self.gradient_norm)
+            torch._foreach_mul_(gradients, (self.config.clip / (self.gradient_norm + 1e-6)).clamp(max=1.0))
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
@@ -161,10 +168,11 @@ class Trainer:
             if at_end:
                 return
             batches = next(groups)
-            if self.step == 0 and is_main():
+            if self.step == 0:
                 example = {name: tensor[:1] for name, tensor in batches[0].items()}
-                with self._aside():
-                    self.logger.summary(introspect.summarize(self.model, lambda: self.task.step(self.model, example)))
+                with self._aside() as model:
+                    if is_main():
+                        self.logger.summary(introspect.summarize(model, lambda: self.task.step(model, example)))
             if not self.model.training:
                 self.model.train()
             for group in self.optimizer.param_groups:
@@ -205,8 +213,9 @@ class Trainer:
         better = val[self.task.monitor] < self.best
         if better:
             self.best = val[self.task.monitor]
+            weights = sharding.whole(self.evaluated_model.state_dict())
             if is_main():
-                checkpoint.save(self.evaluated_model.state_dict(), self.out / "best.pt")
+                checkpoint.save(weights, self.out / "best.pt")
         with self._aside() as model:
             self.logger.evaluated(self.history, self.task.preview(model), better)
 
@@ -249,8 +258,9 @@ class Trainer:
     def _aside(self) -> Iterator[nn.Module]:
         """The model for looking at: without gradients, with randomness and a clock of its own."""
         started = time.perf_counter()
-        with torch.no_grad(), separate_rng(self.config.seed + rank()), self._autocast():
-            yield self.evaluated_model.eval()
+        model = self.evaluated_model
+        with torch.no_grad(), separate_rng(self.config.seed + rank()), sharding.gathered(model), self._autocast():
+            yield model.eval()
         self.evaluation_seconds += time.perf_counter() - started
 
     # ---- small things ----------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Sets of images by name, and what a config's flags do to the training images, and to no others."""
 
+from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import pytest
 import torch
@@ -11,12 +12,20 @@ from torch.nn import functional as F
 
 from dl.mytorch import Trainer, seed_everything, testing
 from dl.mytorch.config import UserError, parse
-from dl.mytorch.data import Batch, ImageConfig, Loader, Splits, fashion_mnist, idx, image_set, image_splits, images
+from dl.mytorch.data import Batch, ImageConfig, Loader, Splits, fashion_mnist, files, idx, image_set, image_splits, images
 from dl.mytorch.layers import sequential
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import Classification
 
 SAMPLE = "fashion_mnist-sample"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _unpack_once() -> Iterator[None]:
+    """The sample's files, which most tests here read several times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "read_bytes", cache(files.read_bytes))
+        yield
 
 
 def config(data: str = SAMPLE, **changes: Any) -> ImageConfig:

@@ -10,7 +10,7 @@ import torch
 from dl.mytorch import TrainConfig
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, Vocabulary, textfiles, translation
-from dl.mytorch.data.translation import SOURCES, PairSplits, read_aligned, read_pairs, sentence_pairs
+from dl.mytorch.data.translation import SOURCES, PairSplits, book_pairs, read_aligned, read_pairs, sentence_pairs
 from dl.mytorch.data.translation import split_pairs, token_splits, tokenize
 
 PAIRS = [
@@ -89,6 +89,14 @@ def test_no_source_sentence_is_in_two_parts_and_no_pair_is_lost() -> None:
     assert sorted(sum(parts, [])) == sorted(pairs)
     assert not sources[0] & sources[1] and not sources[0] & sources[2] and not sources[1] & sources[2]
     assert [len(part) for part in sources] == [64, 3, 3]
+
+
+def test_the_book_trains_on_the_first_pairs_and_tests_with_four_sentences() -> None:
+    pairs = [(f"source {i}", f"target {i}") for i in range(700)]
+    train, val, test = book_pairs(pairs)
+    assert train == pairs[:600] and val == pairs[600:640]
+    assert [" ".join(tokenize(source)) for source, _ in test] == ["go .", "i lost .", "he's calm .", "i'm home ."]
+    assert [" ".join(tokenize(target)) for _, target in test] == ["va !", "j'ai perdu .", "il est calme .", "je suis chez moi ."]
 
 
 def test_the_split_is_the_seed_s() -> None:

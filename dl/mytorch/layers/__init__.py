@@ -3,6 +3,7 @@
 from dl.mytorch.layers.attention import KeyValueCache, MultiHeadAttention, attention
 from dl.mytorch.layers.joined_head import JoinedHead
 from dl.mytorch.layers.positions import LearnedPositions, SinusoidalPositions, sinusoidal_positions
+from dl.mytorch.layers.rotary import RotaryPositions
 from dl.mytorch.layers.sequential import sequential
 from dl.mytorch.layers.squeeze_excitation import SqueezeExcitation
 from dl.mytorch.layers.stochastic_depth import StochasticDepth
@@ -16,6 +17,7 @@ __all__ = [
     "LearnedPositions",
     "MultiHeadAttention",
     "Residual",
+    "RotaryPositions",
     "SinusoidalPositions",
     "SqueezeExcitation",
     "StochasticDepth",

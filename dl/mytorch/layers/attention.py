@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dl.mytorch.layers.rotary import RotaryPositions
+
 # B batch, T queries, S keys, C width, H heads, G heads of keys and values, D width of a head
 
 
@@ -50,21 +52,20 @@ class KeyValueCache:
         if self.length + new > self.capacity:
             raise ValueError(f"the cache has room for {self.capacity} positions: no {new} after {self.length}")
         if self.length == 0:
-            batch, heads, _, dim = key.shape
-            self.memory = key.new_empty(2, batch, heads, self.capacity, dim)
-        self.memory[0, :, :, self.length : self.length + new] = key
-        self.memory[1, :, :, self.length : self.length + new] = value
+            shape = (*key.shape[:2], self.capacity, key.shape[3])
+            self.keys, self.values = key.new_empty(shape), value.new_empty(shape)
+        self.keys.narrow(2, self.length, new).copy_(key)
+        self.values.narrow(2, self.length, new).copy_(value)
         self.length += new
         return self.contents()
 
     def contents(self) -> tuple[Tensor, Tensor]:
         """Keys and values (B, G, length, D) of the positions so far."""
-        keys, values = self.memory[:, :, :, : self.length]
-        return keys, values
+        return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows of the batch, in this order, each as often as it is named: the step of a beam search."""
-        self.memory = self.memory[:, rows]
+        self.keys, self.values = self.keys[rows], self.values[rows]
 
 
 class MultiHeadAttention(nn.Module):
@@ -79,6 +80,7 @@ class MultiHeadAttention(nn.Module):
         causal: position t sees those up to t. In a call with a cache, the queries are the last positions.
         num_kv_heads: heads of keys and values, each shared by num_heads / num_kv_heads queries' heads (Ainslie et al.
             2023, https://arxiv.org/abs/2305.13245). Default: num_heads.
+        rotary: turns queries and keys by their positions, which in a call with a cache follow those before.
 
     Raises `ValueError` when dim does not divide into heads, or the heads into groups.
     """
@@ -91,6 +93,7 @@ class MultiHeadAttention(nn.Module):
         bias: bool = True,
         causal: bool = False,
         num_kv_heads: int | None = None,
+        rotary: RotaryPositions | None = None,
     ) -> None:
         super().__init__()
         num_kv_heads = num_kv_heads or num_heads
@@ -100,6 +103,7 @@ class MultiHeadAttention(nn.Module):
         self.dropout = dropout
         self.causal = causal
         self.grouped = num_kv_heads < num_heads
+        self.rotary = rotary
         self.query = nn.Linear(dim, dim, bias=bias)
         self.key = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
         self.value = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
@@ -127,13 +131,17 @@ class MultiHeadAttention(nn.Module):
         else:
             source = x if context is None else context
             key, value = self._heads(self.key(source)), self._heads(self.value(source))  # (B, S, C) -> (B, G, S, D)
+            if self.rotary is not None:
+                start = cache.length if cache else 0
+                query, key = self.rotary(query, start), self.rotary(key, start)
             if cache is not None:
                 key, value = cache.append(key, value)
         y = self._attend(query, key, value, padding_mask)
         return self.output(y.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, H, D) -> (B, T, C)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, T, H D) -> (B, T, H, D) -> (B, H, T, D)
+        heads = x.view(*x.shape[:2], x.shape[2] // self.head_dim, self.head_dim)  # (B, T, H D) -> (B, T, H, D)
+        return heads.transpose(1, 2)  # (B, T, H, D) -> (B, H, T, D)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None) -> Tensor:
         length, positions = query.shape[2], key.shape[2]

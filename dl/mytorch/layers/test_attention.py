@@ -262,9 +262,9 @@ def test_rows_of_a_cache_are_selected_as_a_beam_search_needs() -> None:
 def test_a_cache_keeps_its_memory_and_refuses_what_does_not_fit() -> None:
     layer, cache = MultiHeadAttention(8, 2, causal=True), KeyValueCache(3)
     layer(torch.randn(1, 1, 8), cache=cache)
-    address = cache.memory.data_ptr()
+    address = cache.keys.data_ptr()
     layer(torch.randn(1, 2, 8), cache=cache)
-    assert cache.memory.data_ptr() == address
+    assert cache.keys.data_ptr() == address
     with pytest.raises(ValueError, match="room for 3 positions: no 1 after 3"):
         layer(torch.randn(1, 1, 8), cache=cache)
 

@@ -16,13 +16,13 @@ from dl.modules.CNN.GoogLeNet.model import PRESETS, AuxiliaryHead, GoogLeNetOutp
 from dl.modules.CNN.GoogLeNet.task import AuxiliaryClassification
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
-from dl.mytorch.introspect import count_parameters
+from dl.mytorch.introspect import count_parameters, without_values
 
 VARIANTS = [{}, {"style": "paper", "width": 1 / 8}, {"aux": False}]
 
 
 def parameters(preset: str, **overrides: Any) -> int:
-    with torch.device("meta"):
+    with without_values():
         return count_parameters(build(preset, **overrides))
 
 
@@ -78,7 +78,7 @@ def inception(into: int, widths: tuple[int, ...]) -> int:
 
 
 def test_paper_network_has_the_parameters_of_table_1() -> None:
-    with torch.device("meta"):
+    with without_values():
         model = build("paper")
     stem = convolution(3, 64, 7) + convolution(64, 64, 1) + convolution(64, 192, 3)
     modules = {name: inception(into, widths) for name, (into, widths, _) in TABLE_1.items()}
@@ -110,7 +110,7 @@ def test_network_with_norms_has_as_many_parameters_as_torchvision_s() -> None:
     [("googlenet", "imagenet", 224, 28), ("paper", "imagenet", 256, 32), ("paper", "small", 28, 28)],
 )
 def test_maps_have_the_sides_of_table_1(preset: str, stem: str, side: int, first: int) -> None:
-    with torch.device("meta"):
+    with without_values():
         model = build(preset, stem=stem)
         with Probe(model, "stem", "body.4a", "body.5b") as probe:
             logits = model.eval()(torch.empty(1, 3, side, side))
@@ -194,7 +194,7 @@ def test_running_statistics_move_as_torchvision_s(torchvision: ModuleType) -> No
 
 
 def test_torchvision_s_network_is_converted_to_our_preset(torchvision: ModuleType) -> None:
-    with torch.device("meta"):
+    with without_values():
         reference = torchvision.models.googlenet(aux_logits=True, init_weights=False)
         assert str(from_torchvision(reference)) == str(build("googlenet"))
 
@@ -205,7 +205,7 @@ def test_rates_of_dropout_are_converted(torchvision: ModuleType) -> None:
 
 
 def test_other_networks_and_other_blocks_are_refused(torchvision: ModuleType) -> None:
-    with torch.device("meta"):
+    with without_values():
         with pytest.raises(ValueError, match="no GoogLeNet"):
             from_torchvision(torchvision.models.resnet18())
         reference = torchvision.models.googlenet(init_weights=False)

@@ -193,8 +193,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "resnet44": _cifar(7),
     "resnet56": _cifar(9),
     "resnet110": _cifar(18),
-    "small": {"depths": (1, 1, 1), "width": 32, "stem": "pool", "in_channels": 1, "num_classes": 10},
-    "medium": {"depths": (1, 1, 1), "width": 64, "stem": "pool", "in_channels": 1, "num_classes": 10},
+    "small": {"depths": (1, 1, 1, 1), "width": 16, "stem": "pool", "in_channels": 1, "num_classes": 10},
+    "medium": {"depths": (1, 1, 1, 1), "width": 32, "stem": "small", "in_channels": 1, "num_classes": 10},
     "tiny": {**_cifar(1), "depths": (1, 1), "width": 8},
 }
 

@@ -73,12 +73,12 @@ def odd(path: Path, kind: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["1x1", "L", "LA", "P", "1", "I;16", "RGBA", "CMYK"])
-def test_odd_pictures_are_answered(tmp_path: Path, weights: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    path = odd(tmp_path / "odd.png", kind)
+def test_odd_pictures_are_answered(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [odd(tmp_path / f"{i}.png", kind) for i, kind in enumerate(["1x1", "L", "LA", "P", "1", "I;16", "RGBA", "CMYK"])]
     arguments = ["--model", "resnet18", "--weights", str(weights), "--figure", str(tmp_path / "figure.png")]
-    assert predict.main([str(path), *arguments]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 7
+    assert predict.main([*map(str, paths), *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:-1:6] == list(map(str, paths)) and len(lines) == 8 * 6 + 1
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

@@ -1,12 +1,17 @@
-"""Published weights for our BERT: those of transformers."""
+"""Published weights for our BERT: those of transformers, as its modules or as the files that they are published in."""
 
+import json
 import re
 from functools import partial
-from typing import Callable
+from pathlib import Path
+from typing import Any, Callable, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from dl.modules.Transformers.BERT.model import BERT
+from dl.mytorch.checkpoint import load, put_weights
+from dl.mytorch.config import UserError
+from dl.mytorch.data.textfiles import read_text
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
@@ -19,6 +24,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 # Their names as regular expressions, and ours.
 NAMES = (
     (r"^bert\.", ""),
+    (r"\.gamma$", ".weight"),  # of norms, in the oldest files
+    (r"\.beta$", ".bias"),
     (r"^embeddings\.word_embeddings", "token_embedding"),
     (r"^embeddings\.token_type_embeddings", "segment_embedding"),
     (r"^embeddings\.position_embeddings\.weight", "positions.table"),
@@ -36,7 +43,8 @@ NAMES = (
     (r"^cls\.predictions\.bias", "mlm_head.bias"),
     (r"^cls\.seq_relationship", "nsp_head"),
 )
-TIED = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")  # other names of weights that are there already
+# Other names of weights that are there already; the numbers 0, 1, 2 ..., which old files hold.
+TWICE = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "embeddings.position_ids")
 
 
 def from_transformers(reference: nn.Module) -> BERT:
@@ -45,38 +53,64 @@ def from_transformers(reference: nn.Module) -> BERT:
     Raises `ValueError` for what these classes build beyond the paper: a decoder, an output layer of its own weights, an
     activation that is not known here; and for other classes.
     """
-    config, encoder = reference.config, getattr(reference, "bert", reference)
-    heads = getattr(reference, "cls", None)
-    mlm, nsp = hasattr(heads, "predictions"), hasattr(heads, "seq_relationship")
     if type(reference).__name__ not in ("BertModel", "BertForPreTraining", "BertForMaskedLM"):
         raise ValueError(f"a {type(reference).__name__} is none of BertModel, BertForPreTraining and BertForMaskedLM")
-    if config.is_decoder or config.add_cross_attention:
-        raise ValueError("a decoder, or a model with cross attention, is no network of this paper")
-    if mlm and heads.predictions.decoder.weight is not encoder.embeddings.word_embeddings.weight:
+    heads = getattr(reference, "cls", None)
+    encoder = getattr(reference, "bert", reference)
+    if hasattr(heads, "predictions") and heads.predictions.decoder.weight is not encoder.embeddings.word_embeddings.weight:
         raise ValueError("the output layer has weights of its own; the paper's has those of the token embeddings")
-    if config.hidden_act not in ACTIVATIONS:
-        raise ValueError(f"hidden_act {config.hidden_act!r} is none of {', '.join(ACTIVATIONS)}")
-    model = BERT(
-        dim=config.hidden_size,
-        depth=config.num_hidden_layers,
-        num_heads=config.num_attention_heads,
-        hidden_dim=config.intermediate_size,
-        vocab_size=config.vocab_size,
-        max_length=config.max_position_embeddings,
-        num_segments=config.type_vocab_size,
-        dropout=config.hidden_dropout_prob,
-        attention_dropout=config.attention_probs_dropout_prob,
-        activation=ACTIVATIONS[config.hidden_act],
-        norm_eps=config.layer_norm_eps,
-        mlm=mlm,
-        nsp=nsp,
-        pooler=encoder.pooler is not None,
-    )
+    weights = renamed(reference.state_dict())
+    model = network(reference.config.to_dict(), weights)
+    model.load_state_dict(weights)
+    return model
+
+
+def from_folder(folder: Path | str, heads: bool = True) -> BERT:
+    """The network in a folder of published files: config.json and model.safetensors, or the older pytorch_model.bin.
+
+    With the heads of pre-training if they are in the file and `heads` is True. Raises `UserError` for files that are
+    missing, damaged or do not fit together, `ValueError` as `from_transformers`.
+    """
+    folder = Path(folder)
+    config = json.loads(read_text(folder / "config.json"))
+    if config.get("model_type") != "bert":
+        raise UserError(f"{folder / 'config.json'} is of the model type {config.get('model_type')!r}; this is for 'bert'")
+    old = folder / "pytorch_model.bin"
+    path = old if old.exists() and not (folder / "model.safetensors").exists() else folder / "model.safetensors"
+    weights = {name: weight for name, weight in renamed(load(path)).items() if heads or "_head." not in name}
+    return put_weights(network(config, weights), weights, path)
+
+
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under their names -> under ours."""
     weights = {}
-    for name, weight in reference.state_dict().items():
-        if name not in TIED:
+    for name, weight in state.items():
+        if name.removeprefix("bert.") not in TWICE:
             for theirs, our in NAMES:
                 name = re.sub(theirs, our, name)
             weights[name] = weight
-    model.load_state_dict(weights)
-    return model
+    return weights
+
+
+def network(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> BERT:
+    """The network of a configuration of transformers, with the heads that there are weights for, but not these weights."""
+    if config.get("is_decoder") or config.get("add_cross_attention"):
+        raise ValueError("a decoder, or a model with cross attention, is no network of this paper")
+    if config["hidden_act"] not in ACTIVATIONS:
+        raise ValueError(f"hidden_act {config['hidden_act']!r} is none of {', '.join(ACTIVATIONS)}")
+    return BERT(
+        dim=config["hidden_size"],
+        depth=config["num_hidden_layers"],
+        num_heads=config["num_attention_heads"],
+        hidden_dim=config["intermediate_size"],
+        vocab_size=config["vocab_size"],
+        max_length=config["max_position_embeddings"],
+        num_segments=config["type_vocab_size"],
+        dropout=config["hidden_dropout_prob"],
+        attention_dropout=config["attention_probs_dropout_prob"],
+        activation=ACTIVATIONS[config["hidden_act"]],
+        norm_eps=config["layer_norm_eps"],
+        mlm="mlm_head.bias" in weights,
+        nsp="nsp_head.bias" in weights,
+        pooler="pooler.fc.weight" in weights,
+    )

@@ -1,6 +1,7 @@
 """Pairs of sentences with masked tokens: the input of BERT's pre-training."""
 
 from functools import partial
+from itertools import chain
 from typing import Iterable, NamedTuple
 
 import torch
@@ -22,16 +23,36 @@ Sentence = list[str]
 Paragraph = list[Sentence]
 
 
-def wikitext2_pairs(config: TrainConfig, length: int = 64, min_count: int = 5) -> TextSplits:
-    """Sentence pairs of WikiText-2: the paragraphs of two sentences or more, in lower case, as the d2l book has them."""
+def wikitext2_pairs(config: TrainConfig, length: int = 64, min_count: int = 5, spans: bool = False) -> TextSplits:
+    """Sentence pairs of WikiText-2 in lower case: the paragraphs of two sentences or more, as the d2l book has them.
+
+    With `spans`, what is called a sentence is as many in a row as fill half of a row, from whole articles: the paper's
+    way (appendix A.2).
+    """
     if config.data != "wikitext2":
         raise UserError(f"--data {config.data}: this recipe's function loads wikitext2")
-    return pair_splits([_paragraphs(split) for split in ("train", "valid", "test")], config, length, min_count)
+    splits = []
+    for split in ("train", "valid", "test"):
+        articles = [[_words(text) for text in article] for article in documents(lines(split))]
+        if spans:
+            splits.append([merged(chain(*article), (length - 3) // 2) for article in articles])
+        else:
+            splits.append([paragraph for article in articles for paragraph in article])
+    return pair_splits(splits, config, length, min_count)
 
 
-def _paragraphs(split: str) -> list[Paragraph]:
-    texts = (text.lower() for document in documents(lines(split)) for text in document)
-    return [[sentence.split() for sentence in sentences(text)] for text in texts]
+def _words(text: str) -> Paragraph:
+    return [sentence.split() for sentence in sentences(text.lower())]
+
+
+def merged(text: Iterable[Sentence], size: int) -> Paragraph:
+    """Sentences joined until they have `size` words, with the full stops that they lost; less at the end is left out."""
+    spans: Paragraph = [[]]
+    for sentence in text:
+        spans[-1] += sentence if sentence[-1:] == ["."] else [*sentence, "."]
+        if len(spans[-1]) >= size:
+            spans.append([])
+    return spans[:-1]
 
 
 def pair_splits(
@@ -41,17 +62,21 @@ def pair_splits(
 
     An example is a sentence that another follows in its paragraph. In training both the second sentence and the masks
     are drawn anew in each epoch, from the loader's generator; for validation and test once and for all. The vocabulary,
-    "tokens", is that of the training paragraphs. Raises `UserError` for a split without two sentences in a row.
+    "tokens", is that of the training paragraphs. Raises `UserError` for a split without two sentences in a row, or when
+    every word is rarer than `min_count`.
     """
-    train, val, test = splits
-    words = (word for paragraph in train for sentence in paragraph for word in sentence)
+    splits = list(splits)
+    words = (word for paragraph in splits[0] for sentence in paragraph for word in sentence)
+    train, val, test = (_usable(part) for part in splits)
     vocabulary = Vocabulary.build(words, RESERVED, min_count)
+    if len(vocabulary) == len(RESERVED):
+        raise UserError(f"every word of the training text is {UNKNOWN}: none is there {min_count} times (--min-count)")
     fixed = []
     for part in (val, test):
-        text = Sentences.of(_usable(part), vocabulary, length)
+        text = Sentences.of(part, vocabulary, length)
         generator = torch.Generator().manual_seed(0)  # whatever the seed of the run: so that runs compare
         fixed.append(draw({"first": text.followed}, generator, text, vocabulary, length))
-    text = Sentences.of(_usable(train), vocabulary, length)
+    text = Sentences.of(train, vocabulary, length)
     augment = partial(draw, text=text, vocabulary=vocabulary, length=length)
     return TextSplits(
         Loader({"first": text.followed}, config.batch_size, shuffle=True, seed=config.seed, augment=augment),

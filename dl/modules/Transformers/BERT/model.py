@@ -10,7 +10,7 @@ Deviations:
 - Weights start normal with deviation 0.02; the paper's code cuts them off at two deviations.
 """
 
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -149,6 +149,60 @@ class BERT(nn.Module):
                 wanted = x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.shape[-1]))  # (B, T, D) -> (B, M, D)
             mlm = self.mlm_head(wanted, self.token_embedding.weight)  # (B, M, D) -> (B, M, V)
         return BERTOutput(mlm, nsp, x, pooled)
+
+
+class SentenceClassifier(nn.Module):
+    """Fine-tuning, section 4.1 and figure 4 (b): the encoder, dropout on its pooled sentence, the output layer.
+
+    The encoder's pooler is the hidden layer between what the sentence is summed up in and the output.
+
+    Args:
+        encoder: with the pooler, without the heads of pre-training.
+        pooling: what the pooler reads: the "first" token, as in the paper, or the "mean" of all that are not padding.
+
+    forward: tokens (B, T), padding_mask (B, T) -> logits (B, num_classes). Raises `ValueError` for another encoder.
+    """
+
+    def __init__(
+        self, encoder: BERT, num_classes: int, dropout: float = 0.1, pooling: Literal["first", "mean"] = "first"
+    ) -> None:
+        super().__init__()
+        if encoder.pooler is None or encoder.mlm_head is not None or encoder.nsp_head is not None:
+            raise ValueError("a classifier of sentences needs an encoder with the pooler and without mlm and nsp")
+        if pooling not in ("first", "mean"):
+            raise ValueError(f"pooling has to be first or mean; got {pooling!r}")
+        self.encoder, self.pooling = encoder, pooling
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(encoder.token_embedding.embedding_dim, num_classes)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """The output layer as all others: normal with deviation 0.02, bias 0 (run_classifier.py of the paper's code)."""
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        output = self.encoder(tokens, padding_mask=padding_mask)
+        pooled = output.pooled
+        if self.pooling == "mean":
+            pooled = self.encoder.pooler(mean_of_tokens(output.hidden, padding_mask))  # (B, T, D) -> (B, D)
+        return self.head(self.dropout(pooled))
+
+
+def mean_of_tokens(hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    """hidden (B, T, D), padding_mask (B, T), True at padding -> (B, D), the mean over the other tokens."""
+    if padding_mask is None:
+        return hidden.mean(1)
+    real = (~padding_mask).to(hidden.dtype).unsqueeze(-1)  # (B, T, 1)
+    return (hidden * real).sum(1) / real.sum(1)
+
+
+def sentence_embeddings(model: BERT, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    """Sentences as vectors of length 1 whose products compare them: tokens (B, T) -> (B, D).
+
+    The mean of the last hidden states (Reimers & Gurevych 2019, https://arxiv.org/abs/1908.10084, section 3).
+    """
+    return F.normalize(mean_of_tokens(model(tokens, padding_mask=padding_mask).hidden, padding_mask), dim=-1)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -1,12 +1,13 @@
 """Sentence pairs and masks: by hand, and by their frequencies."""
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from dl.modules.Transformers.BERT import data
+from dl.modules.Transformers.BERT import data, train
 from dl.modules.Transformers.BERT.data import CLS, MASK, RESERVED, SEP, Paragraph, Sentences, draw, join, mask, pair_splits
 from dl.mytorch import TrainConfig, testing
 from dl.mytorch.config import UserError
@@ -96,6 +97,13 @@ def test_half_of_the_second_sentences_are_the_next_ones_and_labels_say_which(mon
     assert (others == first[labels == 1] + 1).float().mean() < 0.01
     assert len(others.unique()) > 0.95 * len(text.ids)  # any sentence of the text, the last of a paragraph too
     assert (others.float().mean() / len(text.ids)).item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_spans_are_whole_sentences_of_half_a_row_and_get_their_full_stops_back() -> None:
+    text = ["a b".split(), "c d .".split(), ["e"], "f g h i".split(), ["j"]]
+    assert [" ".join(span) for span in data.merged(text, 6)] == ["a b . c d .", "e . f g h i ."]
+    assert [" ".join(span) for span in data.merged(text, 2)] == ["a b .", "c d .", "e .", "f g h i .", "j ."]
+    assert data.merged(text, 99) == []
 
 
 # ---- masks ---------------------------------------------------------------------------------------------------------
@@ -197,6 +205,39 @@ def test_empty_sentences_are_left_out_and_text_without_pairs_is_refused() -> Non
         pair_splits([paragraphs(), [[["a", "b"]]], paragraphs()], CONFIG)
 
 
+def test_spans_of_wikitext_reach_over_paragraphs_but_not_over_articles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dl.mytorch.data.textfiles.DATA", tmp_path)
+    (tmp_path / "wikitext-2").mkdir()
+    text = " \n = One = \n \n A b . C d . \n = = Part = = \n E f . \n \n = Two = \n \n G h . I j . \n"
+    for split in ("train", "valid", "test"):
+        (tmp_path / "wikitext-2" / f"wiki.{split}.tokens").write_text(text)
+    for spans, pairs in ((False, 2), (True, 3)):  # of spans two in One, one in Two
+        made = data.wikitext2_pairs(train.Config(), length=9, min_count=1, spans=spans)
+        assert [loader.num_examples for loader in made] == [pairs] * 3
+        assert sorted(made.vocabularies["tokens"].tokens[5:]) == [".", *"abcdefghij"]
+
+
 def test_another_data_set_is_refused() -> None:
     with pytest.raises(UserError, match="--data made up"):
         data.wikitext2_pairs(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "wiki.train.tokens is empty"),
+        (b" = A = \n\n one . two \xff . \n", r"wiki.train.tokens is not UTF-8: byte 20 \(line 3\) is 0xff"),
+        (b" \n = A = \n \n one sentence alone \n", "without a paragraph of two sentences"),
+        (b" \n = A = \n \n one . two . \n", "every word of the training text is <unk>: none is there 5 times"),
+    ],
+)
+def test_damaged_texts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str) -> None:
+    monkeypatch.setattr("dl.mytorch.data.textfiles.DATA", tmp_path)
+    (tmp_path / "wikitext-2").mkdir()
+    for split in ("train", "valid", "test"):
+        text = content if split == "train" else b" \n = A = \n \n one . two . \n"
+        (tmp_path / "wikitext-2" / f"wiki.{split}.tokens").write_bytes(text)
+    with pytest.raises(UserError, match=message):
+        data.wikitext2_pairs(train.Config())

@@ -1,9 +1,8 @@
-"""BERT against its formulas written out by hand, against transformers (in the parity tier), and through its real recipe."""
+"""BERT against its formulas written out by hand, and through its real recipe."""
 
 import copy
 import math
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from dl.modules.Transformers.BERT import train
-from dl.modules.Transformers.BERT.convert import from_transformers
 from dl.modules.Transformers.BERT.data import pair_splits
 from dl.modules.Transformers.BERT.model import BERT, PRESETS, build
 from dl.modules.Transformers.BERT.task import PreTraining
@@ -21,7 +19,6 @@ from dl.mytorch.config import UserError, parse
 from dl.mytorch.data import TextSplits
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.logger import read_json
-from dl.mytorch.vision import import_torchvision
 
 PADDING = torch.arange(9) >= torch.tensor([[9], [6], [3]])
 TOKENS = torch.randint(5, 50, (3, 9), generator=torch.Generator().manual_seed(0)).masked_fill(PADDING, 0)
@@ -230,107 +227,6 @@ def test_longer_rows_than_positions_and_nsp_without_pooler_are_refused() -> None
         build("tiny")(torch.zeros(1, 33, dtype=torch.int64))
     with pytest.raises(ValueError, match="needs the pooler"):
         build("tiny", pooler=False)
-
-
-# ---- transformers --------------------------------------------------------------------------------------------------
-
-SIZES = {"vocab_size": 50, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-CONFIGURATIONS = [
-    {},
-    {"hidden_act": "relu", "layer_norm_eps": 1e-3, "max_position_embeddings": 11},
-    {"hidden_act": "gelu_new", "num_attention_heads": 1, "type_vocab_size": 4},
-    {"num_hidden_layers": 1, "num_attention_heads": 12, "intermediate_size": 7, "pad_token_id": None},
-]
-
-
-class AsOurs(nn.Module):
-    """A model of transformers, called and answering as ours."""
-
-    def __init__(self, reference: nn.Module) -> None:
-        super().__init__()
-        self.reference = reference
-
-    def forward(
-        self, tokens: Tensor, segments: Tensor, padding: Tensor, positions: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]:
-        inputs = {"input_ids": tokens, "token_type_ids": segments, "attention_mask": (~padding).long()}
-        output = self.reference(**inputs, output_hidden_states=True)
-        logits = output.get("prediction_logits", output.get("logits"))
-        if logits is not None:
-            logits = torch.stack([row[places] for row, places in zip(logits, positions)])
-        hidden, pooled = output.hidden_states[-1], output.get("pooler_output")
-        if pooled is None and "seq_relationship_logits" in output:
-            pooled = self.reference.bert.pooler(hidden)
-        return logits, output.get("seq_relationship_logits"), hidden, pooled
-
-
-@pytest.fixture(scope="module")
-def transformers() -> ModuleType:
-    import_torchvision()  # which transformers imports if it is there
-    return pytest.importorskip("transformers")
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("mode", ["train", "eval"])
-@pytest.mark.parametrize("changes", CONFIGURATIONS)
-@pytest.mark.parametrize("name", ["BertForPreTraining", "BertForMaskedLM", "BertModel"])
-def test_network_is_transformers_in_outputs_gradients_and_steps(
-    transformers: ModuleType, name: str, changes: dict[str, Any], mode: str, attention: str
-) -> None:
-    dropout = NO_DROPOUT if mode == "train" else {}
-    config = transformers.BertConfig(**{**SIZES, **dropout, **changes}, attn_implementation=attention)
-    reference = randomized(getattr(transformers, name)(config))
-    model = from_transformers(reference)
-    testing.assert_same_as(Joined(model), Joined(AsOurs(reference)), *INPUTS, train=mode == "train")
-
-
-@pytest.mark.parity
-def test_every_hidden_state_is_that_of_transformers(transformers: ModuleType) -> None:
-    reference = randomized(transformers.BertModel(transformers.BertConfig(**SIZES))).double().eval()
-    model = from_transformers(reference).double().eval()
-    expected = reference(TOKENS, (~PADDING).long(), SEGMENTS, output_hidden_states=True).hidden_states
-    x = model.norm(model.positions(model.token_embedding(TOKENS) + model.segment_embedding(SEGMENTS)))
-    assert len(expected) == 3
-    for i, states in enumerate(expected):
-        assert (x - states).abs().max() <= 1e-9
-        x = model.blocks[i](x, PADDING) if i < 2 else x
-
-
-@pytest.mark.parity
-def test_losses_are_those_of_transformers(transformers: ModuleType) -> None:
-    reference = randomized(transformers.BertForPreTraining(transformers.BertConfig(**SIZES, **NO_DROPOUT))).double()
-    targets, labels = TOKENS.gather(1, POSITIONS), torch.tensor([1, 0, 1])
-    wanted = torch.full_like(TOKENS, -100).scatter(1, POSITIONS, targets)
-    inputs = {"input_ids": TOKENS, "token_type_ids": SEGMENTS, "attention_mask": (~PADDING).long()}
-    expected = reference(**inputs, labels=wanted, next_sentence_label=labels).loss
-    batch = {"tokens": TOKENS, "segments": SEGMENTS, "positions": POSITIONS, "targets": targets, "labels": labels}
-    ours = PreTraining().step(from_transformers(reference).double(), batch)  # three masked tokens in each row
-    assert abs(ours.loss - expected) <= 1e-9
-
-
-@pytest.mark.parity
-def test_transformers_default_configuration_is_our_base(transformers: ModuleType) -> None:
-    with torch.device("meta"):
-        model = from_transformers(transformers.BertForPreTraining(transformers.BertConfig()))
-        assert str(model) == str(build("base"))
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize(
-    ("name", "changes", "message"),
-    [
-        ("BertModel", {"is_decoder": True}, "a decoder"),
-        ("BertForPreTraining", {"tie_word_embeddings": False}, "weights of its own"),
-        ("BertModel", {"hidden_act": "tanh"}, "hidden_act 'tanh' is none of gelu"),
-        ("BertForTokenClassification", {}, "a BertForTokenClassification is none of"),
-    ],
-)
-def test_other_networks_are_refused(transformers: ModuleType, name: str, changes: dict[str, Any], message: str) -> None:
-    reference = getattr(transformers, name)(transformers.BertConfig(**{**SIZES, **changes}))
-    with pytest.raises(ValueError, match=message):
-        from_transformers(reference)
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------

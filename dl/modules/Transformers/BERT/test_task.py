@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from dl.modules.Transformers.BERT.model import BERTOutput
-from dl.modules.Transformers.BERT.task import PreTraining
-from dl.mytorch import TrainConfig, Trainer
+from dl.modules.Transformers.BERT.task import PreTraining, summed_cross_entropy
+from dl.mytorch import TrainConfig, Trainer, checkpoint
 from dl.mytorch.data import Batch
 from dl.mytorch.data.sequences import IGNORED
+from dl.mytorch.logger import read_json
 from dl.mytorch.metrics import Metrics
 from dl.mytorch.optim import constant, sgd
+from dl.mytorch.test_processes import finish, start
 
 BATCH: Batch = {
     "tokens": torch.tensor([[2, 5, 4, 3, 6, 3, 0], [2, 4, 3, 7, 6, 5, 3], [2, 5, 3, 4, 3, 0, 0], [2, 6, 3, 7, 3, 0, 0]]),
@@ -80,6 +82,16 @@ def test_losses_and_errors_are_those_worked_out_by_hand(
     assert metrics.compute() == pytest.approx({"loss": loss, **expected}, rel=1e-6)
 
 
+def test_the_loss_in_pieces_is_the_loss_of_all() -> None:
+    logits = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, 4, IGNORED, 2, 2, IGNORED, 1])
+    expected = nn.functional.cross_entropy(logits, targets, reduction="sum")
+    (gradient,) = torch.autograd.grad(expected, logits)
+    for rows in (1, 2, 3, 64):
+        loss = summed_cross_entropy(logits, targets, rows)
+        torch.testing.assert_close((loss, *torch.autograd.grad(loss, logits)), (expected, gradient), rtol=0, atol=1e-12)
+
+
 def test_places_without_a_target_count_for_nothing() -> None:
     batch, model = hand_worked()
     before = PreTraining().step(model, batch)
@@ -141,3 +153,42 @@ def test_a_step_is_the_same_however_it_is_cut_into_forwards(
         assert objectives.get("nsp", True) or name != "nsp" or torch.equal(weight, before[name])
         assert name == "nsp" or not torch.equal(weight, before[name])
     assert metrics == pytest.approx(expected, rel=1e-12)
+
+
+RECIPE = """
+from dl.modules.Transformers.BERT.data import pair_splits
+from dl.modules.Transformers.BERT.model import build
+from dl.modules.Transformers.BERT.task import PreTraining
+from dl.modules.Transformers.BERT.test_data import paragraphs
+from dl.mytorch import TrainConfig, Trainer, launch, seed_everything
+from dl.mytorch.data import Loader, TextSplits
+from dl.mytorch.optim import constant, sgd
+
+
+def main(config):
+    seed_everything(config.seed)
+    drawn = pair_splits([paragraphs(i) for i in range(3)], config, length=24)
+    pairs = drawn.val.dataset  # drawn once and for all: of the training text each rank draws pairs of its own
+    data = TextSplits(Loader(pairs, config.batch_size), *drawn[1:], vocabularies=drawn.vocabularies)
+    model = build("tiny", vocab_size=len(drawn.vocabularies["tokens"]), dropout=0.0)
+    trainer = Trainer(model, PreTraining(), sgd(config.lr, momentum=0.9), constant(), config)
+    return trainer.fit(data)
+
+
+launch(main, TrainConfig)
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one_process_although_their_rows_have_different_numbers_of_masks(tmp_path: Path) -> None:
+    recipe = tmp_path / "train.py"
+    recipe.write_text(RECIPE)
+    flags = "--data pairs --epochs 2 --accumulate 2 --batch-size 5 --lr 0.05".split()
+    finish(start(recipe, "--out", str(tmp_path / "one"), *flags))
+    finish(start(recipe, "--out", str(tmp_path / "two"), "--parallel", "ddp", *flags, ranks=2))
+    one, two = (checkpoint.load(tmp_path / name / "last.pt") for name in ("one", "two"))
+    for name, weights in one["model"].items():
+        assert (weights - two["model"][name]).abs().max() <= 1e-6, name
+    for left, right in zip(*(read_json(tmp_path / name / "history.json") for name in ("one", "two")), strict=True):
+        for split in left.keys() & {"train", "val", "test"}:
+            assert right[split] == pytest.approx(left[split], abs=1e-5)

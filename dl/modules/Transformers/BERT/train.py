@@ -32,6 +32,7 @@ class Config(TrainConfig):
     model: Literal["d2l", "mini", "minilm_l6", "base", "large", "tiny"] = flag("d2l", "preset of the network, see model.py")
     length: int = flag(64, "tokens of a pair of sentences, with <cls> and <sep>; longer pairs are cut")
     min_count: int = flag(5, "words that are rarer in the training text are <unk>")
+    spans: bool = flag(False, "as the paper: a sentence is as many in a row as fill half the length")
     mlm: bool = flag(True, "learn to predict masked tokens")
     nsp: bool = flag(True, "learn whether the second sentence follows the first")
     schedule: Literal["linear", "constant"] = flag("linear", "of the learning rate; linear: up for 1 % of the steps, then down")
@@ -56,12 +57,12 @@ def network(config: Config, vocabulary: Vocabulary) -> BERT:
 
 def main(config: Config, data: TextSplits | None = None) -> History:
     seed_everything(config.seed)
-    data = data or wikitext2_pairs(config, config.length, config.min_count)
+    data = data or wikitext2_pairs(config, config.length, config.min_count, config.spans)
     vocabulary = data.vocabularies["tokens"]
     trainer = Trainer(
         model=network(config, vocabulary),
         task=PreTraining(config.mlm, config.nsp, padding=vocabulary[PADDING]),
-        optimizer=adamw(config.lr, config.weight_decay),
+        optimizer=adamw(config.lr, config.weight_decay, fused=True),
         schedule=warmup_linear(0.01) if config.schedule == "linear" else constant(),
         config=config,
     )

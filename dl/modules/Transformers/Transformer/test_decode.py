@@ -13,9 +13,7 @@ from torch.nn import functional as F
 from dl.modules.Transformers.Transformer.decode import beam_search, greedy_search
 from dl.modules.Transformers.Transformer.model import Transformer, build
 from dl.modules.Transformers.Transformer.task import Translation
-from dl.modules.Transformers.Transformer.test_model import BEGIN, END, LENGTHS, sources
-from dl.mytorch.data import Vocabulary
-from dl.mytorch.data.translation import RESERVED
+from dl.modules.Transformers.Transformer.test_model import BEGIN, END, LENGTHS, letters, sources
 
 
 def talkative(seed: int, vocabulary_size: int = 16, norm_first: bool = False) -> Transformer:
@@ -129,7 +127,6 @@ def test_a_search_keeps_within_the_positions_and_refuses_no_beam() -> None:
 
 def test_beams_choose_the_search() -> None:
     model, source = talkative(0), sources()
-    vocabulary = Vocabulary([*RESERVED, *"abcdefghijkl"])
-    greedy, beam = (Translation(vocabulary, beams=beams).translate(model, source) for beams in (1, 3))
+    greedy, beam = (Translation(letters(), beams=beams).translate(model, source) for beams in (1, 3))
     assert greedy == greedy_search(model, source, begin=BEGIN, end=END) != beam
     assert beam == beam_search(model, source, begin=BEGIN, end=END, beams=3)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dl.modules.Transformers.Transformer import train
 from dl.modules.Transformers.Transformer.model import PRESETS, Transformer, build
 from dl.modules.Transformers.Transformer.task import Translation
 from dl.mytorch import Probe, testing
+from dl.mytorch.config import UserError
 from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.data.translation import RESERVED, PairSplits, sentence_pairs, token_splits
 from dl.mytorch.introspect import count_parameters
@@ -45,6 +47,11 @@ def example(target_length: int = 5) -> tuple[Tensor, Tensor, Tensor]:
     """Source, target and the source's padding mask."""
     source = sources()
     return source, torch.randint(1, 16, (3, target_length)), source == PAD
+
+
+def letters() -> dict[str, Vocabulary]:
+    """One vocabulary of 16 for both languages."""
+    return dict.fromkeys(("source", "target"), Vocabulary([*RESERVED, *"abcdefghijkl"]))
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------
@@ -146,6 +153,17 @@ def test_logits_depend_on_their_own_pair_only() -> None:
     testing.assert_batch_independent(randomized(build("tiny")), *example())
 
 
+def test_a_source_may_have_a_vocabulary_and_an_embedding_of_its_own() -> None:
+    shared, model = randomized(build("tiny")), build("tiny", source_vocabulary_size=20).eval()
+    source, target, mask = example()
+    weights = shared.state_dict() | {"source_embedding.weight": torch.cat([shared.embedding.weight, torch.ones(4, 8)])}
+    model.load_state_dict(weights)
+    torch.testing.assert_close(model(source, target, mask), shared(source, target, mask), rtol=0, atol=0)
+    assert model(source + 4, target).shape == (3, 5, 16)
+    model.embedding.weight.data += 1
+    torch.testing.assert_close(model.encode(source, mask), shared.encode(source, mask), rtol=0, atol=0)
+
+
 def test_positions_alone_tell_the_order_of_words() -> None:
     model, (source, target, _) = randomized(build("tiny")).double(), example()
     turned = source.flip(1)
@@ -176,7 +194,7 @@ def test_initialisation_is_that_of_the_paper_s_code() -> None:
 
 def test_every_parameter_gets_a_gradient() -> None:
     source, target, _ = example()
-    task = Translation(Vocabulary([*RESERVED, *"abcdefghijkl"]), label_smoothing=0.1)
+    task = Translation(letters(), label_smoothing=0.1)
     testing.assert_gradients_flow(randomized(build("tiny")), {"source": source, "target": target}, task)
 
 
@@ -196,8 +214,8 @@ def test_what_the_model_has_no_place_for_is_refused() -> None:
 
 
 def test_bleu_counts_words_and_never_the_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    vocabulary = Vocabulary([*RESERVED, *"abcdefghijkl"])
-    task, model = Translation(vocabulary), build("tiny").eval()
+    vocabularies = {"source": Vocabulary([*RESERVED, *"ABCDEFGHIJKL"]), "target": Vocabulary([*RESERVED, *"abcdefghijkl"])}
+    vocabulary, task, model = vocabularies["target"], Translation(vocabularies), build("tiny").eval()
     words = [[vocabulary[word] for word in row] for row in ("abcdef", "gh?ij")]
     target = torch.tensor([[BEGIN, *words[0], END], [BEGIN, *words[1], END, PAD]])
     batch = {"source": torch.tensor([[5, 6, END, PAD], [4, 5, 6, END]]), "target": target}
@@ -208,7 +226,7 @@ def test_bleu_counts_words_and_never_the_unknown_one(monkeypatch: pytest.MonkeyP
     expected.update({"hypotheses": ["abcdef", "gh?ij"], "references": [["abcdef"], ["gh-ij"]]})
     assert metric.compute() == pytest.approx(1 - expected.compute()) and 0.1 < metric.compute() < 0.9
     assert task.preview(model) == {
-        "translations": "b c -> a b c d e f (reference: a b c d e f)\n\na b c -> g h <unk> i j (reference: g h <unk> i j)"
+        "translations": "B C -> a b c d e f (reference: a b c d e f)\n\nA B C -> g h <unk> i j (reference: g h <unk> i j)"
     }
     assert "bleu_error" not in task.train_metrics()
 
@@ -217,8 +235,8 @@ def learnt_bleu(pairs: list[tuple[str, str]], epochs: int, **sizes: Any) -> floa
     """BLEU of the translations of the very pairs that a Transformer of `sizes` was trained on."""
     config = train.Config(batch_size=64)
     data = token_splits(config, PairSplits(pairs, pairs, pairs), min_count=1, shared=True)
-    task = Translation(data.vocabularies["target"])
-    model = build("small", vocabulary_size=len(task.vocabulary), dropout=0.0, **sizes)
+    task = Translation(data.vocabularies)
+    model = build("small", vocabulary_size=len(task.target), dropout=0.0, **sizes)
     optimizer, schedule = adamw(1.0, 0.0, betas=(0.9, 0.98), eps=1e-9)(model), noam(model.dim, 60)
     batches = itertools.chain(*(data.train.batches(epoch) for epoch in range(epochs)))
     for step, batch in enumerate(batches):
@@ -239,18 +257,21 @@ def unambiguous() -> list[tuple[str, str]]:
     return list(dict(reversed(pairs)).items())
 
 
+@pytest.mark.slow
 def test_some_bundled_pairs_are_learnt_by_heart() -> None:
-    assert learnt_bleu(unambiguous()[:40], epochs=60, dim=32, hidden_dim=64) > 0.95
+    assert learnt_bleu(unambiguous()[::12], epochs=60, dim=64, hidden_dim=128) > 0.95
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------
 
 
-def splits(config: train.Config) -> TextSplits:
+def splits(config: train.Config, shared: bool = True) -> TextSplits:
     words = "a b c d e f g".split()
     lengths = torch.randint(1, 9, (50, 2), generator=torch.Generator().manual_seed(0)).tolist()
     pairs = [tuple(" ".join(words[(i + k) % 7] for k in range(n)) for n in both) for i, both in enumerate(lengths)]
-    return token_splits(config, PairSplits(pairs[:36], pairs[36:43], pairs[43:]), shared=True)
+    if not shared:  # sources without the last word
+        pairs = [(source.replace("g", "a"), target) for source, target in pairs]
+    return token_splits(config, PairSplits(pairs[:36], pairs[36:43], pairs[43:]), shared=shared)
 
 
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
@@ -264,16 +285,34 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
 
 def test_flags_reach_model_task_and_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train.Trainer, "fit", lambda trainer, data: trainer)
-    config = train.Config(model="tiny", beams=3, label_smoothing=0.2, dropout=0.3, lr=2.0)
-    trainer = train.main(config, splits(config))
-    assert (trainer.task.beams, trainer.task.label_smoothing, trainer.model.dropout.p) == (3, 0.2, 0.3)
+    task = {"beams": 3, "label_smoothing": 0.2, "monitor": "bleu_error"}
+    config = train.Config(model="tiny", dropout=0.3, lr=2.0, norm_first=True, shared=False, warmup=9, **task)
+    trainer = train.main(config, splits(config, shared=False))
+    assert {name: getattr(trainer.task, name) for name in task} == task
     settings = trainer.optimizer.defaults  # section 5.3
     assert (settings["lr"], settings["betas"], settings["eps"]) == (2.0, (0.9, 0.98), 1e-9)
+    sizes = (trainer.model.source_embedding.num_embeddings, trainer.model.embedding.num_embeddings)
+    assert sizes == (4 + 6, 4 + 7) and trainer.model.dropout.p == 0.3
+    assert isinstance(trainer.model.encoder_norm, nn.LayerNorm)
+    rates = {name: train.schedule(replace(config, schedule=name)) for name in ("noam", "cosine", "constant")}
+    assert rates["noam"](8, 100) == pytest.approx(8**-0.5 * 9**-0.5)  # the peak, at the ninth step
+    assert rates["cosine"](9, 100) == 1 and rates["cosine"](8, 100) == 0.9 and rates["cosine"](100, 100) == 0
+    assert rates["constant"](50, 100) == 1
 
 
 def test_recipe_takes_every_preset_that_it_offers() -> None:
     offered = train.Config.__annotations__["model"].__args__
     assert set(offered) <= set(PRESETS)
+
+
+def test_a_sentence_longer_than_the_network_is_refused_before_training(tmp_path: Path) -> None:
+    pairs = [("a", "b")] * 4
+    config = train.Config(out=str(tmp_path / "run"), model="tiny")
+    for source, target in (("a " * 512, "b"), ("a", "b " * 511)):
+        data = token_splits(config, PairSplits(pairs, pairs, [*pairs, (source, target)]), shared=True)
+        with pytest.raises(UserError, match="the longest sentence has 513 words and marks; the network has 512 positions"):
+            train.main(config, data)
+    assert not (tmp_path / "run").exists()
 
 
 def test_flags_that_cannot_be_meant_are_refused() -> None:

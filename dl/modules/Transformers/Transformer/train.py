@@ -6,16 +6,16 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Mapping
 
 from torch import nn
 
 from dl.modules.Transformers.Transformer.model import PRESETS, build
 from dl.modules.Transformers.Transformer.task import Translation
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
-from dl.mytorch.config import flag
-from dl.mytorch.data import TextSplits, translation
-from dl.mytorch.optim import adamw, noam
+from dl.mytorch.config import UserError, flag
+from dl.mytorch.data import TextSplits, Vocabulary, translation
+from dl.mytorch.optim import Schedule, adamw, constant, noam, warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,21 @@ class Config(TrainConfig):
     """Train a Transformer."""
 
     out: str = "runs/Transformers/Transformer"
-    data: Literal["fra-eng-sample", "fra-eng", "multi30k"] = flag("fra-eng-sample", "pairs: English-French, or German-English")
-    model: Literal["small", "base", "big", "tiny"] = flag("small", "preset of the network, see model.py")
+    data: Literal["fra-eng-sample", "fra-eng", "fra-eng-d2l", "multi30k"] = flag(
+        "fra-eng-sample", "pairs: English-French, all, those of the d2l book, or bundled ones; German-English"
+    )
+    model: Literal["small", "medium", "d2l", "base", "big", "tiny"] = flag("small", "preset of the network, see model.py")
+    norm_first: bool = flag(False, "norms stand before the layers, not behind them as in the paper")
+    shared: bool = flag(True, "one vocabulary, and one embedding, for both languages, as in the paper")
     dropout: float = flag(0.1, "dropout of embeddings and layers; the paper: 0.1 for base, 0.3 for big")
     label_smoothing: float = flag(0.1, "share of the target that is spread over all words")
     min_count: int = flag(2, "words that are rarer in the training pairs become <unk>")
     beams: int = flag(1, "beam of the search whose BLEU is recorded, 1 = greedy; the paper: 4")
+    monitor: Literal["loss", "bleu_error"] = flag("loss", "validation quantity that chooses the best checkpoint")
     epochs: int = 30
     batch_size: int = 64
-    lr: float = flag(0.3, "factor of the schedule of equation 3; the paper: 1, with a larger model and a longer warmup")
+    schedule: Literal["noam", "cosine", "constant"] = flag("noam", "learning rate: noam is equation 3, both others have a peak")
+    lr: float = flag(0.3, "factor of equation 3 (the paper: 1, with a larger model and a longer warmup), else the peak")
     warmup: int = flag(100, "steps in which the learning rate rises; the paper: 4000")
 
     def __post_init__(self) -> None:
@@ -42,20 +48,37 @@ class Config(TrainConfig):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
 
 
-def network(config: Config, vocabulary_size: int) -> nn.Module:
+def network(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Module:
     """The network that the config asks for."""
-    return build(config.model, vocabulary_size=vocabulary_size, dropout=config.dropout)
+    source = None if config.shared else len(vocabularies["source"])
+    options = {"dropout": config.dropout, "norm_first": config.norm_first, "source_vocabulary_size": source}
+    return build(config.model, vocabulary_size=len(vocabularies["target"]), **options)
+
+
+def schedule(config: Config) -> Schedule:
+    """How the learning rate goes."""
+    if config.schedule == "noam":
+        return noam(PRESETS[config.model]["dim"], config.warmup)
+    return warmup_cosine(config.warmup) if config.schedule == "cosine" else constant()
+
+
+def check_lengths(model: nn.Module, data: TextSplits) -> None:
+    """Raises `UserError` for a sentence that has no place in the network: better now than at some step."""
+    longest = max(len(ids) for part in filter(None, data) for ids in part.dataset.sources + part.dataset.targets)
+    if longest > model.max_length:
+        raise UserError(f"the longest sentence has {longest} words and marks; the network has {model.max_length} positions")
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:
     seed_everything(config.seed)
-    data = data or translation(config, config.min_count, shared=True)
-    vocabulary = data.vocabularies["target"]  # the source's as well
+    data = data or translation(config, config.min_count, config.shared)
+    model = network(config, data.vocabularies)
+    check_lengths(model, data)
     trainer = Trainer(
-        model=network(config, len(vocabulary)),
-        task=Translation(vocabulary, config.label_smoothing, config.beams),
+        model=model,
+        task=Translation(data.vocabularies, config.label_smoothing, config.beams, config.monitor),
         optimizer=adamw(config.lr, config.weight_decay, betas=(0.9, 0.98), eps=1e-9),  # section 5.3
-        schedule=noam(PRESETS[config.model]["dim"], config.warmup),
+        schedule=schedule(config),
         config=config,
     )
     return trainer.fit(data)

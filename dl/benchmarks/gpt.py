@@ -1,0 +1,195 @@
+"""Speed of our GPT-2 in training and in writing, beside nanoGPT and transformers.
+
+    git clone https://github.com/karpathy/nanoGPT
+    python -m dl.benchmarks.gpt --nanogpt nanoGPT                      nanoGPT's network for a CPU: 4 layers x 128, block 64
+    python -m dl.benchmarks.gpt --nanogpt nanoGPT --network char_gpu   its network for a GPU: 6 layers x 384, block 256
+
+Training: one batch of random tokens in memory, AdamW, gradients clipped at 1.
+
+- nanoGPT         its model and its `configure_optimizers`, in the steps of its train.py: loss, backward, clip, update, and
+                  the loss read each time
+- transformers    GPT2LMHeadModel in the same steps
+- ours            our model by `Trainer.train_step`, with its checks and sums
+- + bf16          the same with the forward pass in bfloat16
+
+Writing: 240 tokens behind one, at temperature 1, by networks of the same size with room for 256, batch 1 and 16.
+
+- nanoGPT         its `generate`, which has no cache
+- transformers    its `generate` with its cache
+- ours            `generate` with the cache
+
+A round runs each once, in an order that begins with the next contender every round; ratios are taken within a round, and
+all figures are medians over rounds. Everything is in one process, warmed by one round.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+from typing import Any, Callable, Sequence
+
+import torch
+from torch import nn
+
+from dl.benchmarks.trainer import about_this_machine
+from dl.modules.GPT.generation import generate
+from dl.modules.GPT.GPT2.model import PRESETS, build
+from dl.modules.GPT.GPT2.train import Config
+from dl.modules.GPT.task import TextModeling
+from dl.mytorch import Trainer
+from dl.mytorch.checkpoint import write_json
+from dl.mytorch.data import Batch, Vocabulary
+from dl.mytorch.optim import adamw, constant
+from dl.mytorch.vision import import_torchvision
+
+RESULTS = Path(__file__).parent / "results"
+BATCH = {"char": 12, "char_gpu": 16, "tiny": 2}  # examples of a training step
+NEW_TOKENS = 240
+Contenders = dict[str, Callable[[], Any]]
+
+
+def nanogpt_module(folder: Path) -> ModuleType:
+    """Its model.py. Raises `FileNotFoundError` when it is not there."""
+    spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where a dataclass looks
+    spec.loader.exec_module(module)
+    return module
+
+
+def nanogpt(module: ModuleType, sizes: dict[str, Any]) -> nn.Module:
+    """Its network in our sizes."""
+    names = {"dim": "n_embd", "depth": "n_layer", "num_heads": "n_head", "max_length": "block_size"}
+    with contextlib.redirect_stdout(io.StringIO()):
+        own = {names.get(name, name): value for name, value in sizes.items() if name != "activation"}
+        return module.GPT(module.GPTConfig(**own))
+
+
+def transformers_gpt2(sizes: dict[str, Any]) -> nn.Module:
+    """That of transformers in our sizes."""
+    import_torchvision()  # which transformers imports if it is there
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    names = {"dim": "n_embd", "depth": "n_layer", "num_heads": "n_head", "max_length": "n_positions"}
+    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), sizes["dropout"])
+    ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
+    own = {theirs: sizes[name] for name, theirs in names.items()}
+    own |= {"vocab_size": sizes["vocab_size"], "activation_function": "gelu"}
+    return GPT2LMHeadModel(GPT2Config(**own, **dropout, **ends))
+
+
+def step_by_hand(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]
+) -> Callable[[], float]:
+    """One step of the shortest loop that does what nanoGPT's does."""
+    model.train()
+
+    def step() -> float:
+        value = loss()
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return value.item()
+
+    return step
+
+
+def trainers(network: str, module: ModuleType, batch: Batch, folder: str) -> Contenders:
+    """name -> one training step."""
+    sizes, optimizer = PRESETS[network], {"betas": (0.9, 0.99)}
+    tokens, targets = batch["tokens"], batch["targets"]
+    nano, theirs = nanogpt(module, sizes), transformers_gpt2(sizes)
+    with contextlib.redirect_stdout(io.StringIO()):
+        nano_optimizer = nano.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+    their_optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-3, weight_decay=0.1, **optimizer)
+    labels = torch.cat([targets[:, :1], targets], dim=1)[:, :-1]  # it moves them by one itself
+
+    def ours(precision: str) -> Callable[[], None]:
+        config = Config(out=folder, device="cpu", precision=precision)
+        task = TextModeling(Vocabulary(map(str, range(sizes["vocab_size"]))))
+        trainer = Trainer(build(network).train(), task, adamw(1e-3, 0.1, fused=True, **optimizer), constant(), config)
+        return lambda: trainer.train_step([batch])
+
+    return {
+        "nanoGPT": step_by_hand(nano, nano_optimizer, lambda: nano(tokens, targets)[1]),
+        "transformers": step_by_hand(theirs, their_optimizer, lambda: theirs(input_ids=tokens, labels=labels).loss),
+        "ours": ours("fp32"),
+        "+ bf16": ours("bf16"),
+    }
+
+
+def writers(network: str, module: ModuleType, batch_size: int) -> Contenders:
+    """name -> the writing of `NEW_TOKENS` by each row of a batch."""
+    sizes = {**PRESETS[network], "max_length": 256, "dropout": 0.0}
+    nano, theirs, own = nanogpt(module, sizes).eval(), transformers_gpt2(sizes).eval(), build(network, **sizes)
+    prompt = torch.zeros(batch_size, 1, dtype=torch.int64)
+    options = {"max_new_tokens": NEW_TOKENS, "do_sample": True, "top_k": 0, "use_cache": True}
+    return {
+        "nanoGPT": lambda: nano.generate(prompt, NEW_TOKENS),
+        "transformers": lambda: theirs.generate(prompt, attention_mask=torch.ones_like(prompt), **options),
+        "ours": lambda: generate(own, prompt, max_new_tokens=NEW_TOKENS),
+    }
+
+
+def measure(contenders: Contenders, rounds: int, tokens: int) -> dict[str, list[float]]:
+    """name -> tokens per second, one figure a round."""
+    names = list(contenders)
+    speeds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(-1, rounds):  # the one before 0 warms up
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            started = time.perf_counter()
+            contenders[name]()
+            if turn >= 0:
+                speeds[name].append(tokens / (time.perf_counter() - started))
+    return speeds
+
+
+def table(speeds: dict[str, list[float]]) -> str:
+    """The figures as people read them."""
+    lines = [f"{'':14} {'tokens/s':>9} {'(lowest - highest)':>19} {'of nanoGPT':>11} {'of transformers':>16}"]
+    for name, own in speeds.items():
+        spread = f"({min(own):,.0f} - {max(own):,.0f})"
+        ratios = [median(a / b for a, b in zip(own, speeds[peer])) for peer in ("nanoGPT", "transformers")]
+        lines.append(f"{name:14} {median(own):9,.0f} {spread:>19} {ratios[0]:11.2f} {ratios[1]:16.2f}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="Speed of GPT-2 beside nanoGPT and transformers.")
+    parser.add_argument("--nanogpt", type=Path, required=True, help="folder of a clone of https://github.com/karpathy/nanoGPT")
+    parser.add_argument("--network", choices=list(BATCH), default="char", help="preset (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=30, help="timed training steps of each (default: %(default)s)")
+    parser.add_argument("--texts", type=int, default=5, help="timed texts of each, 0 = none (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="JSON file to write (default: results/gpt-NETWORK.json beside this file)")
+    options = parser.parse_args(argv)
+    if not (options.nanogpt / "model.py").exists():
+        parser.error(f"--nanogpt {options.nanogpt}: no model.py there")
+    torch.manual_seed(0)
+    about, module = about_this_machine(__spec__.name, argv), nanogpt_module(options.nanogpt)
+    sizes, batch_size = PRESETS[options.network], BATCH[options.network]
+    ids = torch.randint(sizes["vocab_size"], (batch_size, sizes["max_length"] + 1))
+    batch = {"tokens": ids[:, :-1].contiguous(), "targets": ids[:, 1:].contiguous()}
+    speeds: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = trainers(options.network, module, batch, folder)
+        speeds["training"] = measure(contenders, options.rounds, batch["tokens"].numel())
+    for size in (1, 16) if options.texts else ():
+        speeds[f"writing, batch {size}"] = measure(writers(options.network, module, size), options.texts, size * NEW_TOKENS)
+    out = options.out or RESULTS / f"gpt-{options.network}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(about | {"network": options.network, "batch_size": batch_size, "tokens_per_second": speeds}, out)
+    print(about["device"])
+    for name, figures in speeds.items():
+        print(f"\n{options.network}, {name}\n{table(figures)}")
+    print(f"written to {out}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,76 @@
+"""Turn text files into a folder that the recipes of GPT-2 and Llama train on: tokens.bin and its word pieces.
+
+    python -m dl.modules.GPT.BPE.prepare data/mine book.txt other.txt --vocab-size 8000     # pieces of this text
+    python -m dl.modules.GPT.BPE.prepare data/mine book.txt other.txt --bpe data/gpt2_bpe   # pieces of GPT-2's files
+    python -m dl.modules.GPT.GPT2.train --data folder:data/mine --length 256
+
+A file is a document. They are packed: one follows the other, an <|endoftext|> after each. Files are read in parts, so they
+may be larger than memory.
+"""
+
+import argparse
+import re
+import sys
+from itertools import chain, islice
+from pathlib import Path
+from typing import Iterator, Sequence
+
+from dl.modules.GPT.BPE.tokenizer import BPE, END_OF_TEXT
+from dl.mytorch.config import UserError
+from dl.mytorch.data.tokens import MOST, write_tokens
+
+PART = 2**20  # characters
+LEARNT_FROM = 10  # parts of each file
+
+
+def parts(path: Path) -> Iterator[str]:
+    """The text of a UTF-8 file in parts of about `PART` characters, cut where no word of `WORDS` is: before a line's end.
+
+    Raises `UserError` when it is missing or no UTF-8.
+    """
+    rest = ""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            while more := file.read(PART):
+                rest += more
+                cut = max((place.start() for place in re.finditer(r"\n(?=\S)", rest)), default=0)
+                if cut:
+                    yield rest[:cut]
+                    rest = rest[cut:]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from None
+    if rest:
+        yield rest
+
+
+def prepare(out: Path, texts: Sequence[Path], vocab_size: int, bpe: BPE | None = None) -> tuple[BPE, int]:
+    """Write `out`; gives the word pieces, learnt from the first 10 MB of each file unless they are given, and the number of tokens."""
+    bpe = bpe or BPE.train((part for path in texts for part in islice(parts(path), LEARNT_FROM)), vocab_size)
+    if len(bpe) > MOST:
+        raise UserError(f"a vocabulary of {len(bpe):,} does not fit into two bytes a token: {MOST:,} at most")
+    end = [bpe.special[END_OF_TEXT]]
+    bpe.save(out)
+    encoded = (chain(map(bpe.encode, parts(path)), [end]) for path in texts)
+    return bpe, write_tokens(out / "tokens.bin", chain.from_iterable(encoded))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m dl.modules.GPT.BPE.prepare", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument("texts", type=Path, nargs="+", metavar="TEXT", help="file of text in UTF-8, a document")
+    parser.add_argument("--vocab-size", type=int, default=8000, help="tokens to learn (default: %(default)s)")
+    parser.add_argument("--bpe", type=Path, help="folder of a vocabulary that is there, say GPT-2's, in place of one to learn")
+    options = parser.parse_args(argv)
+    try:
+        given = BPE.load(options.bpe) if options.bpe else None
+        bpe, count = prepare(options.out, options.texts, options.vocab_size, given)
+    except (OSError, ValueError) as error:  # `UserError` is one
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    size = sum(path.stat().st_size for path in options.texts)
+    print(f"{options.out}: {count:,} tokens of {len(bpe):,} kinds, {size / count:.2f} bytes each")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Text files become token files: the same tokens, however the text is cut into parts."""
+
+from pathlib import Path
+
+import pytest
+
+from dl.modules.GPT.BPE import prepare as module
+from dl.modules.GPT.BPE.prepare import main, parts
+from dl.modules.GPT.BPE.test_tokenizer import MIXED, TEXT
+from dl.modules.GPT.BPE.tokenizer import BPE, END_OF_TEXT
+from dl.mytorch.data.tokens import map_tokens
+
+LINES = "One  line.\nAnother \t\n\n  third\r\n\r\nx\r\n" * 9 + "\n".join(MIXED)
+
+
+@pytest.mark.parametrize("size", [1, 7, 50])
+def test_cuts_change_no_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(module, "PART", size)
+    (tmp_path / "text").write_bytes(LINES.encode())
+    cut = list(parts(tmp_path / "text"))
+    bpe = BPE.train(LINES, 400)
+    assert len(cut) > 9 and "".join(cut) == LINES
+    assert [i for part in cut for i in bpe.encode(part)] == bpe.encode(LINES)
+
+
+def test_documents_are_packed_with_an_end_after_each(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name, text in (("a", TEXT), ("b", LINES), ("empty", "")):
+        (tmp_path / name).write_bytes(text.encode())
+    files = [str(tmp_path / name) for name in ("a", "b", "empty")]
+    assert main([str(tmp_path / "out"), *files, "--vocab-size", "300"]) == 0
+    bpe, ids = BPE.load(tmp_path / "out"), map_tokens(tmp_path / "out" / "tokens.bin")
+    assert len(bpe) == 300 and f"{len(ids):,} tokens of 300 kinds" in capsys.readouterr().out
+    assert bpe.decode(ids) == f"{TEXT}{END_OF_TEXT}{LINES}{END_OF_TEXT}{END_OF_TEXT}"
+    assert main([str(tmp_path / "more"), files[1], "--bpe", str(tmp_path / "out")]) == 0
+    assert BPE.load(tmp_path / "more") == bpe
+
+
+def test_what_cannot_be_read_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    (tmp_path / "empty").touch()
+    for name, message in (("none", "none cannot be read"), ("latin", "can't decode byte 0xe9"), ("empty", "empty text")):
+        assert main([str(tmp_path / "out"), str(tmp_path / name)]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,242 @@
+"""BPE against its definition word for word, by its laws, and against tokenizers and tiktoken (in the parity tier)."""
+
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dl.modules.GPT.BPE.tokenizer import BPE, BYTES, END_OF_TEXT, WORDS
+from dl.mytorch.config import UserError
+
+PUBLISHED = Path(__file__).parents[4] / "data" / "gpt2_bpe"
+TEXT = "the cat sat on the mat; the cat's hat, that is. They're 12 cats in 2024!\n\n  So what?  " * 3
+MIXED = [
+    "\u4f60\u597d\uff0c\u4e16\u754c\u3002 \u4e00\u4e8c\u4e09 \u2167 \u00bd x\u00b2",  # Chinese, numbers that are no digits
+    "caf\u00e9 na\u00efve \u0130stanbul \u03a3\u03af\u03c3\u03c5\u03c6\u03bf\u03c2 \u0434\u0430 a\u0308",
+    "\U0001f600\U0001f469\u200d\U0001f680 \u2764\ufe0f\U0001f1e9\U0001f1ea",  # emoji, joined ones too
+    "def f(x):\n\treturn x**2  # it's\r\n\n\n    if x_1 != y: pass\n",
+    "a\u00a0b\u2003c\u3000\u2028d\x1ce\x85 \t \n x  ",  # white space, and \x1c, which is none
+    "I'll we've they'd IT'S 'tis ''s",
+]
+
+
+def by_definition(bpe: BPE, text: str) -> list[int]:
+    """Word by word: join the pair of the earliest merge, wherever it stands, until none is left."""
+    ids: list[int] = []
+    for word in WORDS.findall(text):
+        parts = [BYTES.index(byte) for byte in word.encode()]
+        while pairs := [pair for pair in zip(parts, parts[1:]) if pair in bpe.merges]:
+            best = min(pairs, key=bpe.merges.__getitem__)
+            i = 0
+            while i + 1 < len(parts):
+                if (parts[i], parts[i + 1]) == best:
+                    parts[i : i + 2] = [bpe.merges[best]]
+                i += 1
+        ids += parts
+    return ids
+
+
+def random_bytes(count: int, seed: int = 0) -> str:
+    return random.Random(seed).randbytes(count).decode(errors="surrogateescape")
+
+
+# ---- words ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("it's 12 o'clock", ["it", "'s", " 12", " o", "'", "clock"]),
+        ("a  b", ["a", " ", " b"]),
+        ("a \n b ", ["a", " \n", " b", " "]),
+        ("x1_2y?!", ["x", "1", "_", "2", "y", "?!"]),
+        ("\u4e00\u4e8c \u2167\u00bd", ["\u4e00\u4e8c", " \u2167\u00bd"]),  # Chinese one and two are letters, VIII and a half numbers
+        ("a\x1cb\u00a0c", ["a", "\x1c", "b", "\u00a0", "c"]),
+    ],
+)
+def test_words_of_a_text(text: str, words: list[str]) -> None:
+    assert WORDS.findall(text) == words
+
+
+def test_no_character_is_lost() -> None:
+    text = "".join(map(chr, range(0x3000))) + "".join(MIXED)
+    assert "".join(WORDS.findall(text)) == text
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+def test_the_most_frequent_pair_is_joined_each_time() -> None:
+    """Merges by counting all pairs anew, as Sennrich et al. wrote it down."""
+    bpe = BPE.train(TEXT, 256 + 1 + 60)
+    words = Counter(tuple(BYTES.index(byte) for byte in word.encode()) for word in WORDS.findall(TEXT))
+    for pair, new in bpe.merges.items():
+        counts: Counter[tuple[int, int]] = Counter()
+        for word, count in words.items():
+            for there in zip(word, word[1:]):
+                counts[there] += count
+        assert counts[pair] == max(counts.values())
+        assert pair == min(there for there in counts if counts[there] == counts[pair])
+        joined: Counter[tuple[int, ...]] = Counter()
+        for word, count in words.items():
+            ids, i = [], 0
+            while i < len(word):
+                both = word[i : i + 2] == pair
+                ids.append(new if both else word[i])
+                i += 1 + both
+            joined[tuple(ids)] += count
+        words = joined
+
+
+def test_a_text_in_parts_and_one_that_runs_out_of_pairs() -> None:
+    assert BPE.train([TEXT[:100], TEXT[100:]], 300) == BPE.train([TEXT[:100]] + [TEXT[100:]], 300)
+    bpe = BPE.train("aaaa", 1000)
+    assert bpe.tokens[256:] == [b"aa", b"aaaa", END_OF_TEXT.encode()] and len(bpe) == 259
+    assert bpe.encode("aaaaaaa") == [257, 256, 64]  # 64: "a", behind 33 signs and 31 letters before it
+
+
+def test_sizes_and_texts_that_cannot_be_meant_are_refused() -> None:
+    for text in ("", []):
+        with pytest.raises(UserError, match="empty text"):
+            BPE.train(text, 300)
+    with pytest.raises(UserError, match="a vocabulary of 256 has no room for 256 bytes and 1 special tokens"):
+        BPE.train(TEXT, 256)
+    for merges in ([(0, 256)], [(-1, 0)], [(0, 1), (0, 1)]):
+        with pytest.raises(ValueError, match="joins the ids"):
+            BPE(merges)
+
+
+# ---- encoding ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bpe() -> BPE:
+    return BPE.train("".join(MIXED) * 3 + TEXT + "aaaaaaa aaaaa baaaab " * 5, 420)
+
+
+def test_ids_are_those_of_the_definition(bpe: BPE) -> None:
+    letters = random.Random(0)
+    texts = [*MIXED, TEXT, "a" * 40, *("".join(letters.choices("abt he", k=30)) for _ in range(50))]
+    for text in texts:
+        assert bpe.encode(text) == by_definition(bpe, text)
+
+
+def test_any_bytes_come_back(bpe: BPE) -> None:
+    for text in (*MIXED, TEXT, "", random_bytes(5000), bytes(range(256)).decode(errors="surrogateescape")):
+        assert bpe.decode(bpe.encode(text), errors="surrogateescape") == text
+    assert bpe.decode(bpe.encode("\u5b66")[:1]) == "\ufffd"  # a part of a character
+    for wrong in (420, -1):
+        with pytest.raises(ValueError, match=f"{wrong} is no id of a vocabulary of 420 tokens"):
+            bpe.decode([wrong])
+
+
+def test_special_tokens_are_never_made_of_a_text(bpe: BPE) -> None:
+    end = bpe.special[END_OF_TEXT]
+    assert end == 419 and bpe.decode([end]) == END_OF_TEXT
+    assert end not in bpe.encode(END_OF_TEXT) and bpe.decode(bpe.encode(END_OF_TEXT)) == END_OF_TEXT
+
+
+def test_a_word_of_forty_thousand_letters_takes_no_time() -> None:
+    """By the definition, 10^9 comparisons."""
+    bpe = BPE.train("ab" * 50 + " " + "ba" * 30, 300)
+    started = time.process_time()
+    assert len(bpe.encode("ab" * 20_000)) < 20_000
+    assert time.process_time() - started < 5
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_read_again(bpe: BPE, tmp_path: Path) -> None:
+    bpe.save(tmp_path)
+    assert BPE.load(tmp_path) == bpe and (tmp_path / "merges.txt").read_text().startswith("#version")
+    for _ in range(2):
+        bpe.keep(tmp_path / "vocabulary-tokens.json")
+    assert BPE.read(tmp_path / "vocabulary-tokens.json") == bpe
+    with pytest.raises(UserError, match="is another vocabulary than this one of 260 tokens"):
+        BPE.train(TEXT, 260).keep(tmp_path / "vocabulary-tokens.json")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("merges.txt", "t h\n", "", "do not fit"),
+        ("merges.txt", "th e\n", "", "special tokens are written as"),  # the last one is missing
+        ("merges.txt", "th e\n", "t e\n", "by merges.txt token 260 is 'te', by vocab.json 'the'"),
+        ("merges.txt", "t h\n", "t \u00ff\u00ff\n", "do not fit"),
+        ("merges.txt", "t h\n", "t\n", "do not fit"),
+        ("vocab.json", '"th"', '"ht"', "do not fit"),
+        ("vocab.json", '"a"', '"', "is damaged"),
+        ("vocab.json", "{", "[", "is damaged"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(tmp_path: Path, file: str, old: str, new: str, message: str) -> None:
+    BPE.train("the then that", 262).save(tmp_path)
+    path = tmp_path / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=message):
+        BPE.load(tmp_path)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="vocab.json does not exist"):
+        BPE.load(tmp_path)
+    (tmp_path / "kept.json").write_text('{"merges": [[1, 2, 3]], "special": []}')
+    with pytest.raises(UserError, match="kept.json is damaged"):
+        BPE.read(tmp_path / "kept.json")
+
+
+# ---- other libraries -----------------------------------------------------------------------------------------------
+
+
+def mixed_megabyte() -> str:
+    """Code and prose of this repository, Chinese, emoji and letters of all kinds at random, white space, random bytes."""
+    chance = random.Random(1)
+    root = Path(__file__).parents[4]
+    parts = [path.read_text(encoding="utf-8") for path in sorted(root.glob("dl/mytorch/*.py"))]
+    parts += [(root / "README.zh-CN.md").read_text(encoding="utf-8")]
+    for first, last in ((0x4E00, 0x9FFF), (0x1F300, 0x1F64F), (0xA0, 0x24F), (0x370, 0x4FF), (0x600, 0x6FF), (0x2000, 0x206F)):
+        parts += ["".join(chr(chance.randint(first, last)) for _ in range(chance.randint(1, 9))) for _ in range(5000)]
+    parts += ["".join(chance.choices(" \t\n\r\u00a0\u3000x1.'", k=12)) for _ in range(5000)]
+    parts += [chance.randbytes(40).decode(errors="replace") for _ in range(2000)]
+    while sum(map(len, parts)) < 1_000_000:
+        parts += MIXED * 100
+    chance.shuffle(parts)
+    return " ".join(parts)
+
+
+@pytest.mark.parity
+@pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not there: encoder.json and vocab.bpe of openai/gpt-2")
+def test_ids_by_gpt_2_s_files_are_those_of_tokenizers_and_tiktoken() -> None:
+    tokenizers, tiktoken = pytest.importorskip("tokenizers"), pytest.importorskip("tiktoken")
+    text, bpe = mixed_megabyte(), BPE.load(PUBLISHED)
+    assert len(text.encode()) > 1_000_000 and len(bpe) == 50257
+    ids = bpe.encode(text)
+    assert bpe.decode(ids) == text
+    ranks = {token: i for i, token in enumerate(bpe.tokens[:-1])}
+    pattern = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # tiktoken_ext.openai_public.gpt2
+    peer = tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: 50256})
+    assert ids == peer.encode_ordinary(text)
+    model = tokenizers.models.BPE.from_file(str(PUBLISHED / "encoder.json"), str(PUBLISHED / "vocab.bpe"))
+    other = tokenizers.Tokenizer(model)
+    other.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert ids == other.encode(text).ids
+
+
+@pytest.mark.parity
+def test_merges_are_those_that_tokenizers_learns() -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    text = mixed_megabyte()[:300_000]
+    bpe = BPE.train(text, 256 + 1000, special=[])
+    peer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    peer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=1256, initial_alphabet=alphabet, special_tokens=[], show_progress=False, max_token_length=None
+    )
+    peer.train_from_iterator([text], trainer)
+    vocabulary = peer.get_vocab()
+    assert bpe._shown() == sorted(vocabulary, key=vocabulary.__getitem__)

@@ -1,0 +1,262 @@
+"""Byte-level byte-pair encoding.
+
+"Neural Machine Translation of Rare Words with Subword Units", Rico Sennrich, Barry Haddow & Alexandra Birch, 2015,
+https://arxiv.org/abs/1508.07909, on bytes, with the words of "Language Models are Unsupervised Multitask Learners", Alec
+Radford et al. 2019, section 2.2: any text has ids, there is no unknown token.
+
+Deviations: letters and numbers are those of the running Python's Unicode (`unicodedata`), where other programs have a newer
+or an older one.
+"""
+
+import heapq
+import json
+import re
+import sys
+import unicodedata
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Iterable, Sequence
+
+from dl.mytorch.checkpoint import atomic_write, write_json
+from dl.mytorch.config import UserError
+from dl.mytorch.data.textfiles import read_text
+from dl.mytorch.distributed import is_main
+
+END_OF_TEXT = "<|endoftext|>"
+Pair = tuple[int, int]
+
+
+def _characters(*categories: str) -> str:
+    """The characters of these Unicode categories (their first letters) as ranges inside a [] of `re`, which has no \\p{L}."""
+    inside = [unicodedata.category(chr(i))[0] in categories for i in range(sys.maxunicode + 1)] + [False]
+    edges = [i for i in range(len(inside)) if inside[i] != (i > 0 and inside[i - 1])]
+    return "".join(f"\\U{first:08x}-\\U{after - 1:08x}" for first, after in zip(edges[::2], edges[1::2]))
+
+
+_LETTER, _NUMBER = _characters("L"), _characters("N")
+_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's; \s of `re` has four more
+# https://github.com/openai/gpt-2, src/encoder.py: endings, words, numbers, other signs, each with a space before it, and spaces.
+WORDS = re.compile(
+    f"'s|'t|'re|'ve|'m|'ll|'d| ?[{_LETTER}]+| ?[{_NUMBER}]+| ?[^{_SPACE}{_LETTER}{_NUMBER}]+|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+"
+)
+
+# GPT-2's files show each byte as one visible character, and its first 256 ids are the bytes in the order of these.
+_VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+BYTES = [*_VISIBLE, *(byte for byte in range(256) if byte not in _VISIBLE)]  # byte by id
+SHOWN = {byte: chr(byte if i < len(_VISIBLE) else 256 + i - len(_VISIBLE)) for i, byte in enumerate(BYTES)}
+HIDDEN = {character: byte for byte, character in SHOWN.items()}
+
+
+class BPE:
+    """Texts to ids and back. Ids: the 256 bytes, one for each merge, in its order, the special tokens.
+
+    Args:
+        merges: pairs of ids that become one, the id that comes next.
+        special: tokens with ids that no text is encoded to, written as <|name|>.
+
+    Raises `ValueError` for a merge of ids that are not there yet, and for a special token that is written otherwise.
+    """
+
+    def __init__(self, merges: Iterable[Pair], special: Sequence[str] = (END_OF_TEXT,)) -> None:
+        self.tokens = [bytes([byte]) for byte in BYTES]  # by id
+        self.merges: dict[Pair, int] = {}  # pair -> the id that it becomes
+        for left, right in merges:
+            if not (0 <= left < len(self.tokens) and 0 <= right < len(self.tokens)) or (left, right) in self.merges:
+                raise ValueError(f"merge {len(self.merges)} joins the ids {left} and {right}: no two there are, or once more")
+            self.merges[left, right] = len(self.tokens)
+            self.tokens.append(self.tokens[left] + self.tokens[right])
+        for token in special:
+            if not re.fullmatch(r"<\|[^|]+\|>", token):
+                raise ValueError(f"special tokens are written as <|name|>; got {token!r}")
+        self.special = {token: len(self.tokens) + i for i, token in enumerate(special)}
+        self.tokens += [token.encode() for token in special]
+        self.known: dict[str, list[int]] = {}  # ids of words that have been met
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BPE) and (self.merges, self.special) == (other.merges, other.special)
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def train(cls, text: str | Iterable[str], vocab_size: int, special: Sequence[str] = (END_OF_TEXT,)) -> "BPE":
+        """Algorithm 1 of Sennrich et al.: the most frequent pair becomes a token, until there are `vocab_size`.
+
+        Of pairs that are as frequent the one of lower ids comes first. Each merge looks only at the words that have its
+        pair. `text` may come in parts. There are fewer tokens when no pair is left.
+
+        Raises `UserError` for an empty text, and for a vocabulary that has no room for bytes and special tokens.
+        """
+        if vocab_size < 256 + len(special):
+            raise UserError(f"a vocabulary of {vocab_size} has no room for 256 bytes and {len(special)} special tokens")
+        counts: Counter[str] = Counter()
+        for part in [text] if isinstance(text, str) else text:
+            counts.update(WORDS.findall(part))
+        if not counts:
+            raise UserError("no tokens can be learnt from an empty text")
+        words = [_bytes(word) for word in counts]
+        return cls(_most_frequent_pairs(words, list(counts.values()), vocab_size - 256 - len(special)), special)
+
+    # ---- text to ids and back --------------------------------------------------------------------------------------
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text. Bytes that are no UTF-8 may come as `bytes.decode(errors="surrogateescape")` makes them."""
+        ids: list[int] = []
+        known = self.known
+        for word in WORDS.findall(text):
+            if word not in known:
+                if len(known) >= 2**18:
+                    known.clear()
+                known[word] = self._merged(_bytes(word))
+            ids += known[word]
+        return ids
+
+    def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
+        """The text of ids. What is no UTF-8, as half of a character, is replaced; see `bytes.decode` for other `errors`.
+
+        Raises `ValueError` for an id that there is not.
+        """
+        parts = []
+        for i in map(int, ids):
+            if not 0 <= i < len(self.tokens):
+                raise ValueError(f"{i} is no id of a vocabulary of {len(self)} tokens")
+            parts.append(self.tokens[i])
+        return b"".join(parts).decode(errors=errors)
+
+    def _merged(self, ids: list[int]) -> list[int]:
+        """The ids of a word's bytes, merged: the earliest merge first, from left to right. O(n log n)."""
+        merges, end = self.merges, len(ids)
+        after, before = list(range(1, end + 1)), list(range(-1, end - 1))  # a list that is linked both ways
+        todo = [(merges[pair], i) for i, pair in enumerate(zip(ids, ids[1:])) if pair in merges]
+        heapq.heapify(todo)
+        while todo:
+            merged, i = heapq.heappop(todo)
+            j = after[i]
+            if ids[i] < 0 or j == end or merges.get((ids[i], ids[j])) != merged:
+                continue  # one of the two has been merged with another
+            ids[i], ids[j] = merged, -1  # -1: gone
+            after[i] = after[j]
+            if after[j] < end:
+                before[after[j]] = i
+                if (pair := (merged, ids[after[j]])) in merges:
+                    heapq.heappush(todo, (merges[pair], i))
+            if before[i] >= 0 and (pair := (ids[before[i]], merged)) in merges:
+                heapq.heappush(todo, (merges[pair], before[i]))
+        return [i for i in ids if i >= 0]
+
+    # ---- files -----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path | str) -> None:
+        """Write vocab.json and merges.txt, as GPT-2 has them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        shown = self._shown()
+        lines = ["#version: 0.2", *(f"{shown[left]} {shown[right]}" for left, right in self.merges)]
+        with atomic_write(folder / "merges.txt") as file:
+            file.write("\n".join([*lines, ""]).encode())
+        write_json({token: i for i, token in enumerate(shown)}, folder / "vocab.json")
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "BPE":
+        """What `save` wrote, or GPT-2's published files, which are called vocab.json and merges.txt, or encoder.json and vocab.bpe.
+
+        Raises `UserError` when they are missing or damaged, or do not fit together.
+        """
+        folder = Path(folder)
+        names = ("encoder.json", "vocab.bpe") if (folder / "encoder.json").exists() else ("vocab.json", "merges.txt")
+        try:
+            vocabulary: dict[str, int] = json.loads(read_text(folder / names[0]))
+            tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise error if isinstance(error, UserError) else UserError(f"{folder / names[0]} is damaged ({error})") from None
+        lines = [line for line in read_text(folder / names[1]).split("\n")[1:] if line]
+        try:
+            pairs = [tuple(vocabulary[part] for part in line.split(" ")) for line in lines]
+            bpe = cls(pairs, special=tokens[256 + len(lines) :])
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{folder}: {names[1]} and {names[0]} do not fit ({error})") from None
+        for i, (own, theirs) in enumerate(zip(bpe._shown(), tokens)):
+            if own != theirs or vocabulary[theirs] != i:
+                raise UserError(f"{folder}: by {names[1]} token {i} is {own!r}, by {names[0]} {theirs!r}")
+        return bpe
+
+    def keep(self, path: Path | str) -> None:
+        """Write one file, for `BPE.read`; where one lies already, it has to be the same, else `UserError`. All ranks may call it."""
+        if not Path(path).exists():
+            if is_main():
+                write_json({"merges": [list(pair) for pair in self.merges], "special": list(self.special)}, path)
+        elif self.read(path) != self:
+            raise UserError(f"{path} is another vocabulary than this one of {len(self)} tokens")
+
+    @classmethod
+    def read(cls, path: Path | str) -> "BPE":
+        """What `keep` wrote."""
+        try:
+            content = json.loads(read_text(path))
+            return cls([(left, right) for left, right in content["merges"]], content["special"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise error if isinstance(error, UserError) else UserError(f"{path} is damaged ({error})") from None
+
+    def _shown(self) -> list[str]:
+        """The tokens as GPT-2's files show them."""
+        plain = ["".join(map(SHOWN.__getitem__, token)) for token in self.tokens[: 256 + len(self.merges)]]
+        return [*plain, *self.special]
+
+
+_ID = {byte: i for i, byte in enumerate(BYTES)}
+
+
+def _bytes(word: str) -> list[int]:
+    """The ids of a word's bytes."""
+    return [_ID[byte] for byte in word.encode(errors="surrogateescape")]
+
+
+def _most_frequent_pairs(words: list[list[int]], counts: list[int], merges: int) -> list[Pair]:
+    """The pairs that become tokens, in order. `words` are merged in place; word i is there counts[i] times."""
+    frequency: Counter[Pair] = Counter()
+    where: defaultdict[Pair, set[int]] = defaultdict(set)  # the words that have a pair, or had it
+    for i, word in enumerate(words):
+        for pair in zip(word, word[1:]):
+            frequency[pair] += counts[i]
+            where[pair].add(i)
+    heap = [(-count, pair) for pair, count in frequency.items()]
+    heapq.heapify(heap)
+    chosen: list[Pair] = []
+    while heap and len(chosen) < merges:
+        count, pair = heapq.heappop(heap)
+        if -count != frequency[pair]:  # changed since it was put there
+            if frequency[pair]:
+                heapq.heappush(heap, (-frequency[pair], pair))
+            continue
+        new = 256 + len(chosen)
+        chosen.append(pair)
+        grown: set[Pair] = set()
+        for i in where.pop(pair):
+            old, word = words[i], _joined(words[i], pair, new)
+            for gone in zip(old, old[1:]):
+                frequency[gone] -= counts[i]
+            for there in zip(word, word[1:]):
+                frequency[there] += counts[i]
+                if new in there:
+                    where[there].add(i)
+                    grown.add(there)
+            words[i] = word
+        for there in grown:
+            heapq.heappush(heap, (-frequency[there], there))
+    return chosen
+
+
+def _joined(word: list[int], pair: Pair, new: int) -> list[int]:
+    """The word with `new` for each `pair`, from left to right."""
+    joined: list[int] = []
+    i = 0
+    while i < len(word):
+        if i + 1 < len(word) and word[i] == pair[0] and word[i + 1] == pair[1]:
+            joined.append(new)
+            i += 2
+        else:
+            joined.append(word[i])
+            i += 1
+    return joined

@@ -1,0 +1,77 @@
+"""Published weights for our GPT-2: those of transformers."""
+
+import re
+from functools import partial
+from typing import Callable
+
+from torch import nn
+
+from dl.modules.GPT.GPT2.model import GPT2
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu_new": partial(nn.GELU, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(nn.GELU, approximate="tanh"),
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+}
+
+# Their names as regular expressions, and ours.
+NAMES = (
+    (r"^transformer\.", ""),
+    (r"^wte", "token_embedding"),
+    (r"^wpe", "position_embedding"),
+    (r"^ln_f", "norm"),
+    (r"^h\.(\d+)", r"blocks.\1"),
+    (r"\.ln_1", ".attention.norm"),
+    (r"\.attn\.c_proj", ".attention.layer.output"),
+    (r"\.ln_2", ".feed_forward.norm"),
+    (r"\.mlp\.c_fc", ".feed_forward.layer.fc1"),
+    (r"\.mlp\.c_proj", ".feed_forward.layer.fc2"),
+)
+
+
+def from_transformers(reference: nn.Module) -> GPT2:
+    """Our copy of a `transformers.GPT2LMHeadModel`. Its linear layers keep their matrices the other way round.
+
+    Raises `ValueError` for what the class builds beyond the paper: cross attention, an output layer of its own weights,
+    other scales of attention, different dropouts of embeddings and layers, an activation that is not known here; and for
+    other classes.
+    """
+    if type(reference).__name__ != "GPT2LMHeadModel":
+        raise ValueError(f"a {type(reference).__name__} is no GPT2LMHeadModel")
+    config = reference.config
+    if config.add_cross_attention:
+        raise ValueError("a model with cross attention is no network of this paper")
+    if reference.lm_head.weight is not reference.transformer.wte.weight:
+        raise ValueError("the output layer has weights of its own; the paper's has those of the token embeddings")
+    if not config.scale_attn_weights or config.scale_attn_by_inverse_layer_idx:
+        raise ValueError("attention has to be scaled by the square root of a head's width alone")
+    if config.embd_pdrop != config.resid_pdrop:
+        raise ValueError(f"dropout {config.embd_pdrop} of embeddings and {config.resid_pdrop} of layers have to be the same")
+    if config.activation_function not in ACTIVATIONS:
+        raise ValueError(f"activation_function {config.activation_function!r} is none of {', '.join(ACTIVATIONS)}")
+    model = GPT2(
+        dim=config.n_embd,
+        depth=config.n_layer,
+        num_heads=config.n_head,
+        vocab_size=config.vocab_size,
+        max_length=config.n_positions,
+        hidden_dim=config.n_inner,
+        dropout=config.resid_pdrop,
+        attention_dropout=config.attn_pdrop,
+        activation=ACTIVATIONS[config.activation_function],
+        norm_eps=config.layer_norm_epsilon,
+    )
+    weights = {}
+    for name, weight in reference.transformer.state_dict().items():
+        for theirs, our in NAMES:
+            name = re.sub(theirs, our, name)
+        if ".attn.c_attn." in name:  # query, key and value in one: (C, 3 C) and (3 C,)
+            for part, own in zip(("query", "key", "value"), weight.chunk(3, dim=-1)):
+                weights[name.replace("attn.c_attn", f"attention.layer.{part}")] = own.mT if own.ndim == 2 else own
+        else:
+            linear = ".layer." in name and weight.ndim == 2
+            weights[name] = weight.mT if linear else weight
+    model.load_state_dict(weights)
+    return model

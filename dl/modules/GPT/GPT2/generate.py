@@ -1,0 +1,56 @@
+"""Continue a text, with a network of yours or with a published one.
+
+    python -m dl.modules.GPT.GPT2.generate "ROMEO:"                        # the run in runs/GPT/GPT2
+    python -m dl.modules.GPT.GPT2.generate runs/GPT/GPT2-gpu "ROMEO:" --temperature 0.9 --top-k 50 --seed 1
+    python -m dl.modules.GPT.GPT2.generate gpt2 "The meaning of life is"   # OpenAI's weights, which transformers fetches
+"""
+
+import sys
+from pathlib import Path
+from typing import Sequence
+
+from dl.modules.GPT import command
+from dl.modules.GPT.BPE.tokenizer import BPE
+from dl.modules.GPT.command import Writer
+from dl.modules.GPT.GPT2.convert import from_transformers
+from dl.modules.GPT.GPT2.model import build
+from dl.modules.GPT.GPT2.train import Config
+from dl.mytorch.config import UserError
+from dl.mytorch.vision import import_torchvision
+
+PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+
+
+def published(name: str) -> Writer:
+    """OpenAI's weights by their name, or a folder that transformers' `save_pretrained` wrote, with GPT-2's two BPE files.
+
+    Raises `UserError` when they are not to be had.
+    """
+    import_torchvision()  # which transformers imports if it is there
+    try:
+        import transformers
+        from transformers.utils import cached_file
+    except ImportError:
+        raise UserError(f"{name} is read by the package transformers: pip install transformers") from None
+    place = f"openai-community/{name}" if name in PUBLISHED else name
+    try:
+        reference = transformers.GPT2LMHeadModel.from_pretrained(place)
+        folder = [Path(cached_file(place, file)).parent for file in ("vocab.json", "merges.txt")][0]
+    except OSError as error:
+        raise UserError(f"{place} cannot be had ({' '.join(str(error).split())})") from None
+    return Writer(from_transformers(reference), BPE.load(folder))
+
+
+def load(run: str) -> Writer:
+    """A run's folder, a name in `PUBLISHED`, or a folder of transformers."""
+    if run in PUBLISHED or (Path(run) / "merges.txt").exists():
+        return published(run)
+    return command.trained(Path(run), "GPT/GPT2", Config, build)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.main(argv, "GPT/GPT2", f"folder of a run, or {', '.join(PUBLISHED)}", load)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+"""GPT-2 against its formulas written out by hand, and against transformers (in the parity tier)."""
+
+import copy
+import math
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dl import catalogue
+from dl.modules.GPT.GPT2.convert import from_transformers
+from dl.modules.GPT.GPT2.model import GPT2, build
+from dl.mytorch import testing
+from dl.mytorch.introspect import count_parameters
+from dl.mytorch.tasks import LanguageModeling
+from dl.mytorch.vision import import_torchvision
+
+PADDING = torch.arange(9) < torch.tensor([[0], [3], [6]])  # on the left
+TOKENS = torch.randint(11, (3, 9), generator=torch.Generator().manual_seed(2))
+
+
+class Unpadded(nn.Module):
+    """Logits of real tokens; those of padding are zero."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
+        return self.model(tokens, padding).masked_fill(padding[..., None], 0)
+
+
+class ByHand(nn.Module):
+    """The paper's sums and products on the weights of a GPT-2, row by row, with functions only; padding cut off."""
+
+    def __init__(self, model: GPT2, num_heads: int) -> None:
+        super().__init__()
+        self.weights, self.num_heads = copy.deepcopy(model), num_heads
+
+    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
+        logits = torch.zeros(*tokens.shape, 11, dtype=torch.float64)
+        return logits.masked_scatter(~padding[..., None], torch.cat([self.row(t[~p]) for t, p in zip(tokens, padding)]))
+
+    def row(self, tokens: Tensor) -> Tensor:
+        w = dict(self.weights.named_parameters())
+        future = torch.ones(len(tokens), len(tokens)).triu(1).bool()
+
+        def linear(x: Tensor, name: str) -> Tensor:
+            return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+        def norm(x: Tensor, name: str) -> Tensor:
+            centred = x - x.mean(-1, keepdim=True)
+            return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+        def gelu(x: Tensor) -> Tensor:
+            return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+        x = w["token_embedding.weight"][tokens] + w["position_embedding.weight"][: len(tokens)]
+        for i in range(len(self.weights.blocks)):
+            name = f"blocks.{i}.attention"
+            normed = norm(x, f"{name}.norm")
+            parts = [linear(normed, f"{name}.layer.{part}").chunk(self.num_heads, -1) for part in ("query", "key", "value")]
+            heads = []
+            for query, key, value in zip(*parts):
+                scores = (query @ key.T / math.sqrt(query.shape[-1])).masked_fill(future, -math.inf)
+                heads.append(scores.softmax(-1) @ value)
+            x = x + linear(torch.cat(heads, -1), f"{name}.layer.output")
+            name = f"blocks.{i}.feed_forward"
+            hidden = gelu(linear(norm(x, f"{name}.norm"), f"{name}.layer.fc1"))
+            x = x + linear(hidden, f"{name}.layer.fc2")
+        return norm(x, "norm") @ w["token_embedding.weight"].T
+
+
+def randomized(model: nn.Module) -> nn.Module:
+    """Weights as after training, so that each shows in the output."""
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.3)
+    return model
+
+
+def tiny(**overrides: Any) -> GPT2:
+    return randomized(build("tiny", **overrides))
+
+
+# ---- sizes ---------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_parameters() -> None:
+    assert catalogue.parameters("GPT/GPT2") == {
+        "gpt2": 124_439_808,  # those of transformers' openai-community/gpt2, -medium, -large and -xl
+        "gpt2-medium": 354_823_168,
+        "gpt2-large": 774_030_080,
+        "gpt2-xl": 1_557_611_200,
+        "char": 65 * 128 + 64 * 128 + 4 * (12 * 128**2 + 2 * 128) + 128,  # no biases
+        "char_gpu": 65 * 384 + 256 * 384 + 6 * (12 * 384**2 + 2 * 384) + 384,
+    }
+    assert count_parameters(build("tiny")) == 11 * 8 + 16 * 8 + 2 * (12 * 8**2 + 13 * 8) + 2 * 8  # with biases
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (3, 5)])
+def test_shape_of_logits(shape: tuple[int, int]) -> None:
+    assert tiny()(torch.zeros(shape, dtype=torch.int64)).shape == (*shape, 11)
+
+
+def test_initial_deviations_are_those_of_the_paper() -> None:
+    model = build("tiny", dim=128, depth=8, vocab_size=500, max_length=200)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            assert (parameter == (1 if "norm.weight" in name else 0)).all(), name
+            continue
+        wanted = 0.01 if name.startswith("position") else 0.02
+        if name.endswith(("output.weight", "fc2.weight")):
+            wanted /= 4  # 16 residual branches
+        assert parameter.std().item() == pytest.approx(wanted, rel=0.05), name
+
+
+# ---- outputs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_network_is_its_formulas(train: bool) -> None:
+    model = tiny().double()
+    testing.assert_same_as(Unpadded(model), ByHand(model, num_heads=2), TOKENS, PADDING, train=train)
+
+
+@torch.no_grad()
+def test_no_token_sees_later_ones_or_other_rows() -> None:
+    model = tiny().double().eval()
+    whole = model(TOKENS)
+    for t in (1, 4, 8):
+        assert (model(TOKENS[:, :t]) - whole[:, :t]).abs().max() <= 1e-9
+    assert (model(TOKENS[1:2]) - whole[1:2]).abs().max() <= 1e-9
+    assert not torch.allclose(model(TOKENS.roll(1, 1))[:, -1], whole[:, -1])
+
+
+@torch.no_grad()
+def test_the_cache_changes_no_logits() -> None:
+    model = tiny().double().eval()
+    for padding in (None, PADDING):
+        whole = model(TOKENS, padding)
+        cache, parts, start = model.new_cache(), [], 0
+        for length in (4, 1, 3, 1):
+            end = start + length
+            parts.append(model(TOKENS[:, start:end], None if padding is None else padding[:, :end], cache))
+            start = end
+        difference = torch.cat(parts, dim=1) - whole
+        assert (difference if padding is None else difference[~padding]).abs().max() <= 1e-9
+
+
+def test_more_tokens_than_positions_are_refused() -> None:
+    model = tiny()
+    with pytest.raises(ValueError, match="17 tokens are more than the 16"):
+        model(torch.zeros(1, 17, dtype=torch.int64))
+    cache = model.new_cache()
+    model(torch.zeros(1, 16, dtype=torch.int64), cache=cache)
+    with pytest.raises(ValueError, match="17 tokens are more than the 16"):
+        model(torch.zeros(1, 1, dtype=torch.int64), cache=cache)
+
+
+def test_dropout_acts_on_embeddings_attention_and_layers() -> None:
+    model = build("tiny", dropout=0.25, attention_dropout=0.5)
+    block = model.blocks[0]
+    assert [model.dropout.p, block.attention.dropout.p, block.feed_forward.dropout.p] == [0.25] * 3
+    assert block.attention.layer.dropout == 0.5 and block.feed_forward.layer.dropout.p == 0
+    assert build("tiny", dropout=0.25).blocks[1].attention.layer.dropout == 0.25
+
+
+def test_every_parameter_gets_a_gradient_and_one_batch_is_learnt_by_heart() -> None:
+    batch = {"tokens": TOKENS[:, :8], "targets": TOKENS[:, 1:]}
+    testing.assert_gradients_flow(build("tiny", max_length=8), batch, LanguageModeling())
+    testing.assert_overfits(build("tiny", dim=32), batch, LanguageModeling())
+
+
+# ---- transformers --------------------------------------------------------------------------------------------------
+
+SIZES = {"vocab_size": 11, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 16}
+NO_DROPOUT = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
+CONFIGURATIONS = [
+    {},
+    {"n_head": 1, "n_inner": 20, "layer_norm_epsilon": 1e-3},
+    {"n_layer": 1, "n_head": 12, "n_positions": 9, "activation_function": "relu"},
+    {"n_layer": 3, "vocab_size": 40, "activation_function": "gelu"},
+]
+
+
+class AsOurs(nn.Module):
+    """A model of transformers, called and answering as ours."""
+
+    def __init__(self, reference: nn.Module) -> None:
+        super().__init__()
+        self.reference = reference
+
+    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
+        positions = ((~padding).cumsum(1) - 1).clamp(min=0)  # as its `generate` counts them
+        return self.reference(input_ids=tokens, attention_mask=(~padding).long(), position_ids=positions).logits
+
+
+@pytest.fixture(scope="module")
+def transformers() -> ModuleType:
+    import_torchvision()  # which transformers imports if it is there
+    return pytest.importorskip("transformers")
+
+
+def transposed(x: Tensor) -> Tensor:
+    return x.mT if x.ndim == 2 else x
+
+
+class InOurOrder(nn.Module):
+    """A reference for `assert_same_as`, which compares parameters in order: one tensor each for query, key and value."""
+
+    def __init__(self, reference: nn.Module) -> None:
+        super().__init__()
+        self.copy = from_transformers(reference)
+        self.reference = [AsOurs(reference)]
+
+    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
+        return torch.func.functional_call(self.reference[0], self.theirs(), (tokens, padding))
+
+    def theirs(self) -> dict[str, Tensor]:
+        """The copy's parameters under their names, as functions of them, so that gradients get back."""
+        own = dict(self.copy.named_parameters())
+        names = {"wte.weight": own["token_embedding.weight"], "wpe.weight": own["position_embedding.weight"]}
+        names |= {f"ln_f.{kind}": own[f"norm.{kind}"] for kind in ("weight", "bias")}
+        for i in range(len(self.copy.blocks)):
+            for kind in ("weight", "bias"):
+                block = {name: own[f"blocks.{i}.{name}.{kind}"] for name in BLOCK}
+                parts = [transposed(block[f"attention.layer.{part}"]) for part in ("query", "key", "value")]
+                names |= {
+                    f"h.{i}.attn.c_attn.{kind}": torch.cat(parts, dim=-1),
+                    f"h.{i}.attn.c_proj.{kind}": transposed(block["attention.layer.output"]),
+                    f"h.{i}.mlp.c_fc.{kind}": transposed(block["feed_forward.layer.fc1"]),
+                    f"h.{i}.mlp.c_proj.{kind}": transposed(block["feed_forward.layer.fc2"]),
+                    f"h.{i}.ln_1.{kind}": block["attention.norm"],
+                    f"h.{i}.ln_2.{kind}": block["feed_forward.norm"],
+                }
+        theirs = {f"reference.transformer.{name}": tensor for name, tensor in names.items()}
+        return theirs | {"reference.lm_head.weight": own["token_embedding.weight"]}
+
+
+BLOCK = [
+    *(f"attention.layer.{part}" for part in ("query", "key", "value", "output")),
+    *("feed_forward.layer.fc1", "feed_forward.layer.fc2", "attention.norm", "feed_forward.norm"),
+]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("changes", CONFIGURATIONS)
+@pytest.mark.parametrize("padded", [True, False])
+def test_network_is_transformers_in_outputs_gradients_and_steps(
+    transformers: ModuleType, changes: dict[str, Any], train: bool, attention: str, padded: bool
+) -> None:
+    dropout = NO_DROPOUT if train else {}
+    config = transformers.GPT2Config(**{**SIZES, **dropout, **changes}, attn_implementation=attention)
+    reference = randomized(transformers.GPT2LMHeadModel(config)).double().train(train)
+    padding = PADDING if padded else torch.zeros_like(PADDING)
+    testing.assert_same_as(
+        Unpadded(from_transformers(reference)), Unpadded(InOurOrder(reference)), TOKENS, padding, train=train
+    )
+
+
+@pytest.mark.parity
+def test_transformers_default_configuration_is_our_gpt2(transformers: ModuleType) -> None:
+    with torch.device("meta"):
+        assert str(from_transformers(transformers.GPT2LMHeadModel(transformers.GPT2Config()))) == str(build("gpt2"))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"add_cross_attention": True}, "cross attention"),
+        ({"tie_word_embeddings": False}, "weights of its own"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "square root of a head's width alone"),
+        ({"embd_pdrop": 0.2}, "dropout 0.2 of embeddings and 0.1 of layers"),
+        ({"activation_function": "tanh"}, "activation_function 'tanh' is none of gelu_new"),
+    ],
+)
+def test_other_networks_are_refused(transformers: ModuleType, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_transformers(transformers.GPT2LMHeadModel(transformers.GPT2Config(**{**SIZES, **changes})))
+    with pytest.raises(ValueError, match="a GPT2Model is no GPT2LMHeadModel"):
+        from_transformers(transformers.GPT2Model(transformers.GPT2Config(**SIZES)))

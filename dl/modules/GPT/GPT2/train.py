@@ -1,0 +1,37 @@
+"""Train a GPT-2 on text.
+
+    python -m dl.modules.GPT.GPT2.train
+    torchrun --nproc_per_node=2 -m dl.modules.GPT.GPT2.train --parallel ddp
+
+These are nanoGPT's 2,000 steps for a CPU on characters of Shakespeare. Its 5,000 steps for a GPU:
+
+    python -m dl.modules.GPT.GPT2.train --model char_gpu --length 256 --batch-size 64 --steps 5000 --dropout 0.2 \\
+        --precision bf16 --out runs/GPT/GPT2-gpu
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.GPT.GPT2.model import build
+from dl.modules.GPT.recipe import LanguageConfig, train
+from dl.mytorch import History, launch
+from dl.mytorch.config import flag
+from dl.mytorch.data import TextSplits
+
+
+@dataclass(frozen=True)
+class Config(LanguageConfig):
+    """Train a GPT-2 on text."""
+
+    out: str = "runs/GPT/GPT2"
+    model: Literal["char", "char_gpu", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "tiny"] = flag(
+        "char", "preset of the network, see model.py; vocabulary, length and dropout are those of the data and the flags"
+    )
+
+
+def main(config: Config, data: TextSplits | None = None) -> History:
+    return train(config, build, data)
+
+
+if __name__ == "__main__":
+    launch(main, Config)

@@ -1,0 +1,112 @@
+"""Published weights for our Llama: those of transformers, and the files of llama2.c."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dl.modules.GPT.Llama.model import Llama
+
+# The names of transformers as regular expressions, and ours.
+NAMES = (
+    (r"^model\.", ""),
+    (r"^embed_tokens", "token_embedding"),
+    (r"^layers\.(\d+)", r"blocks.\1"),
+    (r"\.input_layernorm", ".attention.norm"),
+    (r"\.post_attention_layernorm", ".feed_forward.norm"),
+    (r"\.self_attn\.q_proj", ".attention.layer.query"),
+    (r"\.self_attn\.k_proj", ".attention.layer.key"),
+    (r"\.self_attn\.v_proj", ".attention.layer.value"),
+    (r"\.self_attn\.o_proj", ".attention.layer.output"),
+    (r"\.mlp\.(gate|up|down)_proj", r".feed_forward.layer.\1"),
+    (r"^lm_head", "output"),
+)
+
+
+def from_transformers(reference: nn.Module) -> Llama:
+    """Our copy of a `transformers.LlamaForCausalLM`.
+
+    Raises `ValueError` for what the class builds beyond the paper: biases, another activation, scaled rotary positions
+    (Llama 3.1 and later), heads of another width than dim / num_heads; and for other classes.
+    """
+    if type(reference).__name__ != "LlamaForCausalLM":
+        raise ValueError(f"a {type(reference).__name__} is no LlamaForCausalLM")
+    config = reference.config
+    if config.attention_bias or config.mlp_bias:
+        raise ValueError("linear layers with biases are not this paper's")
+    if config.hidden_act != "silu":
+        raise ValueError(f"hidden_act {config.hidden_act!r} is not silu")
+    if config.rope_parameters["rope_type"] != "default":
+        raise ValueError(f"rotary positions of type {config.rope_parameters['rope_type']!r} are not this paper's")
+    if config.head_dim != config.hidden_size // config.num_attention_heads:
+        raise ValueError(f"heads of width {config.head_dim} do not add up to the width {config.hidden_size}")
+    model = Llama(
+        dim=config.hidden_size,
+        depth=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        hidden_dim=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        max_length=config.max_position_embeddings,
+        rotary_base=config.rope_parameters["rope_theta"],
+        norm_eps=config.rms_norm_eps,
+        tied=reference.lm_head.weight is reference.model.embed_tokens.weight,
+    )
+    for block in model.blocks:
+        block.attention.layer.dropout = config.attention_dropout
+    weights = {}
+    for name, weight in reference.state_dict().items():
+        if name == "lm_head.weight" and model.output is None:
+            continue
+        for theirs, our in NAMES:
+            name = re.sub(theirs, our, name)
+        weights[name] = weight
+    model.load_state_dict(weights)
+    return model
+
+
+def from_llama2c(path: Path | str) -> Llama:
+    """The model in a file of https://github.com/karpathy/llama2.c, first version: seven int32, then float32 weights.
+
+    Raises `ValueError` when the file is not as long as its header says.
+    """
+    content = Path(path).read_bytes()
+    if len(content) < 28:
+        raise ValueError(f"{path} has {len(content)} bytes: no model of llama2.c, whose header has 28")
+    dim, hidden_dim, depth, num_heads, num_kv_heads, vocab_size, max_length = np.frombuffer(content, "<i4", 7).tolist()
+    tied = vocab_size > 0  # a negative one says that the output layer has weights of its own
+    model = Llama(
+        dim, depth, num_heads, num_kv_heads, hidden_dim, abs(vocab_size), max_length, norm_eps=1e-5, tied=tied
+    )
+    layers = (
+        ("attention.norm", False),
+        *((f"attention.layer.{part}", part in ("query", "key")) for part in ("query", "key", "value", "output")),
+        ("feed_forward.norm", False),
+        *((f"feed_forward.layer.{part}", False) for part in ("gate", "down", "up")),
+    )
+    rotary_tables = max_length * (dim // num_heads)
+    wanted = sum(p.numel() for p in model.parameters()) + rotary_tables
+    values = torch.from_numpy(np.frombuffer(content, "<f4", offset=28).copy())
+    if len(values) != wanted:
+        raise ValueError(f"{path} has {len(values):,} weights, its header says {wanted:,}")
+    place = 0
+
+    def fill(parameter: Tensor, turn: bool = False) -> None:
+        nonlocal place
+        weight = values[place : place + parameter.numel()].view(parameter.shape)
+        if turn:  # its rotary pairs are rows (2i, 2i + 1) of each head, ours (i, i + D/2)
+            weight = weight.unflatten(0, (-1, dim // num_heads // 2, 2)).transpose(1, 2).flatten(0, 2)
+        parameter.data.copy_(weight)
+        place += parameter.numel()
+
+    fill(model.token_embedding.weight)
+    for name, turn in layers:  # of all blocks the one, then of all blocks the next
+        for block in model.blocks:
+            fill(block.get_submodule(name).weight, turn)
+    fill(model.norm.weight)
+    if model.output is not None:
+        place += rotary_tables
+        fill(model.output.weight)
+    return model

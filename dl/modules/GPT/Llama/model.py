@@ -1,0 +1,168 @@
+"""Llama.
+
+"LLaMA: Open and Efficient Foundation Language Models", Hugo Touvron, Thibaut Lavril, Gautier Izacard, Xavier Martinet,
+Marie-Anne Lachaux, Timothee Lacroix, Baptiste Roziere, Naman Goyal, Eric Hambro, Faisal Azhar, Aurelien Rodriguez, Armand
+Joulin, Edouard Grave & Guillaume Lample, 2023, https://arxiv.org/abs/2302.13971: a decoder-only transformer with RMSNorm,
+rotary positions and SwiGLU, in the sizes of table 2. "llama2_70b" (https://arxiv.org/abs/2307.09288) and "llama3_8b"
+(https://arxiv.org/abs/2407.21783) share heads of keys and values among heads of queries. "stories260k" is the smallest of
+https://huggingface.co/karpathy/tinyllamas; "char" is ours, for characters of Shakespeare; "tiny" is for tests.
+
+Deviations:
+- The paper does not say how weights begin; here they begin as in GPT-2.
+"""
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dl.mytorch.layers import KeyValueCache, MultiHeadAttention, Residual, RotaryPositions
+
+# B batch, T tokens, S tokens with those in the cache, C width, V vocabulary
+
+
+class SwiGLU(nn.Module):
+    """The feed-forward (silu(x W1) * x W3) W2: Shazeer 2020, https://arxiv.org/abs/2002.05202, equation 6. (B, T, C) -> same."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(dim, hidden_dim, bias=False)
+        self.up = nn.Linear(dim, hidden_dim, bias=False)
+        self.down = nn.Linear(hidden_dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))  # (B, T, C) -> (B, T, hidden_dim) -> (B, T, C)
+
+
+class Block(nn.Module):
+    """Section 2.2: attention and feed-forward, each behind an RMSNorm and with a shortcut."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_kv_heads: int | None,
+        hidden_dim: int,
+        dropout: float,
+        norm_eps: float,
+        rotary: RotaryPositions,
+    ) -> None:
+        super().__init__()
+        attention = MultiHeadAttention(
+            dim, num_heads, dropout, bias=False, causal=True, num_kv_heads=num_kv_heads, rotary=rotary
+        )
+        self.attention = Residual(attention, nn.RMSNorm(dim, norm_eps), dropout, norm_first=True)
+        self.feed_forward = Residual(SwiGLU(dim, hidden_dim), nn.RMSNorm(dim, norm_eps), dropout, norm_first=True)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """x (B, T, C), padding_mask (B, T), or (B, S) with a cache -> (B, T, C)."""
+        return self.feed_forward(self.attention(x, padding_mask=padding_mask, cache=cache))
+
+
+class Llama(nn.Module):
+    """Section 2: token embeddings, blocks, a last RMSNorm, logits.
+
+    Args:
+        hidden_dim: width inside the feed-forward; default 8/3 dim, rounded up to a multiple of 256, as in the paper's code.
+        num_kv_heads: heads of keys and values; default num_heads.
+        max_length: the most tokens in a context.
+        rotary_base: see `RotaryPositions`.
+        tied: the output layer has the matrix of the token embeddings.
+        dropout: of attention weights and of the output of every layer; the paper has none.
+
+    Raises `ValueError` for a dim that does not divide into heads, or into heads of odd width, or heads that do not
+    divide into groups.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        num_kv_heads: int | None = None,
+        hidden_dim: int | None = None,
+        vocab_size: int = 32000,
+        max_length: int = 2048,
+        rotary_base: float = 10000.0,
+        norm_eps: float = 1e-6,
+        tied: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.max_length = max_length
+        hidden_dim = hidden_dim or 256 * math.ceil(8 * dim / 3 / 256)
+        self.token_embedding = nn.Embedding(vocab_size, dim)
+        rotary = RotaryPositions(max_length, dim // num_heads, rotary_base)  # one, which all blocks share
+        self.blocks = nn.ModuleList(
+            Block(dim, num_heads, num_kv_heads, hidden_dim, dropout, norm_eps, rotary) for _ in range(depth)
+        )
+        self.norm = nn.RMSNorm(dim, norm_eps)
+        self.output = None if tied else nn.Linear(dim, vocab_size, bias=False)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Normal, deviation 0.02; of the last linear layer of each residual branch 0.02 / sqrt(branches), as in GPT-2."""
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                last = name.endswith(("attention.layer.output", "feed_forward.layer.down"))
+                nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * len(self.blocks)) if last else 0.02)
+
+    def new_cache(self) -> list[KeyValueCache]:
+        """Empty, for `forward` to fill, with room for `max_length` tokens."""
+        return [KeyValueCache(self.max_length) for _ in self.blocks]
+
+    def forward(
+        self, tokens: Tensor, padding_mask: Tensor | None = None, cache: list[KeyValueCache] | None = None
+    ) -> Tensor:
+        """tokens (B, T) -> logits (B, T, V), those at t for token t + 1.
+
+        Args:
+            padding_mask: bool (B, T), True where a token is padding, on either side: nothing attends to it. What
+                counts of positions is their distance, so padding on the left moves nothing. With a cache (B, S), for
+                the tokens of the calls before as well.
+            cache: a `new_cache`; tokens are then only those that follow the calls before.
+
+        Raises `ValueError` for more tokens than `max_length`.
+        """
+        end = (cache[0].length if cache else 0) + tokens.shape[1]
+        if end > self.max_length:
+            raise ValueError(f"{end} tokens are more than the {self.max_length} that the model has positions for")
+        x = self.token_embedding(tokens)  # (B, T) -> (B, T, C)
+        for i, block in enumerate(self.blocks):
+            x = block(x, padding_mask, cache[i] if cache else None)
+        x = self.norm(x)
+        return F.linear(x, self.token_embedding.weight) if self.output is None else self.output(x)  # (B, T, C) -> (B, T, V)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "llama_7b": {"dim": 4096, "depth": 32, "num_heads": 32},
+    "llama_13b": {"dim": 5120, "depth": 40, "num_heads": 40},
+    "llama_33b": {"dim": 6656, "depth": 60, "num_heads": 52},
+    "llama_65b": {"dim": 8192, "depth": 80, "num_heads": 64},
+    "llama2_70b": {
+        **{"dim": 8192, "depth": 80, "num_heads": 64, "num_kv_heads": 8, "hidden_dim": 28672},
+        **{"max_length": 4096, "norm_eps": 1e-5},
+    },
+    "llama3_8b": {
+        **{"dim": 4096, "depth": 32, "num_heads": 32, "num_kv_heads": 8, "hidden_dim": 14336, "vocab_size": 128256},
+        **{"max_length": 8192, "rotary_base": 500000.0, "norm_eps": 1e-5},
+    },
+    "stories260k": {
+        **{"dim": 64, "depth": 5, "num_heads": 8, "num_kv_heads": 4, "hidden_dim": 172, "vocab_size": 512},
+        **{"max_length": 512, "norm_eps": 1e-5, "tied": True},
+    },
+    "char": {
+        **{"dim": 128, "depth": 4, "num_heads": 4, "num_kv_heads": 2, "hidden_dim": 352, "vocab_size": 65},
+        **{"max_length": 64, "norm_eps": 1e-5, "tied": True},
+    },
+    "tiny": {
+        **{"dim": 8, "depth": 2, "num_heads": 2, "num_kv_heads": 1, "hidden_dim": 12, "vocab_size": 11},
+        **{"max_length": 16, "norm_eps": 1e-5},
+    },
+}
+
+
+def build(preset: str = "llama_7b", **overrides: Any) -> Llama:
+    """A Llama by the name of its preset; `overrides` are arguments of `Llama`."""
+    return Llama(**{**PRESETS[preset], **overrides})

@@ -1,0 +1,82 @@
+"""Continue a text from the command line, word by word as it comes."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Callable, NamedTuple, Sequence
+
+import torch
+from torch import nn
+
+from dl.modules.GPT.BPE.tokenizer import BPE
+from dl.modules.GPT.generation import stream
+from dl.modules.GPT.recipe import LanguageConfig, network
+from dl.modules.GPT.task import Tokens, to_text
+from dl.mytorch.checkpoint import load_weights
+from dl.mytorch.config import UserError
+from dl.mytorch.data import Vocabulary
+from dl.mytorch.logger import read_json
+
+
+class Writer(NamedTuple):
+    """A trained network with its tokens."""
+
+    model: nn.Module
+    tokens: Tokens
+
+
+def trained(run: Path, recipe: str, config_class: type[LanguageConfig], build: Callable[..., nn.Module]) -> Writer:
+    """The best checkpoint of a run of `recipe`, say "GPT/GPT2". Raises `UserError` for a folder that holds none."""
+    if not (run / "best.pt").exists():
+        raise UserError(f"{run} holds no trained network, no best.pt; `python -m dl train {recipe}` makes one")
+    described = read_json(run / "config.json")
+    if described["recipe"] != recipe:
+        raise UserError(f"{run} is a run of {described['recipe']}, not of {recipe}")
+    path = run / "vocabulary-tokens.json"
+    pieces = isinstance(json.loads(path.read_text()), dict)
+    tokens = BPE.read(path) if pieces else Vocabulary.load(path)
+    return Writer(load_weights(network(config_class(**described["config"]), build, len(tokens)), run / "best.pt"), tokens)
+
+
+def parse(argv: Sequence[str] | None, recipe: str, run_help: str) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, prog=f"python -m dl.modules.{recipe.replace('/', '.')}.generate")
+    parser.add_argument("run", nargs="?", default=f"runs/{recipe}", metavar="RUN", help=f"{run_help} (default: %(default)s)")
+    parser.add_argument("prompt", metavar="PROMPT", help="the text to continue")
+    parser.add_argument("--tokens", type=int, default=500, help="the most tokens to add (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 = always the likeliest token (default: %(default)s)")
+    parser.add_argument("--top-k", type=int, default=0, help="only the k likeliest tokens; 0 = all (default: %(default)s)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="only the likeliest of this share (default: %(default)s)")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: repeat less (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="of the draws; default: another text each time")
+    return parser.parse_args(argv)
+
+
+def write(writer: Writer, options: argparse.Namespace) -> None:
+    """The prompt and what follows, to the terminal. A token that ends texts ends this one."""
+    ids = writer.tokens.encode(options.prompt)
+    names = ("temperature", "top_k", "top_p", "repetition_penalty", "seed")
+    choice = {name: getattr(options, name) for name in names}
+    stop = list(writer.tokens.special.values()) if isinstance(writer.tokens, BPE) else []
+    text = options.prompt
+    print(text, end="", flush=True)
+    for token in stream(writer.model, torch.tensor([ids]), max_new_tokens=options.tokens, stop=stop, **choice):
+        if int(token) in stop:
+            break
+        ids.append(int(token))
+        longer = to_text(writer.tokens, ids)
+        if not longer.endswith("\ufffd"):  # else a character whose bytes are not all there
+            print(longer[len(text) :], end="", flush=True)
+            text = longer
+    print()
+
+
+def main(argv: Sequence[str] | None, recipe: str, run_help: str, load: Callable[[str], Writer]) -> int:
+    options = parse(argv, recipe, run_help)
+    try:
+        write(load(options.run), options)
+    except (OSError, ValueError) as error:  # `UserError` is one
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

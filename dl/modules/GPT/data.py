@@ -1,0 +1,40 @@
+"""Texts as tokens, for the recipes: characters of Shakespeare, or a folder of word pieces."""
+
+from pathlib import Path
+
+import torch
+
+from dl.modules.GPT.BPE.tokenizer import BPE
+from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.data import Loader, TextSplits, shakespeare
+from dl.mytorch.data.sequences import blocks
+from dl.mytorch.data.shakespeare import SOURCES
+from dl.mytorch.data.tokens import map_tokens, random_stretches
+
+MOST_VALIDATION = 2**20  # tokens
+
+
+def text_splits(config: TrainConfig, length: int) -> TextSplits:
+    """The text that `config.data` names, cut into `length` tokens. Raises `UserError` when there is none of this name."""
+    if config.data in SOURCES:
+        return shakespeare(config, length)
+    if config.data.startswith("folder:"):
+        return folder_splits(config, Path(config.data.removeprefix("folder:")), length)
+    raise UserError(f"--data {config.data}: there are {', '.join(SOURCES)}, and folder:PATH")
+
+
+def folder_splits(config: TrainConfig, folder: Path, length: int) -> TextSplits:
+    """The folder that `python -m dl.modules.GPT.BPE.prepare` makes: tokens.bin, which may be larger than memory, and its BPE.
+
+    The last tenth validates, but at most 2^20 tokens, so that it fits into memory; nothing is left to test.
+    """
+    bpe, ids = BPE.load(folder), map_tokens(folder / "tokens.bin")
+    cut = len(ids) - min(len(ids) // 10, MOST_VALIDATION)
+    validation = torch.from_numpy(ids[cut:].astype("int64"))
+    if validation.numel() and int(validation.max()) >= len(bpe):
+        raise UserError(f"{folder}: tokens.bin has the id {int(validation.max())}, the vocabulary only {len(bpe)}")
+    return TextSplits(
+        random_stretches(folder / "tokens.bin", length, config.batch_size, end=cut, seed=config.seed),
+        Loader(blocks(validation, length), config.batch_size),
+        vocabularies={"tokens": bpe},
+    )

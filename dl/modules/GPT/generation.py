@@ -1,0 +1,178 @@
+"""From logits to text: a language model goes on with its prompts, token by token.
+
+A model here is called as model(tokens, padding_mask, cache) for logits (B, T, V), and has `max_length`, `token_embedding` and
+`new_cache()`.
+
+    for token in stream(model, prompt, max_new_tokens=100, temperature=0.8, top_k=50, seed=1): ...
+    tokens = generate(model, *left_pad(prompts), max_new_tokens=100, temperature=0)
+
+With the cache a step costs as much as its one new token; without, all tokens are computed again in each step. The tokens
+are the same.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+# B batch, T tokens so far, V vocabulary
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How the next token is chosen from logits (B, V).
+
+    Args:
+        temperature: the logits are divided by it; 0 takes the likeliest token (greedy), and the next two play no part.
+        top_k: only the k likeliest tokens (Fan et al. 2018, https://arxiv.org/abs/1805.04833); 0 = all. Of tokens that
+            are as likely as the k-th, all.
+        top_p: only the fewest likeliest tokens whose probabilities sum up to p (Holtzman et al. 2019,
+            https://arxiv.org/abs/1904.09751); 1 = all.
+        repetition_penalty: above 1, tokens that the text has already, prompt included, are less likely: their logits are
+            divided by it when positive, else multiplied (Keskar et al. 2019, https://arxiv.org/abs/1909.05858, section 4.1).
+
+    They act in the order repetition, temperature, top k, top p. Raises `ValueError` for a value that cannot be meant.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, holds, rule in (
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} has to be {rule}; got {getattr(self, name)!r}")
+
+    def scores(self, logits: Tensor, seen: Tensor | None = None) -> Tensor:
+        """What the softmax is taken of, (B, V): -inf for tokens that are out. `seen`, bool (B, V): tokens of the text."""
+        if seen is not None and self.repetition_penalty != 1:
+            penalized = torch.where(logits > 0, logits / self.repetition_penalty, logits * self.repetition_penalty)
+            logits = torch.where(seen, penalized, logits)
+        if self.temperature == 0:
+            return logits
+        logits = logits / self.temperature
+        if 0 < self.top_k < logits.shape[-1]:
+            smallest = logits.topk(self.top_k).values[:, -1:]  # (B, 1)
+            logits = logits.masked_fill(logits < smallest, -torch.inf)
+        if self.top_p < 1:
+            ordered, order = logits.sort(descending=True, stable=True)
+            before = ordered.softmax(-1).cumsum(-1).roll(1, -1)  # of the likelier tokens together
+            before[:, 0] = 0
+            logits = logits.masked_fill((before >= self.top_p).gather(1, order.argsort(1)), -torch.inf)
+        return logits
+
+    def choose(self, logits: Tensor, seen: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        """The next token of each row, (B,)."""
+        scores = self.scores(logits, seen)
+        if self.temperature == 0:
+            return scores.argmax(-1)
+        return torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
+
+
+def left_pad(prompts: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tensor, Tensor]:
+    """Prompts of different lengths as tokens (B, T), filled up at the beginning, and their padding mask (B, T).
+
+    Raises `ValueError` when one is empty.
+    """
+    if not prompts or not all(prompts):
+        raise ValueError("a prompt has one token at least; got an empty one")
+    longest = max(len(prompt) for prompt in prompts)
+    rows = [[padding] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    return torch.tensor(rows), torch.arange(longest) < (longest - lengths)[:, None]
+
+
+def _check(model: nn.Module, tokens: Tensor, padding_mask: Tensor | None, max_new_tokens: int) -> None:
+    vocab_size, length = model.token_embedding.num_embeddings, tokens.shape[-1]
+    if tokens.ndim != 2 or length == 0:
+        raise ValueError(f"prompts are tokens (B, T), one at least in each row; got {tuple(tokens.shape)}")
+    if length > model.max_length:
+        raise ValueError(f"a prompt of {length} tokens is longer than the {model.max_length} that the model can see")
+    wrong = tokens[(tokens < 0) | (tokens >= vocab_size)]
+    if len(wrong):
+        raise ValueError(f"{int(wrong[0])} is no token of a model that knows {vocab_size}")
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens has to be 0 or more; got {max_new_tokens}")
+    if padding_mask is not None and padding_mask[:, -1].any():
+        raise ValueError("prompts are filled up on the left: padding_mask has to be False in its last column")
+
+
+def _note(seen: Tensor | None, logits: Tensor, tokens: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """`seen`, bool (B, V), with the tokens (B, T) that are not padding; begun where it is None."""
+    if seen is None:
+        seen = torch.zeros_like(logits, dtype=torch.bool)
+    if padding_mask is None:
+        return seen.scatter(1, tokens, True)
+    rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
+    seen[rows[~padding_mask], tokens[~padding_mask]] = True
+    return seen
+
+
+@torch.inference_mode()
+def stream(
+    model: nn.Module,
+    tokens: Tensor,
+    padding_mask: Tensor | None = None,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[int] = (),
+    seed: int | None = None,
+    cached: bool = True,
+) -> Iterator[Tensor]:
+    """The next tokens of each row, (B,) for each step, as they come. The model is put into evaluation mode.
+
+    When the text outgrows the model's `max_length`, its last half goes on as the new context.
+
+    Args:
+        tokens: (B, T), the prompts; padding_mask (B, T) of `left_pad` when they differ in length.
+        temperature, top_k, top_p, repetition_penalty: see `Sampler`.
+        stop: tokens that end a row, which then goes on with the one it ended with; when all rows have ended, so does this.
+        seed: of the draws; default: torch's generator as it is.
+
+    Raises `ValueError` for options that cannot be meant, an empty prompt or one that is longer than `max_length`, and a
+    token that the model does not know.
+    """
+    sampler = Sampler(temperature, top_k, top_p, repetition_penalty)
+    _check(model, tokens, padding_mask, max_new_tokens)
+    model.eval()
+    generator = None if seed is None else torch.Generator(tokens.device).manual_seed(seed)
+    ends = torch.tensor(list(stop), dtype=torch.int64, device=tokens.device)
+    done = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    first = 0  # of the tokens in the context
+    cache = model.new_cache() if cached else None
+    seen, new = None, tokens
+    for step in range(max_new_tokens):
+        if tokens.shape[1] - first > model.max_length:
+            first = tokens.shape[1] - max(1, model.max_length // 2)
+            cache, new = model.new_cache() if cached else None, tokens[:, first:]
+        mask = None if padding_mask is None else padding_mask[:, first:]
+        logits = model(new if cached else tokens[:, first:], mask, cache)[:, -1]  # (B, V)
+        if repetition_penalty != 1:
+            seen = _note(seen, logits, tokens if step == 0 else new, padding_mask if step == 0 else None)
+        token = sampler.choose(logits, seen, generator)
+        if stop:
+            token = torch.where(done, tokens[:, -1], token)
+            done |= torch.isin(token, ends)
+        yield token
+        if stop and done.all():
+            return
+        new = token[:, None]
+        tokens = torch.cat([tokens, new], dim=1)  # (B, T) -> (B, T + 1)
+        if padding_mask is not None:
+            padding_mask = torch.cat([padding_mask, torch.zeros_like(new, dtype=torch.bool)], dim=1)
+
+
+def generate(model: nn.Module, tokens: Tensor, padding_mask: Tensor | None = None, **options: Any) -> Tensor:
+    """The prompts with what follows: tokens (B, T) -> (B, T + n), n at most `max_new_tokens`. Options as of `stream`."""
+    return torch.cat([tokens, *(token[:, None] for token in stream(model, tokens, padding_mask, **options))], dim=1)

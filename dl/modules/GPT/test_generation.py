@@ -1,0 +1,210 @@
+"""Generation by its laws: with and without cache, alone and in a batch, and each option against its definition."""
+
+from itertools import islice
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dl.modules.GPT.generation import Sampler, generate, left_pad, stream
+from dl.modules.GPT.GPT2 import model as gpt2
+from dl.modules.GPT.GPT2.test_model import randomized
+from dl.modules.GPT.Llama import model as llama
+from dl.mytorch.vision import import_torchvision
+
+PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
+LOGITS = torch.tensor([[2.0, -1.0, 0.5, 1.0, -3.0]], dtype=torch.float64)
+
+
+def tiny(build: Any = gpt2.build, **overrides: Any) -> nn.Module:
+    torch.manual_seed(4)
+    return randomized(build("tiny", **{"max_length": 64, **overrides})).double()
+
+
+# ---- cache ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", [gpt2.build, llama.build])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0},
+        {"temperature": 0.7},
+        {"top_k": 3},
+        {"top_p": 0.6},
+        {"repetition_penalty": 1.3},
+        {"temperature": 0.0, "repetition_penalty": 1.3},
+        {"temperature": 1.4, "top_k": 6, "top_p": 0.8, "repetition_penalty": 1.1, "stop": [2, 7]},
+    ],
+    ids=str,
+)
+def test_cached_and_uncached_tokens_are_the_same(build: Any, options: dict[str, Any]) -> None:
+    """For prompts of different lengths, beyond the model's context."""
+    model = tiny(build, max_length=12)
+    runs = [generate(model, *left_pad(PROMPTS), max_new_tokens=20, seed=3, cached=cached, **options) for cached in (True, False)]
+    assert torch.equal(*runs)
+    assert len(runs[0][:, 5:].unique()) >= 3  # not one token all along
+
+
+@pytest.mark.parametrize("build", [gpt2.build, llama.build])
+def test_a_row_in_a_padded_batch_is_the_row_alone(build: Any) -> None:
+    model = tiny(build)
+    options = {"max_new_tokens": 12, "temperature": 0.0, "repetition_penalty": 1.2}
+    together = generate(model, *left_pad(PROMPTS, padding=7), **options)  # 7: no prompt has it
+    for row, prompt in zip(together, PROMPTS):
+        assert row[5 - len(prompt) :].tolist() == generate(model, torch.tensor([prompt]), **options)[0].tolist()
+
+
+def test_each_step_of_the_cache_computes_one_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, lengths = tiny(max_length=12), []
+    model.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
+    generate(model, torch.tensor([PROMPTS[0]]), max_new_tokens=10)
+    assert lengths == [5, 1, 1, 1, 1, 1, 1, 1, 6, 1]  # 12 are full: the last half is the new context
+    lengths.clear()
+    generate(model, torch.tensor([PROMPTS[0]]), max_new_tokens=10, cached=False)
+    assert lengths == [5, 6, 7, 8, 9, 10, 11, 12, 6, 7]
+
+
+# ---- the choice ----------------------------------------------------------------------------------------------------
+
+
+def test_temperature_zero_is_the_likeliest_token_and_a_low_one_nearly_is() -> None:
+    assert Sampler(temperature=0).choose(LOGITS, None, None).tolist() == [0]
+    assert Sampler(temperature=0.01).scores(LOGITS).softmax(-1)[0, 0] > 0.999999
+    assert torch.equal(Sampler().scores(LOGITS), LOGITS)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"top_k": 2}, [0, 3]),
+        ({"top_k": 9}, [0, 1, 2, 3, 4]),
+        ({"top_p": 0.05}, [0]),  # probabilities 0.60, 0.03, 0.13, 0.22, 0.004
+        ({"top_p": 0.61}, [0, 3]),
+        ({"top_p": 0.9}, [0, 2, 3]),
+        ({"top_k": 2, "top_p": 0.9}, [0, 3]),
+        ({"temperature": 5.0, "top_p": 0.61}, [0, 2, 3]),  # 0.29, 0.16, 0.22, 0.24, 0.11
+    ],
+)
+def test_which_tokens_are_left(options: dict[str, Any], kept: list[int]) -> None:
+    scores = Sampler(**options).scores(LOGITS)
+    assert scores.isfinite().nonzero()[:, 1].tolist() == kept
+    assert torch.equal(scores[0, kept], LOGITS[0, kept] / options.get("temperature", 1.0))
+
+
+def test_tokens_of_the_text_are_penalized_once_whichever_sign_their_logits_have() -> None:
+    seen = torch.tensor([[True, True, False, False, False]])
+    assert Sampler(repetition_penalty=2.0).scores(LOGITS, seen).tolist() == [[1.0, -2.0, 0.5, 1.0, -3.0]]
+
+
+def test_draws_follow_the_probabilities_and_the_seed() -> None:
+    sampler = Sampler(top_k=3)
+    logits = LOGITS.expand(20_000, -1)
+    first, second, other = (sampler.choose(logits, None, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    shares = torch.bincount(first, minlength=5) / len(first)
+    assert (shares - sampler.scores(LOGITS).softmax(-1)[0]).abs().max() < 0.01
+
+
+def test_a_stop_token_ends_its_row_and_the_last_one_all() -> None:
+    model = tiny()
+    free = generate(model, *left_pad(PROMPTS), max_new_tokens=30, seed=0)[:, 5:].tolist()
+    stop = [4, 8]
+    ended = generate(model, *left_pad(PROMPTS), max_new_tokens=30, seed=0, stop=stop)[:, 5:].tolist()
+    ends = [next((i for i, token in enumerate(row) if token in stop), 29) for row in free]
+    assert len(set(ends)) == 3 and max(ends) < 29
+    for row, stopped, end in zip(free, ended, ends):
+        assert stopped == row[: end + 1] + [row[end]] * (max(ends) - end)
+
+
+def test_tokens_come_one_by_one() -> None:
+    model, calls = tiny(), []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    tokens = stream(model, torch.tensor([[1, 2]]), max_new_tokens=50, seed=4)
+    first = [token.item() for token in islice(tokens, 3)]
+    assert len(calls) == 3
+    assert first == generate(model, torch.tensor([[1, 2]]), max_new_tokens=3, seed=4)[0, 2:].tolist()
+
+
+def test_generation_leaves_no_trace() -> None:
+    """Neither in the global generator, when there is a seed, nor in the prompt; dropout is off."""
+    model = tiny(dropout=0.5)
+    model.train()
+    prompt, state = torch.tensor([[1, 2]]), torch.get_rng_state()
+    runs = [generate(model, prompt, max_new_tokens=5, seed=1) for _ in range(2)]
+    assert torch.equal(*runs) and torch.equal(torch.get_rng_state(), state) and prompt.tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ([[0] * 65], {}, "a prompt of 65 tokens is longer than the 64"),
+        ([[1, 11]], {}, "11 is no token of a model that knows 11"),
+        ([[1, -1]], {}, "-1 is no token"),
+        ([[]], {}, "one at least"),
+        ([[1]], {"top_p": 0.0}, "top_p has to be above 0 and at most 1; got 0.0"),
+        ([[1]], {"top_p": 1.5}, "top_p has to be above 0"),
+        ([[1]], {"top_k": -1}, "top_k has to be 0 or more"),
+        ([[1]], {"temperature": -0.1}, "temperature has to be 0 or more"),
+        ([[1]], {"repetition_penalty": 0.0}, "repetition_penalty has to be above 0"),
+        ([[1]], {"max_new_tokens": -1}, "max_new_tokens has to be 0 or more"),
+        ([[1, 2]], {"padding_mask": torch.tensor([[False, True]])}, "filled up on the left"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(prompt: list[list[int]], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate(tiny(), torch.tensor(prompt, dtype=torch.int64), **{"max_new_tokens": 1, **options})
+
+
+def test_empty_prompts_cannot_be_padded() -> None:
+    with pytest.raises(ValueError, match="one token at least"):
+        left_pad([[1], []])
+    tokens, mask = left_pad([[1], [2, 3]], padding=9)
+    assert tokens.tolist() == [[9, 1], [2, 3]] and mask.tolist() == [[True, False], [False, False]]
+
+
+# ---- transformers --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def transformers() -> ModuleType:
+    import_torchvision()  # which transformers imports if it is there
+    return pytest.importorskip("transformers")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0.7}, {"top_k": 4}, {"top_p": 0.7}, {"temperature": 1.5, "top_k": 30, "top_p": 0.9}], ids=str
+)
+def test_probabilities_are_those_of_transformers(transformers: ModuleType, options: dict[str, Any]) -> None:
+    logits = torch.randn(50, 40, dtype=torch.float64) * 2
+    kinds = transformers.generation.logits_process
+    warpers = {"temperature": kinds.TemperatureLogitsWarper, "top_k": kinds.TopKLogitsWarper, "top_p": kinds.TopPLogitsWarper}
+    text = torch.randint(40, (50, 7))
+    expected = kinds.RepetitionPenaltyLogitsProcessor(1.3)(text, logits)
+    for name, value in options.items():
+        expected = warpers[name](value)(text, expected)
+    seen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, text, True)
+    ours = Sampler(repetition_penalty=1.3, **options).scores(logits, seen)
+    assert (ours.softmax(-1) - expected.softmax(-1)).abs().max() <= 1e-12
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+def test_greedy_text_of_a_padded_batch_is_that_of_transformers(transformers: ModuleType, penalty: float) -> None:
+    from dl.modules.GPT.GPT2.convert import from_transformers
+
+    sizes = {"vocab_size": 23, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 40}
+    config = transformers.GPT2Config(**sizes, bos_token_id=None, eos_token_id=None, pad_token_id=0)
+    reference = randomized(transformers.GPT2LMHeadModel(config)).double().eval()
+    # Padding counts as text in transformers' penalty, so it is a token that all prompts have.
+    tokens, padding = left_pad([[0, 5, 6, 7], [9, 0], [0]], padding=0)
+    expected: Tensor = reference.generate(
+        tokens, attention_mask=(~padding).long(), max_new_tokens=20, do_sample=False, repetition_penalty=penalty
+    )
+    ours = generate(
+        from_transformers(reference).double(), tokens, padding, max_new_tokens=20, temperature=0.0, repetition_penalty=penalty
+    )
+    assert torch.equal(ours, expected)

@@ -1,0 +1,138 @@
+"""The recipes of GPT-2 and Llama, through their `main`, and the texts that their runs write."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from dl.modules.GPT.BPE.tokenizer import BPE
+from dl.modules.GPT.data import text_splits
+from dl.modules.GPT.GPT2 import generate as gpt2_generate
+from dl.modules.GPT.GPT2 import model as gpt2_model
+from dl.modules.GPT.GPT2 import train as gpt2_train
+from dl.modules.GPT.Llama import generate as llama_generate
+from dl.modules.GPT.Llama import model as llama_model
+from dl.modules.GPT.Llama import train as llama_train
+from dl.modules.GPT.task import TextModeling, to_text
+from dl.mytorch import testing
+from dl.mytorch.config import UserError, parse
+from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data.loader import Loader
+from dl.mytorch.data.sequences import blocks, windows
+from dl.mytorch.data.tokens import write_tokens
+from dl.mytorch.logger import read_json
+
+TEXT = "to be or not to be, that is the question\n" * 20
+BOTH = pytest.mark.parametrize("train", [gpt2_train, llama_train], ids=["GPT2", "Llama"])
+
+
+def config(train: ModuleType, out: Path, **changes: Any) -> Any:
+    settings = {"model": "tiny", "length": 8, "steps": 6, "eval_every": 3, "save_every": 3, "lr": 1e-2, "dropout": 0.1}
+    return train.Config(out=str(out), **{**settings, **changes})
+
+
+@pytest.fixture(autouse=True)
+def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TextModeling, "length", 3)
+
+
+def characters(batch_size: int = 12) -> TextSplits:
+    vocabulary = Vocabulary.build(TEXT, reserved=())
+    ids = torch.tensor(vocabulary.encode(TEXT))
+    train = Loader(windows(ids[:700], 8), batch_size, shuffle=True)
+    return TextSplits(train, Loader(blocks(ids[700:], 8), batch_size), vocabularies={"tokens": vocabulary})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A text of 20 documents in word pieces, as `prepare` leaves it."""
+    bpe = BPE.train(TEXT, 270)
+    bpe.save(tmp_path / "pieces")
+    write_tokens(tmp_path / "pieces" / "tokens.bin", [bpe.encode(TEXT)])
+    return tmp_path / "pieces"
+
+
+@BOTH
+def test_recipe_resumes_exactly_on_a_token_file(tmp_path: Path, folder: Path, no_pictures: None, train: ModuleType) -> None:
+    """Places of stretches and dropout are random; word pieces are kept in the run."""
+    asked = config(train, tmp_path / "runs", data=f"folder:{folder}", batch_size=4)
+    testing.assert_resumes_exactly(train.main, asked, lambda: text_splits(asked, asked.length))
+    history = read_json(tmp_path / "runs" / "whole" / "history.json")
+    assert [record["step"] for record in history] == [3, 6]
+    assert history[0]["val"].keys() == {"loss"}
+    assert BPE.read(tmp_path / "runs" / "whole" / "vocabulary-tokens.json") == BPE.load(folder)
+
+
+def test_the_schedule_is_nanogpt_s(tmp_path: Path, no_pictures: None) -> None:
+    gpt2_train.main(config(gpt2_train, tmp_path, warmup=3, steps=5, eval_every=1), characters())
+    rates = [record["lr"] for record in read_json(tmp_path / "history.json")]
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.0055])  # up in equal parts, half a cosine to a tenth
+
+
+@BOTH
+def test_a_run_continues_a_text(
+    tmp_path: Path, folder: Path, no_pictures: None, capsys: pytest.CaptureFixture, train: ModuleType
+) -> None:
+    generate = gpt2_generate if train is gpt2_train else llama_generate
+    runs = {"letters": characters(), "words": None}
+    for name, data in runs.items():
+        train.main(config(train, tmp_path / name, data=f"folder:{folder}"), data)
+        texts = []
+        for seed in ("1", "1", "2"):
+            capsys.readouterr()
+            assert generate.main([str(tmp_path / name), "to be", "--tokens", "30", "--seed", seed]) == 0
+            texts.append(capsys.readouterr().out)
+        assert texts[0] == texts[1] != texts[2] and texts[0].startswith("to be") and len(texts[0]) > 10
+    for prompt, message in (("", "one at least"), ("to be or not", "a prompt of 12 tokens is longer than the 8"), ("X", "'X'")):
+        assert generate.main([str(tmp_path / "letters"), prompt]) == 1
+        assert message in capsys.readouterr().err
+    assert generate.main([str(tmp_path / "none"), "to be"]) == 1
+    assert "holds no trained network" in capsys.readouterr().err
+
+
+def test_a_prompt_alone_is_for_the_run_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(gpt2_generate, "load", lambda run: seen.append(run))
+    monkeypatch.setattr(gpt2_generate.command, "write", lambda writer, options: seen.append(options.prompt))
+    assert gpt2_generate.main(["ROMEO:"]) == gpt2_generate.main(["gpt2", "JULIET:"]) == 0
+    assert seen == ["runs/GPT/GPT2", "ROMEO:", "gpt2", "JULIET:"]
+
+
+def test_the_sample_is_the_same_each_time_and_begins_a_line(tmp_path: Path) -> None:
+    vocabulary = Vocabulary.build(TEXT, reserved=())
+    model = gpt2_model.build("tiny", vocab_size=len(vocabulary))
+    task = TextModeling(vocabulary)
+    first, second = (task.preview(model)["sample"] for _ in range(2))
+    assert first == second and first.startswith("\n") and len(first) == 4
+    assert to_text(vocabulary, vocabulary.encode("to be")) == "to be"
+
+
+def test_every_preset_is_offered_and_impossible_flags_are_refused(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    for train, model in ((gpt2_train, gpt2_model), (llama_train, llama_model)):
+        assert set(train.Config.__annotations__["model"].__args__) == set(model.PRESETS)
+    for flags in ("--length 0", "--dropout 1", "--floor 2", "--beta2 1", "--warmup -1"):
+        with pytest.raises(SystemExit):
+            parse(gpt2_train.Config, flags.split())
+        assert f"{flags.split()[0]} has to be" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--data sonnets: there are shakespeare, shakespeare-sample, and folder:PATH"):
+        text_splits(config(gpt2_train, tmp_path, data="sonnets"), 8)
+
+
+def test_tokens_that_the_vocabulary_lacks_are_refused(folder: Path, tmp_path: Path) -> None:
+    write_tokens(folder / "tokens.bin", [[1] * 95, [270] * 5])
+    with pytest.raises(UserError, match="tokens.bin has the id 270, the vocabulary only 270"):
+        text_splits(config(gpt2_train, tmp_path, data=f"folder:{folder}"), 8)
+
+
+@pytest.mark.parity
+def test_a_folder_of_transformers_continues_a_text(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 270, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 40}
+    reference = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=None, eos_token_id=None))
+    reference.save_pretrained(folder)
+    assert gpt2_generate.main([str(folder), "to be", "--temperature", "0", "--tokens", "9"]) == 0
+    bpe = BPE.load(folder)
+    ids = reference.eval().generate(torch.tensor([bpe.encode("to be")]), max_new_tokens=9, do_sample=False)
+    assert capsys.readouterr().out.rstrip("\n") == bpe.decode(ids[0].tolist()).rstrip("\ufffd\n")

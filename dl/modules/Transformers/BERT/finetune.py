@@ -1,0 +1,74 @@
+"""Tune published BERT weights to tell praise from blame: SST-2.
+
+    python -m dl.modules.Transformers.BERT.finetune --data sst2 --weights PATH
+
+PATH is a folder with config.json, model.safetensors (or pytorch_model.bin) and vocab.txt, as
+https://huggingface.co/google-bert/bert-base-uncased and https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2 have
+them. For the second `--pooling mean` is the better start: it was trained on means.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.Transformers.BERT.convert import from_folder
+from dl.modules.Transformers.BERT.model import BERT, SentenceClassifier
+from dl.modules.Transformers.BERT.sst2 import sst2
+from dl.modules.Transformers.BERT.task import SentenceClassification
+from dl.modules.Transformers.BERT.wordpiece import PADDING, WordPiece
+from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
+from dl.mytorch.config import UserError, flag
+from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.optim import adamw, warmup_linear
+
+
+@dataclass(frozen=True)
+class Config(TrainConfig):
+    """Tune published BERT weights to classify sentences."""
+
+    out: str = "runs/Transformers/BERT-sst2"
+    data: Literal["sst2"] = flag("sst2", "name of the data set")
+    weights: str = flag("", "folder with config.json, model.safetensors and vocab.txt")
+    pooling: Literal["first", "mean"] = flag("first", "what sums a sentence up: its first token, or the mean of all")
+    length: int = flag(64, "tokens of a sentence, with [CLS] and [SEP]; longer ones are cut")
+    epochs: int = 3
+    batch_size: int = 32
+    lr: float = 5e-5
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    precision: Literal["fp32", "bf16"] = "bf16"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("weights", self.weights.strip() != "", "the folder of published weights")
+        self._check("length", self.length >= 3, "at least 3")
+
+
+def checked(encoder: BERT, vocabulary: Vocabulary, config: Config) -> BERT:
+    """The encoder, if vocabulary and length fit it; else raises `UserError`."""
+    known, most = encoder.token_embedding.num_embeddings, len(encoder.positions.table)
+    if len(vocabulary) != known:
+        raise UserError(f"{config.weights}: vocab.txt has {len(vocabulary)} tokens, the weights have {known}")
+    if encoder.pooler is None:
+        raise UserError(f"{config.weights}: the weights are without a pooler, which the classifier starts from")
+    if config.length > most:
+        raise UserError(f"--length {config.length} is more than the {most} positions of {config.weights}")
+    return encoder
+
+
+def main(config: Config, data: TextSplits | None = None) -> History:
+    seed_everything(config.seed)
+    tokenizer = WordPiece.load(config.weights)
+    encoder = checked(from_folder(config.weights, heads=False), tokenizer.vocabulary, config)
+    data = data or sst2(config, tokenizer, config.length)
+    trainer = Trainer(
+        model=SentenceClassifier(encoder, num_classes=2, pooling=config.pooling),
+        task=SentenceClassification(padding=tokenizer.vocabulary[PADDING]),
+        optimizer=adamw(config.lr, config.weight_decay, fused=True),
+        schedule=warmup_linear(0.1),
+        config=config,
+    )
+    return trainer.fit(data)
+
+
+if __name__ == "__main__":
+    launch(main, Config)

@@ -1,0 +1,171 @@
+"""Fine-tuning: the classifier, the sentences of SST-2, the recipe."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dl.modules.Transformers.BERT import finetune, sst2
+from dl.modules.Transformers.BERT.model import SentenceClassifier, build, sentence_embeddings
+from dl.modules.Transformers.BERT.sst2 import Review, read, review_splits
+from dl.modules.Transformers.BERT.task import SentenceClassification
+from dl.modules.Transformers.BERT.test_convert import VOCABULARY, publish
+from dl.modules.Transformers.BERT.test_model import PADDING, TOKENS, tiny
+from dl.modules.Transformers.BERT.wordpiece import WordPiece
+from dl.mytorch import testing
+from dl.mytorch.config import UserError, parse
+from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.logger import read_json
+
+TOKENIZER = WordPiece(Vocabulary(VOCABULARY))
+ENCODER = {"mlm": False, "nsp": False, "pooler": True}
+
+
+def reviews(count: int) -> list[Review]:
+    """Made-up ones of 3 to 10 words."""
+    chance = torch.Generator().manual_seed(count)
+    made = []
+    for label in torch.randint(2, (count,), generator=chance).tolist():
+        films = int(torch.randint(1, 9, (), generator=chance))
+        made.append(Review(f"The {'good' if label else 'bad'} {'films ' * films}.", label))
+    return made
+
+
+def splits() -> TextSplits:
+    return review_splits(config(Path()), (reviews(40), reviews(9), reviews(7)), TOKENIZER, length=16)
+
+
+def config(out: Path, **changes: Any) -> finetune.Config:
+    settings = {"weights": str(out / "weights"), "length": 16, "epochs": 2, "batch_size": 8, "precision": "fp32", "lr": 1e-3}
+    return finetune.Config(out=str(out), **{**settings, **changes})
+
+
+# ---- the classifier ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_classifier_is_pooler_and_output_on_what_sums_the_sentence_up(pooling: str) -> None:
+    encoder = tiny(**ENCODER)
+    model = SentenceClassifier(encoder, num_classes=3, pooling=pooling).double().eval()
+    hidden = encoder(TOKENS, padding_mask=PADDING).hidden
+    means = torch.stack([row[~padding].mean(0) for row, padding in zip(hidden, PADDING)])
+    pooled = torch.tanh(encoder.pooler.fc(hidden[:, 0] if pooling == "first" else means))
+    torch.testing.assert_close(model(TOKENS, PADDING), model.head(pooled), rtol=0, atol=1e-12)
+    torch.testing.assert_close(model(TOKENS[:1]), model(TOKENS[:1], PADDING[:1]), rtol=0, atol=1e-12)
+    testing.assert_batch_independent(model, TOKENS, PADDING)
+    batch = {"tokens": TOKENS, "labels": torch.tensor([0, 2, 1])}
+    testing.assert_gradients_flow(SentenceClassifier(build("tiny", **ENCODER), 3, pooling=pooling), batch, SentenceClassification())
+
+
+def test_sentence_embeddings_are_means_of_length_1_that_know_no_padding() -> None:
+    model = tiny(**ENCODER).double().eval()
+    vectors = sentence_embeddings(model, TOKENS, PADDING)
+    mean = model(TOKENS[1:2, :6]).hidden.mean(1)
+    torch.testing.assert_close(vectors[1:2], mean / mean.norm(), rtol=0, atol=1e-12)
+
+
+def test_encoders_without_pooler_or_with_heads_and_unknown_poolings_are_refused() -> None:
+    for options in ({}, {"mlm": False}, {"mlm": False, "nsp": False}):
+        with pytest.raises(ValueError, match="needs an encoder with the pooler and without mlm and nsp"):
+            SentenceClassifier(build("tiny", **options), 2)
+    with pytest.raises(ValueError, match="pooling has to be first or mean; got 'max'"):
+        SentenceClassifier(build("tiny", **ENCODER), 2, pooling="max")
+
+
+def test_a_rank_without_a_sentence_counts_for_nothing() -> None:
+    model = SentenceClassifier(build("tiny", **ENCODER), 2)
+    output = SentenceClassification().step(model, {"tokens": TOKENS[:0], "labels": TOKENS[:0, 0]})
+    assert output.loss == 0 and output.count == 0
+
+
+# ---- the data ------------------------------------------------------------------------------------------------------
+
+
+def test_sentences_become_batches_of_about_one_length() -> None:
+    batches = list(splits().val.batches())
+    assert [len(batch["labels"]) for batch in batches] == [8, 1]
+    texts = {" ".join(TOKENIZER.vocabulary.decode(row[row != 0])): label for b in batches for row, label in zip(b["tokens"], b["labels"].tolist())}
+    expected = {f"[CLS] {text.lower().replace('films', 'film ##s')} [SEP]": label for text, label in reviews(9)}
+    shorter = {" ".join([*text.split()[:15], "[SEP]"]) if len(text.split()) > 16 else text: label for text, label in expected.items()}
+    assert texts == shorter
+
+
+def write(folder: Path, train: str = "", dev: str = "sentence\tlabel\nbad .\t0\n") -> None:
+    folder.mkdir(exist_ok=True)
+    lines = "".join(f"good film {'s ' * i}.\t{i % 2}\n" for i in range(20))
+    (folder / "train.tsv").write_text(train or "sentence\tlabel\n" + lines)
+    (folder / "dev.tsv").write_text(dev)
+
+
+def test_a_tenth_of_the_training_file_validates_whatever_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dl.mytorch.data.textfiles.DATA", tmp_path)
+    write(tmp_path / "sst2")
+    first = sst2.sst2(config(tmp_path), TOKENIZER, length=40)
+    head, *lines = (tmp_path / "sst2" / "train.tsv").read_text().splitlines()
+    write(tmp_path / "sst2", "\n".join([head, *lines[::-1]]) + "\n")
+    second = sst2.sst2(config(tmp_path), TOKENIZER, length=40)
+    assert [loader.num_examples for loader in first] == [18, 2, 1]
+    for one, other in zip(first, second):
+        testing.assert_same_state(list(one.batches()), list(other.batches()), "batches")
+    with pytest.raises(UserError, match="--data imdb"):
+        sst2.sst2(config(tmp_path).__class__.__mro__[1](out="x", data="imdb"), TOKENIZER)
+
+
+def test_a_set_that_is_not_there_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dl.mytorch.data.textfiles.DATA", tmp_path)
+    with pytest.raises(UserError, match=r"sst2/train.tsv does not exist. What helps: unpack .*SST-2.zip .*load_dataset"):
+        sst2.sst2(config(tmp_path), TOKENIZER)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"sentence\tlabel\n", "holds no sentence"),
+        (b"index\tsentence\n0\tgood\n", "begins with 'index"),
+        (b"sentence\tlabel\ngood\t1\nbad\n", "line 3: 'bad' is no sentence, tab, and 0 or 1"),
+        (b"sentence\tlabel\ngood\t2\n", "line 2"),
+        (b"sentence\tlabel\n \t1\n", "line 2"),
+        (b"sentence\tlabel\ngood \xe9\t1\n", "is not UTF-8: byte 20"),
+    ],
+)
+def test_files_of_another_kind_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "train.tsv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read(path)
+
+
+# ---- the recipe ----------------------------------------------------------------------------------------------------
+
+
+def test_recipe_learns_from_published_files_and_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
+    (tmp_path / "weights").mkdir()
+    publish(tmp_path / "weights")
+    testing.assert_resumes_exactly(finetune.main, config(tmp_path, pooling="mean"), splits)
+    *_, last = read_json(tmp_path / "whole" / "history.json")
+    assert last["test"].keys() == {"loss", "top1_error"}
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "changes", "message"),
+    [
+        ([*VOCABULARY, "new"], {}, "vocab.txt has 13 tokens, the weights have 12"),
+        (VOCABULARY, {"length": 17}, "--length 17 is more than the 16 positions"),
+    ],
+)
+def test_vocabularies_and_lengths_of_other_weights_are_refused(
+    tmp_path: Path, vocabulary: list[str], changes: dict[str, int], message: str
+) -> None:
+    (tmp_path / "weights").mkdir()
+    publish(tmp_path / "weights")
+    (tmp_path / "weights" / "vocab.txt").write_text("\n".join(vocabulary))
+    with pytest.raises(UserError, match=message):
+        finetune.main(config(tmp_path, **changes), splits())
+
+
+def test_weights_have_to_be_named(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        parse(finetune.Config, [])
+    assert "--weights has to be the folder of published weights" in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""Text as the pieces of words that published BERT weights know.
+
+Wu et al. 2016, https://arxiv.org/abs/1609.08144, section 4.1, in the way of the paper's code:
+https://github.com/google-research/bert#tokenization and its tokenization.py.
+"""
+
+import json
+import re
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dl.mytorch.config import UserError
+from dl.mytorch.data import Vocabulary
+from dl.mytorch.data.textfiles import read_lines, read_text
+
+PADDING, UNKNOWN, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+LONGEST = 100  # letters: a longer word is unknown
+
+# Ideographs, each of which is a word: the blocks of https://www.unicode.org/charts/ whose names begin with CJK ... Ideographs.
+_IDEOGRAPHS = re.compile(
+    "([\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b81f\U0002b820-\U0002ceaf\U0002f800-\U0002fa1f])"
+)
+
+
+class WordPiece:
+    """The pieces of a vocabulary: words from whole words, else the longest piece there is, then the longest of the rest.
+
+    Pieces inside a word begin with "##". Raises `UserError` for a vocabulary without [PAD], [UNK], [CLS] or [SEP].
+
+    Args:
+        lowercase: "uncased": in lower case and without accents.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, lowercase: bool = True) -> None:
+        for token in (PADDING, UNKNOWN, CLS, SEP):
+            if token not in vocabulary:
+                raise UserError(f"a vocabulary of {len(vocabulary)} pieces without {token} is none of BERT's")
+        self.vocabulary, self.lowercase = vocabulary, lowercase
+        self.pieces = lru_cache(maxsize=100_000)(self._pieces)  # most words of a text have been there before
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "WordPiece":
+        """From vocab.txt, a piece a line, and tokenizer_config.json, if it is there, in a folder of published weights."""
+        settings = Path(folder, "tokenizer_config.json")
+        options = json.loads(read_text(settings)) if settings.exists() else {}
+        return cls(Vocabulary(read_lines(Path(folder, "vocab.txt"))), options.get("do_lower_case", True))
+
+    def tokenize(self, text: str) -> list[str]:
+        """Text -> pieces. What looks like a special token is text as any other."""
+        return [piece for word in self.words(text) for piece in self.pieces(word)]
+
+    def encode(self, text: str, length: int = 512) -> Tensor:
+        """Text -> ids (T,) of [CLS], its pieces, [SEP]. What exceeds `length` is cut off before [SEP]."""
+        return torch.tensor(self.vocabulary.encode([CLS, *self.tokenize(text)[: length - 2], SEP]))
+
+    def words(self, text: str) -> list[str]:
+        """Words and punctuation marks, each of these on its own."""
+        text = "".join(" " if _is_space(c) else c for c in text if _is_space(c) or not _is_control(c))
+        text = _IDEOGRAPHS.sub(r" \1 ", text)
+        if self.lowercase:
+            text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn").lower()
+        return "".join(f" {c} " if _is_punctuation(c) else c for c in text).split()
+
+    def _pieces(self, word: str) -> tuple[str, ...]:
+        if len(word) > LONGEST:
+            return (UNKNOWN,)
+        found: list[str] = []
+        start = 0
+        while start < len(word):
+            candidates = (("##" if start else "") + word[start:end] for end in range(len(word), start, -1))
+            piece = next((piece for piece in candidates if piece in self.vocabulary), None)
+            if piece is None:
+                return (UNKNOWN,)
+            start += len(piece) - (2 if start else 0)
+            found.append(piece)
+        return tuple(found)
+
+
+def _is_space(character: str) -> bool:
+    return character in "\t\n\r" or unicodedata.category(character).startswith("Z")
+
+
+def _is_control(character: str) -> bool:
+    """Characters that show nothing, and the one for what could not be decoded."""
+    return character == "\ufffd" or unicodedata.category(character).startswith("C")
+
+
+def _is_punctuation(character: str) -> bool:
+    """Unicode's punctuation, and all of ASCII that is neither letter nor digit, as "$" or "^"."""
+    return ("!" <= character <= "~" and not character.isalnum()) or unicodedata.category(character).startswith("P")

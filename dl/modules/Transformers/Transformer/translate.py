@@ -1,0 +1,133 @@
+"""Translate sentences with a trained run.
+
+    python -m dl.modules.Transformers.Transformer.translate runs/Transformers/Transformer "I lost." "He's calm."
+    python -m dl.modules.Transformers.Transformer.translate RUN "I'm home." --beams 4 --figure attention.png
+    python -m dl.modules.Transformers.Transformer.translate RUN --test --beams 4     # BLEU of the run's test sentences
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NamedTuple, Sequence
+
+import torch
+from torch import Tensor
+
+from dl.modules.Transformers.Transformer.model import Transformer
+from dl.modules.Transformers.Transformer.task import Translation
+from dl.modules.Transformers.Transformer.train import Config, network
+from dl.mytorch import Probe, plot
+from dl.mytorch.checkpoint import load_weights
+from dl.mytorch.config import UserError
+from dl.mytorch.data import Vocabulary, translation
+from dl.mytorch.data.text import BEGIN, END
+from dl.mytorch.data.translation import tokenize
+from dl.mytorch.logger import trained_run
+
+
+class Translator(NamedTuple):
+    """A trained network with what belongs to it."""
+
+    model: Transformer
+    task: Translation  # has the vocabularies and the search
+    config: Config
+
+    def encode(self, sentence: str) -> Tensor:
+        """Words and <eos> as ids (1, S).
+
+        Raises `UserError` for a sentence that is not UTF-8, has no words or more of them than the network has positions.
+        """
+        if any("\udc80" <= character <= "\udcff" for character in sentence):  # how Python keeps bytes that it cannot read
+            raise UserError(f"{sentence!a} is not UTF-8")
+        words = tokenize(sentence)
+        if not words:
+            raise UserError("a sentence without words cannot be translated")
+        if len(words) + 1 > self.model.max_length:
+            shown = " ".join(words[:5])
+            raise UserError(f"{shown!r}... has {len(words)} words; the network has {self.model.max_length - 1} places")
+        return torch.tensor([self.task.source.encode([*words, END])])
+
+    def unknown(self, sentence: str) -> list[str]:
+        """The words that the vocabulary lacks."""
+        return [word for word in tokenize(sentence) if word not in self.task.source]
+
+    def __call__(self, sentence: str) -> list[str]:
+        """The words of the translation."""
+        (ids,) = self.task.translate(self.model, self.encode(sentence))
+        return self.task.target.decode(ids)
+
+    @torch.no_grad()
+    def attention(self, sentence: str, translated: Sequence[str]) -> Tensor:
+        """What each word of the translation, and its end, looked at: (heads, T + 1, S), of the last decoder block."""
+        layer = f"decoder.{len(self.model.decoder) - 1}.cross_attention.layer.weights"
+        target = torch.tensor([self.task.target.encode([BEGIN, *translated])])
+        with Probe(self.model, layer) as probe:
+            self.model(self.encode(sentence), target)
+        return probe[layer][0]
+
+    @torch.no_grad()
+    def test_bleu(self) -> float:
+        """BLEU of the test sentences of the data that the run was trained on."""
+        data = translation(self.config, self.config.min_count, self.config.shared)
+        for name, vocabulary in data.vocabularies.items():
+            vocabulary.check_same(Path(self.config.out) / f"vocabulary-{name}.json")
+        bleu_error = self.task.metrics()["bleu_error"]
+        for batch in data.test.batches():
+            bleu_error.update(self.task.eval_step(self.model, batch).outputs)
+        return 1 - bleu_error.compute()
+
+
+def trained(run: Path, beams: int = 1) -> Translator:
+    """The best checkpoint of a run of this recipe. Raises `UserError` for a folder that holds none."""
+    config = Config(**trained_run(run, "Transformers/Transformer")["config"] | {"out": str(run)})
+    vocabularies = {name: Vocabulary.load(run / f"vocabulary-{name}.json") for name in ("source", "target")}
+    model = load_weights(network(config, vocabularies), run / "best.pt").eval()
+    return Translator(model, Translation(vocabularies, beams=beams), config)
+
+
+def draw(translator: Translator, sentence: str, translated: Sequence[str], path: Path) -> None:
+    """A picture of `Translator.attention`: the mean of the heads, then head by head."""
+    weights = translator.attention(sentence, translated)
+    named = {"mean": weights.mean(0)} | {f"head {i}": head for i, head in enumerate(weights, start=1)}
+    plot.save_figure(plot.word_attention(named, [*translated, END], [*tokenize(sentence), END]), path)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    lines = (__doc__ or "").splitlines()
+    parser = argparse.ArgumentParser(description=lines[0], prog="python -m dl.modules.Transformers.Transformer.translate")
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="in the language of the run's sources")
+    parser.add_argument("--beams", type=int, default=1, help="beam of the search, 1 is greedy (default: %(default)s)")
+    parser.add_argument("--figure", type=Path, help="also draw what the first translation looked at into this file")
+    parser.add_argument("--test", action="store_true", help="also translate the run's test sentences, for their BLEU")
+    options = parser.parse_args(argv)
+    if options.beams < 1:
+        parser.error(f"--beams has to be at least 1; got {options.beams}")
+    if not options.sentences and (options.figure or not options.test):
+        parser.error("give a sentence to translate")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    try:
+        translator = trained(options.run, options.beams)
+        for i, sentence in enumerate(options.sentences):
+            translated = translator(sentence)
+            if unknown := translator.unknown(sentence):
+                print(f"not in the vocabulary, read as <unk>: {', '.join(unknown)}", file=sys.stderr)
+            print(f"{sentence} -> {' '.join(translated)}")
+            if options.figure and i == 0:
+                draw(translator, sentence, translated, options.figure)
+                print(f"drawn: {options.figure}")
+        if options.test:
+            print(f"BLEU of the test sentences: {100 * translator.test_bleu():.2f}")
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

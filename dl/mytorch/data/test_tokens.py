@@ -1,0 +1,70 @@
+"""Token files: what is written is read, stretches are the text's, and batches are a function of their place alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dl.mytorch import distributed
+from dl.mytorch.config import UserError
+from dl.mytorch.data import loader
+from dl.mytorch.data.tokens import map_tokens, random_stretches, write_tokens
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The ids 0, 7, 14 ... of 100 tokens: each tells its place."""
+    write_tokens(tmp_path / "tokens.bin", [range(0, 350, 7), [], range(350, 700, 7)])
+    return tmp_path / "tokens.bin"
+
+
+def test_parts_are_joined_and_read_again(file: Path) -> None:
+    assert map_tokens(file).tolist() == list(range(0, 700, 7))
+    assert file.stat().st_size == 200
+    assert write_tokens(file, [[65535]]) == 1 and map_tokens(file).tolist() == [65535]
+
+
+def test_stretches_are_cut_from_the_text_before_the_end(file: Path) -> None:
+    stretches = random_stretches(file, 4, 8, end=40)
+    batches = list(stretches.batches())
+    assert [len(batch["tokens"]) for batch in batches] == [8, 2]  # 40 // 4 in an epoch
+    tokens = torch.cat([batch["tokens"] for epoch in range(60) for batch in stretches.batches(epoch)])
+    assert (tokens.diff(dim=1) == 7).all() and tokens.dtype == torch.int64
+    assert tokens[:, 0].unique().tolist() == list(range(0, 36 * 7, 7))  # all places, the last target being id 39
+    for batch in batches:
+        assert torch.equal(batch["targets"], batch["tokens"] + 7)
+
+
+def test_a_batch_depends_on_seed_epoch_and_place_alone(file: Path) -> None:
+    whole = list(random_stretches(file, 4, 8).batches(epoch=1))
+    for start in (1, 3):
+        for batch, expected in zip(random_stretches(file, 4, 8).batches(epoch=1, start=start), whole[start:], strict=True):
+            assert torch.equal(batch["tokens"], expected["tokens"])
+    others = [random_stretches(file, 4, 8, seed=1).batches(epoch=1), random_stretches(file, 4, 8).batches(epoch=2), whole[1:]]
+    assert all(not torch.equal(next(iter(other))["tokens"], whole[0]["tokens"]) for other in others)
+
+
+def test_ranks_draw_each_their_share(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "world", lambda: 2)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(loader, "rank", lambda: rank)
+        shares.append(next(random_stretches(file, 4, 8).batches())["tokens"])
+    assert [share.shape for share in shares] == [(4, 4), (4, 4)] and not torch.equal(*shares)
+    assert distributed.world() == 1
+
+
+def test_damaged_files_wrong_ids_and_short_texts_are_refused(file: Path) -> None:
+    with pytest.raises(UserError, match="too short for stretches of 100"):
+        random_stretches(file, 100, 8)
+    with pytest.raises(UserError, match="can hold ids below 65,536; got -1 to 2"):
+        write_tokens(file, [[2, -1]])
+    with pytest.raises(UserError, match="got 0 to 65536"):
+        write_tokens(file, [[0, 65536]])
+    assert len(map_tokens(file)) == 100  # the old file is still there
+    for content in (b"", b"123"):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=f"has {len(content)} bytes"):
+            map_tokens(file)
+    with pytest.raises(UserError, match="does not exist"):
+        map_tokens(file.with_name("none"))

@@ -1,0 +1,65 @@
+"""Ids of tokens in a file: a text that is larger than memory, in random stretches for training."""
+
+from pathlib import Path
+from typing import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from dl.mytorch.checkpoint import atomic_write
+from dl.mytorch.config import UserError
+from dl.mytorch.data.loader import Batch, Loader
+
+KIND = np.dtype("<u2")  # two bytes each, little end first, nothing else in the file: as nanoGPT has it
+MOST = 2**16  # ids
+
+
+def write_tokens(path: Path, parts: Iterable[Sequence[int]]) -> int:
+    """Write the ids of all parts, one after another; returns how many. The file is whole or not there.
+
+    Raises `UserError` for an id that does not fit into two bytes.
+    """
+    count = 0
+    with atomic_write(path) as file:
+        for part in parts:
+            ids = np.asarray(part, dtype=np.int64)
+            if len(ids) and not 0 <= ids.min() <= ids.max() < MOST:
+                raise UserError(f"{path} can hold ids below {MOST:,}; got {ids.min()} to {ids.max()}")
+            file.write(ids.astype(KIND).tobytes())
+            count += len(ids)
+    return count
+
+
+def map_tokens(path: Path) -> np.ndarray:
+    """The ids of a file, (T,), mapped into memory: what is read takes memory, and as long as this is kept.
+
+    Raises `UserError` when there is no such file, or it holds no whole number of ids.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    size = path.stat().st_size
+    if size == 0 or size % KIND.itemsize:
+        raise UserError(f"{path} has {size:,} bytes: ids of {KIND.itemsize} bytes each were to be in it")
+    return np.memmap(path, dtype=KIND, mode="r")
+
+
+def random_stretches(path: Path, length: int, batch_size: int, *, end: int | None = None, seed: int = 0) -> Loader:
+    """Batches "tokens" (B, length) and "targets", the same one id later, from any places of the file's first `end` ids.
+
+    The places are drawn for each batch from (seed, epoch, batch, rank), with replacement: no order of all places is
+    ever made, so memory and start-up do not grow with the text, and a run goes on exactly from any batch. An epoch has
+    as many stretches as would lie side by side. Raises `UserError` when the text is too short for one.
+    """
+    end = len(map_tokens(path)) if end is None else end
+    if end <= length:
+        raise UserError(f"a text of {end} tokens is too short for stretches of {length} and the token after")
+
+    def draw(batch: Batch, generator: torch.Generator) -> Batch:
+        ids = map_tokens(path)  # anew for each batch: pages of the one before may leave memory
+        starts = torch.randint(end - length, (len(batch["place"]), 1), generator=generator)
+        places = (starts + torch.arange(length + 1)).numpy()  # (B, length + 1)
+        stretches = torch.from_numpy(ids[places].astype(np.int64))
+        return {"tokens": stretches[:, :-1], "targets": stretches[:, 1:]}
+
+    examples = {"place": torch.zeros(1).expand(end // length)}  # as many as the epoch has; in itself nothing
+    return Loader(examples, batch_size, seed=seed, augment=draw)
