@@ -1,7 +1,7 @@
 """The plan of the house, checked: imports point down, folders are complete, layers have names.
 
     4  dl/modules/<Category>/<Model>/  train.py, test_model.py ...
-    3  dl/modules/<Category>/<Model>/  model.py, task.py, data.py, convert.py
+    3  dl/modules/<Category>/<Model>/  model.py, task.py, data.py, convert.py; a folder without model.py is a tool
     2  dl/mytorch/  trainer.py, layerwise.py
     1  dl/mytorch/  tasks.py, metrics.py, data/, checkpoint.py, logger.py
     0  dl/mytorch/  config.py, distributed.py, sharding.py, optim.py, vision.py, introspect.py, plot.py, layers/
@@ -112,6 +112,11 @@ def missing_files(root: Path) -> list[str]:
         for name in ("__init__.py", "train.py", "test_model.py", "README.md"):
             if not (folder / name).exists():
                 found.append(f"{folder.relative_to(root)} lacks {name}")
+    for folder in root.glob("modules/*/*/__init__.py"):  # of tools: the README, and tests of whatever name
+        if not (folder.with_name("model.py").exists() or folder.with_name("README.md").exists()):
+            found.append(f"{folder.parent.relative_to(root)} lacks README.md")
+        if not any(folder.parent.glob("test_*.py")):
+            found.append(f"{folder.parent.relative_to(root)} has no tests")
     for path in sources(root / "mytorch"):
         if path.name != "__init__.py" and not path.with_name(f"test_{path.name}").exists():
             found.append(f"{path.relative_to(root)} has no test beside it")
@@ -179,7 +184,12 @@ def test_arrows_that_point_up_are_found(copy: Path) -> None:
 def test_other_damage_is_found(copy: Path) -> None:
     (copy / "modules/CNN/LeNet/README.md").unlink(missing_ok=True)
     (copy / "mytorch/test_optim.py").unlink(missing_ok=True)
-    assert {"modules/CNN/LeNet lacks README.md", "mytorch/optim.py has no test beside it"} <= set(missing_files(copy))
+    (copy / "modules/DataMining/TSNE/README.md").unlink(missing_ok=True)
+    for test in (copy / "modules/DataMining/OpenSet").glob("test_*.py"):
+        test.unlink()
+    damage = {"modules/CNN/LeNet lacks README.md", "mytorch/optim.py has no test beside it"}
+    damage |= {"modules/DataMining/TSNE lacks README.md", "modules/DataMining/OpenSet has no tests"}
+    assert damage <= set(missing_files(copy))
     model = copy / "modules/CNN/LeNet/model.py"
     model.write_text("from dl.mytorch.tasks import Task\n" + model.read_text())
     assert wrong_imports_of_models(copy)

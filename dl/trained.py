@@ -90,7 +90,8 @@ def feature_maps(classifier: Classifier, picture: Tensor, layers: Sequence[str] 
     """
     model = classifier.model
     parts = [name for name, child in model.named_children() if not isinstance(child, nn.ModuleList)]
-    blocks = [f"{name}.{i}" for name, child in model.named_children() if isinstance(child, nn.ModuleList) for i in range(len(child))]
+    lists = [(name, len(child)) for name, child in model.named_children() if isinstance(child, nn.ModuleList)]
+    blocks = [f"{name}.{i}" for name, length in lists for i in range(length)]
     try:
         with Probe(model, *(layers or parts + blocks)) as probe:
             model(classifier.prepare(picture))

@@ -4,7 +4,7 @@
     python -m dl.modules.DataMining.ImageSearch.evaluate hymenoptera FOLDER --weights squeezenet1_0.pth
     python -m dl.modules.DataMining.ImageSearch.evaluate table        # only the table, from what is recorded
 
-fashion: the first 1,000 test images of Fashion-MNIST among the 54,000 that the run trained on, by its features and by
+fashion: the first 1,000 test images of Fashion-MNIST among 10,000 of those that the run trained on, by its features and by
 raw pixels. hymenoptera: the pictures in FOLDER/val among those in FOLDER/train, by SqueezeNet's features for ImageNet.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dl import results
 from dl.modules.DataMining.ImageSearch.exact import Exact
@@ -28,6 +29,7 @@ from dl.mytorch.data import centre_square
 
 HERE = Path(__file__).parent
 QUERIES = 1000
+INDEXED = 10_000  # training images
 DISTANCES = ("l1", "l2", "cosine")
 
 
@@ -37,9 +39,9 @@ def recall(labels: Tensor, found: Tensor, k: int) -> float:
 
 
 def mean_average_precision(labels: Tensor, ranked: Tensor) -> float:
-    """mAP: for each query, labels (Q,), the mean of the precision at each of its class in the whole ranking, labels (Q, N).
+    """mAP: for each query, the mean of the precision at each picture of its class in the whole ranking.
 
-    Queries whose class is not there do not count.
+    `labels` (Q,) are those of the queries, `ranked` (Q, N) those of the rankings. Queries without any do not count.
     """
     right = (ranked == labels[:, None]).double()
     precision = right.cumsum(1) / torch.arange(1, ranked.shape[1] + 1)
@@ -50,13 +52,11 @@ def mean_average_precision(labels: Tensor, ranked: Tensor) -> float:
 def figures(queries: Tensor, labels: Tensor, vectors: Tensor, own: Tensor) -> list[dict[str, Any]]:
     """The three figures under each distance, of queries (Q, D) with labels (Q,) among vectors (N, D) with labels (N,)."""
     rows = []
-    exact = Exact(vectors)
     for distance in DISTANCES:
-        ranked = [own[exact.search(part, len(vectors), distance)[1]] for part in queries.split(50)]
-        found = torch.cat([part[:, :5] for part in ranked])
-        # A mean of means is right, as the parts are of one size but for the last, which weighs less.
-        precision = sum(mean_average_precision(l, part) * len(l) for l, part in zip(labels.split(50), ranked)) / len(labels)
-        rows.append({"distance": distance, "recall1": recall(labels, found, 1), "recall5": recall(labels, found, 5), "map": precision})
+        a, b = (F.normalize(x) if distance == "cosine" else x for x in (queries, vectors))  # as L2 of directions ranks
+        ranked = own[torch.cdist(a, b, p=1 if distance == "l1" else 2).argsort(dim=1, stable=True)]
+        numbers = {"recall1": recall(labels, ranked, 1), "recall5": recall(labels, ranked, 5)}
+        rows.append({"distance": distance, **numbers, "map": mean_average_precision(labels, ranked)})
     return rows
 
 
@@ -70,7 +70,9 @@ def embed(extractor: Extractor, pictures: Pictures, numbers: Sequence[int]) -> t
     return torch.cat(features), torch.stack(squares)
 
 
-def draw(path: Path, queries: Sequence[Tensor], neighbours: Sequence[Sequence[Tensor]], titles: Sequence[Sequence[str]]) -> None:
+def draw(
+    path: Path, queries: Sequence[Tensor], neighbours: Sequence[Sequence[Tensor]], titles: Sequence[Sequence[str]]
+) -> None:
     """A row for each query: itself and its five nearest, as squares, under their titles."""
     squares = [centre_square(each, 96) for query, found in zip(queries, neighbours) for each in (query, *found)]
     grid = torch.stack(squares).float() / 255
@@ -78,15 +80,22 @@ def draw(path: Path, queries: Sequence[Tensor], neighbours: Sequence[Sequence[Te
 
 
 def evaluate(
-    source: str, extractor: Extractor, index: Pictures, test: Pictures, numbers: Sequence[int], shown: Sequence[int]
+    source: str,
+    extractor: Extractor,
+    index: Pictures,
+    test: Pictures,
+    numbers: Sequence[int],
+    shown: Sequence[int],
+    figure: Path,
 ) -> dict[str, Any]:
-    """The record of a set, and its picture of the queries `shown`."""
+    """The record of a set; and the picture `figure` of the queries `shown`."""
     names = sorted(set(index.labels))
     labels = torch.tensor([names.index(test.labels[i]) for i in numbers])
-    own = torch.tensor([names.index(label) for label in index.labels])
-    vectors, pixels = embed(extractor, index, range(len(index.names)))
+    own = torch.tensor([names.index(label) for label in index.labels[:INDEXED]])
+    vectors, pixels = embed(extractor, index, range(len(own)))
     queries, query_pixels = embed(extractor, test, numbers)
-    kinds = {"features": (queries, vectors), "pixels": (query_pixels[:, :1].flatten(1).float() / 255, pixels[:, :1].flatten(1).float() / 255)}
+    raw = tuple(squares.flatten(1).float() / 255 for squares in (query_pixels, pixels))
+    kinds = {"features": (queries, vectors), "pixels": raw}
     rows = [{"of": kind, **row} for kind, (q, x) in kinds.items() for row in figures(q, labels, x, own)]
     distances, found = Exact(vectors).search(queries[list(shown)], 5, "l2")
     titles = [
@@ -94,9 +103,9 @@ def evaluate(
         for i, near, far in zip(shown, found.tolist(), distances.tolist())
     ]
     neighbours = [[index.read(j) for j in near] for near in found.tolist()]
-    draw(HERE / "results" / f"{source}.png", [test.read(numbers[i]) for i in shown], neighbours, titles)
+    draw(figure, [test.read(numbers[i]) for i in shown], neighbours, titles)
     network = {name: extractor.about[name] for name in ("backbone", "preset", "layer", "size")}
-    return {"data": source, "queries": len(numbers), "index": len(index.names), "network": network, "rows": rows}
+    return {"data": source, "queries": len(numbers), "index": len(own), "network": network, "rows": rows}
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
@@ -106,7 +115,8 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         for row in record["rows"]:
             kind = f"{record['network']['backbone']}'s features" if row["of"] == "features" else "raw pixels"
             numbers = (f"{row[name]:.1%}" for name in ("recall1", "recall5", "map"))
-            lines.append([f"{record['data']}: {record['queries']:,} among {record['index']:,}", kind, row["distance"], *numbers])
+            what = f"{record['data']}: {record['queries']:,} among {record['index']:,}"
+            lines.append([what, kind, row["distance"], *numbers])
     return results.markdown_table(["queries", "by", "distance", "recall@1", "recall@5", "mAP"], lines)
 
 
@@ -116,22 +126,27 @@ def recorded() -> list[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Recall and mAP of search.", prog="python -m dl.modules.DataMining.ImageSearch.evaluate")
+    parser = argparse.ArgumentParser(
+        description="Recall and mAP of search.", prog="python -m dl.modules.DataMining.ImageSearch.evaluate"
+    )
     parser.add_argument("set", choices=["fashion", "hymenoptera", "table"], help="what to search in")
     parser.add_argument("folder", nargs="?", default="", help="of hymenoptera, with the folders train and val")
     parser.add_argument("--weights", default="", help="folder of a run of CNN/ResNet, or file of torchvision's SqueezeNet 1.0")
+    parser.add_argument("--figure", type=Path, default=Path("queries.png"), help="picture to write (default: %(default)s)")
     options = parser.parse_args(argv)
     try:
         (HERE / "results").mkdir(exist_ok=True)
         if options.set == "fashion":
             index, test = open_pictures("fashion_mnist"), open_pictures("fashion_mnist", "test")
-            first = [next(i for i in range(QUERIES) if test.labels[i] == label) for label in dict.fromkeys(test.labels[:QUERIES])]
-            record = evaluate("fashion_mnist", Extractor("CNN/ResNet", options.weights), index, test, range(QUERIES), first)
+            first = [test.labels.index(label) for label in dict.fromkeys(test.labels[:QUERIES])]
+            extractor = Extractor("CNN/ResNet", options.weights)
+            record = evaluate("fashion_mnist", extractor, index, test, range(QUERIES), first, options.figure)
         elif options.set == "hymenoptera":
             index, test = (open_pictures(f"{options.folder}/{part}") for part in ("train", "val"))
             shown = [0, 40, 75, 100, 140]
             extractor = Extractor("CNN/SqueezeNet", options.weights)
-            record = evaluate("hymenoptera", extractor, index, test, range(len(test.names)), [i for i in shown if i < len(test.names)])
+            shown = [i for i in shown if i < len(test.names)]
+            record = evaluate("hymenoptera", extractor, index, test, range(len(test.names)), shown, options.figure)
         if options.set != "table":
             write_json(record, HERE / "results" / f"{record['data']}.json")
         print(results.rewrite(HERE / "README.md", "results", table(recorded())))

@@ -32,7 +32,7 @@ def power(distance: str) -> float | None:
     except ValueError:
         p = math.nan
     if not p > 0:
-        raise ValueError(f'distance {distance!r}: there are "l1", "l2", "cosine", "dot", and "lP" for any P > 0, as "l3", "linf"')
+        raise ValueError(f'distance {distance!r}: there are "l1", "l2", "cosine", "dot", and any "lP", as "l3", "linf"')
     return p
 
 

@@ -12,8 +12,6 @@ comes last, holds the checksums of all, and its own. What it does not name does 
 """
 
 import argparse
-import hashlib
-import json
 import sys
 from pathlib import Path
 from typing import Any, Callable, Sequence
@@ -26,8 +24,8 @@ from tqdm import tqdm
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
+from dl.modules.DataMining.ImageSearch.store import add_shard, read_manifest, read_shard, remove_unnamed, write_manifest
 from dl.modules.DataMining.OpenSet.threshold import quantile_threshold
-from dl.mytorch.checkpoint import atomic_write, write_json
 from dl.mytorch.config import UserError
 from dl.mytorch.data.images import IMAGE_SETS
 
@@ -49,12 +47,12 @@ class Index:
         self.folder = Path(folder)
         if not (self.folder / "index.json").exists():
             raise UserError(f"{folder} holds no index; `python -m dl.modules.DataMining.ImageSearch.index` makes one")
-        self.about = _read_manifest(self.folder)
+        self.about = read_manifest(self.folder)
         self.vectors: list[Tensor] = []
         self.names: list[str] = []
         self.labels: list[str] = []
         for shard in self.about["shards"]:
-            rows = _read_shard(self.folder, shard)
+            rows = read_shard(self.folder, shard)
             self.names += rows["names"]
             self.labels += rows["labels"]
             if rows["names"]:
@@ -72,7 +70,8 @@ class Index:
         network = self.about["network"]
         extractor = Extractor(*(network[name] for name in ("backbone", "weights", "preset", "layer")))
         if extractor.about != network:
-            raise UserError(f"{self.folder} was made with other weights than {network['weights']} holds now: index again, --fresh")
+            now = f"{network['weights']} holds now" if network["weights"] else "are published now"
+            raise UserError(f"{self.folder} was made with other weights than {now}: index again, --fresh")
         return extractor
 
 
@@ -84,21 +83,21 @@ def update(folder: Path | str, pictures: Pictures, embed: Embed, network: dict[s
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     fresh = {"source": pictures.source, "seed": seed, "network": network, "shards": [], "verdict": None}
-    about = _read_manifest(folder) if (folder / "index.json").exists() else fresh
+    about = read_manifest(folder) if (folder / "index.json").exists() else fresh
     for name in ("source", "seed", "network"):
         if about[name] != fresh[name]:
             raise UserError(f"{folder} holds an index of another {name}: choose another --index, or --fresh to delete that one")
-    _remove_unnamed(folder, about)
+    remove_unnamed(folder, about)
     known, problems = _remove_gone(folder, about, dict(zip(pictures.names, pictures.stamps)))
     missing = [i for i, name in enumerate(pictures.names) if name not in known]
     for start in tqdm(range(0, len(missing), SHARD), unit="shard", disable=None, leave=False):
         rows, vectors, skipped = _embedded(pictures, missing[start : start + SHARD], embed, network["size"])
         problems += skipped
-        _add_shard(folder, about, rows, vectors)
+        add_shard(folder, about, rows, vectors)
         about["verdict"] = None
-        _write_manifest(folder, about)
+        write_manifest(folder, about)
     if not (folder / "index.json").exists():
-        _write_manifest(folder, about)
+        write_manifest(folder, about)
     return problems
 
 
@@ -122,61 +121,7 @@ def calibrate(folder: Path | str, held_out: Tensor | None = None) -> None:
         return  # too few to tell
     how = "held out" if held_out is not None else "of the index, each left out"
     about = {**index.about, "verdict": {"distance": quantile_threshold(distances), "pictures": len(distances), "how": how}}
-    _write_manifest(index.folder, about)
-
-
-# ---- files ---------------------------------------------------------------------------------------------------------
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _write_manifest(folder: Path, about: dict[str, Any]) -> None:
-    write_json({"sha256": _sha256(json.dumps(about).encode()), "index": about}, folder / "index.json")
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "index.json"
-    try:
-        content = json.loads(path.read_bytes())
-        whole = content["sha256"] == _sha256(json.dumps(content["index"]).encode())
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise UserError(f"{path} is damaged (its checksum differs): --fresh makes the index anew")
-    return content["index"]
-
-
-def _read_shard(folder: Path, shard: dict[str, str]) -> dict[str, Any]:
-    """The names, labels and stamps of a shard, after a look at the checksums of both of its files."""
-    for suffix in ("npy", "json"):
-        path = folder / f"{shard['name']}.{suffix}"
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"{path} is missing: --fresh makes the index anew") from None
-        if _sha256(content) != shard[suffix]:
-            raise UserError(f"{path} is damaged (its checksum differs): --fresh makes the index anew")
-    return json.loads(content)
-
-
-def _add_shard(folder: Path, about: dict[str, Any], rows: dict[str, Any], vectors: np.ndarray) -> None:
-    """Write the two files of a shard and put it into `about`, which is then to be written."""
-    name = f"{max((int(shard['name']) for shard in about['shards']), default=-1) + 1:06d}"
-    with atomic_write(folder / f"{name}.npy") as file:
-        np.save(file, vectors)
-    write_json(rows, folder / f"{name}.json")
-    sums = {suffix: _sha256((folder / f"{name}.{suffix}").read_bytes()) for suffix in ("npy", "json")}
-    about["shards"].append({"name": name, **sums})
-
-
-def _remove_unnamed(folder: Path, about: dict[str, Any]) -> None:
-    """Delete the shards that a kill left between their writing and that of index.json."""
-    named = {shard["name"] for shard in about["shards"]}
-    for path in folder.glob("[0-9]*"):
-        if path.name.split(".")[0] not in named or path.suffix == ".tmp":
-            path.unlink()
+    write_manifest(index.folder, about)
 
 
 def _remove_gone(folder: Path, about: dict[str, Any], stamps: dict[str, str]) -> tuple[set[str], list[str]]:
@@ -184,19 +129,19 @@ def _remove_gone(folder: Path, about: dict[str, Any], stamps: dict[str, str]) ->
     known: set[str] = set()
     problems: list[str] = []
     for shard in list(about["shards"]):
-        rows = _read_shard(folder, shard)
+        rows = read_shard(folder, shard)
         stay = [i for i, name in enumerate(rows["names"]) if stamps.get(name) == rows["stamps"][i]]
         skipped = {name: skip for name, skip in rows["skipped"].items() if stamps.get(name) == skip["stamp"]}
         if len(stay) < len(rows["names"]) or len(skipped) < len(rows["skipped"]):
             kept = {part: [rows[part][i] for i in stay] for part in ("names", "labels", "stamps")} | {"skipped": skipped}
             if stay or skipped:
-                _add_shard(folder, about, kept, np.load(folder / f"{shard['name']}.npy")[stay])
+                add_shard(folder, about, kept, np.load(folder / f"{shard['name']}.npy")[stay])
             about["shards"].remove(shard)
             about["verdict"] = None
-            _write_manifest(folder, about)
+            write_manifest(folder, about)
         known |= {rows["names"][i] for i in stay} | set(skipped)
         problems += [skip["cause"] for skip in skipped.values()]
-    _remove_unnamed(folder, about)
+    remove_unnamed(folder, about)
     return known, problems
 
 
@@ -234,9 +179,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--backbone", default="CNN/ResNet", help="folder of the network (default: %(default)s)")
     parser.add_argument("--weights", default="", help="folder of a run, or file of torchvision's weights; default: downloaded")
     parser.add_argument("--preset", default="", help="which of torchvision's networks; default: the folder's first")
-    parser.add_argument("--layer", default="", help="layer, as `python -m dl summary` names it; default: what the classifier reads")
+    parser.add_argument("--layer", default="", help="as `python -m dl summary` names it; default: what the classifier reads")
     parser.add_argument("--held-out", default="", help="folder of known pictures to calibrate on; default: see the README")
-    parser.add_argument("--seed", type=int, default=0, help="of the run: its validation images calibrate the index of a data set")
+    parser.add_argument("--seed", type=int, default=0, help="of the run, whose validation images calibrate")
     parser.add_argument("--fresh", action="store_true", help="delete the index that is there, and start over")
     options = parser.parse_args(argv)
     try:

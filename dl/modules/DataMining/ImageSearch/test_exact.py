@@ -50,6 +50,15 @@ def test_of_equal_distances_the_lower_row_comes_first(distance: str) -> None:
     np.testing.assert_array_equal(rows.numpy(), by_numpy(few, vectors, 20, distance)[1])
 
 
+@pytest.mark.parametrize("distance", ["l1", "l2", "cosine"])
+def test_of_twins_the_lower_row_comes_first(distance: str) -> None:
+    vectors = torch.randint(-9, 10, (3000, 16)).float()
+    twins = torch.randperm(3000)[:200].view(2, 100)
+    vectors[twins[0]] = vectors[twins[1]]
+    rows = Exact(vectors).search(vectors[twins[0]], 2, distance)[1]
+    assert torch.equal(rows, twins.T.sort(dim=1).values)
+
+
 def test_neighbours_that_float32_cannot_tell_apart_are_found() -> None:
     vectors = torch.full((3000, 4), 1000.0, dtype=torch.float64)
     vectors[:, 0] += torch.randperm(3000).double() * 1e-6  # in float32, |x|^2 has steps of a quarter here

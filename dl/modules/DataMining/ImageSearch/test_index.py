@@ -21,6 +21,7 @@ from dl.modules.DataMining.ImageSearch import index, search
 from dl.modules.DataMining.ImageSearch.features import Extractor, features_and_logits
 from dl.modules.DataMining.ImageSearch.index import Index, calibrate, update
 from dl.modules.DataMining.ImageSearch.pictures import open_pictures
+from dl.modules.DataMining.ImageSearch.store import write_manifest
 from dl.mytorch import Probe
 from dl.mytorch.config import UserError
 
@@ -145,7 +146,7 @@ def test_without_held_out_pictures_each_is_calibrated_as_if_it_were_not_in_the_i
     verdict = Index(tmp_path / "index").about["verdict"]
     assert verdict["distance"] == pytest.approx(fifth[28].item(), abs=1e-12) and verdict["pictures"] == 30  # 29 of 30
     held_out = torch.eye(3)
-    index._write_manifest(tmp_path / "index", Index(tmp_path / "index").about | {"verdict": None})
+    write_manifest(tmp_path / "index", Index(tmp_path / "index").about | {"verdict": None})
     calibrate(tmp_path / "index", held_out)
     assert Index(tmp_path / "index").about["verdict"]["how"] == "held out"
 
@@ -212,7 +213,8 @@ def test_what_a_person_can_mend_is_one_line(
     assert "no folder and no data set" in refused(index, "nowhere", *there)
     assert "holds no pictures" in refused(index, run, "--weights", run, "--backbone", "lenet", *there)
     assert "is a run of CNN/LeNet, not of CNN/ResNet" in refused(index, folder, "--weights", run, *there)
-    assert "no output of a layer 'c9'" in refused(index, folder, "--weights", run, "--backbone", "lenet", "--layer", "c9", *there)
+    by_lenet = ("--weights", run, "--backbone", "lenet")
+    assert "no output of a layer 'c9'" in refused(index, folder, *by_lenet, "--layer", "c9", *there)
     assert "no model Net" in refused(index, folder, "--backbone", "Net", *there)
     assert "holds no index" in refused(search, folder / "dark" / "00.png", *there)
     with pytest.raises(SystemExit):
@@ -228,7 +230,7 @@ def test_an_index_killed_at_any_moment_goes_on_to_the_same_bytes(folder: Path, r
     """kill -9 while it works, three times, at moments that fall into different shards."""
     for i in range(60):
         shutil.copy(folder / "dark" / f"{i % 15:02d}.png", folder / "light" / f"copy{i:02d}.png")
-    start = "import sys; from dl.modules.DataMining.ImageSearch import index; index.SHARD = index.BATCH = 2; sys.exit(index.main())"
+    start = "from dl.modules.DataMining.ImageSearch import index; index.SHARD = index.BATCH = 2; raise SystemExit(index.main())"
     own = words(folder, "--backbone", "lenet", "--weights", run, "--index")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 

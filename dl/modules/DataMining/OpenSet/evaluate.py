@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dl import results
 from dl.modules.DataMining.ImageSearch.features import features_and_logits
 from dl.modules.DataMining.OpenSet import measures
-from dl.modules.DataMining.OpenSet.scores import Known, Score, fit_all
+from dl.modules.DataMining.OpenSet.scores import Known, fit_all
 from dl.modules.DataMining.OpenSet.threshold import conformal_threshold, quantile_threshold
 from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_only, network, only
 from dl.mytorch.checkpoint import load_weights, write_json
@@ -55,19 +55,21 @@ def unknown_images(config: Config) -> dict[str, Tensor]:
     return {"MNIST": load("mnist")[1]["images"], "noise": noise.byte(), "inverted": 255 - test["images"][:OTHERS]}
 
 
-def measure(score: Score, val: Tensor, test: tuple[Tensor, Tensor], right: Tensor, unknown: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """All figures of one score; `val` are its values of the held-out known images, `right` says which tests are classified well."""
-    known, other = score(*test), score(*unknown)
+def measure(val: Tensor, known: Tensor, right: Tensor, unknown: Tensor) -> dict[str, float]:
+    """All figures of one score, from its values of known validation images, of known test images and of unknown ones.
+
+    `right` says which of the known test images are classified well.
+    """
     threshold = quantile_threshold(val)
     accepted = known <= threshold
     return {
-        "auroc": measures.auroc(known, other),
-        "aupr_in": measures.aupr_in(known, other),
-        "aupr_out": measures.aupr_out(known, other),
-        "fpr95": measures.fpr95(known, other),
+        "auroc": measures.auroc(known, unknown),
+        "aupr_in": measures.aupr_in(known, unknown),
+        "aupr_out": measures.aupr_out(known, unknown),
+        "fpr95": measures.fpr95(known, unknown),
         "accepted": accepted.double().mean().item(),
         "accepted_conformal": (known <= conformal_threshold(val)).double().mean().item(),
-        "rejected": (other > threshold).double().mean().item(),
+        "rejected": (unknown > threshold).double().mean().item(),
         "accepted_error": 1 - right[accepted].double().mean().item(),
     }
 
@@ -81,17 +83,17 @@ def evaluate(run: Path) -> dict[str, Any]:
     train, val, test = (part.dataset for part in known_only(image_splits(config), known_classes(config)))
     features, logits = outputs(model, train["images"][:FITTED], config)
     scores = fit_all(Known(features, logits, train["labels"][:FITTED], model.head.weight.detach(), model.head.bias.detach()))
-    known_val, known_test = outputs(model, val["images"], config), outputs(model, test["images"], config)
-    right = known_test[1].argmax(-1) == test["labels"]
+    known = [outputs(model, part["images"], config) for part in (val, test)]
+    right = known[1][1].argmax(-1) == test["labels"]
+    values = {name: [score(*each) for each in known] for name, score in scores.items()}
     rows = []
-    for name, images in unknown_images(config).items():
-        unknown = outputs(model, images, config)
-        rows += [
-            {"unknown": name, "score": key, **measure(score, score(*known_val), known_test, right, unknown)}
-            for key, score in scores.items()
-        ]
+    for unknown, images in unknown_images(config).items():
+        shown = outputs(model, images, config)
+        for name, score in scores.items():
+            rows.append({"unknown": unknown, "score": name, **measure(*values[name], right, score(*shown))})
     kept = ("command", "commit", "versions")
-    about = {"held_out": config.held_out, "seed": config.seed, "epochs": config.epochs, "error": 1 - right.double().mean().item()}
+    about = {name: getattr(config, name) for name in ("held_out", "seed", "epochs", "steps")}
+    about["error"] = 1 - right.double().mean().item()
     return {**about, **{key: described[key] for key in kept}, "rows": rows}
 
 

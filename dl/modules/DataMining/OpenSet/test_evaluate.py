@@ -71,7 +71,8 @@ def test_a_run_is_measured_recorded_and_in_the_table(
 ) -> None:
     asked = config(here / "run", held_out=held_out, seed=4)
     (here / "run").mkdir()
-    described = {"recipe": "DataMining/OpenSet", "config": dataclasses.asdict(asked), "command": "", "commit": "", "versions": {}}
+    described = {"recipe": "DataMining/OpenSet", "config": dataclasses.asdict(asked)}
+    described |= {"command": "", "commit": "", "versions": {}}
     (here / "run" / "config.json").write_text(json.dumps(described))
     torch.save(train.network(asked).state_dict(), here / "run" / "best.pt")
     two = {"MSP": lambda features, logits: scores.msp(logits), "length": lambda features, logits: -features.norm(dim=1)}

@@ -98,7 +98,8 @@ def test_openmax_counts_rightly_classified_pictures_only() -> None:
 def test_all_eight_scores_rise_far_from_what_was_seen() -> None:
     labels = torch.arange(300) % 3
     weight, bias = torch.eye(3, 5) * 4, torch.zeros(3)
-    features = torch.cat([torch.eye(3), torch.zeros(3, 2)], 1)[labels] + 0.1 * torch.randn(300, 5) * torch.tensor([1, 1, 1, 1, 0.3])
+    noise = 0.1 * torch.randn(300, 5) * torch.tensor([1, 1, 1, 1, 0.3])
+    features = torch.eye(3, 5)[labels] + noise
     known = Known(features, features @ weight.T + bias, labels, weight, bias)
     strange = torch.tensor([[0.3, 0.3, 0.3, 0, 2.0]])
     fitted = scores.fit_all(known)

@@ -28,4 +28,5 @@ def conformal_threshold(scores: Tensor, accepted: float = 0.95) -> float:
 
 def _check(scores: Tensor, accepted: float) -> None:
     if scores.ndim != 1 or not len(scores) or not 0 < accepted < 1 or scores.isnan().any():
-        raise ValueError(f"scores (N,) of one picture or more, none NaN, and a share between 0 and 1; got {tuple(scores.shape)}, {accepted}")
+        got = f"got {tuple(scores.shape)}, {accepted}"
+        raise ValueError(f"scores (N,) of one picture or more, none NaN, and a share between 0 and 1; {got}")

@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         index = Index(options.index)
         rows = chosen_rows(index, options.points)
         if not 1 < options.perplexity <= (len(rows) - 1) / 3:
-            raise UserError(f"--perplexity {options.perplexity:g}: above 1, and for {len(rows)} pictures at most {(len(rows) - 1) / 3:g}")
+            most = f"for {len(rows)} pictures at most {(len(rows) - 1) / 3:g}"
+            raise UserError(f"--perplexity {options.perplexity:g}: above 1, and {most}")
         features = index.exact.rows(rows).float()
         new = index.extractor()([read_image(path) for path in options.place]) if options.place else None
         points = tsne(features, options.perplexity, options.iterations)

@@ -103,3 +103,15 @@ def test_a_perplexity_that_the_points_cannot_have_is_refused(perplexity: float) 
         similarities(torch.randn(40, 3), perplexity)
     with pytest.raises(ValueError, match="finite"):
         similarities(torch.full((40, 3), math.nan), 5.0)
+
+
+@pytest.mark.parity
+def test_the_divergence_is_at_most_scikit_learn_s_and_the_map_as_trustworthy() -> None:
+    manifold = pytest.importorskip("sklearn.manifold")
+    features, _ = clusters(600, groups=6, size=20)
+    pairs = similarities(features)
+    theirs = torch.from_numpy(manifold.TSNE(init="pca", perplexity=30, random_state=0).fit_transform(features.numpy()))
+    ours = tsne(features)
+    assert kl_divergence(ours, pairs) <= kl_divergence(theirs, pairs) * 1.005
+    trust = [manifold.trustworthiness(features.numpy(), points.numpy(), n_neighbors=10) for points in (ours, theirs)]
+    assert trust[0] >= trust[1] - 0.005

@@ -68,8 +68,9 @@ def similarities(features: Tensor, perplexity: float = 30.0, neighbours: int = 0
     itself[~itself.any(1), -1] = True  # of more than k equal ones, it matters not which is left out
     p = conditional(distances[~itself].view(count, k).square(), perplexity).flatten() / (2 * count)
     i, j = torch.arange(count, device=rows.device).repeat_interleave(k), rows[~itself]
-    both = torch.sparse_coo_tensor(torch.stack([torch.cat([i, j]), torch.cat([j, i])]), torch.cat([p, p]), check_invariants=True)
-    i, j = (both := both.coalesce()).indices()
+    places = torch.stack([torch.cat([i, j]), torch.cat([j, i])])
+    both = torch.sparse_coo_tensor(places, torch.cat([p, p]), check_invariants=True).coalesce()  # equal places are added up
+    i, j = both.indices()
     ends = torch.nn.functional.pad(torch.bincount(i, minlength=count).cumsum(0), (1, 0))
     return Pairs(i, j, both.values().float(), ends)
 

@@ -1,0 +1,88 @@
+"""t-SNE beside scikit-learn's and openTSNE's: seconds, divergence and trustworthiness on features of Fashion-MNIST.
+
+    python -m dl.benchmarks.tsne --weights runs/CNN/ResNet
+    python -m dl.benchmarks.tsne --weights runs/CNN/ResNet --points 2000
+
+All start at the first two principal components, with perplexity 30 and 1,000 iterations, 250 of them exaggerated by 12; on as
+many threads as torch has. The divergence of all maps is computed by the same function, with the exact normalisation, from
+the same similarities. Maps are made one after the other, once: a machine with other work gives other seconds.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from dl.benchmarks.trainer import about_this_machine
+from dl.modules.DataMining.ImageSearch.features import Extractor
+from dl.modules.DataMining.ImageSearch.pictures import open_pictures
+from dl.modules.DataMining.TSNE.tsne import kl_divergence, similarities, tsne
+from dl.mytorch.checkpoint import write_json
+
+RESULTS = Path(__file__).parent / "results" / "tsne.json"
+
+
+def contenders() -> dict[str, Callable[[Tensor], Tensor]]:
+    """name -> features (N, D) to a map (N, 2); those that are installed."""
+    found: dict[str, Callable[[Tensor], Tensor]] = {"ours": tsne}
+    jobs = torch.get_num_threads()
+    try:
+        from sklearn.manifold import TSNE
+
+        theirs = TSNE(init="pca", perplexity=30, max_iter=1000, random_state=0, n_jobs=jobs)
+        found["scikit-learn"] = lambda features: torch.from_numpy(theirs.fit_transform(features.numpy()))
+    except ImportError:
+        pass
+    try:
+        import openTSNE
+
+        open_tsne = openTSNE.TSNE(perplexity=30, n_iter=750, initialization="pca", random_state=0, n_jobs=jobs)
+        found["openTSNE"] = lambda features: torch.from_numpy(open_tsne.fit(features.numpy()).__array__()).float()
+    except ImportError:
+        pass
+    return found
+
+
+def trustworthiness(features: Tensor, points: Tensor, k: int = 10) -> float:
+    """Venna & Kaski 2001: 1, less for each of a point's k nearest on the map by how far it is from the k nearest in truth."""
+    count = len(features)
+    ranks = torch.cdist(features, features).fill_diagonal_(-1).argsort(1).argsort(1)  # 0 is the point itself
+    near = torch.cdist(points, points).fill_diagonal_(torch.inf).topk(k, largest=False).indices
+    excess = (ranks.gather(1, near) - k).clamp_min(0).sum().item()
+    return 1 - 2 / (count * k * (2 * count - 3 * k - 1)) * excess
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="t-SNE beside scikit-learn's and openTSNE's.")
+    parser.add_argument("--weights", required=True, help="folder of a run of CNN/ResNet")
+    parser.add_argument("--data", default="fashion_mnist", help="set of images (default: %(default)s)")
+    parser.add_argument("--points", type=int, default=10_000, help="how many features (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    options = parser.parse_args(argv)
+    about = about_this_machine(__spec__.name, argv)
+    pictures, extractor = open_pictures(options.data), Extractor("CNN/ResNet", options.weights)
+    starts = range(0, min(options.points, len(pictures.names)), 100)
+    features = torch.cat([extractor([pictures.read(i) for i in range(s, min(s + 100, options.points))]) for s in starts])
+    pairs = similarities(features)
+    rows = {}
+    print(f"{'':14} {'seconds':>8} {'divergence':>11} {'trustworthiness':>16}")
+    for name, make in contenders().items():
+        started = time.perf_counter()
+        points = make(features)
+        seconds = time.perf_counter() - started
+        rows[name] = {
+            **{"seconds": round(seconds, 2), "divergence": kl_divergence(points, pairs)},
+            "trustworthiness": trustworthiness(features, points),
+        }
+        print(f"{name:14} {seconds:8.1f} {rows[name]['divergence']:11.4f} {rows[name]['trustworthiness']:16.4f}", flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(about | {"points": len(features), "data": options.data, "maps": rows}, options.out)
+    print(f"{about['device']}, {len(features):,} features of {features.shape[1]}; written to {options.out}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,160 @@
+"""A page to search with: drop a picture, see whether it is known, its five nearest, and its place on the map.
+
+    pip install -e ".[app]"
+    python -m dl.modules.DataMining.ImageSearch.app                               # then open http://127.0.0.1:7860
+    python -m dl.modules.DataMining.ImageSearch.app --index runs/by-head runs/by-block    # a choice of layers
+
+The page is for this machine only. Files of more than 20 MB, pictures of more than 25 million pixels and what is no picture
+are answered by a sentence.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from dl.modules.DataMining.ImageSearch.features import Extractor
+from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
+from dl.modules.DataMining.ImageSearch.search import ask, neighbours_pictures
+from dl.modules.DataMining.TSNE.draw import chosen_rows, thumbnails
+from dl.modules.DataMining.TSNE.tsne import place, tsne
+from dl.mytorch import plot
+from dl.mytorch.config import UserError
+from dl.mytorch.data import centre_square, read_image
+
+LARGEST_FILE = 20 * 2**20  # bytes
+LARGEST_PICTURE = 25_000_000  # pixels
+DISTANCES = ["l2", "l1", "cosine", "dot"]
+
+
+class Chart(NamedTuple):
+    """A map of a part of an index."""
+
+    points: Tensor
+    features: Tensor
+    labels: list[str]
+    images: Tensor
+
+
+class Source(NamedTuple):
+    """An index with its network and its map."""
+
+    index: Index
+    extractor: Extractor
+    chart: Chart | None  # None: too few pictures
+
+
+def open_source(folder: Path, points: int) -> Source:
+    """The index in `folder`, and a map of at most so many of its pictures."""
+    index = Index(folder)
+    rows = chosen_rows(index, points)
+    chart = None
+    if len(rows) > 15:
+        features = index.exact.rows(rows).float()
+        drawn = tsne(features, perplexity=min(30.0, (len(rows) - 1) / 3), iterations=500, exaggerated=150)
+        chart = Chart(drawn, features, [index.labels[row] for row in rows.tolist()], thumbnails(index, rows))
+    return Source(index, index.extractor(), chart)
+
+
+def checked(path: str) -> Tensor:
+    """An uploaded picture (3, H, W) of bytes. Raises `UserError`, without the path, for what the page does not take."""
+    from PIL import Image
+
+    size = Path(path).stat().st_size
+    if size > LARGEST_FILE:
+        raise UserError(f"The file has {size / 2**20:.0f} MB; at most {LARGEST_FILE // 2**20} MB are taken.")
+    try:
+        with Image.open(path) as image:  # reads the beginning only
+            pixels = image.width * image.height
+    except Exception:  # whatever is wrong with it, read_image says it better
+        pixels = 0
+    if pixels > LARGEST_PICTURE:
+        most = f"at most {LARGEST_PICTURE / 1e6:.0f} million are taken"
+        raise UserError(f"The picture has {pixels / 1e6:.0f} million pixels; {most}.")
+    try:
+        return read_image(path)
+    except UserError as error:
+        raise UserError(f"This file {str(error).removeprefix(path).strip()}.") from None
+
+
+def answer(source: Source, path: str | None, distance: str) -> tuple[str, list[tuple[np.ndarray, str]], np.ndarray | None]:
+    """What the page shows for an uploaded file: a sentence, the neighbours with captions, the map."""
+    if path is None:
+        return "Drop a picture.", [], _map(source.chart, None)
+    try:
+        picture = checked(path)
+    except UserError as error:
+        return f"**{error}**", [], _map(source.chart, None)
+    features = source.extractor([picture])
+    found = ask(source.index, features, 5, distance)
+    pictures = [pixels(each) for each in neighbours_pictures(source.index, found)]
+    captions = [f"{neighbour.label or neighbour.name} {neighbour.distance:.4g}" for neighbour in found.neighbours]
+    return f"**{found.verdict}**", list(zip(pictures, captions)), _map(source.chart, features)
+
+
+def pixels(picture: Tensor) -> np.ndarray:
+    """A picture (3, H, W) as a square (128, 128, 3) for the page."""
+    return centre_square(picture, 128).permute(1, 2, 0).numpy()
+
+
+def _map(chart: Chart | None, features: Tensor | None) -> np.ndarray | None:
+    if chart is None:
+        return None
+    mark = None if features is None else place(chart.points, chart.features, features)
+    drawn = plot.to_tensor(plot.scatter(chart.points, chart.labels, chart.images, mark))
+    return (drawn * 255).byte().permute(1, 2, 0).numpy()
+
+
+def create(sources: dict[str, Source]) -> Any:
+    """The page. Raises `UserError` when gradio is not installed."""
+    try:
+        import gradio
+    except ImportError:
+        raise UserError('the page needs gradio: pip install -e ".[app]"') from None
+
+    def show(path: str | None, name: str, distance: str) -> tuple[str, list[tuple[np.ndarray, str]], np.ndarray | None]:
+        return answer(sources[name], path, distance)
+
+    with gradio.Blocks(title="Image search", analytics_enabled=False) as page:
+        gradio.Markdown("# Image search")
+        with gradio.Row():
+            upload = gradio.File(label="A picture", type="filepath", file_count="single")
+            with gradio.Column():
+                name = gradio.Dropdown(list(sources), value=next(iter(sources)), label="Index and layer")
+                distance = gradio.Radio(DISTANCES, value="l2", label="Distance")
+        verdict = gradio.Markdown("Drop a picture.", elem_id="verdict")
+        nearest = gradio.Gallery(label="The five nearest", columns=5, height=220, elem_id="nearest", object_fit="contain")
+        chart = gradio.Image(label="The map", show_label=True)
+        for changed in (upload, name, distance):
+            changed.change(show, [upload, name, distance], [verdict, nearest, chart], api_name=False)
+        page.load(show, [upload, name, distance], [verdict, nearest, chart], api_name=False)
+    return page
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="A page to search pictures with.", prog="python -m dl.modules.DataMining.ImageSearch.app"
+    )
+    parser.add_argument("--index", type=Path, nargs="+", default=[Path(FOLDER)], help="folders of indices (default: the usual)")
+    parser.add_argument("--port", type=int, default=7860, help="of the page (default: %(default)s)")
+    parser.add_argument("--points", type=int, default=500, help="pictures on the map at most (default: %(default)s)")
+    options = parser.parse_args(argv)
+    try:
+        sources = {}
+        for folder in options.index:
+            source = open_source(folder, options.points)
+            network = source.index.about["network"]
+            sources[f"{network['backbone']}, {network['layer'] or 'last layer'} ({folder})"] = source
+        page = create(sources)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    page.launch(server_name="127.0.0.1", server_port=options.port, max_file_size=LARGEST_FILE, quiet=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

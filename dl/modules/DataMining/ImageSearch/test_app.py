@@ -1,0 +1,201 @@
+"""The page: what it answers, without gradio; and, with it, in a real browser."""
+
+import asyncio
+import base64
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dl.modules.DataMining.ImageSearch import app, index
+from dl.mytorch.config import UserError
+from dl.test_trained import make_run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """An index of 40 bright and dark gradients by a LeNet of random weights."""
+    for i in range(40):
+        (tmp_path / "pictures" / ("rising", "falling")[i % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = np.linspace(0, 150 + i, 28 * 28).reshape(28, 28).astype(np.uint8)
+        Image.fromarray(pixels if i % 2 else pixels.T).save(tmp_path / "pictures" / ("rising", "falling")[i % 2] / f"{i}.png")
+    run = make_run(tmp_path / "run", "CNN/LeNet")
+    words = [tmp_path / "pictures", "--backbone", "lenet", "--weights", run, "--index", tmp_path / "index"]
+    assert index.main([str(word) for word in words]) == 0
+    return tmp_path / "index"
+
+
+def unknown(path: Path) -> Path:
+    """A picture of noise."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)).save(path)
+    return path
+
+
+def odd_files(folder: Path) -> dict[str, str]:
+    """Files that are no pictures to search with, and what the page says of each."""
+    (folder / "text.png").write_text("no picture")
+    (folder / "empty.png").touch()
+    Image.new("1", (10_000, 5_000)).save(folder / "bomb.png")
+    return {
+        "text.png": "This file is not a picture of a known format.",
+        "empty.png": "This file is empty.",
+        "bomb.png": "The picture has 50 million pixels; at most 25 million are taken.",
+    }
+
+
+def test_a_known_picture_an_unknown_one_and_none(source: Path, tmp_path: Path) -> None:
+    opened = app.open_source(source, points=30)
+    verdict, nearest, chart = app.answer(opened, str(tmp_path / "pictures" / "rising" / "20.png"), "l1")
+    assert verdict.startswith("**Known, 5 of 5 nearest are rising") and [len(pair) for pair in nearest] == [2] * 5
+    assert nearest[0][1].startswith("rising ") and nearest[0][0].shape == (128, 128, 3) and chart.shape == (800, 900, 3)
+    verdict, nearest, _ = app.answer(opened, str(unknown(tmp_path / "noise.png")), "cosine")
+    assert verdict.startswith("**I don't know this picture: ") and len(nearest) == 5
+    assert app.answer(opened, None, "l2")[:2] == ("Drop a picture.", [])
+
+
+def test_what_the_page_does_not_take_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, message in odd_files(tmp_path).items():
+        with pytest.raises(UserError, match=message):
+            app.checked(str(tmp_path / name))
+    monkeypatch.setattr(app, "LARGEST_FILE", 2**20)
+    (tmp_path / "large.png").write_bytes(bytes(3 * 2**20))
+    with pytest.raises(UserError, match="The file has 3 MB; at most 1 MB are taken"):
+        app.checked(str(tmp_path / "large.png"))
+
+
+def test_without_an_index_the_page_does_not_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["--index", str(tmp_path)]) == 1
+    assert "holds no index" in capsys.readouterr().err
+
+
+# ---- in a browser --------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.fixture
+def page(source: Path, tmp_path: Path) -> Iterator[str]:
+    """The address of a page that runs in a process of its own."""
+    pytest.importorskip("gradio")
+    pytest.importorskip("aiohttp")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium")
+    port = free_port()
+    words = ["-m", "dl.modules.DataMining.ImageSearch.app", "--index", str(source), "--port", str(port), "--points", "40"]
+    process = subprocess.Popen([sys.executable, *words], env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"})
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+class Browser:
+    """Chromium over its debugging protocol: enough to open a page, choose a file, read and photograph."""
+
+    def __init__(self, session: Any, websocket: Any) -> None:
+        self.session, self.websocket, self.count = session, websocket, 0
+
+    async def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self.count += 1
+        await self.websocket.send_json({"id": self.count, "method": method, "params": parameters})
+        while True:
+            message = await self.websocket.receive_json(timeout=60)
+            if message.get("id") == self.count:
+                assert "error" not in message, message
+                return message["result"]
+
+    async def evaluate(self, script: str) -> Any:
+        result = await self.send("Runtime.evaluate", expression=script, returnByValue=True)
+        return result["result"].get("value")
+
+    async def until(self, script: str, seconds: float = 120) -> Any:
+        for _ in range(int(seconds * 5)):
+            if value := await self.evaluate(script):
+                return value
+            await asyncio.sleep(0.2)
+        raise AssertionError(f"{script} stayed false; the page says: {await self.evaluate('document.body.innerText')}")
+
+    async def choose(self, path: Path) -> None:
+        """Put a file into the upload, after taking out the one before."""
+        await self.evaluate("document.querySelector('button[aria-label=\"Clear\"], button[aria-label=\"Remove\"]')?.click()")
+        await self.until("document.querySelector('input[type=file]') != null")
+        root = (await self.send("DOM.getDocument"))["root"]["nodeId"]
+        node = (await self.send("DOM.querySelector", nodeId=root, selector="input[type=file]"))["nodeId"]
+        await self.send("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
+
+    async def photograph(self, path: Path) -> None:
+        data = (await self.send("Page.captureScreenshot", captureBeyondViewport=True))["data"]
+        path.write_bytes(base64.b64decode(data))
+
+
+async def connect(session: Any, port: int) -> Browser:
+    for _ in range(300):
+        try:
+            async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+                target = next(one for one in await answer.json() if one["type"] == "page")
+                return Browser(session, await session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=2**28))
+        except (OSError, StopIteration):
+            await asyncio.sleep(0.2)
+    raise AssertionError("Chromium did not start")
+
+
+async def drive(address: str, port: int, folder: Path, shots: Path) -> None:
+    """Wait for the page, and visit it."""
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session:
+        for _ in range(600):  # until the page is there
+            try:
+                async with session.get(address):
+                    break
+            except OSError:
+                await asyncio.sleep(0.2)
+        browser = await connect(session, port)
+        await visit(browser, address, folder, shots)
+        await browser.websocket.close()
+
+
+async def visit(browser: Browser, address: str, folder: Path, shots: Path) -> None:
+    """Choose file after file, and wait for what the page says of each."""
+    await browser.send("Page.navigate", url=address)
+    await browser.until("document.body.innerText.includes('Drop a picture')")
+    known, strange = folder / "pictures" / "rising" / "20.png", unknown(folder / "noise.png")
+    (folder / "large.png").write_bytes(bytes(200 * 2**20))
+    visits = {known: "Known, 5 of 5 nearest are rising", strange: "I don't know this picture"}
+    visits |= {folder / name: message for name, message in odd_files(folder).items()}
+    for path, message in [*visits.items(), (folder / "large.png", "exceed"), (known, "Known, 5 of 5 nearest are rising")]:
+        await browser.choose(path)
+        await browser.until(f"document.body.innerText.toLowerCase().includes({message.lower()!r})")
+        count = "document.querySelectorAll('#nearest .grid-container img').length"
+        if path in (known, strange):
+            await browser.until(f"{count} == 5")
+        await asyncio.sleep(1)
+        await browser.photograph(shots / f"{path.stem}.png")
+
+
+@pytest.mark.parity
+def test_the_page_in_chromium(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A known picture, an unknown one, a text, an empty file, 50 million pixels, 200 MB, and a known one again."""
+    shots = Path(os.environ.get("SCREENSHOTS", tmp_path))
+    port = free_port()
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--remote-debugging-port={port}", "--window-size=1100,1500"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "about:blank"]
+    browser = subprocess.Popen([CHROMIUM, *flags], stderr=subprocess.DEVNULL)
+    monkeypatch.undo()  # this test needs the network of this machine
+    try:
+        asyncio.run(drive(page, port, tmp_path, shots))
+    finally:
+        browser.terminate()
+        browser.wait()

@@ -1,0 +1,28 @@
+"""Recall and mAP against numbers worked out by hand."""
+
+import pytest
+import torch
+
+from dl.modules.DataMining.ImageSearch import evaluate
+
+
+def test_recall_and_mean_average_precision_by_hand() -> None:
+    labels = torch.tensor([0, 1, 5])
+    ranked = torch.tensor([[0, 1, 0], [0, 0, 1], [0, 1, 0]])
+    assert evaluate.recall(labels, ranked, 1) == pytest.approx(1 / 3)
+    assert evaluate.recall(labels, ranked, 3) == pytest.approx(2 / 3)
+    # (1 + 2/3) / 2 for the first query, 1/3 for the second; the third has none of its class there.
+    assert evaluate.mean_average_precision(labels, ranked) == pytest.approx(((1 + 2 / 3) / 2 + 1 / 3) / 2)
+
+
+def test_each_distance_ranks_by_itself() -> None:
+    query, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
+    vectors = torch.tensor([[5.0, 0.0], [1.0, 1.1], [0.2, 0.9]])  # nearest by cosine, by L1 and L2, by neither
+    for own, expected in ((torch.tensor([0, 1, 1]), [0, 0, 1]), (torch.tensor([1, 0, 1]), [1, 1, 0])):
+        rows = evaluate.figures(query, labels, vectors, own)
+        assert [row["distance"] for row in rows] == ["l1", "l2", "cosine"]
+        assert [row["recall1"] for row in rows] == expected
+
+
+def test_the_readme_shows_what_is_recorded() -> None:
+    assert evaluate.table(evaluate.recorded()) in (evaluate.HERE / "README.md").read_text()
