@@ -18,6 +18,7 @@ from dl.mytorch.testing import (
     assert_gradients_flow,
     assert_overfits,
     assert_same_as,
+    assert_same_function,
     assert_same_runs,
     randomize_norms,
 )
@@ -232,3 +233,43 @@ def test_randomized_norms_show_all_that_they_hold() -> None:
         assert len(tensor.unique()) == 8 and tensor.min() >= 2 and tensor.max() <= 3
     for tensor in (norm.bias, norm.running_mean):
         assert len(tensor.unique()) == 8 and 0 < tensor.abs().max() < 2.5
+
+
+class Counting(nn.Module):
+    """A linear layer that counts its calls, and gives its output and what it is asked for besides."""
+
+    def __init__(self, more: Callable[[Tensor], Tensor], step: int = 1) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        self.more, self.step = more, step
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, int]]:
+        self.calls += self.step
+        return self.fc(x), (self.more(x), 7)
+
+
+def test_the_same_function_written_otherwise_passes() -> None:
+    assert_same_function(Counting(torch.square), Counting(lambda x: x * x), X)
+    assert_same_function(lambda x, y: (x + y, None), lambda x, y: (y + x, None), X, X + 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "step", "says"),
+    [
+        (lambda x: x * x + 1e-9, 1, "output 1: differs"),
+        (lambda x: x * x.detach(), 1, "gradient of input 0: differs"),
+        (lambda x: (x * x)[:1], 1, "output 1: shape"),
+        (torch.square, 2, "calls: differs"),
+    ],
+)
+def test_another_output_gradient_or_buffer_is_found(more: Callable[[Tensor], Tensor], step: int, says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        assert_same_function(Counting(more, step), Counting(torch.square), X)
+
+
+def test_another_gradient_of_a_parameter_is_found() -> None:
+    own = nn.Linear(4, 3)
+    own.weight.register_hook(lambda gradient: 2 * gradient)
+    with pytest.raises(AssertionError, match="gradient of weight: differs"):
+        assert_same_function(own, nn.Linear(4, 3), X)

@@ -67,6 +67,42 @@ def assert_same_as(
         _close(f"{name} after {steps} steps", own, other, tolerance)
 
 
+def assert_same_function(
+    own: Callable[..., Any], twin: Callable[..., Any], *inputs: Any, tolerance: float = 1e-10, seed: int = 0
+) -> None:
+    """Same outputs for `inputs`, and same gradients of all of these that are real numbers, which become float64.
+
+    Of two modules also: the same names in the state dict, the twin's weights (which `own` gets here) have the same
+    gradients, and buffers are the same afterwards. Outputs may be tuples of tensors. Randomness starts from `seed`.
+    """
+    modules = isinstance(own, nn.Module) and isinstance(twin, nn.Module)
+    if modules:
+        own.double().load_state_dict(twin.double().state_dict())
+    results = []
+    for function in (own, twin):
+        leaves = [_leaf(x) if isinstance(x, Tensor) else x for x in inputs]
+        torch.manual_seed(seed)
+        outputs = _tensors(function(*leaves))
+        torch.manual_seed(seed)
+        weights = [torch.randn_like(y) for y in outputs]  # a random linear function, in which no gradient cancels
+        wanted = {f"input {i}": x for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad}
+        wanted |= dict(function.named_parameters()) if modules else {}
+        gradients = torch.autograd.grad(outputs, list(wanted.values()), weights) if wanted else ()
+        result = {f"output {i}": y for i, y in enumerate(outputs)}
+        result |= {f"gradient of {name}": gradient for name, gradient in zip(wanted, gradients)}
+        results.append(result | (dict(function.named_buffers()) if modules else {}))
+    assert results[0].keys() == results[1].keys(), f"{list(results[0])}, the twin has {list(results[1])}"
+    for name, tensor in results[0].items():
+        _close(name, tensor, results[1][name], tolerance)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The tensors of real numbers in nested tuples."""
+    if isinstance(output, (tuple, list)):
+        return [tensor for part in output for tensor in _tensors(part)]
+    return [output] if isinstance(output, Tensor) and output.is_floating_point() else []
+
+
 def _leaf(x: Tensor) -> Tensor:
     return x.detach().double().requires_grad_() if x.is_floating_point() else x
 
