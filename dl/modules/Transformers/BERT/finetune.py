@@ -28,7 +28,7 @@ class Config(TrainConfig):
     out: str = "runs/Transformers/BERT-sst2"
     data: Literal["sst2"] = flag("sst2", "name of the data set")
     weights: str = flag("", "folder with config.json, model.safetensors and vocab.txt")
-    pooling: Literal["first", "mean"] = flag("first", "what sums a sentence up: its first token, or the mean of all")
+    pooling: Literal["first", "mean", "both"] = flag("first", "what sums a sentence up: its first token, the mean of all, both")
     length: int = flag(64, "tokens of a sentence, with [CLS] and [SEP]; longer ones are cut")
     epochs: int = 3
     batch_size: int = 32

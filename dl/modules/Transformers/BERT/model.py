@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch.layers import EncoderBlock, LearnedPositions, sequential
+from dl.mytorch.layers import EncoderBlock, JoinedHead, LearnedPositions, sequential
 
 # B batch, T tokens, M positions that are asked for, D width, V vocabulary
 
@@ -159,35 +159,43 @@ class SentenceClassifier(nn.Module):
 
     Args:
         encoder: with the pooler, without the heads of pre-training.
-        pooling: what the pooler reads: the "first" token, as in the paper, or the "mean" of all that are not padding.
+        pooling: what the pooler reads: the "first" token, as in the paper, or the "mean" of all that are not padding; with
+            "both", the pooled first token and the mean are joined, behind which comes a hidden layer of their own.
 
     forward: tokens (B, T), padding_mask (B, T) -> logits (B, num_classes). Raises `ValueError` for another encoder.
     """
 
     def __init__(
-        self, encoder: BERT, num_classes: int, dropout: float = 0.1, pooling: Literal["first", "mean"] = "first"
+        self, encoder: BERT, num_classes: int, dropout: float = 0.1, pooling: Literal["first", "mean", "both"] = "first"
     ) -> None:
         super().__init__()
         if encoder.pooler is None or encoder.mlm_head is not None or encoder.nsp_head is not None:
             raise ValueError("a classifier of sentences needs an encoder with the pooler and without mlm and nsp")
-        if pooling not in ("first", "mean"):
-            raise ValueError(f"pooling has to be first or mean; got {pooling!r}")
+        if pooling not in ("first", "mean", "both"):
+            raise ValueError(f"pooling has to be first, mean or both; got {pooling!r}")
         self.encoder, self.pooling = encoder, pooling
+        dim = encoder.token_embedding.embedding_dim
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(encoder.token_embedding.embedding_dim, num_classes)
+        self.head = nn.Linear(dim, num_classes)
+        if pooling == "both":
+            self.head = JoinedHead([dim, dim], dim, num_classes, nn.Tanh, dropout)
         self.init_weights()
 
     def init_weights(self) -> None:
-        """The output layer as all others: normal with deviation 0.02, bias 0 (run_classifier.py of the paper's code)."""
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        """The head as all other layers: normal with deviation 0.02, biases 0 (run_classifier.py of the paper's code)."""
+        for layer in self.head.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         output = self.encoder(tokens, padding_mask=padding_mask)
-        pooled = output.pooled
+        if self.pooling == "first":
+            return self.head(self.dropout(output.pooled))
+        mean = mean_of_tokens(output.hidden, padding_mask)  # (B, T, D) -> (B, D)
         if self.pooling == "mean":
-            pooled = self.encoder.pooler(mean_of_tokens(output.hidden, padding_mask))  # (B, T, D) -> (B, D)
-        return self.head(self.dropout(pooled))
+            return self.head(self.dropout(self.encoder.pooler(mean)))
+        return self.head(self.dropout(output.pooled), mean)
 
 
 def mean_of_tokens(hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:

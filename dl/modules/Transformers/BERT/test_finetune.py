@@ -45,14 +45,17 @@ def config(out: Path, **changes: Any) -> finetune.Config:
 # ---- the classifier ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pooling", ["first", "mean"])
+@pytest.mark.parametrize("pooling", ["first", "mean", "both"])
 def test_classifier_is_pooler_and_output_on_what_sums_the_sentence_up(pooling: str) -> None:
     encoder = tiny(**ENCODER)
     model = SentenceClassifier(encoder, num_classes=3, pooling=pooling).double().eval()
     hidden = encoder(TOKENS, padding_mask=PADDING).hidden
     means = torch.stack([row[~padding].mean(0) for row, padding in zip(hidden, PADDING)])
-    pooled = torch.tanh(encoder.pooler.fc(hidden[:, 0] if pooling == "first" else means))
-    torch.testing.assert_close(model(TOKENS, PADDING), model.head(pooled), rtol=0, atol=1e-12)
+    summed_up = torch.tanh(encoder.pooler.fc(means if pooling == "mean" else hidden[:, 0]))
+    output = model.head
+    if pooling == "both":  # never straight from the joined vectors to the output
+        summed_up, output = torch.tanh(model.head.hidden(torch.cat([summed_up, means], 1))), model.head.output
+    torch.testing.assert_close(model(TOKENS, PADDING), output(summed_up), rtol=0, atol=1e-12)
     torch.testing.assert_close(model(TOKENS[:1]), model(TOKENS[:1], PADDING[:1]), rtol=0, atol=1e-12)
     testing.assert_batch_independent(model, TOKENS, PADDING)
     model = SentenceClassifier(build("tiny", **ENCODER), 3, pooling=pooling)
@@ -70,7 +73,7 @@ def test_encoders_without_pooler_or_with_heads_and_unknown_poolings_are_refused(
     for options in ({}, {"mlm": False}, {"mlm": False, "nsp": False}):
         with pytest.raises(ValueError, match="needs an encoder with the pooler and without mlm and nsp"):
             SentenceClassifier(build("tiny", **options), 2)
-    with pytest.raises(ValueError, match="pooling has to be first or mean; got 'max'"):
+    with pytest.raises(ValueError, match="pooling has to be first, mean or both; got 'max'"):
         SentenceClassifier(build("tiny", **ENCODER), 2, pooling="max")
 
 
