@@ -2,6 +2,7 @@
 
 Ho et al. 2020, https://arxiv.org/abs/2006.11239, section 2; the cosine schedule is that of Nichol & Dhariwal 2021,
 https://arxiv.org/abs/2102.09672, equation 17; v that of Salimans & Ho 2022, https://arxiv.org/abs/2202.00512, appendix D.
+A learned variance is that of Nichol & Dhariwal, section 3.1; bound.py has the loss that teaches it.
 """
 
 import math
@@ -36,20 +37,30 @@ class Process:
         schedule: "linear" or "cosine", with `steps` times, or betas (T,) themselves.
         prediction: what the network gives: "epsilon", the noise; "x0", the image; "v" = sqrt(alpha_bar) epsilon -
             sqrt(1 - alpha_bar) x_0.
+        learned_variance: the network gives (B, 2C, H, W): behind its prediction, a number v for each pixel, which tells the
+            variance of a step back, see `log_variance`.
 
     Attributes: `steps`, T; `alpha_bar` (T,), the share of variance that is signal, in float64.
-    Raises `ValueError` for another schedule or prediction.
+    Raises `ValueError` for another schedule or prediction, and for a learned variance of less than two steps.
     """
 
-    def __init__(self, schedule: str | Tensor = "linear", prediction: str = "epsilon", steps: int = 1000) -> None:
+    def __init__(
+        self,
+        schedule: str | Tensor = "linear",
+        prediction: str = "epsilon",
+        steps: int = 1000,
+        learned_variance: bool = False,
+    ) -> None:
         if isinstance(schedule, str):
             if schedule not in SCHEDULES:
                 raise ValueError(f"schedule {schedule!r}: there are {', '.join(SCHEDULES)}")
             schedule = SCHEDULES[schedule](steps)
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction {prediction!r}: there are {', '.join(PREDICTIONS)}")
-        self.prediction = prediction
+        self.prediction, self.learned_variance = prediction, learned_variance
         self.steps = len(schedule)
+        if learned_variance and self.steps < 2:
+            raise ValueError("a learned variance takes a process of at least 2 steps")
         self.alpha_bar = (1 - schedule.double()).cumprod(0)
 
     def draw_times(self, count: int, device: torch.device | str = "cpu") -> Tensor:
@@ -77,6 +88,7 @@ class Process:
 
     def clean(self, output: Tensor, x: Tensor, times: Tensor) -> Tensor:
         """The image x_0 that a network's output means, given x_t; equation 15 for epsilon."""
+        output, _ = self.split(output)
         signal, deviation = self.levels(times, x)
         if self.prediction == "epsilon":
             return (x - deviation * output) / signal
@@ -88,3 +100,39 @@ class Process:
         """The noise that made x_t from images x_0."""
         signal, deviation = self.levels(times, x)
         return (x - signal * images) / deviation
+
+    def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A network's output as its prediction and, where the variance is learned, v: (B, C, H, W) each."""
+        if not self.learned_variance:
+            return output, None
+        prediction, v = output.chunk(2, dim=1)
+        return prediction, v
+
+    def posterior_mean(self, images: Tensor, x: Tensor, times: Tensor, before: Tensor) -> Tensor:
+        """The mean of q(x_before | x_t, x_0), equation 7, for times and before (B,), where -1 is the clean image."""
+        bar, bar_before = self._bars(times, before)
+        alpha = bar / bar_before
+        of_images, of_x = bar_before.sqrt() * (1 - alpha) / (1 - bar), alpha.sqrt() * (1 - bar_before) / (1 - bar)
+        return of_images.to(x.dtype) * images + of_x.to(x.dtype) * x
+
+    def variances(self, times: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """The two choices of section 3.2, (B, 1, 1, 1) each in float64: beta tilde, the variance of the posterior; and beta."""
+        bar, bar_before = self._bars(times, before)
+        beta = 1 - bar / bar_before
+        return beta * (1 - bar_before) / (1 - bar), beta
+
+    def log_variance(self, v: Tensor, times: Tensor, before: Tensor) -> Tensor:
+        """Nichol & Dhariwal, equation 15: from log beta tilde, where v (B, C, H, W) is -1, to log beta, where it is 1.
+
+        Beta tilde of the step to the clean image is 0; as in the authors' code, that of the step before it takes its place.
+        """
+        small, large = self.variances(times, before)
+        least, _ = self.variances(times.new_tensor([1]), times.new_tensor([0]))
+        low, high = torch.maximum(small, least).log().to(v.dtype), large.log().to(v.dtype)
+        share = (v + 1) / 2
+        return share * high + (1 - share) * low
+
+    def _bars(self, times: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_bar at both, (B, 1, 1, 1) each; 1 at -1."""
+        bars = torch.cat([self.alpha_bar, torch.ones(1, dtype=torch.float64)]).to(times.device)
+        return bars[times].view(-1, 1, 1, 1), bars[before].view(-1, 1, 1, 1)

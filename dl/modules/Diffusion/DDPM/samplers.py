@@ -35,7 +35,8 @@ def trailing(total: int, steps: int) -> list[int]:
 def guided(model: nn.Module, labels: Tensor, scale: float = 1.0) -> Denoiser:
     """A denoiser for labels (B,): the unconditional prediction plus `scale` times what the label adds to it.
 
-    1 is the conditional model alone, 0 the unconditional one. The paper's weight w is scale - 1.
+    1 is the conditional model alone, 0 the unconditional one. The paper's weight w is scale - 1. A learned variance, in
+    channels behind those of the prediction, stays that of the conditional model.
     Raises `ValueError` for a label that the model does not know.
     """
     if labels.min() < 0 or labels.max() > model.num_classes:
@@ -47,8 +48,10 @@ def guided(model: nn.Module, labels: Tensor, scale: float = 1.0) -> Denoiser:
             return model(x, times, labels)
         no_label = torch.full_like(labels, model.num_classes)
         both = model(torch.cat([x, x]), torch.cat([times, times]), torch.cat([labels, no_label]))
-        conditional, unconditional = both.chunk(2)
-        return unconditional + scale * (conditional - unconditional)
+        conditional, unconditional = both.to(x.dtype).chunk(2)
+        channels = x.shape[1]
+        prediction = unconditional[:, :channels] + scale * (conditional - unconditional)[:, :channels]
+        return torch.cat([prediction, conditional[:, channels:]], dim=1)
 
     return denoise
 
@@ -58,31 +61,43 @@ def ddpm(
     process: Process,
     noise: Tensor,
     steps: int = 0,
-    variance: str = "small",
+    variance: str = "",
     clip: bool = True,
     generator: torch.Generator | None = None,
     watch: Watch | None = None,
 ) -> Tensor:
-    """Algorithm 2, with all steps of the process or with fewer. `variance` is "small" (beta tilde) or "large" (beta)."""
-    if variance not in ("small", "large"):
-        raise ValueError(f'variance {variance!r}: section 3.2 has "small" and "large"')
+    """Algorithm 2, with all steps of the process or with fewer.
+
+    `variance` is "small" (beta tilde), "large" (beta) or "learned"; by default the last where the process has it, else
+    the first. Raises `ValueError` for another.
+    """
+    known = ("small", "large", "learned") if process.learned_variance else ("small", "large")
+    variance = variance or ("learned" if process.learned_variance else "small")
+    if variance not in known:
+        raise ValueError(f"variance {variance!r}: this process has {', '.join(known)}")
     x, times = noise, trailing(process.steps, steps or process.steps)
     for i, (t, before) in enumerate(zip(times, times[1:])):
-        images = _images(denoise, process, x, t, clip)
+        images, v = _images(denoise, process, x, t, clip)
         new = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device) if before >= 0 else torch.zeros_like(x)
-        x = ddpm_step(process, images, x, t, before, new, variance)
+        x = ddpm_step(process, images, x, t, before, new, v if variance == "learned" else variance)
         if watch:
             watch(i + 1, x)
     return x
 
 
-def ddpm_step(process: Process, images: Tensor, x: Tensor, t: int, before: int, new: Tensor, variance: str = "small") -> Tensor:
-    """x at time `before` from x at time t, the predicted images x_0 and new noise: equations 6 and 7."""
-    bar, bar_before = (float(process.alpha_bar[s]) if s >= 0 else 1.0 for s in (t, before))
-    alpha = bar / bar_before
-    beta = 1 - alpha
-    mean = (bar_before**0.5 * beta * images + alpha**0.5 * (1 - bar_before) * x) / (1 - bar)
-    return mean + (beta if variance == "large" else beta * (1 - bar_before) / (1 - bar)) ** 0.5 * new
+def ddpm_step(
+    process: Process, images: Tensor, x: Tensor, t: int, before: int, new: Tensor, variance: str | Tensor = "small"
+) -> Tensor:
+    """x at time `before` from x at time t, the predicted images x_0 and new noise: equations 6 and 7.
+
+    `variance` is "small" or "large"; or v (B, C, H, W) of a learned one.
+    """
+    times, earlier = (torch.tensor([time], device=x.device) for time in (t, before))
+    mean = process.posterior_mean(images, x, times, earlier)
+    if isinstance(variance, Tensor):
+        return mean + (process.log_variance(variance, times, earlier) / 2).exp() * new
+    small, large = process.variances(times, earlier)
+    return mean + (large if variance == "large" else small).sqrt().to(x.dtype) * new
 
 
 def ddim(
@@ -98,7 +113,7 @@ def ddim(
     """Equation 12 in `steps` steps. With eta 0 the images are a function of the noise; eta 1 has the variance of `ddpm`."""
     x, times = noise, trailing(process.steps, steps)
     for i, (t, before) in enumerate(zip(times, times[1:])):
-        images = _images(denoise, process, x, t, clip)
+        images, _ = _images(denoise, process, x, t, clip)
         new = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device) if eta else torch.zeros_like(x)
         x = ddim_step(process, images, x, t, before, new, eta)
         if watch:
@@ -124,7 +139,7 @@ def dpm_solver_2m(
     x, times = noise, trailing(process.steps, steps)
     earlier: tuple[Tensor, int] | None = None
     for i, (t, before) in enumerate(zip(times, times[1:])):
-        images = _images(denoise, process, x, t, clip)
+        images, _ = _images(denoise, process, x, t, clip)
         x = dpm_solver_step(process, images, x, t, before, earlier if before >= 0 else None)
         earlier = (images, t)
         if watch:
@@ -150,8 +165,9 @@ def dpm_solver_step(
     return deviation_before / deviation * x - float(bars[before].sqrt()) * shrink * direction
 
 
-def _images(denoise: Denoiser, process: Process, x: Tensor, t: int, clip: bool) -> Tensor:
-    """What the denoiser takes the clean images to be."""
+def _images(denoise: Denoiser, process: Process, x: Tensor, t: int, clip: bool) -> tuple[Tensor, Tensor | None]:
+    """What the denoiser takes the clean images to be, and v where the variance is learned."""
     times = torch.full((len(x),), t, device=x.device)
-    images = process.clean(denoise(x, times), x, times)
-    return images.clamp(-1, 1) if clip else images
+    output = denoise(x, times)
+    images = process.clean(output, x, times)
+    return images.clamp(-1, 1) if clip else images, process.split(output)[1]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dl.modules.Diffusion.DDPM.bound import variational_bound
 from dl.modules.Diffusion.DDPM.process import Process
 from dl.modules.Diffusion.DDPM.samplers import Denoiser, ddim, guided
 from dl.mytorch import Task, plot
@@ -14,10 +15,14 @@ from dl.mytorch.distributed import all_sum
 from dl.mytorch.tasks import StepOutput
 
 BINS = 10  # of time steps, for the picture of the loss
+BOUND_WEIGHT = 0.001  # lambda of Nichol & Dhariwal 2021, equation 16
 
 
 class Denoising(Task):
     """Predict what noise was added: L_simple, equation 14, or the same loss for x0 and v.
+
+    With a learned variance the loss is L_simple + 0.001 L_vlb (Nichol & Dhariwal 2021, https://arxiv.org/abs/2102.09672,
+    equation 16); the expectation of the bound over one time is a T-th of its sum over all.
 
     Batches: "images" (B, C, H, W) in [-1, 1] and "labels" (B,). Each image gets a time step and noise of its own. A model
     with classes sees the labels; in training it is left without one with probability `drop_label`, for guidance.
@@ -100,12 +105,17 @@ class Denoising(Task):
         network = getattr(model, "module", model)  # below DistributedDataParallel
         times = self.process.draw_times(len(images), images.device)
         noise = torch.randn_like(images)
-        arguments = [self.process.noised(images, noise, times), times]
+        x = self.process.noised(images, noise, times)
+        arguments = [x, times]
         if network.num_classes:
             dropped = torch.rand(len(labels), device=labels.device) < drop_label
             arguments.append(labels.masked_fill(dropped, network.num_classes))
-        difference = model(*arguments).float() - self.process.target(images, noise, times)
-        losses = difference.square().flatten(1).mean(1)  # (B,)
+        output = model(*arguments).float()
+        prediction, v = self.process.split(output)
+        losses = (prediction - self.process.target(images, noise, times)).square().flatten(1).mean(1)  # (B,)
+        if v is not None:
+            bound = variational_bound(self.process, output, images, x, times)
+            losses = losses + BOUND_WEIGHT * self.process.steps * bound
         loss = losses.mean()
         return StepOutput(loss, len(images), {}), losses.detach(), times
 

@@ -31,7 +31,12 @@ def perfect(process: Process, truth: Tensor) -> Denoiser:
 
 def smooth(process: Process) -> Denoiser:
     """Some function of image and time, standing in for a trained network."""
-    return lambda x, times: torch.tanh(0.7 * x.flip(-1) + times.view(-1, 1, 1, 1) / process.steps - 0.4)
+
+    def denoise(x: Tensor, times: Tensor) -> Tensor:
+        prediction = torch.tanh(0.7 * x.flip(-1) + times.view(-1, 1, 1, 1) / process.steps - 0.4)
+        return torch.cat([prediction, x.sin()], dim=1) if process.learned_variance else prediction
+
+    return denoise
 
 
 # ---- the process ---------------------------------------------------------------------------------------------------
@@ -234,6 +239,7 @@ def test_schedules_and_forward_process_are_diffusers(diffusers: ModuleType) -> N
         ({"sampler": ddpm, "steps": 50}, "DDPMScheduler", {"variance_type": "fixed_small"}, {}),
         # With all steps: with fewer, diffusers adds noise to the clean image, too.
         ({"sampler": ddpm, "steps": 1000, "variance": "large"}, "DDPMScheduler", {"variance_type": "fixed_large"}, {}),
+        ({"sampler": ddpm, "steps": 1000, "learned": True}, "DDPMScheduler", {"variance_type": "learned_range"}, {}),
         ({"sampler": ddim, "steps": 50}, "DDIMScheduler", {}, {"use_clipped_model_output": True}),
         ({"sampler": ddim, "steps": 20, "eta": 0.7}, "DDIMScheduler", {}, {"eta": 0.7, "use_clipped_model_output": True}),
     ],
@@ -241,11 +247,11 @@ def test_schedules_and_forward_process_are_diffusers(diffusers: ModuleType) -> N
 def test_every_step_is_diffusers(
     diffusers: ModuleType, ours: dict, theirs: str, options: dict[str, Any], step: dict[str, Any], clip: bool, prediction: str
 ) -> None:
-    process = Process("linear", prediction)
+    process = Process("linear", prediction, learned_variance="learned" in ours)
     options = options | {"prediction_type": THEIRS[prediction], "timestep_spacing": "trailing", "clip_sample": clip}
     reference = getattr(diffusers, theirs)(**options)
     reference.set_timesteps(ours["steps"])
-    sampler, own = ours["sampler"], {name: value for name, value in ours.items() if name != "sampler"}
+    sampler, own = ours["sampler"], {name: value for name, value in ours.items() if name not in ("sampler", "learned")}
     compare(reference, functools.partial(sampler, **own, clip=clip), process, step, True)
 
 

@@ -26,21 +26,28 @@ class Config(DiffusionConfig):
     times: int = flag(1000, "time steps T of the process")
     schedule: Literal["linear", "cosine"] = flag("cosine", "how the noise grows")
     prediction: Literal["epsilon", "x0", "v"] = flag("v", "what the network predicts")
+    learned_variance: bool = flag(False, "let it tell the variance of a step back, too")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("times", self.times >= 1, "at least 1")
+        least = 2 if self.learned_variance else 1
+        self._check("times", self.times >= least, f"at least {least}")
 
 
 def network(config: Config) -> UNet:
     """The network that the config asks for."""
     about = image_set(config)
-    return build(config.model, in_channels=about.channels, num_classes=len(about.classes) if config.classes else 0)
+    return build(
+        config.model,
+        in_channels=about.channels,
+        out_channels=about.channels * (2 if config.learned_variance else 1),
+        num_classes=len(about.classes) if config.classes else 0,
+    )
 
 
 def process(config: Config) -> Process:
     """The forward process that the config asks for."""
-    return Process(config.schedule, config.prediction, config.times)
+    return Process(config.schedule, config.prediction, config.times, config.learned_variance)
 
 
 def main(config: Config, data: Splits | None = None) -> History:

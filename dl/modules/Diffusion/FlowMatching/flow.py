@@ -32,6 +32,10 @@ class Flow:
         """The velocity, which is the same all along a path."""
         return noise - images
 
+    def split(self, output: Tensor) -> tuple[Tensor, None]:
+        """A network's output is the velocity alone, without the variance that `Process` can have."""
+        return output, None
+
 
 def euler(denoise: Denoiser, flow: Flow, noise: Tensor, steps: int = 25, watch: Watch | None = None) -> Tensor:
     """From noise (B, C, H, W) to images in `steps` equal steps against the velocity.
