@@ -1,6 +1,8 @@
 """How like the real images samples are: Frechet distance, precision and recall, agreement with the class that was asked for.
 
     python -m dl.modules.Diffusion.score runs/Diffusion/DDPM --classifier runs/CNN/ResNet --num 2000 --guidance 3
+    python -m dl.modules.Diffusion.score runs/Diffusion/DDPM --classifier runs/CNN/ResNet --real      # what 0 is worth
+    python -m dl.modules.Diffusion.score runs/Diffusion/DDPM --classifier runs/CNN/ResNet --record    # into the README
 
 The features are those of a classifier of this project, the mean over the last maps of a ResNet trained on the same set.
 So the numbers compare runs here; they are not the FID of papers, whose features are those of Inception on ImageNet.
@@ -11,17 +13,24 @@ So the numbers compare runs here; they are not the FID of papers, whose features
 
 import argparse
 import sys
+import time
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from dl import catalogue
 from dl.modules.CNN.ResNet import predict
-from dl.modules.Diffusion.DDPM.sample import SAMPLERS, Trained, sample, trained
+from dl.modules.Diffusion.DDPM.sample import SAMPLERS, Trained, check, first_noise, sample, trained
 from dl.mytorch import Probe
+from dl.mytorch.checkpoint import write_json
 from dl.mytorch.config import UserError
-from dl.mytorch.data import ImageConfig, image_splits
+from dl.mytorch.data import ImageConfig, Splits, image_splits
+from dl.mytorch.logger import device_name, read_json
+from dl.results import markdown_table, rewrite
+
+QUANTITIES = ("frechet_distance", "precision", "recall", "agreement")
 
 
 def frechet_distance(real: Tensor, drawn: Tensor) -> float:
@@ -69,16 +78,74 @@ def standardised(images: Tensor, found: Trained) -> Tensor:
     return found.about.standard({"images": pixels}, torch.Generator())["images"]
 
 
+def drawn(options: argparse.Namespace, found: Trained, splits: Splits) -> tuple[Tensor, Tensor | None]:
+    """The images (N, C, H, W) to be scored, in [-1, 1], and the classes that were asked for (N,), if any."""
+    if options.real:
+        images = splits.train.dataset
+        return images["images"][: options.num] / 127.5 - 1, images["labels"][: options.num]
+    asked = torch.arange(options.num) % len(found.about.classes) if found.model.num_classes else None
+    noise = first_noise(found, options.num, options.seed)
+    return sample(found, noise, asked, options.sampler, options.steps, options.guidance, seed=options.seed), asked
+
+
+def scores(options: argparse.Namespace, found: Trained, classifier: nn.Module) -> dict[str, Any]:
+    """The scores of `options.num` images against as many of the test set, with what was asked and the seconds it took."""
+    splits = image_splits(ImageConfig(out=str(options.run), data=found.config.data))
+    started = time.perf_counter()
+    images, asked = drawn(options, found, splits)
+    seconds = time.perf_counter() - started
+    test = splits.test.dataset["images"][: options.num]
+    real, _ = features(classifier, found.about.standard({"images": test}, torch.Generator())["images"])
+    fake, said = features(classifier, standardised(images, found))
+    precision, recall = precision_recall(real, fake)
+    agreement = None if asked is None else (said == asked).double().mean().item()
+    return {
+        **({"sampler": "training images"} if options.real else {n: getattr(options, n) for n in ("sampler", "steps", "guidance")}),
+        **{"num": options.num, "seed": options.seed},
+        **dict(zip(QUANTITIES, (frechet_distance(real, fake), precision, recall, agreement))),
+        **{"seconds": round(seconds, 1), "device": device_name(next(found.model.parameters()).device)},
+    }
+
+
+def record(row: dict[str, Any], options: argparse.Namespace) -> str:
+    """Put a row into the scores of its recipe, in the place of one of the same settings, and all of them into its README."""
+    described, judge = (read_json(run / "config.json") for run in (options.run, options.classifier))
+    folder = catalogue.MODULES / described["recipe"]
+    path = folder / "results" / "scores" / f"{described['config']['data']}.json"
+    about = {"run": {name: described[name] for name in ("command", "commit")}}
+    about |= {"classifier": {name: judge[name] for name in ("command", "commit")}}
+    content = read_json(path) if path.exists() else {}
+    same_run = {name: content.get(name) for name in about} == about
+    rows = content["scores"] if same_run else []  # those of another run are of no use beside these
+    rows = [old for old in rows if any(old.get(n) != row.get(n) for n in ("sampler", "steps", "guidance", "num", "seed"))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(about | {"scores": [*rows, row]}, path)
+    return rewrite(folder / "README.md", "scores", table([*rows, row]))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows of scores in Markdown."""
+    headings = ["sampler", "steps", "guidance", "images", "Frechet distance", "precision", "recall", "of the class asked for"]
+    cells = []
+    for row in rows:
+        distance, precision, recall, agreement = (row[name] for name in QUANTITIES)
+        shown = [f"{distance:.2f}", f"{precision:.3f}", f"{recall:.3f}", "" if agreement is None else f"{100 * agreement:.1f} %"]
+        cells.append([row["sampler"], *(f"{row.get(name, '')}" for name in ("steps", "guidance", "num")), *shown])
+    return markdown_table(headings, cells)
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog="python -m dl.modules.Diffusion.score")
-    parser.add_argument("run", type=Path, help="folder of a run of Diffusion/DDPM")
+    parser.add_argument("run", type=Path, help="folder of a run of DDPM, DiT or FlowMatching")
     parser.add_argument("--classifier", type=Path, required=True, help="folder of a run of CNN/ResNet on the same set")
     parser.add_argument("--num", type=int, default=2000, help="samples, and real images of the test set (default: %(default)s)")
-    parser.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="(default: %(default)s)")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="default: ddim; for a flow euler")
     parser.add_argument("--steps", type=int, default=50, help="(default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=1.0, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--real", action="store_true", help="score images of the training set in the place of samples")
+    parser.add_argument("--record", action="store_true", help="keep the scores in results/scores and README of the recipe")
     return parser.parse_args(argv)
 
 
@@ -86,19 +153,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     try:
         found, classifier = trained(options.run), predict.trained(options.classifier)
-        if not 1 <= options.steps <= found.process.steps or options.num < 8:
-            got = f"got {options.steps} and {options.num}"
-            raise UserError(f"--steps is from 1 to {found.process.steps} and --num at least 8; {got}")
+        check(options, found)
+        if options.num < 8:
+            raise UserError(f"--num has to be at least 8; got {options.num}")
         if classifier.classes != found.about.classes:
             raise UserError(f"{options.classifier} was trained on other classes than {options.run}")
-        test = image_splits(ImageConfig(out=str(options.run), data=found.data)).test.dataset["images"][: options.num]
-        asked = torch.arange(options.num) % len(classifier.classes) if found.model.num_classes else None
-        drawn = sample(found, asked, options.num, options.sampler, options.steps, options.guidance, 0.0, options.seed)
-        real, _ = features(classifier.model, found.about.standard({"images": test}, torch.Generator())["images"])
-        fake, said = features(classifier.model, standardised(drawn, found))
-        precision, recall = precision_recall(real, fake)
-        agreement = f", of the class asked for {(said == asked).double().mean():.3f}" if asked is not None else ""
-        print(f"Frechet distance {frechet_distance(real, fake):.3f}, precision {precision:.3f}, recall {recall:.3f}{agreement}")
+        row = scores(options, found, classifier.model)
+        print(record(row, options) if options.record else table([row]))
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from dl.modules.CNN.ResNet import train as resnet
 from dl.modules.Diffusion import score
@@ -13,6 +14,7 @@ from dl.modules.Diffusion.DDPM.test_sample import make_run
 from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
 from dl.mytorch import checkpoint
 from dl.mytorch.data import Loader, Splits
+from dl.mytorch.logger import read_json
 
 
 def test_frechet_distance_of_diagonal_normals_is_the_formula() -> None:
@@ -57,19 +59,56 @@ def runs(tmp_path: Path) -> list[str]:
     config = resnet.Config(out="unused", data="fashion_mnist-sample", model="tiny")
     folder = tmp_path / "resnet"
     folder.mkdir()
-    checkpoint.write_json({"recipe": "CNN/ResNet", "config": dataclasses.asdict(config)}, folder / "config.json")
+    described = {"recipe": "CNN/ResNet", "config": dataclasses.asdict(config), "command": "", "commit": ""}
+    checkpoint.write_json(described, folder / "config.json")
     checkpoint.save(resnet.network(config).state_dict(), folder / "best.pt")
     return [str(make_run(tmp_path / "ddpm")), "--classifier", str(folder)]
 
 
-def test_command_states_all_scores(runs: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+@pytest.fixture
+def twelve(monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """Random images in the place of Fashion-MNIST."""
     pixels = torch.randint(256, (12, 1, 28, 28), dtype=torch.uint8)
     loader = Loader({"images": pixels, "labels": torch.arange(12) % 10}, 4)
     monkeypatch.setattr(score, "image_splits", lambda config: Splits(loader, loader, loader))
+    return pixels
+
+
+def test_command_states_all_scores(runs: list[str], twelve: Tensor, capsys: pytest.CaptureFixture) -> None:
     assert score.main([*runs, "--num", "12", "--steps", "1"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("Frechet distance ") and all(name in said for name in ("precision", "recall", "class asked for"))
-    assert score.main([*runs, "--steps", "51"]) == 1 and "--steps is from 1 to 50" in capsys.readouterr().err
+    said = capsys.readouterr().out.splitlines()
+    assert "Frechet distance | precision | recall | of the class" in said[0] and said[2].startswith("| ddim | 1 | 1.0 | 12 |")
+    assert score.main([*runs, "--num", "12", "--real"]) == 0  # here, training and test images are the same
+    assert "| training images |  |  | 12 | 0.00 | 1.000 | 1.000 |" in capsys.readouterr().out.replace("-0.00", "0.00")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--steps", "51"], "--steps 51"), (["--num", "7"], "--num has"), (["--sampler", "euler"], "takes ddim, ddpm, dpm")],
+)
+def test_what_cannot_be_scored_is_refused(runs: list[str], words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    assert score.main([*runs, *words]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and message in said and said.count("\n") == 1
+
+
+def test_recorded_scores_replace_those_of_the_same_settings(
+    runs: list[str], twelve: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score.catalogue, "ROOT", tmp_path)
+    monkeypatch.setattr(score.catalogue, "MODULES", tmp_path)
+    readme = tmp_path / "Diffusion" / "DDPM" / "README.md"
+    readme.parent.mkdir(parents=True)
+    readme.write_text("# DDPM\n\n<!-- scores -->\n<!-- /scores -->\n")
+    for words in (["--steps", "1"], ["--steps", "2"], ["--steps", "1"]):
+        assert score.main([*runs, "--num", "12", *words, "--record"]) == 0
+    kept = read_json(readme.parent / "results" / "scores" / "fashion_mnist-sample.json")
+    assert [row["steps"] for row in kept["scores"]] == [2, 1]
+    assert [line.split(" | ")[1] for line in readme.read_text().splitlines() if "ddim" in line] == ["2", "1"]
+    again = read_json(Path(runs[0]) / "config.json") | {"command": "another"}
+    checkpoint.write_json(again, Path(runs[0]) / "config.json")
+    assert score.main([*runs, "--num", "12", "--steps", "3", "--record"]) == 0  # another run: its scores alone
+    assert readme.read_text().count("| ddim |") == 1
 
 
 def test_drawn_images_reach_the_classifier_as_real_ones_do(runs: list[str]) -> None:

@@ -2,39 +2,51 @@
 
     python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --steps 50 --num 64 --out grid.png
     python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --label 3 --guidance 3 --sampler dpm_solver_2m --steps 10
-    python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --num 16 --nearest      # are they copies?
+    python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --num 16 --nearest       # are they copies?
+    python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --num 8 --interpolate    # from one sample to another
+
+It takes runs of DiT and FlowMatching, too.
 """
 
 import argparse
 import sys
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import Any, NamedTuple, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
-from dl.modules.Diffusion.DDPM.model import UNet
-from dl.modules.Diffusion.DDPM.process import Process
+from dl import catalogue
+from dl.modules.Diffusion.DDPM.data import DiffusionConfig
 from dl.modules.Diffusion.DDPM.samplers import ddim, ddpm, dpm_solver_2m, guided
 from dl.modules.Diffusion.DDPM.task import picture
-from dl.modules.Diffusion.DDPM.train import Config, network, process
+from dl.modules.Diffusion.FlowMatching.flow import euler
 from dl.mytorch import plot
 from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.data import ImageConfig, ImageSet, image_set, image_splits
+from dl.mytorch.distributed import device
 from dl.mytorch.logger import read_json
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm_solver_2m": dpm_solver_2m}
+SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpm_solver_2m": dpm_solver_2m, "euler": euler}
+RECIPES = ("Diffusion/DDPM", "Diffusion/DiT", "Diffusion/FlowMatching")
+FRAMES = 8  # of an interpolation, with both ends
 
 
 class Trained(NamedTuple):
     """A trained network with what belongs to it."""
 
-    model: UNet
-    process: Process
+    model: nn.Module
+    process: Any  # DDPM's, or a flow
     about: ImageSet
-    data: str  # the name of that set
+    config: DiffusionConfig
+
+    @property
+    def samplers(self) -> list[str]:
+        """Those that fit its process, the usual one first."""
+        return ["euler"] if self.process.prediction == "velocity" else ["ddim", "ddpm", "dpm_solver_2m"]
 
 
 def trained(run: Path, prediction: str = "") -> Trained:
@@ -42,39 +54,67 @@ def trained(run: Path, prediction: str = "") -> Trained:
     if not (run / "best.pt").exists():
         raise UserError(f"{run} holds no trained network, no best.pt; `python -m dl.modules.Diffusion.DDPM.train` makes one")
     described = read_json(run / "config.json")
-    if described["recipe"] != "Diffusion/DDPM":
-        raise UserError(f"{run} is a run of {described['recipe']}, not of Diffusion/DDPM")
-    config = Config(**described["config"])
-    if prediction and prediction != config.prediction:
-        raise UserError(f"{run} was trained to predict {config.prediction}, not {prediction}")
-    return Trained(load_weights(network(config), run / "best.pt").eval(), process(config), image_set(config), config.data)
+    if described["recipe"] not in RECIPES:
+        raise UserError(f"{run} is a run of {described['recipe']}, not of {', '.join(RECIPES)}")
+    recipe = catalogue.module(described["recipe"], "train")
+    config = recipe.Config(**described["config"])
+    process = recipe.process(config)
+    if prediction and prediction != process.prediction:
+        raise UserError(f"{run} was trained to predict {process.prediction}, not {prediction}")
+    model = load_weights(recipe.network(config), run / "best.pt").eval().to(device(config.device))
+    return Trained(model, process, image_set(config), config)
+
+
+def first_noise(found: Trained, num: int, seed: int) -> Tensor:
+    """What `num` samples begin with, (num, C, H, W)."""
+    about = found.about
+    return torch.randn(num, about.channels, about.size, about.size, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
 def sample(
-    trained: Trained,
+    found: Trained,
+    noise: Tensor,
     labels: Tensor | None,
-    num: int,
     sampler: str,
     steps: int,
-    guidance: float,
-    eta: float,
-    seed: int,
+    guidance: float = 1.0,
+    eta: float = 0.0,
+    seed: int = 0,
     batch: int = 64,
 ) -> Tensor:
-    """`num` images (num, C, H, W) in about [-1, 1], with a progress bar. `labels` (num,) or None: of no class."""
-    model, process, about, _ = trained
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(num, about.channels, about.size, about.size, generator=generator)
+    """Images (N, C, H, W) in about [-1, 1] from noise (N, C, H, W), with a progress bar, on the CPU in the end.
+
+    `labels` (N,) or None: of no class. The network computes in the precision in which it was trained.
+    """
+    where = next(found.model.parameters()).device
+    generator = torch.Generator().manual_seed(seed + 1)
     options = {"ddim": {"eta": eta, "generator": generator}, "ddpm": {"generator": generator}}.get(sampler, {})
     parts = []
-    with tqdm(total=steps * -(-num // batch), unit="step", leave=False, disable=None) as bar:
-        for start in range(0, num, batch):
+    with (
+        tqdm(total=steps * -(-len(noise) // batch), unit="step", leave=False, disable=None) as bar,
+        torch.autocast(where.type, torch.bfloat16, enabled=found.config.precision == "bf16"),
+    ):
+        for start in range(0, len(noise), batch):
             part = slice(start, start + batch)
-            denoise = model if labels is None else guided(model, labels[part], guidance)
+            denoise = found.model if labels is None else guided(found.model, labels[part].to(where), guidance)
             draw = SAMPLERS[sampler]
-            parts.append(draw(denoise, process, noise[part], steps=steps, watch=lambda i, x: bar.update(), **options))
+            watch = {"watch": lambda i, x: bar.update()}
+            parts.append(draw(denoise, found.process, noise[part].to(where), steps=steps, **watch, **options).cpu())
     return torch.cat(parts)
+
+
+def between(noise: Tensor, frames: int = FRAMES) -> Tensor:
+    """From each noise (N, C, H, W) to the next, from the last to the first, on the arc of a great circle: (N frames, C, H, W).
+
+    On the straight line there would be too little noise in the middle (Song et al. 2020, appendix D.5).
+    """
+    pairs = noise.flatten(1), noise.roll(-1, 0).flatten(1)
+    angle = F.cosine_similarity(*pairs).acos().view(-1, 1, 1)
+    share = torch.linspace(0, 1, frames).view(1, -1, 1)
+    first, second = (end[:, None] for end in pairs)  # (N, 1, C H W)
+    mixed = ((1 - share) * angle).sin() * first + (share * angle).sin() * second  # (N, frames, C H W)
+    return (mixed / angle.sin()).view(-1, *noise.shape[1:])
 
 
 def nearest(images: Tensor, training: Tensor) -> Tensor:
@@ -84,7 +124,7 @@ def nearest(images: Tensor, training: Tensor) -> Tensor:
 
 def beside_nearest(images: Tensor, found: Trained) -> Tensor:
     """Each image and behind it its nearest training image, (2N, C, H, W)."""
-    training = image_splits(ImageConfig(out="unused", data=found.data)).train.dataset["images"] / 127.5 - 1
+    training = image_splits(ImageConfig(out="unused", data=found.config.data)).train.dataset["images"] / 127.5 - 1
     return torch.stack([images, nearest(images, training)], dim=1).flatten(0, 1)
 
 
@@ -96,12 +136,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num", type=int, default=64, help="how many images (default: %(default)s)")
     parser.add_argument("--label", default="", help="number or name of a class; default: all in turn")
     parser.add_argument("--guidance", type=float, default=1.0, help="scale of the guidance; 1 = none (default: %(default)s)")
-    parser.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="(default: %(default)s)")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="default: ddim; for a flow euler")
     parser.add_argument("--steps", type=int, default=50, help="steps of the sampler (default: %(default)s)")
     parser.add_argument("--eta", type=float, default=0.0, help="noise of ddim's steps, 0 to 1 (default: %(default)s)")
-    parser.add_argument("--prediction", default="", help="insist that the run predicts this: epsilon, x0 or v")
+    parser.add_argument("--prediction", default="", help="insist that the run predicts this: epsilon, x0, v or velocity")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--nearest", action="store_true", help="show each sample with the nearest training image behind it")
+    parser.add_argument("--interpolate", action="store_true", help=f"{FRAMES} images from each sample's noise to the next's")
     parser.add_argument("--out", type=Path, default=Path("grid.png"), help="picture to write (default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -121,20 +162,37 @@ def chosen_labels(asked: str, num: int, trained: Trained) -> Tensor | None:
     return torch.full((num,), names.index(asked) if asked in names else int(asked))
 
 
+def check(options: argparse.Namespace, found: Trained) -> None:
+    """Raises `UserError` for what this run cannot do; puts the usual sampler where none was asked for."""
+    options.sampler = options.sampler or found.samplers[0]
+    if options.sampler not in found.samplers:
+        fitting = ", ".join(found.samplers)
+        raise UserError(f"--sampler {options.sampler}: a network that predicts {found.process.prediction} takes {fitting}")
+    if not 1 <= options.steps <= found.process.steps:
+        total = found.process.steps
+        raise UserError(f"--steps {options.steps}: this run's process has {total}, and sampling takes from 1 to so many")
+    if options.guidance != 1 and not found.model.num_classes:
+        raise UserError("--guidance needs a run with classes, which this one has not")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     try:
         found = trained(options.run, options.prediction)
-        if not 1 <= options.steps <= found.process.steps:
-            total = found.process.steps
-            raise UserError(f"--steps {options.steps}: this run's process has {total}, and sampling takes from 1 to so many")
+        check(options, found)
         if options.num < 1 or not 0 <= options.eta <= 1:
             raise UserError(f"--num has to be at least 1 and --eta from 0 to 1; got {options.num} and {options.eta}")
+        if options.interpolate and (options.sampler == "ddpm" or options.eta):
+            raise UserError("--interpolate takes a sampler that adds no noise: ddim without --eta, dpm_solver_2m, euler")
+        if options.interpolate and options.num < 2:
+            raise UserError("--interpolate goes from sample to sample: --num at least 2")
         labels = chosen_labels(options.label, options.num, found)
-        if labels is None and options.guidance != 1:
-            raise UserError("--guidance needs a run with classes, which this one has not")
-        images = sample(found, labels, options.num, options.sampler, options.steps, options.guidance, options.eta, options.seed)
+        noise = first_noise(found, options.num, options.seed)
         columns = len(found.about.classes) if labels is not None and not options.label else 8
+        if options.interpolate:
+            noise, columns = between(noise), FRAMES
+            labels = None if labels is None else labels.repeat_interleave(FRAMES)
+        images = sample(found, noise, labels, options.sampler, options.steps, options.guidance, options.eta, options.seed)
         if options.nearest:
             images, columns = beside_nearest(images, found), 8
         plot.save_image(picture(images, columns), options.out)

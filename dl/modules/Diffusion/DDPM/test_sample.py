@@ -5,20 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from dl.modules.Diffusion.DDPM import sample, train
+from dl.modules.Diffusion.FlowMatching import train as flow
 from dl.mytorch import checkpoint
 from dl.mytorch.data import Loader, Splits
 
-CONFIG = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", times=50, prediction="v")
+CONFIG = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", times=50, prediction="v", precision="fp32")
 
 
 def make_run(folder: Path, config: train.Config = CONFIG, recipe: str = "Diffusion/DDPM") -> Path:
     """What a training leaves that sampling reads, with the weights of the start."""
     folder.mkdir()
-    checkpoint.write_json({"recipe": recipe, "config": dataclasses.asdict(config)}, folder / "config.json")
+    described = {"recipe": recipe, "config": dataclasses.asdict(config), "command": "", "commit": ""}
+    checkpoint.write_json(described, folder / "config.json")
     torch.manual_seed(0)
-    checkpoint.save(train.network(config).state_dict(), folder / "best.pt")
+    network = flow.network if recipe.endswith("FlowMatching") else train.network
+    checkpoint.save(network(config).state_dict(), folder / "best.pt")
     return folder
 
 
@@ -30,7 +34,7 @@ def run(tmp_path: Path) -> Path:
 def test_picture_has_a_column_for_each_class_or_the_one_asked_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, shown = [], {}
     draw = sample.sample
-    monkeypatch.setattr(sample, "sample", lambda *arguments: asked.append(arguments[1]) or draw(*arguments))
+    monkeypatch.setattr(sample, "sample", lambda *arguments: asked.append(arguments[2]) or draw(*arguments))
     monkeypatch.setattr(sample.plot, "save_image", lambda image, path: shown.update({path.name: image.shape}))
     assert sample.main([str(run), "--num", "12", "--steps", "2", "--out", "all.png"]) == 0
     assert sample.main([str(run), "--num", "3", "--steps", "1", "--label", "3", "--guidance", "2", "--out", "three.png"]) == 0
@@ -41,12 +45,40 @@ def test_picture_has_a_column_for_each_class_or_the_one_asked_for(run: Path, mon
 
 
 def test_samples_are_the_same_with_a_seed_and_in_parts(run: Path) -> None:
-    found = sample.trained(run)
-    labels = torch.arange(4)
-    whole = sample.sample(found, labels, 4, "dpm_solver_2m", 2, 1.0, 0.0, seed=1)
+    found, labels = sample.trained(run), torch.arange(4)
+
+    def draw(seed: int, batch: int = 64) -> Tensor:
+        return sample.sample(found, sample.first_noise(found, 4, seed), labels, "dpm_solver_2m", 2, seed=seed, batch=batch)
+
+    whole = draw(1)
     assert whole.shape == (4, 1, 28, 28)
-    torch.testing.assert_close(sample.sample(found, labels, 4, "dpm_solver_2m", 2, 1.0, 0.0, seed=1, batch=3), whole)
-    assert not torch.allclose(sample.sample(found, labels, 4, "dpm_solver_2m", 2, 1.0, 0.0, seed=2), whole)
+    torch.testing.assert_close(draw(1, batch=3), whole)
+    assert not torch.allclose(draw(2), whole)
+
+
+def test_interpolations_go_from_each_noise_to_the_next_on_an_arc(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = torch.nn.functional.normalize(torch.randn(3, 1, 28, 28).double(), dim=(1, 2, 3))
+    way = sample.between(noise, frames=5).unflatten(0, (3, 5))
+    torch.testing.assert_close(way[:, 0], noise)
+    torch.testing.assert_close(way[:, -1], noise.roll(-1, 0))
+    torch.testing.assert_close(way.flatten(2).norm(dim=2), torch.ones(3, 5).double())  # on the straight line down to 0.7
+    steps = (way[:, 1:] - way[:, :-1]).flatten(2).norm(dim=2)
+    torch.testing.assert_close(steps, steps[:, :1].expand(3, 4))  # even
+    seen = {}
+    monkeypatch.setattr(sample.plot, "save_image", lambda image, path: seen.update(shape=image.shape))
+    assert sample.main([str(run), "--num", "2", "--steps", "1", "--interpolate"]) == 0
+    assert seen["shape"] == (1, 2 * 57 - 1, 8 * 57 - 1)
+
+
+def test_a_flow_is_sampled_by_its_own_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = flow.Config(out="unused", data="fashion_mnist-sample", model="tiny", precision="fp32")
+    found = sample.trained(make_run(tmp_path / "flow", config, "Diffusion/FlowMatching"))
+    assert found.samplers == ["euler"]
+    noise = sample.first_noise(found, 2, 0)
+    drawn = sample.sample(found, noise, torch.tensor([1, 2]), "euler", 1)
+    with torch.no_grad():
+        expected = noise - found.model(noise, torch.full((2,), 1000.0), torch.tensor([1, 2]))
+    torch.testing.assert_close(drawn, expected)
 
 
 def test_nearest_training_images_stand_behind_the_samples(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +102,9 @@ def test_nearest_training_images_stand_behind_the_samples(run: Path, monkeypatch
         (["--label", "hat"], "--label hat: no such class"),
         (["--prediction", "epsilon"], "was trained to predict v, not epsilon"),
         (["--num", "0"], "--num has to be at least 1"),
+        (["--sampler", "euler"], "a network that predicts v takes ddim, ddpm, dpm_solver_2m"),
+        (["--sampler", "ddpm", "--interpolate"], "--interpolate takes a sampler that adds no noise"),
+        (["--num", "1", "--interpolate"], "--interpolate goes from sample to sample: --num at least 2"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dl.modules.Diffusion.DDPM.data import DiffusionConfig, signed_splits
 from dl.modules.Diffusion.DDPM.task import Denoising
 from dl.modules.Diffusion.FlowMatching.flow import Flow, euler
-from dl.modules.Diffusion.FlowMatching.model import build
+from dl.modules.Diffusion.FlowMatching.model import UNet, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.data import Splits, image_set
 from dl.mytorch.optim import adamw, warmup_cosine
@@ -22,12 +22,23 @@ class Config(DiffusionConfig):
     out: str = "runs/Diffusion/FlowMatching"
 
 
+def network(config: Config) -> UNet:
+    """The network that the config asks for."""
+    about = image_set(config)
+    return build(config.model, in_channels=about.channels, num_classes=len(about.classes) if config.classes else 0)
+
+
+def process(config: Config) -> Flow:
+    """What stands in for DDPM's process; there is but one."""
+    return Flow()
+
+
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     about = image_set(config)
     trainer = Trainer(
-        model=build(config.model, in_channels=about.channels, num_classes=len(about.classes) if config.classes else 0),
-        task=Denoising(Flow(), (about.channels, about.size, about.size), config.drop_label, sampler=euler),
+        model=network(config),
+        task=Denoising(process(config), (about.channels, about.size, about.size), config.drop_label, sampler=euler),
         optimizer=adamw(config.lr, weight_decay=config.weight_decay),
         schedule=warmup_cosine(warmup=0.05),
         config=config,
