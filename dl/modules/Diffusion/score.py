@@ -99,8 +99,9 @@ def scores(options: argparse.Namespace, found: Trained, classifier: nn.Module) -
     fake, said = features(classifier, standardised(images, found))
     precision, recall = precision_recall(real, fake)
     agreement = None if asked is None else (said == asked).double().mean().item()
+    asked_for = {name: getattr(options, name) for name in ("sampler", "steps", "guidance")}
     return {
-        **({"sampler": "training images"} if options.real else {n: getattr(options, n) for n in ("sampler", "steps", "guidance")}),
+        **({"sampler": "training images"} if options.real else asked_for),
         **{"num": options.num, "seed": options.seed},
         **dict(zip(QUANTITIES, (frechet_distance(real, fake), precision, recall, agreement))),
         **{"seconds": round(seconds, 1), "device": device_name(next(found.model.parameters()).device)},
@@ -129,7 +130,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     cells = []
     for row in rows:
         distance, precision, recall, agreement = (row[name] for name in QUANTITIES)
-        shown = [f"{distance:.2f}", f"{precision:.3f}", f"{recall:.3f}", "" if agreement is None else f"{100 * agreement:.1f} %"]
+        shown = [f"{distance:.2f}", f"{precision:.3f}", f"{recall:.3f}"]
+        shown.append("" if agreement is None else f"{100 * agreement:.1f} %")
         cells.append([row["sampler"], *(f"{row.get(name, '')}" for name in ("steps", "guidance", "num")), *shown])
     return markdown_table(headings, cells)
 

@@ -86,7 +86,9 @@ def test_command_states_all_scores(runs: list[str], twelve: Tensor, capsys: pyte
     ("words", "message"),
     [(["--steps", "51"], "--steps 51"), (["--num", "7"], "--num has"), (["--sampler", "euler"], "takes ddim, ddpm, dpm")],
 )
-def test_what_cannot_be_scored_is_refused(runs: list[str], words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_what_cannot_be_scored_is_refused(
+    runs: list[str], words: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
     assert score.main([*runs, *words]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and message in said and said.count("\n") == 1

@@ -5,7 +5,6 @@ https://arxiv.org/abs/2006.11239, appendix B: the network that predicts the nois
 at chosen resolutions, the time step as a sinusoidal embedding in every residual block.
 
 "cifar10" is the paper's, with its 35.7 million parameters. "small" is ours, for 28x28 on a CPU, and "tiny", for tests.
-The diffusion itself, its losses and samplers, is in process.py, task.py and samplers.py.
 
 Options beyond the paper:
 - num_classes: a label conditions the network through an embedding that is added to the time's. One row more stands for
@@ -28,13 +27,14 @@ from dl.mytorch.layers import MultiHeadAttention, sequential
 # B batch, C channels, X side of a feature map, E width of the embedding of time and label
 
 
-def time_frequencies(times: Tensor, dim: int) -> Tensor:
-    """Sines, then cosines, of times (B,) at dim / 2 frequencies from 1 down to 1/10000: (B, dim), in float32.
+def time_frequencies(times: Tensor, dim: int, shift: int = 1) -> Tensor:
+    """Sines, then cosines, of times (B,) at dim / 2 frequencies: (B, dim), in float32.
 
-    Vaswani et al. 2017, section 3.5, as the authors' code for appendix B has it: all sines come first.
+    Vaswani et al. 2017, section 3.5, with sines first and frequencies from 1 to 1/10000, as the authors' code for appendix B
+    has it; with `shift` 0 they do not fall quite so far.
     """
     half = dim // 2
-    frequency = torch.exp(-math.log(10000) * torch.arange(half, device=times.device) / (half - 1))
+    frequency = torch.exp(-math.log(10000) * torch.arange(half, device=times.device) / (half - shift))
     angle = times[:, None].float() * frequency  # (B, dim / 2)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
@@ -223,8 +223,7 @@ class UNet(nn.Module):
             for block in level.blocks:
                 x = block(torch.cat([x, skips.pop()], dim=1), embedding)
             x = level.resample(x)  # (B, C, X, X) -> (B, C, 2X, 2X)
-        x = self.head(self.act(self.norm(x)))
-        return F.pixel_shuffle(x, self.patch)  # (B, out_channels, H, W)
+        return F.pixel_shuffle(self.head(self.act(self.norm(x))), self.patch)  # (B, out_channels, H, W)
 
     def embed(self, times: Tensor, labels: Tensor | None) -> Tensor:
         """Times (B,) and labels (B,) or None -> (B, E), as the blocks take it."""

@@ -1,0 +1,57 @@
+"""Train DiT on images, as DDPM is trained; its samples are a picture of the run.
+
+    python -m dl.modules.Diffusion.DiT.train
+    python -m dl.modules.Diffusion.DiT.train --schedule linear --prediction epsilon --learned-variance   # the paper's process
+    python -m dl.modules.Diffusion.DiT.train --data cifar10 --model dit_s_2 --flip --epochs 500 --lr 1e-4 --ema 0.9999
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.Diffusion.DDPM import train as ddpm
+from dl.modules.Diffusion.DDPM.data import signed_splits
+from dl.modules.Diffusion.DDPM.task import Denoising
+from dl.modules.Diffusion.DDPM.train import process
+from dl.modules.Diffusion.DiT.model import DiT, build
+from dl.mytorch import History, Trainer, launch, seed_everything
+from dl.mytorch.config import flag
+from dl.mytorch.data import Splits, image_set
+from dl.mytorch.optim import adamw, warmup_cosine
+
+
+@dataclass(frozen=True)
+class Config(ddpm.Config):
+    """Train DiT."""
+
+    out: str = "runs/Diffusion/DiT"
+    model: Literal["small", "dit_s_2", "dit_b_2", "dit_l_2", "dit_xl_2", "tiny"] = flag("small", "preset, see model.py")
+    lr: float = 1e-3
+
+
+def network(config: Config) -> DiT:
+    """The network that the config asks for."""
+    about = image_set(config)
+    return build(
+        config.model,
+        image_size=about.size,
+        in_channels=about.channels,
+        out_channels=about.channels * (2 if config.learned_variance else 1),
+        num_classes=len(about.classes) if config.classes else 0,
+    )
+
+
+def main(config: Config, data: Splits | None = None) -> History:
+    seed_everything(config.seed)
+    about = image_set(config)
+    trainer = Trainer(
+        model=network(config),
+        task=Denoising(process(config), (about.channels, about.size, about.size), config.drop_label),
+        optimizer=adamw(config.lr, weight_decay=config.weight_decay),
+        schedule=warmup_cosine(warmup=0.05),
+        config=config,
+    )
+    return trainer.fit(data or signed_splits(config))
+
+
+if __name__ == "__main__":
+    launch(main, Config)
