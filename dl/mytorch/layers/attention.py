@@ -146,7 +146,8 @@ class MultiHeadAttention(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None) -> Tensor:
         length, positions = query.shape[2], key.shape[2]
         dropout = self.dropout if self.training else 0.0
-        watched = bool(self.weights._forward_hooks)
+        # In bf16 on a CPU torch's kernel takes 2 to 10 times as long as the formula, most of it in its backward pass.
+        plain = bool(self.weights._forward_hooks) or (query.dtype == torch.bfloat16 and query.device.type == "cpu")
         causal = self.causal and length > 1  # one query alone is the last position, which sees all
         mask = None
         if padding_mask is not None:
@@ -155,12 +156,11 @@ class MultiHeadAttention(nn.Module):
                 got = f"{padding_mask.dtype} {tuple(padding_mask.shape)}"
                 raise ValueError(f"padding_mask has to be bool {shape}, True where a key is padding; got {got}")
             mask = padding_mask[:, None, None, :]  # (B, S) -> (B, 1, 1, S)
-        if causal and (watched or mask is not None or length < positions):
+        if causal and (plain or mask is not None or length < positions):
             future = torch.ones(length, positions, dtype=torch.bool, device=query.device).triu(positions - length + 1)
             mask = future if mask is None else mask | future  # (T, S) or (B, 1, T, S)
             causal = False
-        # In bf16 on a CPU torch's kernel takes 2 to 10 times as long as the formula, most of it in its backward pass.
-        if watched or (query.dtype == torch.bfloat16 and query.device.type == "cpu"):
+        if plain:
             if self.grouped:
                 key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
             y, weights = attention(query, key, value, mask, dropout)

@@ -141,12 +141,15 @@ def test_each_group_of_queries_heads_shares_keys_and_values() -> None:
     torch.testing.assert_close(grouped(x), full(x))
 
 
-def test_in_bf16_on_a_cpu_the_formula_is_used_and_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("padding_mask", [None, PADDING], ids=["whole", "padded"])
+def test_in_bf16_on_a_cpu_the_formula_is_used_and_is_as_good(
+    padding_mask: Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layer, x = MultiHeadAttention(8, 4, causal=True, num_kv_heads=2), torch.randn(3, 6, 8)
-    expected = layer(x, padding_mask=PADDING)
+    expected = layer(x, padding_mask=padding_mask)
     monkeypatch.setattr(F, "scaled_dot_product_attention", None)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(layer(x, padding_mask=PADDING).float(), expected, rtol=0, atol=0.02)
+        torch.testing.assert_close(layer(x, padding_mask=padding_mask).float(), expected, rtol=0, atol=0.02)
     with pytest.raises(TypeError):
         layer(x)
 
