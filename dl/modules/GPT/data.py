@@ -1,4 +1,4 @@
-"""Texts as tokens, for the recipes: characters of Shakespeare, or a folder of word pieces."""
+"""Texts as tokens, for the recipes: characters of Shakespeare, word pieces of WikiText-2, or a folder of word pieces."""
 
 from pathlib import Path
 
@@ -7,20 +7,38 @@ import torch
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import Loader, TextSplits, shakespeare
-from dl.mytorch.data.sequences import blocks
+from dl.mytorch.data.sequences import blocks, windows
 from dl.mytorch.data.shakespeare import SOURCES
 from dl.mytorch.data.tokens import map_tokens, random_stretches
+from dl.mytorch.data.wikitext2 import text
 
 MOST_VALIDATION = 2**20  # tokens
+WIKITEXT2_PIECES = 4000
 
 
 def text_splits(config: TrainConfig, length: int) -> TextSplits:
     """The text that `config.data` names, cut into `length` tokens. Raises `UserError` when there is none of this name."""
     if config.data in SOURCES:
         return shakespeare(config, length)
+    if config.data == "wikitext2":
+        return wikitext2_splits(config, length)
     if config.data.startswith("folder:"):
         return folder_splits(config, Path(config.data.removeprefix("folder:")), length)
-    raise UserError(f"--data {config.data}: there are {', '.join(SOURCES)}, and folder:PATH")
+    raise UserError(f"--data {config.data}: there are {', '.join(SOURCES)}, wikitext2 and folder:PATH")
+
+
+def wikitext2_splits(config: TrainConfig, length: int) -> TextSplits:
+    """WikiText-2 as one text without end marks, in pieces that are learnt from its training part.
+
+    Each piece of validation and test but the first is predicted once, behind a quarter of `length` at least.
+    """
+    bpe = BPE.train(text("train"), WIKITEXT2_PIECES)
+    train, val, test = (torch.tensor(bpe.encode(text(split))) for split in ("train", "valid", "test"))
+    return TextSplits(
+        Loader(windows(train, length), config.batch_size, shuffle=True, seed=config.seed),
+        *(Loader(blocks(ids, length, context=length // 4), config.batch_size) for ids in (val, test)),
+        vocabularies={"tokens": bpe},
+    )
 
 
 def folder_splits(config: TrainConfig, folder: Path, length: int) -> TextSplits:

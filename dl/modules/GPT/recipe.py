@@ -17,7 +17,7 @@ from dl.mytorch.optim import adamw, warmup_cosine
 class LanguageConfig(TrainConfig):
     """What a recipe that trains a language model can be told beside."""
 
-    data: str = flag("shakespeare", "text: shakespeare, shakespeare-sample, or folder:PATH, see dl.modules.GPT.BPE.prepare")
+    data: str = flag("shakespeare", "text: shakespeare, shakespeare-sample, wikitext2, or folder:PATH, see dl.modules.GPT.BPE.prepare")
     length: int = flag(64, "tokens of a training example, the most that the model sees at once")
     dropout: float = flag(0.0, "dropout of embeddings, attention and layers")
     warmup: int = flag(100, "steps in which the learning rate rises")
@@ -31,6 +31,10 @@ class LanguageConfig(TrainConfig):
     eval_every: int = 250
     save_every: int = 250
 
+    def sizes(self) -> dict[str, Any]:
+        """What the network is told beside vocabulary, length and dropout."""
+        return {}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("length", self.length >= 1, "at least 1")
@@ -42,18 +46,23 @@ class LanguageConfig(TrainConfig):
 
 def network(config: LanguageConfig, build: Callable[..., nn.Module], vocab_size: int) -> nn.Module:
     """The network that the config asks for; `build` is that of its model.py."""
-    sizes: dict[str, Any] = {"vocab_size": vocab_size, "max_length": config.length, "dropout": config.dropout}
-    return build(config.model, **sizes)
+    sizes = {"vocab_size": vocab_size, "max_length": config.length, "dropout": config.dropout}
+    return build(config.model, **sizes, **config.sizes())
 
 
-def train(config: LanguageConfig, build: Callable[..., nn.Module], data: TextSplits | None = None) -> History:
+def train(
+    config: LanguageConfig,
+    build: Callable[..., nn.Module],
+    data: TextSplits | None = None,
+    task: Callable[..., TextModeling] = TextModeling,
+) -> History:
     """The `main` of a recipe."""
     seed_everything(config.seed)
     data = data or text_splits(config, config.length)
     vocabulary = data.vocabularies["tokens"]
     trainer = Trainer(
         model=network(config, build, len(vocabulary)),
-        task=TextModeling(vocabulary),
+        task=task(vocabulary, words=config.data == "wikitext2"),
         optimizer=adamw(config.lr, config.weight_decay, betas=(0.9, config.beta2), fused=True),
         schedule=warmup_cosine(config.warmup, floor=config.floor),
         config=config,

@@ -56,8 +56,9 @@ def folder(tmp_path: Path) -> Path:
 
 @BOTH
 def test_recipe_resumes_exactly_on_a_token_file(tmp_path: Path, folder: Path, no_pictures: None, train: ModuleType) -> None:
-    """Places of stretches and dropout are random; word pieces are kept in the run."""
-    asked = config(train, tmp_path / "runs", data=f"folder:{folder}", batch_size=4)
+    """Places of stretches and dropout are random; word pieces are kept in the run; Llama is a mixture of experts."""
+    experts = {"experts": 3} if train is llama_train else {}
+    asked = config(train, tmp_path / "runs", data=f"folder:{folder}", batch_size=4, **experts)
     testing.assert_resumes_exactly(train.main, asked, lambda: text_splits(asked, asked.length))
     history = read_json(tmp_path / "runs" / "whole" / "history.json")
     assert [record["step"] for record in history] == [3, 6]
@@ -116,7 +117,7 @@ def test_every_preset_is_offered_and_impossible_flags_are_refused(capsys: pytest
         with pytest.raises(SystemExit):
             parse(gpt2_train.Config, flags.split())
         assert f"{flags.split()[0]} has to be" in capsys.readouterr().err
-    with pytest.raises(UserError, match="--data sonnets: there are shakespeare, shakespeare-sample, and folder:PATH"):
+    with pytest.raises(UserError, match="--data sonnets: there are shakespeare, shakespeare-sample, wikitext2 and folder:PATH"):
         text_splits(config(gpt2_train, tmp_path, data="sonnets"), 8)
 
 

@@ -22,16 +22,21 @@ def windows(ids: Tensor, length: int) -> Batch:
     return {"tokens": ids[:-1].unfold(0, length, 1), "targets": ids[1:].unfold(0, length, 1)}
 
 
-def blocks(ids: Tensor, length: int) -> Batch:
+def blocks(ids: Tensor, length: int, context: int = 0) -> Batch:
     """The text cut into blocks of `length`: "tokens" (N, length) and "targets", the same one id later.
 
     Each id but the first is predicted exactly once: for evaluation. The last block is filled up, its targets with IGNORED.
+    With a `context` below `length`, a block repeats so many ids of the one before, so that no prediction has to do with
+    fewer of them, but those at the beginning of the text.
     """
     if len(ids) < 2:
         raise UserError(f"a text of {len(ids)} tokens has nothing to predict")
-    missing = -(len(ids) - 1) % length
+    step = length - context
+    missing = max(length - (len(ids) - 1), -(len(ids) - 1 - context) % step)
     tokens, targets = F.pad(ids[:-1], (0, missing)), F.pad(ids[1:], (0, missing), value=IGNORED)
-    return {"tokens": tokens.view(-1, length), "targets": targets.view(-1, length)}
+    targets = targets.unfold(0, length, step).clone()  # (T,) -> (N, length)
+    targets[1:, :context] = IGNORED
+    return {"tokens": tokens.unfold(0, length, step), "targets": targets}
 
 
 def pad(rows: Sequence[Tensor], padding: int) -> Tensor:

@@ -34,6 +34,16 @@ def test_blocks_predict_each_token_but_the_first_exactly_once(count: int, length
     assert (data["tokens"] >= 0).all()  # also where it is filled up: an embedding reads it
 
 
+@pytest.mark.parametrize("count", [2, 4, 5, 6, 11, 12])
+def test_blocks_repeat_their_context(count: int) -> None:
+    ids = torch.arange(100, 100 + count)
+    data = blocks(ids, 4, context=3)
+    counted = data["targets"] != IGNORED
+    assert data["targets"][counted].tolist() == ids[1:].tolist() and data["tokens"][counted].tolist() == ids[:-1].tolist()
+    assert counted.sum(1).tolist() == [min(4, count - 1)] + [1] * (count - 5)
+    assert data["tokens"][1:].tolist() == [list(range(i, i + 4)) for i in range(101, 100 + count - 4)]
+
+
 def test_texts_that_are_too_short_are_refused() -> None:
     windows(torch.arange(4), 3)
     with pytest.raises(UserError, match="3 tokens is too short for stretches of 3"):

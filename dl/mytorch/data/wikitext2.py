@@ -65,6 +65,11 @@ def words(split: Split) -> list[str]:
     return [word for line in lines(split) for word in (*line.split(), END)]
 
 
+def text(split: Split) -> str:
+    """A split as text, for tokens of other kinds: one blank for each of its `words`, a space before or the end of its line."""
+    return "".join("".join(f" {word}" for word in line.split()) + "\n" for line in lines(split))
+
+
 _TITLE = re.compile(r" = (?!= ).+ = ")
 _HEADING = re.compile(r" = = .+ = = ")
 

@@ -4,7 +4,7 @@
 Sutskever, 2019, https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf: a
 decoder-only transformer with its norms before the layers, in the four published sizes (table 2; its counts of parameters
 are corrected by those of https://github.com/openai/gpt-2). "char" and "char_gpu" are the two networks for characters of
-Shakespeare of https://github.com/karpathy/nanoGPT, without biases and with the exact GELU; "tiny" is for tests.
+Shakespeare of https://github.com/karpathy/nanoGPT, without biases and with the exact GELU; "small" is ours, for word pieces of WikiText-2; "tiny" is for tests.
 
 Deviations: none of architecture. What the paper leaves open (deviation of the initial weights, GELU by tanh) follows its code.
 """
@@ -131,6 +131,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         **{"dim": 384, "depth": 6, "num_heads": 6, "vocab_size": 65, "max_length": 256},
         **{"dropout": 0.2, "activation": nn.GELU, "bias": False},
     },
+    "small": {"dim": 256, "depth": 4, "num_heads": 4, "vocab_size": 4000, "max_length": 128, "dropout": 0.0},
     "tiny": {"dim": 8, "depth": 2, "num_heads": 2, "vocab_size": 11, "max_length": 16, "dropout": 0.0},
 }
 

@@ -24,7 +24,7 @@ class Config(LanguageConfig):
     """Train a GPT-2 on text."""
 
     out: str = "runs/GPT/GPT2"
-    model: Literal["char", "char_gpu", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "tiny"] = flag(
+    model: Literal["char", "char_gpu", "small", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "tiny"] = flag(
         "char", "preset of the network, see model.py; vocabulary, length and dropout are those of the data and the flags"
     )
 

@@ -21,27 +21,38 @@ NAMES = (
     (r"\.self_attn\.v_proj", ".attention.layer.value"),
     (r"\.self_attn\.o_proj", ".attention.layer.output"),
     (r"\.mlp\.(gate|up|down)_proj", r".feed_forward.layer.\1"),
+    (r"\.mlp\.gate\.", ".feed_forward.layer.router."),
+    (r"\.mlp\.experts", ".feed_forward.layer.experts"),
     (r"^lm_head", "output"),
 )
 
 
 def from_transformers(reference: nn.Module) -> Llama:
-    """Our copy of a `transformers.LlamaForCausalLM`.
+    """Our copy of a `transformers.LlamaForCausalLM`, or of a `MixtralForCausalLM`, whose experts are Llama's feed-forwards.
 
-    Raises `ValueError` for what the class builds beyond the paper: biases, another activation, scaled rotary positions
-    (Llama 3.1 and later), heads of another width than dim / num_heads; and for other classes.
+    Raises `ValueError` for what the classes build beyond the paper: biases, another activation, scaled rotary positions
+    (Llama 3.1 and later), heads of another width than dim / num_heads, attention to the last positions only, noise in the
+    router, a single expert a token (whose weight is 1 there); and for other classes.
     """
-    if type(reference).__name__ != "LlamaForCausalLM":
-        raise ValueError(f"a {type(reference).__name__} is no LlamaForCausalLM")
-    config = reference.config
-    if config.attention_bias or config.mlp_bias:
+    kind, config = type(reference).__name__, reference.config
+    if kind not in ("LlamaForCausalLM", "MixtralForCausalLM"):
+        raise ValueError(f"a {kind} is no LlamaForCausalLM or MixtralForCausalLM")
+    experts = {}
+    if kind == "MixtralForCausalLM":
+        if config.sliding_window is not None:
+            raise ValueError(f"attention to the last {config.sliding_window} positions only is not this paper's")
+        if config.router_jitter_noise or config.num_experts_per_tok == 1:
+            raise ValueError("routers with noise, or with one expert a token whose weight is 1, are not those of this model")
+        experts = {"num_experts": config.num_local_experts, "experts_per_token": config.num_experts_per_tok}
+    elif config.attention_bias or config.mlp_bias:
         raise ValueError("linear layers with biases are not this paper's")
     if config.hidden_act != "silu":
         raise ValueError(f"hidden_act {config.hidden_act!r} is not silu")
     if config.rope_parameters["rope_type"] != "default":
         raise ValueError(f"rotary positions of type {config.rope_parameters['rope_type']!r} are not this paper's")
-    if config.head_dim != config.hidden_size // config.num_attention_heads:
-        raise ValueError(f"heads of width {config.head_dim} do not add up to the width {config.hidden_size}")
+    head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+    if head_dim * config.num_attention_heads != config.hidden_size:
+        raise ValueError(f"heads of width {head_dim} do not add up to the width {config.hidden_size}")
     model = Llama(
         dim=config.hidden_size,
         depth=config.num_hidden_layers,
@@ -53,6 +64,7 @@ def from_transformers(reference: nn.Module) -> Llama:
         rotary_base=config.rope_parameters["rope_theta"],
         norm_eps=config.rms_norm_eps,
         tied=reference.lm_head.weight is reference.model.embed_tokens.weight,
+        **experts,
     )
     for block in model.blocks:
         block.attention.layer.dropout = config.attention_dropout
@@ -62,9 +74,22 @@ def from_transformers(reference: nn.Module) -> Llama:
             continue
         for theirs, our in NAMES:
             name = re.sub(theirs, our, name)
-        weights[name] = weight
+        if ".experts." in name:  # of all experts in one
+            weights |= _of_each_expert(name, weight)
+        else:
+            weights[name] = weight
     model.load_state_dict(weights)
     return model
+
+
+def _of_each_expert(name: str, weights: Tensor) -> dict[str, Tensor]:
+    """Mixtral's `experts.gate_up_proj` (E, 2 hidden_dim, C) or `experts.down_proj` (E, C, hidden_dim), by our names."""
+    place, parts = name.rsplit(".", 1)[0], name.rsplit(".", 1)[1].removesuffix("_proj").split("_")
+    return {
+        f"{place}.{i}.{part}.weight": own
+        for i, weight in enumerate(weights)
+        for part, own in zip(parts, weight.chunk(len(parts)))
+    }
 
 
 def from_llama2c(path: Path | str) -> Llama:

@@ -5,7 +5,8 @@ Marie-Anne Lachaux, Timothee Lacroix, Baptiste Roziere, Naman Goyal, Eric Hambro
 Joulin, Edouard Grave & Guillaume Lample, 2023, https://arxiv.org/abs/2302.13971: a decoder-only transformer with RMSNorm,
 rotary positions and SwiGLU, in the sizes of table 2. "llama2_70b" (https://arxiv.org/abs/2307.09288) and "llama3_8b"
 (https://arxiv.org/abs/2407.21783) share heads of keys and values among heads of queries. "stories260k" is the smallest of
-https://huggingface.co/karpathy/tinyllamas; "char" is ours, for characters of Shakespeare; "tiny" is for tests.
+https://huggingface.co/karpathy/tinyllamas; "char" is ours, for characters of Shakespeare; "tiny" is for tests. With
+`num_experts` each feed-forward is a mixture of experts, as in Mixtral (https://arxiv.org/abs/2401.04088).
 
 Deviations:
 - The paper does not say how weights begin; here they begin as in GPT-2.
@@ -14,12 +15,13 @@ Deviations:
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dl.mytorch.layers import KeyValueCache, MultiHeadAttention, Residual, RotaryPositions
 
-# B batch, T tokens, S tokens with those in the cache, C width, V vocabulary
+# B batch, T tokens, S tokens with those in the cache, C width, V vocabulary; N = B T, E experts, K of them for a token
 
 
 class SwiGLU(nn.Module):
@@ -38,6 +40,46 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(self.gate(x)) * self.up(x))  # (B, T, C) -> (B, T, hidden_dim) -> (B, T, C)
 
 
+class MixtureOfExperts(nn.Module):
+    """E feed-forwards, of which each token passes through the K that a router finds likeliest for it.
+
+    Their outputs are weighted by the router's probabilities, which for K > 1 are made to sum up to 1 (Jiang et al. 2024,
+    https://arxiv.org/abs/2401.04088, section 2.1), for K = 1 are as they are (Fedus et al. 2021,
+    https://arxiv.org/abs/2101.03961, equation 2): else the router would learn nothing. No token is dropped.
+
+    forward: (B, T, C) -> (B, T, C). Afterwards `balance` is the load-balancing loss of Fedus et al., equations 4 to 6: E times
+    the sum over experts of the share of tokens and the mean probability; 1 when all are used alike. How many tokens an
+    expert gets has to be read from the device.
+
+    Raises `ValueError` for more experts a token than there are.
+    """
+
+    balance: Tensor
+
+    def __init__(self, dim: int, hidden_dim: int, num_experts: int, experts_per_token: int) -> None:
+        super().__init__()
+        if not 1 <= experts_per_token <= num_experts:
+            raise ValueError(f"a token passes through 1 to {num_experts} experts; got experts_per_token {experts_per_token}")
+        self.experts_per_token = experts_per_token
+        self.router = nn.Linear(dim, num_experts, bias=False)
+        self.experts = nn.ModuleList(SwiGLU(dim, hidden_dim) for _ in range(num_experts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(0, 1)  # (B, T, C) -> (N, C)
+        precision = torch.promote_types(tokens.dtype, torch.float32)  # Fedus et al., section 2.4
+        probabilities = self.router(tokens).softmax(-1, dtype=precision)  # (N, E)
+        weights, chosen = probabilities.topk(self.experts_per_token)  # (N, K)
+        shares = F.one_hot(chosen, len(self.experts)).to(precision).mean((0, 1))  # (E,)
+        self.balance = len(self.experts) * (shares * probabilities.mean(0)).sum()
+        if self.experts_per_token > 1:
+            weights = weights / weights.sum(-1, keepdim=True)
+        y = torch.zeros_like(tokens)
+        for i, expert in enumerate(self.experts):
+            rows, places = torch.where(chosen == i)
+            y = y.index_add(0, rows, (weights[rows, places, None] * expert(tokens[rows])).to(y.dtype))
+        return y.view_as(x)  # (N, C) -> (B, T, C)
+
+
 class Block(nn.Module):
     """Section 2.2: attention and feed-forward, each behind an RMSNorm and with a shortcut."""
 
@@ -46,7 +88,7 @@ class Block(nn.Module):
         dim: int,
         num_heads: int,
         num_kv_heads: int | None,
-        hidden_dim: int,
+        feed_forward: nn.Module,
         dropout: float,
         norm_eps: float,
         rotary: RotaryPositions,
@@ -56,7 +98,7 @@ class Block(nn.Module):
             dim, num_heads, dropout, bias=False, causal=True, num_kv_heads=num_kv_heads, rotary=rotary
         )
         self.attention = Residual(attention, nn.RMSNorm(dim, norm_eps), dropout, norm_first=True)
-        self.feed_forward = Residual(SwiGLU(dim, hidden_dim), nn.RMSNorm(dim, norm_eps), dropout, norm_first=True)
+        self.feed_forward = Residual(feed_forward, nn.RMSNorm(dim, norm_eps), dropout, norm_first=True)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """x (B, T, C), padding_mask (B, T), or (B, S) with a cache -> (B, T, C)."""
@@ -73,9 +115,10 @@ class Llama(nn.Module):
         rotary_base: see `RotaryPositions`.
         tied: the output layer has the matrix of the token embeddings.
         dropout: of attention weights and of the output of every layer; the paper has none.
+        num_experts: above 0, each feed-forward is a `MixtureOfExperts`, of which each has `hidden_dim`.
 
-    Raises `ValueError` for a dim that does not divide into heads, or into heads of odd width, or heads that do not
-    divide into groups.
+    Raises `ValueError` for a dim that does not divide into heads, or into heads of odd width, heads that do not divide
+    into groups, or more experts a token than there are.
     """
 
     def __init__(
@@ -91,14 +134,20 @@ class Llama(nn.Module):
         norm_eps: float = 1e-6,
         tied: bool = False,
         dropout: float = 0.0,
+        num_experts: int = 0,
+        experts_per_token: int = 2,
     ) -> None:
         super().__init__()
         self.max_length = max_length
         hidden_dim = hidden_dim or 256 * math.ceil(8 * dim / 3 / 256)
         self.token_embedding = nn.Embedding(vocab_size, dim)
         rotary = RotaryPositions(max_length, dim // num_heads, rotary_base)  # one, which all blocks share
+
+        def feed_forward() -> nn.Module:
+            return MixtureOfExperts(dim, hidden_dim, num_experts, experts_per_token) if num_experts else SwiGLU(dim, hidden_dim)
+
         self.blocks = nn.ModuleList(
-            Block(dim, num_heads, num_kv_heads, hidden_dim, dropout, norm_eps, rotary) for _ in range(depth)
+            Block(dim, num_heads, num_kv_heads, feed_forward(), dropout, norm_eps, rotary) for _ in range(depth)
         )
         self.norm = nn.RMSNorm(dim, norm_eps)
         self.output = None if tied else nn.Linear(dim, vocab_size, bias=False)
@@ -108,7 +157,7 @@ class Llama(nn.Module):
         """Normal, deviation 0.02; of the last linear layer of each residual branch 0.02 / sqrt(branches), as in GPT-2."""
         for name, module in self.named_modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
-                last = name.endswith(("attention.layer.output", "feed_forward.layer.down"))
+                last = name.endswith(("attention.layer.output", ".down"))
                 nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * len(self.blocks)) if last else 0.02)
 
     def new_cache(self) -> list[KeyValueCache]:

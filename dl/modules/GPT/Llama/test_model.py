@@ -276,7 +276,7 @@ class InTheirOrder(nn.Module):
 def test_other_networks_are_refused(transformers: ModuleType, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_transformers(transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**SIZES, **changes})))
-    with pytest.raises(ValueError, match="a LlamaModel is no LlamaForCausalLM"):
+    with pytest.raises(ValueError, match="a LlamaModel is no LlamaForCausalLM or MixtralForCausalLM"):
         from_transformers(transformers.LlamaModel(transformers.LlamaConfig(**SIZES)))
 
 

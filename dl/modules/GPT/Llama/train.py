@@ -1,15 +1,18 @@
 """Train a Llama on text.
 
     python -m dl.modules.GPT.Llama.train
+    python -m dl.modules.GPT.Llama.train --experts 4 --out runs/GPT/Llama-experts
     torchrun --nproc_per_node=2 -m dl.modules.GPT.Llama.train --parallel ddp
 
 These are the 2,000 steps that nanoGPT gives a GPT-2 of this size on a CPU, on characters of Shakespeare.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from dl.modules.GPT.Llama.model import build
+from dl.modules.GPT.Llama.task import BalancedTextModeling
 from dl.modules.GPT.recipe import LanguageConfig, train
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
@@ -24,10 +27,22 @@ class Config(LanguageConfig):
     model: Literal[
         "char", "stories260k", "llama_7b", "llama_13b", "llama_33b", "llama_65b", "llama2_70b", "llama3_8b", "tiny"
     ] = flag("char", "preset of the network, see model.py; vocabulary, length and dropout are those of the data and the flags")
+    experts: int = flag(0, "feed-forwards of a block, of which each token passes through some; 0 = one, for all tokens")
+    experts_per_token: int = flag(2, "how many of them")
+    balance: float = flag(0.01, "weight of the loss that lets all experts be used alike")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("experts", self.experts >= 0, "0 or more")
+        self._check("experts_per_token", 1 <= self.experts_per_token <= (self.experts or 2), "from 1 to --experts")
+        self._check("balance", self.balance >= 0, "0 or more")
+
+    def sizes(self) -> dict[str, Any]:
+        return {"num_experts": self.experts, "experts_per_token": self.experts_per_token}
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:
-    return train(config, build, data)
+    return train(config, build, data, partial(BalancedTextModeling, weight=config.balance))
 
 
 if __name__ == "__main__":
