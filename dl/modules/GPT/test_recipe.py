@@ -1,5 +1,6 @@
 """The recipes of GPT-2 and Llama, through their `main`, and the texts that their runs write."""
 
+import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,9 +19,9 @@ from dl.modules.GPT.Llama import train as llama_train
 from dl.modules.GPT.task import TextModeling, to_text
 from dl.mytorch import testing
 from dl.mytorch.config import UserError, parse
-from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data import TextSplits, Vocabulary, textfiles
 from dl.mytorch.data.loader import Loader
-from dl.mytorch.data.sequences import blocks, windows
+from dl.mytorch.data.sequences import IGNORED, blocks, windows
 from dl.mytorch.data.tokens import write_tokens
 from dl.mytorch.logger import read_json
 
@@ -108,6 +109,24 @@ def test_the_sample_is_the_same_each_time_and_begins_a_line(tmp_path: Path) -> N
     first, second = (task.preview(model)["sample"] for _ in range(2))
     assert first == second and first.startswith("\n") and len(first) == 4
     assert to_text(vocabulary, vocabulary.encode("to be")) == "to be"
+
+
+def test_perplexity_per_word_counts_each_word_once_however_it_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a model to which all tokens are as likely, it is V to the power of tokens per word."""
+    (tmp_path / "wikitext-2").mkdir()
+    for split, text in (("train", " one two three\n" * 40), ("valid", " one\n"), ("test", "\n one three three two\n one two\n")):
+        (tmp_path / "wikitext-2" / f"wiki.{split}.tokens").write_text(text)
+    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    splits = text_splits(config(gpt2_train, tmp_path, data="wikitext2", batch_size=2), 8)
+    bpe, test = splits.vocabularies["tokens"], splits.test.dataset["targets"]
+    task = TextModeling(bpe, words=True)
+    metric = task.metrics()["word_perplexity"]
+    for batch in splits.test.batches():
+        output = task.eval_step(lambda tokens: torch.zeros(*tokens.shape, len(bpe)), batch)
+        metric.update(output.outputs)
+    predicted = int((test != IGNORED).sum())
+    assert predicted == len(bpe.encode("\n one three three two\n one two\n")) - 1
+    assert metric.compute() == pytest.approx(math.exp(predicted * math.log(len(bpe)) / 8))  # six words, two ends of lines
 
 
 def test_every_preset_is_offered_and_impossible_flags_are_refused(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dl.mytorch import TrainConfig
 from dl.mytorch.config import UserError
 from dl.mytorch.data import textfiles, wikitext2
 from dl.mytorch.data.sequences import IGNORED
-from dl.mytorch.data.wikitext2 import documents, lines, sentences, words
+from dl.mytorch.data.wikitext2 import documents, lines, sentences, text, words
 
 TRAIN = """ 
  = First <unk> = 
@@ -65,6 +65,12 @@ def test_sentences_are_cut_as_in_the_book() -> None:
 
 def test_each_line_ends_with_a_token_of_its_own(small: Path) -> None:
     assert words("valid") == "<eos> = V = <eos> <eos> One new . <eos>".split()
+
+
+def test_the_text_has_one_blank_for_each_word(small: Path) -> None:
+    assert text("valid") == "\n = V =\n\n One new .\n"
+    for split in ("train", "valid", "test"):
+        assert len([blank for blank in text(split) if blank in " \n"]) == len(words(split))
 
 
 def test_one_vocabulary_is_shared_by_all_splits(small: Path) -> None:
