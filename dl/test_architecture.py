@@ -5,6 +5,7 @@
     2  dl/mytorch/  trainer.py, layerwise.py
     1  dl/mytorch/  tasks.py, metrics.py, data/, checkpoint.py, logger.py
     0  dl/mytorch/  config.py, distributed.py, sharding.py, optim.py, vision.py, introspect.py, plot.py, layers/
+                    losses.py, optimizers.py, autograd/
 """
 
 import ast
@@ -24,6 +25,7 @@ MODELS = sorted(path.parent for path in ROOT.glob("modules/*/*/model.py"))
 
 FLOORS = {
     **dict.fromkeys(["config", "distributed", "sharding", "optim", "vision", "introspect", "plot", "layers"], 0),
+    **dict.fromkeys(["losses", "optimizers", "autograd"], 0),
     **dict.fromkeys(["tasks", "metrics", "data", "checkpoint", "logger"], 1),
     **dict.fromkeys(["trainer", "layerwise"], 2),
     "testing": 3,  # beside the floors: for tests, so nothing of the core may import it
