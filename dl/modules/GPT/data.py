@@ -9,7 +9,7 @@ from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import Loader, TextSplits, shakespeare
 from dl.mytorch.data.sequences import blocks, windows
 from dl.mytorch.data.shakespeare import SOURCES
-from dl.mytorch.data.tokens import map_tokens, random_stretches
+from dl.mytorch.data.tokens import map_tokens, shuffled_stretches
 from dl.mytorch.data.wikitext2 import text
 
 MOST_VALIDATION = 2**20  # tokens
@@ -52,7 +52,7 @@ def folder_splits(config: TrainConfig, folder: Path, length: int) -> TextSplits:
     if validation.numel() and int(validation.max()) >= len(bpe):
         raise UserError(f"{folder}: tokens.bin has the id {int(validation.max())}, the vocabulary only {len(bpe)}")
     return TextSplits(
-        random_stretches(folder / "tokens.bin", length, config.batch_size, end=cut, seed=config.seed),
+        shuffled_stretches(folder / "tokens.bin", length, config.batch_size, end=cut, seed=config.seed),
         Loader(blocks(validation, length), config.batch_size),
         vocabularies={"tokens": bpe},
     )

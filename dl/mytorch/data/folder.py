@@ -3,7 +3,7 @@
 import warnings
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable, NamedTuple
 
 import numpy as np
 import torch
@@ -31,15 +31,15 @@ class Picture(NamedTuple):
 # ---- one picture ---------------------------------------------------------------------------------------------------
 
 
-def read_image(path: Path | str) -> Tensor:
+def read_image(path: Path | str, content: BinaryIO | None = None) -> Tensor:
     """A picture as bytes (3, H, W), upright as its EXIF says, transparent parts white.
 
-    Of an animation the first picture. Colour profiles are not applied. Raises `UserError`, one line with the file and
+    With `content`, the bytes of its file, `path` only says where they are from. Of an animation the first picture. Colour profiles are not applied. Raises `UserError`, one line with the file and
     the cause, for what cannot be read or is larger than Pillow's limit (179 million pixels).
     """
     from PIL import ImageOps
 
-    pixels = _opened(path, lambda image: np.array(_rgb(ImageOps.exif_transpose(image))))
+    pixels = _opened(path, lambda image: np.array(_rgb(ImageOps.exif_transpose(image))), content)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
@@ -52,7 +52,7 @@ def centre_square(image: Tensor, size: int) -> Tensor:
     return F.interpolate(square, size=(size, size), mode="bilinear", antialias=True)[0]
 
 
-def _opened(path: Path | str, use: Callable[["Image.Image"], Any]) -> Any:
+def _opened(path: Path | str, use: Callable[["Image.Image"], Any], content: BinaryIO | None = None) -> Any:
     """`use` of the opened image; whatever goes wrong becomes one line."""
     from PIL import Image, UnidentifiedImageError
 
@@ -60,14 +60,14 @@ def _opened(path: Path | str, use: Callable[["Image.Image"], Any]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of large pictures below the limit
-            with Image.open(path) as image:
+            with Image.open(content or path) as image:
                 return use(image)
     except FileNotFoundError:
         cause = "there is no such file"
     except IsADirectoryError:
         cause = "is a folder, not a picture"
     except UnidentifiedImageError:
-        cause = "is not a picture of a known format" if path.stat().st_size else "is empty"
+        cause = "is not a picture of a known format" if content or path.stat().st_size else "is empty"
     except Exception as error:  # the readers of the many formats raise whatever they come upon
         cause = f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
     raise UserError(f"{path} {cause}")
@@ -92,7 +92,7 @@ def class_names(root: Path) -> tuple[str, ...]:
     """The names of the classes, in alphabetical order. Raises `UserError` unless `root` holds the folders of two or more."""
     if not root.is_dir():
         raise UserError(f"--data folder:{root}: there is no such folder")
-    names = tuple(path.name for path in _folders(_part(root, "train") or root))
+    names = tuple(path.name for path in _folders(part_of(root, "train") or root))
     if len(names) < 2:
         found = f"the one class {names[0]}" if names else "no folders"
         raise UserError(f"--data folder:{root} holds {found}: there have to be two classes at least, and {LAYOUT}")
@@ -109,9 +109,9 @@ def folder_splits(config: TrainConfig, root: Path, size: int, augment: Augment |
     of all files are looked at before training.
     """
     names = class_names(root)
-    parts = {part: _pictures(folder, names) for part in ("train", "val", "test") if (folder := _part(root, part))}
+    parts = {part: list_pictures(folder, names) for part in ("train", "val", "test") if (folder := part_of(root, part))}
     missing = [part for part in ("val", "test") if part not in parts]
-    pictures = parts["train"] if "train" in parts else _pictures(root, names)
+    pictures = parts["train"] if "train" in parts else list_pictures(root, names)
     if without := set(range(len(names))) - {picture.label for picture in pictures}:
         raise UserError(f"{root} has no pictures to train on of {', '.join(names[i] for i in sorted(without))}; {LAYOUT}")
     parts |= _held_out(pictures, missing, config.seed)
@@ -144,7 +144,7 @@ class Pictures(Dataset):
         return {"images": centre_square(read_image(path), self.size), "labels": torch.tensor(label)}
 
 
-def _part(root: Path, name: str) -> Path | None:
+def part_of(root: Path, name: str) -> Path | None:
     """The folder of a part, if it holds folders of classes: PATH/train/1.jpg are pictures of trains."""
     return root / name if (root / name).is_dir() and _folders(root / name) else None
 
@@ -153,7 +153,7 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _pictures(root: Path, names: tuple[str, ...]) -> list[Picture]:
+def list_pictures(root: Path, names: tuple[str, ...]) -> list[Picture]:
     """Class by class, by name. Files that have no picture's suffix, and hidden ones, do not count."""
     if unknown := [path.name for path in _folders(root) if path.name not in names]:
         raise UserError(f"{root} holds classes that are not in train: {', '.join(unknown)}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.config import TrainConfig, UserError, flag
-from dl.mytorch.data import cifar, folder, idx, mat
+from dl.mytorch.data import cifar, folder, idx, mat, tar
 from dl.mytorch.data.augment import Augment, auto_augment, compose, cutmix, either, mixup
 from dl.mytorch.data.augment import random_crop, random_erasing, random_flip
 from dl.mytorch.data.cifar import HUNDRED, TEN, cifar10, cifar100
@@ -52,7 +52,7 @@ class ImageConfig(TrainConfig):
     Raises `UserError` for a set that there is not, `ValueError` for a value that cannot be meant.
     """
 
-    data: str = flag("fashion_mnist", f"set of images: {NAMES}; or folder:PATH, a folder of pictures for each class")
+    data: str = flag("fashion_mnist", f"set of images: {NAMES}; or folder:PATH, a folder of pictures for each class, or tar:PATH, see data/tar.py")
     image_size: int = flag(224, "height and width that the pictures of a folder are brought to; other sets have their own")
     label_smoothing: float = flag(0.0, "share of the label that all classes get alike")
     crop: int = flag(0, "pad by so many pixels and crop at random to the old size; 0 = no crops")
@@ -75,10 +75,12 @@ class ImageConfig(TrainConfig):
 
 def image_set(config: ImageConfig) -> ImageSet:
     """The set that `config.data` names. Raises `UserError` for a name that is none."""
-    if root := _folder(config):
+    if root := _path(config, "folder:"):
         return ImageSet(3, config.image_size, class_names(root), True, folder.IMAGENET)
+    if root := _path(config, "tar:"):
+        return ImageSet(3, config.image_size, tar.class_names(root), True, folder.IMAGENET)
     if config.data not in IMAGE_SETS:
-        raise UserError(f"--data {config.data}: no such set of images; there are {NAMES}, folder:PATH")
+        raise UserError(f"--data {config.data}: no such set of images; there are {NAMES}, folder:PATH, tar:PATH")
     return IMAGE_SETS[config.data]
 
 
@@ -96,8 +98,10 @@ def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
     mixing = [mixup(config.mixup, len(about.classes))] if config.mixup else []
     mixing += [cutmix(config.cutmix, len(about.classes))] if config.cutmix else []
     steps += [either(*mixing)] if len(mixing) == 2 else mixing
-    if root := _folder(config):
+    if root := _path(config, "folder:"):
         return folder_splits(config, root, config.image_size, compose(*steps))
+    if root := _path(config, "tar:"):
+        return tar.tar_splits(config, root, config.image_size, compose(*steps))
     functions = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
     return functions[config.data.removesuffix("-sample")](config, compose(*steps))
 
@@ -111,11 +115,11 @@ def prepare(picture: Tensor, about: ImageSet) -> Tensor:
     return about.standard({"images": square}, torch.Generator())["images"]
 
 
-def _folder(config: ImageConfig) -> Path | None:
-    """PATH of folder:PATH."""
-    return Path(config.data.removeprefix("folder:")).expanduser() if config.data.startswith("folder:") else None
+def _path(config: ImageConfig, kind: str) -> Path | None:
+    """PATH, if the data is `kind`PATH."""
+    return Path(config.data.removeprefix(kind)).expanduser() if config.data.startswith(kind) else None
 
 
 def _policy(config: ImageConfig, about: ImageSet) -> str:
     """AutoAugment's policy for the set that is most like this one."""
-    return "imagenet" if _folder(config) else "cifar10" if about.mirrored else "svhn"
+    return "imagenet" if config.data not in IMAGE_SETS else "cifar10" if about.mirrored else "svhn"

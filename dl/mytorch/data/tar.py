@@ -1,0 +1,141 @@
+"""Pictures in tar files, `--data tar:PATH`: as many as a disk holds, a few large files instead of millions of small ones.
+
+The layout is WebDataset's (https://github.com/webdataset/webdataset): of a sample all files have one name, 0042.jpg and
+0042.cls, the number of its class as text; other files of that name are let be. PATH/classes.txt names the classes, one a
+line; the shards are PATH/train/*.tar, val and test, or PATH/*.tar. To make them from a folder of pictures:
+
+    python -m dl.mytorch.data.tar pictures shards
+"""
+
+import io
+import sys
+import tarfile
+from pathlib import Path
+from typing import NamedTuple, Sequence
+
+import torch
+
+from torch.utils.data import Dataset
+
+from dl.mytorch.checkpoint import atomic_write
+from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.data import folder
+from dl.mytorch.data.augment import Augment, compose
+from dl.mytorch.data.loader import Batch, Loader, Splits
+
+
+class Place(NamedTuple):
+    """Where the picture of a sample lies in its shard, in bytes, and its class."""
+
+    start: int
+    size: int
+    label: int
+
+
+def read_index(shard: Path, classes: int) -> list[Place]:
+    """Where the pictures of a shard are, in the order of the file: only heads and labels are read.
+
+    Raises `UserError` for a damaged file, and for a picture without a class.
+    """
+    pictures: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                name, _, suffix = member.name.rpartition(".")
+                if f".{suffix.lower()}" in folder.SUFFIXES:
+                    pictures[name] = (member.offset_data, member.size)
+                elif suffix == "cls":
+                    labels[name] = int(tar.extractfile(member).read())
+    except (tarfile.TarError, ValueError, EOFError) as error:
+        raise UserError(f"{shard} is damaged or no plain tar file ({error})") from None
+    if wrong := [name for name in pictures if not 0 <= labels.get(name, -1) < classes]:
+        raise UserError(f"{shard}: {wrong[0]} has the class {labels.get(wrong[0], 'none')}; classes.txt names {classes}")
+    return [Place(*place, labels[name]) for name, place in pictures.items()]
+
+
+class Tarred(Dataset):
+    """Pictures as squares of bytes, by their place: {"images" (3, `size`, `size`), "labels"}. Any order, any processes."""
+
+    def __init__(self, shards: Sequence[Path], size: int, classes: int) -> None:
+        self.shards, self.size = list(shards), size
+        indices = [read_index(shard, classes) for shard in self.shards]
+        rows = [(number, *place) for number, index in enumerate(indices) for place in index]
+        self.places = torch.tensor(rows, dtype=torch.int64).view(-1, 4)  # (N, 4): shard, start, size, label
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, i: int) -> Batch:
+        number, start, size, label = self.places[i].tolist()
+        shard = self.shards[number]
+        with open(shard, "rb") as file:
+            file.seek(start)
+            content = file.read(size)
+        image = folder.read_image(f"{shard}, bytes {start} to {start + size},", io.BytesIO(content))
+        return {"images": folder.centre_square(image, self.size), "labels": torch.tensor(label)}
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """The lines of classes.txt. Raises `UserError` unless there are two."""
+    path = root / "classes.txt"
+    names = tuple(path.read_text().splitlines()) if path.is_file() else ()
+    if len(names) < 2:
+        raise UserError(f"--data tar:{root}: {path} has to name the classes, one a line, two at least")
+    return names
+
+
+def tar_splits(config: TrainConfig, root: Path, size: int, augment: Augment | None = None) -> Splits:
+    """The shards in `root`/train, val and test. A part that is missing gets a tenth of those in train, or in `root` itself.
+
+    Batches as of `folder.folder_splits`. A sample is read when its batch comes, wherever in its file it lies, so that
+    shuffling is over all shards, and a run goes on from any batch. Raises `UserError` where there is nothing to read.
+    """
+    classes = len(class_names(root))
+    found = {part: sorted((root / part).glob("*.tar")) for part in ("train", "val", "test")}
+    sets: dict[str, Dataset] = {part: Tarred(shards, size, classes) for part, shards in found.items() if shards}
+    train = sets.get("train") or Tarred(sorted(root.glob("*.tar")), size, classes)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    for part in ("val", "test"):
+        if part not in sets:
+            held, order = order[: len(train) // 10], order[len(train) // 10 :]
+            sets[part] = torch.utils.data.Subset(train, held)
+    sets["train"] = torch.utils.data.Subset(train, sorted(order))
+    if empty := [part for part, samples in sets.items() if len(samples) == 0]:
+        raise UserError(f"--data tar:{root}: there are too few samples in *.tar, none are left for {' and '.join(empty)}")
+    augmented = folder.IMAGENET if augment is None else compose(augment, folder.IMAGENET)
+    workers = config.num_workers
+    return Splits(
+        Loader(sets["train"], config.batch_size, shuffle=True, seed=config.seed, num_workers=workers, augment=augmented),
+        Loader(sets["val"], config.batch_size, num_workers=workers, augment=folder.IMAGENET),
+        Loader(sets["test"], config.batch_size, num_workers=workers, augment=folder.IMAGENET),
+    )
+
+
+def write_shards(root: Path, out: Path, samples: int = 1000) -> None:
+    """A folder of pictures, as `folder.folder_splits` takes it, as shards of so many `samples`, in an order drawn once."""
+    names = folder.class_names(root)
+    parts = {part: path for part in ("train", "val", "test") if (path := folder.part_of(root, part))} or {"": root}
+    for part, source in parts.items():
+        (out / part).mkdir(parents=True, exist_ok=True)
+        pictures = folder.list_pictures(source, names)
+        order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0)).tolist()
+        for number, start in enumerate(range(0, len(order), samples)):
+            with atomic_write(out / part / f"{number:06d}.tar") as file, tarfile.open(fileobj=file, mode="w") as tar:
+                for i in order[start : start + samples]:
+                    _add(tar, f"{i:08d}{pictures[i].path.suffix.lower()}", pictures[i].path.read_bytes())
+                    _add(tar, f"{i:08d}.cls", str(pictures[i].label).encode())
+    with atomic_write(out / "classes.txt") as file:
+        file.write("".join(f"{name}\n" for name in names).encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m dl.mytorch.data.tar PICTURES SHARDS")
+    write_shards(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,116 @@
+"""Tar shards: what WebDataset's tools write is read; every sample once an epoch, whatever the ranks; damage is named."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dl.mytorch.config import UserError
+from dl.mytorch.data import ImageConfig, image_set, image_splits, loader
+from dl.mytorch.data.tar import Tarred, read_index, write_shards
+
+
+def png(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 5, 3), shade, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def samples(shades: range) -> dict[str, bytes]:
+    """As WebDataset orders them, with a file that we do not read."""
+    files = {}
+    for shade in shades:
+        files |= {f"a/{shade:04d}.cls": str(shade % 2).encode(), f"a/{shade:04d}.json": b"{}", f"a/{shade:04d}.png": png(shade)}
+    return files
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """13 samples in three shards of training, 5 to validate, 3 to test: each tells its number by its shade."""
+    for name, shades in {"train/0": range(6), "train/1": range(6, 11), "train/2": range(11, 13)}.items():
+        write(tmp_path / f"{name}.tar", samples(shades))
+    write(tmp_path / "val" / "0.tar", samples(range(20, 25)))
+    write(tmp_path / "test" / "0.tar", samples(range(30, 33)))
+    (tmp_path / "classes.txt").write_text("even\nodd\n")
+    return tmp_path
+
+
+def config(root: Path, **flags: object) -> ImageConfig:
+    return ImageConfig("x", f"tar:{root}", image_size=4, batch_size=4, **flags)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_together_see_every_sample_once_an_epoch(root: Path, monkeypatch: pytest.MonkeyPatch, world: int) -> None:
+    monkeypatch.setattr(loader, "world", lambda: world)
+    splits = image_splits(config(root))
+    for split, shades in zip(splits, (range(13), range(20, 25), range(30, 33)), strict=True):
+        seen = []
+        for rank in range(world):
+            monkeypatch.setattr(loader, "rank", lambda: rank)
+            for batch in split.batches(epoch=1):
+                assert batch["images"].shape[1:] == (3, 4, 4)
+                shade = (batch["images"][:, 0, 0, 0] * 0.229 + 0.485) * 255
+                assert torch.equal(shade.round().long() % 2, batch["labels"])
+                seen += shade.round().long().tolist()
+        assert sorted(seen) == list(shades)
+
+
+def test_an_epoch_goes_on_from_any_batch(root: Path) -> None:
+    train = image_splits(config(root, flip=True)).train
+    whole = list(train.batches(epoch=2))
+    assert len(whole) == 4
+    for batch, expected in zip(train.batches(epoch=2, start=2), whole[2:], strict=True):
+        assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
+def test_names_of_classes_and_held_out_parts(root: Path) -> None:
+    assert image_set(config(root)).classes == ("even", "odd")
+    for path in (root / "train").iterdir():
+        path.rename(root / path.name)
+    for part in ("val", "test"):
+        (root / part / "0.tar").unlink()
+    train, val, test = image_splits(config(root))
+    assert [len(split.dataset) for split in (train, val, test)] == [11, 1, 1]
+
+
+def test_folders_become_shards(tmp_path: Path) -> None:
+    for part, shades in {"train": range(5), "val": range(5, 8)}.items():
+        for shade in shades:
+            path = tmp_path / "pictures" / part / ("even", "odd")[shade % 2] / f"{shade}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(shade))
+    write_shards(tmp_path / "pictures", tmp_path / "shards", samples=2)
+    assert len(list((tmp_path / "shards" / "train").iterdir())) == 3
+    data = Tarred(sorted((tmp_path / "shards" / "train").iterdir()), 4, 2)
+    pairs = [(int(sample["images"].float().mean()), int(sample["labels"])) for sample in data]
+    assert sorted(pairs) == [(shade, shade % 2) for shade in range(5)]
+    assert image_set(config(tmp_path / "shards")).classes == ("even", "odd")
+
+
+def test_what_is_wrong_is_named(root: Path) -> None:
+    with pytest.raises(UserError, match="bytes .* is not a picture"):
+        Tarred([write(root / "bad.tar", {"a.png": b"nothing", "a.cls": b"0"})], 4, 2)[0]
+    with pytest.raises(UserError, match="b has the class 2; classes.txt names 2"):
+        read_index(write(root / "bad.tar", {"b.png": png(1), "b.cls": b"2"}), 2)
+    with pytest.raises(UserError, match="b has the class none"):
+        read_index(write(root / "bad.tar", {"b.png": png(1)}), 2)
+    (root / "bad.tar").write_bytes(b"no tar file at all" * 100)
+    with pytest.raises(UserError, match="bad.tar is damaged or no plain tar file"):
+        read_index(root / "bad.tar", 2)
+    (root / "classes.txt").unlink()
+    with pytest.raises(UserError, match="has to name the classes"):
+        config(root)
