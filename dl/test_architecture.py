@@ -40,6 +40,7 @@ LEVEL = {
     ("metrics", "data"),
     ("data", "checkpoint"),
     ("logger", "checkpoint"),
+    ("trainer", "layerwise"),
 }
 
 

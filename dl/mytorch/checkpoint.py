@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import shutil
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO, Iterator
 
@@ -12,8 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from dl.mytorch.config import UserError
-from dl.mytorch.distributed import gather_objects, rank, rng_state, set_rng_state
+from dl.mytorch.distributed import gather_objects, is_main, rank, rng_state, set_rng_state, world
 from dl.mytorch.sharding import like, whole
+
+
+LARGE = 2**30  # bytes
 
 
 @contextlib.contextmanager
@@ -60,15 +65,20 @@ def save(state: dict[str, Any], path: Path | str) -> None:
         torch.save(state, file)
 
 
-def load(path: Path | str) -> dict[str, Any]:
+def load(path: Path | str, mapped: bool = False) -> dict[str, Any]:
     """What `save` wrote, or the tensors of a .safetensors file, on the CPU. Nothing in the file is executed.
+
+    With `mapped`, tensors of a large file take memory when they are used only. The path of a folder of shards is read as one.
 
     Raises `UserError` when the file is missing, damaged, or holds more than tensors and plain values.
     """
     try:
         if Path(path).suffix == ".safetensors":
             return _read_safetensors(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if Path(path).is_dir():
+            return _read_shards(path)
+        mapped = mapped and Path(path).stat().st_size > LARGE and zipfile.is_zipfile(path)  # not of an old version of torch
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except pickle.UnpicklingError as error:
@@ -99,29 +109,97 @@ def _read_safetensors(path: Path | str) -> dict[str, Tensor]:
     return tensors
 
 
-def capture(model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> dict[str, Any]:
-    """The state of all that a training step changes, and of the generators of every rank. All ranks call it."""
-    return {
-        "model": whole(model.state_dict()),
-        "optimizer": whole(optimizer.state_dict()),
-        "ema": None if average is None else whole(average.state_dict()),
-        "rng": gather_objects(rng_state()),
-    }
+# ---- the state of training -----------------------------------------------------------------------------------------
+
+
+def capture(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None, shards: Path | None = None
+) -> dict[str, Any]:
+    """The state of all that a training step changes, and of the generators of every rank. All ranks call it.
+
+    With `shards`, each rank writes into this folder what it has of weights and optimizer state, and their place is all
+    that the result says of them: see `use_shards`.
+    """
+    rng = gather_objects(rng_state())
+    if shards is not None:
+        _write_shards(shards, model, optimizer, average)
+        return {"shards": shards.name, "rng": rng}
+    parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    return {**whole(parts | {"ema": average and average.state_dict()}, keep=is_main()), "rng": rng}
 
 
 def restore(
     state: dict[str, Any], path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
 ) -> None:
-    """Put back what `capture` gave; `path`, where it is from, is for the error. A rank that had no part keeps its generators."""
-    put_weights(model, state["model"], path)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for i, of_one in state["optimizer"]["state"].items():
-        of_one.update({name: like(parameters[i], value) for name, value in of_one.items()})
-    optimizer.load_state_dict(state["optimizer"])
-    if average is not None:
-        put_weights(average, state["ema"], path)
+    """Put back what `capture` gave; `path` is where it is from. A rank that had no part keeps its generators."""
+    if "shards" in state:
+        _load_shards(path.with_name(state["shards"]), model, optimizer, average)
+    else:
+        put_weights(model, state["model"], path)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for i, of_one in state["optimizer"]["state"].items():
+            of_one.update({name: like(parameters[i], value) for name, value in of_one.items()})
+        optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            put_weights(average, state["ema"], path)
     if rank() < len(state["rng"]):
         set_rng_state(state["rng"][rank()])
+
+
+def use_shards(model: nn.Module) -> bool:
+    """Whether ranks that share `model` write their shards each, instead of gathering all on the first: it is large."""
+    parameters = list(model.parameters())
+    shared = any(hasattr(p, "full_tensor") for p in parameters)
+    return shared and sum(p.numel() * p.element_size() for p in parameters) > LARGE
+
+
+def _shards(model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> dict[str, Any]:
+    """By the names of parameters, so that any number of ranks can load it; an unused optimizer gets a state of zeros."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict  # takes a second
+
+    state = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
+    return state | ({"ema": average.state_dict()} if average is not None else {})
+
+
+def _write_shards(folder: Path, *of: Any) -> None:
+    from torch.distributed import checkpoint as dcp
+
+    with _short_errors(f"cannot write {folder}"):
+        dcp.save(_shards(*of), checkpoint_id=folder)
+
+
+def _load_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> None:
+    from torch.distributed import checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
+
+    state = _shards(model, optimizer, average)
+    with _short_errors(f"cannot read {folder}"):
+        dcp.load(state, checkpoint_id=folder, no_dist=world() == 1)  # into the tensors of the model
+    set_optimizer_state_dict(model, optimizer, state["optimizer"])
+
+
+def _read_shards(folder: Path | str) -> dict[str, Any]:
+    """All of it, in one process, as plain tensors."""
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    with tempfile.TemporaryDirectory(dir=folder) as place, _short_errors(f"cannot read {folder}"):
+        dcp_to_torch_save(folder, f"{place}/whole.pt")
+        return torch.load(f"{place}/whole.pt", map_location="cpu", weights_only=True)
+
+
+@contextlib.contextmanager
+def _short_errors(what: str) -> Iterator[None]:
+    """What goes wrong with the shards of one rank, torch tells all ranks, with the whole stack; a line is enough."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as error:
+        place, (cause, _) = min(error.failures.items())
+        raise UserError(f"{what}: {str(cause).partition(chr(10))[0] or type(cause).__name__} (rank {place})") from None
+
+
+# ---- weights -------------------------------------------------------------------------------------------------------
 
 
 def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
@@ -129,7 +207,7 @@ def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
 
     Raises `UserError` when the file cannot be read or belongs to another model; `model` is then as it was.
     """
-    return put_weights(model, load(path), path)
+    return put_weights(model, load(path, mapped=True), path)
 
 
 def put_weights(model: nn.Module, weights: Any, path: Path | str) -> nn.Module:

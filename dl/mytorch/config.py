@@ -39,6 +39,10 @@ class TrainConfig:
         "none", "how ranks share the work, under torchrun: ddp, each has the whole model; fsdp, each has a part of every weight"
     )
     checkpoint_activations: bool = flag(False, "blocks compute their inside again in the backward pass: less memory, more time")
+    layerwise: Literal["none", "greedy", "stream"] = flag(
+        "none", "block by block: stream, blocks live on disk and visit the device in turn, with the gradients of the ordinary "
+        "way; greedy, each block is trained under a head of its own when those before it are done"
+    )
     compile: bool = flag(False, "torch.compile the model: a slow first step, faster ones after")
     channels_last: bool = flag(False, "store images with the channel innermost: faster convolutions")
     num_workers: int = flag(0, "processes that prepare batches; sets kept in memory need none")
@@ -64,6 +68,8 @@ class TrainConfig:
         self._check("lr", self.lr > 0, "above 0")
         self._check("ema", 0 <= self.ema < 1, "at least 0 and below 1")
         self._check("out", self.out.strip() != "", "the name of a folder")
+        if self.layerwise != "none" and (self.parallel != "none" or self.compile or self.ema):
+            raise ValueError("--layerwise is for one process, without --parallel, --compile and --ema")
 
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:

@@ -1,6 +1,7 @@
 """Ranks and devices. No other file of the project asks how many processes there are or where tensors live."""
 
 import contextlib
+import dataclasses
 import os
 import random
 import signal
@@ -20,6 +21,7 @@ from dl.mytorch import sharding
 from dl.mytorch.config import Config, UserError, parse
 
 Result = TypeVar("Result")
+PATIENCE = timedelta(minutes=10)  # the longest that a rank waits for the others, to begin and at any time after
 
 
 def launch(main: Callable[[Config], Result], config_class: type[Config], argv: Sequence[str] | None = None) -> Result:
@@ -29,8 +31,9 @@ def launch(main: Callable[[Config], Result], config_class: type[Config], argv: S
     and exit status 1; Ctrl-C outside training exits with 130. Any other exception is a bug and keeps its traceback.
     """
     config = parse(config_class, argv)
+    streamed = config.layerwise == "stream"
     try:
-        with _process_group(config):
+        with _process_group(config), sharding.weights_in_files(config.out) if streamed else contextlib.nullcontext():
             return main(config)
     except UserError as error:
         _fail(str(error), 1)
@@ -38,6 +41,10 @@ def launch(main: Callable[[Config], Result], config_class: type[Config], argv: S
         _fail("interrupted; the same command goes on from what was saved last", 130)
     except torch.OutOfMemoryError:
         _fail("the device is out of memory: halve --batch-size and double --accumulate for the same result", 1)
+    except RuntimeError as error:
+        if world() == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        _fail("another rank has stopped, or was silent for too long; its own line says why", 1)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
@@ -60,14 +67,35 @@ def _process_group(config: Config) -> Iterator[None]:
     here = device(config.device)
     if here.type == "cuda":
         torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
     try:
+        dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=PATIENCE)
+    except (dist.DistError, RuntimeError) as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        reason = str(error).partition("\n")[0][:200]
+        wait = f"{PATIENCE.total_seconds():.0f} s"
+        raise UserError(f"the {ranks} ranks did not meet at {place} within {wait} ({reason})") from None
+    try:
+        _check_alike(config)
         yield
         dist.barrier()  # so that gloo's threads have let go of the tensors before
     finally:
         # It ends gloo's threads, unless something still holds the group: then one that has a tensor to free may abort
         # Python at its exit. FSDP holds it; torch.distributed.nn.functional would, as a default, if imported after this.
         dist.destroy_process_group()
+
+
+def _check_alike(config: Config) -> None:
+    """All ranks train one model: `UserError` on each of them when their flags differ."""
+    first, *others = gather_objects(dataclasses.asdict(config))
+    for place, other in enumerate(others, start=1):
+        differs = [f"{name} {other.get(name)} instead of {value}" for name, value in first.items() if other.get(name) != value]
+        if differs:
+            raise UserError(f"rank {place} was started with other flags than rank 0: {', '.join(differs)}")
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process in place of one that died (`--max-restarts`)."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 @contextlib.contextmanager
@@ -220,13 +248,13 @@ def barrier() -> None:
         dist.barrier()
 
 
-def parallelize(model: nn.Module, parallel: str) -> nn.Module:
+def parallelize(model: nn.Module, parallel: str, precision: str = "fp32") -> nn.Module:
     """`model` as the training step calls it when several ranks share the work; "fsdp" shards its weights in place."""
     if parallel == "none" or world() == 1:
         return model
     if parallel == "fsdp":
-        return sharding.shard(model, next(model.parameters()).device.type, world())
-    return DistributedDataParallel(model)
+        return sharding.shard(model, next(model.parameters()).device.type, world(), precision == "bf16")
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)  # else all gradients are in memory twice
 
 
 @contextlib.contextmanager

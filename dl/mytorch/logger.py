@@ -17,7 +17,7 @@ from tqdm import tqdm
 from dl.mytorch import plot
 from dl.mytorch.checkpoint import write_json
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.distributed import barrier, is_main, world
+from dl.mytorch.distributed import barrier, is_main, restarted, world
 
 # Flags that change where and how fast a run goes, but not what it computes: a resumed run may change them.
 FREE = {
@@ -98,10 +98,11 @@ def open_run(config: TrainConfig) -> Path:
     out = Path(config.out)
     if is_main():
         out.mkdir(parents=True, exist_ok=True)
-        if config.fresh and any((out / name).exists() for name in FILES):  # else the pictures in it are not ours
+        if config.fresh and not restarted() and any((out / name).exists() for name in FILES):  # else the pictures in it are not ours
             for path in [*(out / name for name in FILES), *out.glob("*.png"), *out.glob("vocabulary-*.json")]:
                 path.unlink(missing_ok=True)
-            shutil.rmtree(out / "tensorboard", ignore_errors=True)
+            for folder in [out / "tensorboard", *out.glob("shards-*"), *out.glob("block*")]:
+                shutil.rmtree(folder, ignore_errors=True)
         asked = dataclasses.asdict(config)
         if (out / "config.json").exists():
             found = read_json(out / "config.json")["config"]

@@ -1,4 +1,4 @@
-"""Larger models: weights in shards on all ranks, activations that are computed twice instead of kept.
+"""Larger models: weights in shards on all ranks or in files, activations that are computed twice instead of kept.
 
 Shards are PyTorch's FSDP2, https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html, after ZeRO's third stage
 (Rajbhandari et al. 2019, https://arxiv.org/abs/1910.02054): of a parameter, then a DTensor, a rank holds some rows, and so
@@ -7,29 +7,60 @@ it does of the gradient and of the optimizer's state. Its modules are imported w
 
 import contextlib
 import functools
-from typing import Any, Iterator
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from dl.mytorch.config import UserError
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The members of all lists of modules, those inside of others first."""
+    """The members of all lists of modules, those inside of others first; not those that only hold others, without a forward."""
     lists = [module for module in reversed(list(model.modules())) if isinstance(module, nn.ModuleList)]
-    return [block for members in lists for block in members]
+    return [block for members in lists for block in members if _has_forward(block)]
 
 
-def shard(model: nn.Module, device_type: str, ranks: int) -> nn.Module:
-    """Shard `model` in place: each block on its own, gathered when its turn comes, and the rest as one."""
+def outermost_blocks(model: nn.Module) -> list[nn.Module]:
+    """The same without those inside of others."""
+    found = []
+    for module in model.children():
+        repeated = isinstance(model, nn.ModuleList) and _has_forward(module)
+        found += [module] if repeated else outermost_blocks(module)
+    return found
+
+
+def _has_forward(module: nn.Module) -> bool:
+    return getattr(module.forward, "__func__", None) is not nn.Module.forward
+
+
+def shard(model: nn.Module, device_type: str, ranks: int, bf16: bool = False) -> nn.Module:
+    """Shard `model` in place: each block on its own, gathered when its turn comes, and the rest as one.
+
+    With `bf16` weights are gathered in bfloat16: half of the bytes, and no copies that autocast would keep for the
+    backward pass. Sums of gradients, shards and the update stay in fp32; so does all of a network with batch norms, which
+    torch does not run on statistics and weights of two kinds.
+    """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    half = bf16 and not has_batch_norm(model)
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if half else MixedPrecisionPolicy()
     mesh = init_device_mesh(device_type, (ranks,))
     for block in blocks(model):
-        fully_shard(block, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    return fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a pass in training moves running statistics."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -57,13 +88,19 @@ def local(x: Tensor) -> Tensor:
     return x.to_local() if hasattr(x, "to_local") else x
 
 
-def whole(state: Any) -> Any:
-    """`state`, a tensor or dicts and lists of them, with all shards put together. All ranks call it."""
+def whole(state: Any, keep: bool = True) -> Any:
+    """`state`, a tensor or dicts and lists of them, with all shards put together on the CPU. All ranks call it.
+
+    One tensor after the other is gathered; where `keep` is False, it is let go again, and None is in its place.
+    """
     if isinstance(state, dict):
-        return {name: whole(value) for name, value in state.items()}
+        return {name: whole(value, keep) for name, value in state.items()}
     if isinstance(state, list):
-        return [whole(value) for value in state]
-    return state.full_tensor() if hasattr(state, "full_tensor") else state
+        return [whole(value, keep) for value in state]
+    if not hasattr(state, "full_tensor"):
+        return state
+    full = state.full_tensor()
+    return full.cpu() if keep else None
 
 
 def like(own: Tensor, value: Any) -> Any:
@@ -76,15 +113,69 @@ def like(own: Tensor, value: Any) -> Any:
 
 
 def recompute_activations(model: nn.Module) -> None:
-    """Each block forgets what it computed inside, and computes it again for the backward pass.
+    """Each block forgets what it computed inside, and computes it again for the backward pass. `UserError` without blocks.
 
-    Chen et al. 2016, https://arxiv.org/abs/1604.06174. Raises `UserError` for blocks with batch norms, whose running
-    statistics the second pass would move again, and for a model without blocks.
+    Chen et al. 2016, https://arxiv.org/abs/1604.06174.
     """
     repeated = blocks(model)
-    norms = [module for block in repeated for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if norms or not repeated:
-        reason = "whose running statistics would move twice" if norms else "and this model has none"
-        raise UserError(f"--checkpoint-activations is for blocks without batch norms, {reason}")
+    if not repeated:
+        raise UserError("--checkpoint-activations is for models with blocks, lists of modules; this one has none")
     for block in repeated:
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        recompute(block)
+
+
+def recompute(block: nn.Module) -> None:
+    """The same for one block."""
+    options = {"context_fn": lambda: (contextlib.nullcontext(), _spare_buffers(block))} if has_batch_norm(block) else {}
+    block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False, **options)  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _spare_buffers(block: nn.Module) -> Iterator[None]:
+    """Inside, the block has copies of its buffers: running statistics have moved already when a pass is repeated."""
+    own = [(m._buffers, name, buffer) for m in block.modules() for name, buffer in m._buffers.items() if buffer is not None]
+    for place, name, buffer in own:
+        place[name] = buffer.clone()
+    try:
+        yield
+    finally:
+        for place, name, buffer in own:
+            place[name] = buffer
+
+
+def in_file(shape: Sequence[int], dtype: torch.dtype, folder: Path | str) -> Tensor:
+    """Zeros that take disk instead of memory: the system reads and writes what is used, and keeps what there is room for.
+
+    The file, in `folder`, has no name, so that it is gone with the tensor, however the process ends.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder)
+    try:
+        return torch.from_file(name, shared=True, size=math.prod(shape), dtype=dtype).view(*shape)
+    finally:
+        os.close(handle)
+        os.unlink(name)
+
+
+def is_in_file(x: Tensor) -> bool:
+    """Whether `in_file` made it."""
+    return x.untyped_storage().filename is not None
+
+
+class weights_in_files(TorchFunctionMode):
+    """`with weights_in_files(folder): model = ...`: its large weights are never all in memory, not even at birth."""
+
+    SMALL = 2**16  # numbers that memory takes
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if function is torch.empty and kwargs.get("device", "of no layer") is None:  # as torch's layers make their weights
+            like = torch.empty(*args, **{**kwargs, "device": "meta"})
+            if like.numel() > self.SMALL:
+                return in_file(like.shape, like.dtype, self.folder)
+        return function(*args, **kwargs)

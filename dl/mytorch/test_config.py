@@ -36,6 +36,7 @@ WORDS = {
     "precision": ("bf16", "bf16"),
     "parallel": ("ddp", "ddp"),
     "checkpoint_activations": (None, True),
+    "layerwise": ("stream", "stream"),
     "compile": (None, True),
     "channels_last": (None, True),
     "num_workers": ("2", 2),

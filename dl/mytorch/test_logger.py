@@ -138,7 +138,7 @@ def test_flags_that_change_no_result_may_differ(name: str, tmp_path: Path) -> No
 
 
 def test_every_other_flag_may_not_differ(tmp_path: Path) -> None:
-    values = {"data": "letters", "act": "tanh", "precision": "bf16", "channels_last": True}
+    values = {"data": "letters", "act": "tanh", "precision": "bf16", "channels_last": True, "layerwise": "greedy"}
     numbers = {"seed", "epochs", "steps", "batch_size", "accumulate", "lr", "weight_decay", "clip", "eval_every"}
     values |= {name: getattr(Config("x"), name) + 1 for name in numbers} | {"ema": 0.5}
     open_run(Config(str(tmp_path)))

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 # A recipe of its own, so that the core's tests need no model of the project. 49 images: the last batch has 1.
 RECIPE = '''
+import datetime
 import sys
 import time
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dl.mytorch import TrainConfig, Trainer, launch, layers, seed_everything
+from dl.mytorch import TrainConfig, Trainer, checkpoint, distributed, launch, layers, seed_everything
 from dl.mytorch.data import Loader, Splits, synthetic
 from dl.mytorch.optim import sgd, warmup_cosine
 from dl.mytorch.tasks import Classification
@@ -52,6 +53,8 @@ class Config(TrainConfig):
     dropout: float = 0.0
     one_by_one: bool = False
     pause: float = 0.0
+    shards: bool = False
+    patience: float = 60.0
 
 
 class Paused(Classification):
@@ -79,6 +82,10 @@ def main(config):
 
 
 if __name__ == "__main__":
+    if "--shards" in sys.argv:
+        checkpoint.LARGE = 0
+    if "--patience" in sys.argv:
+        distributed.PATIENCE = datetime.timedelta(seconds=float(sys.argv[sys.argv.index("--patience") + 1]))
     launch(main, Config)
     threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
     if "fsdp" not in sys.argv:  # a thread that outlives the group may abort Python at its exit
@@ -93,8 +100,9 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def start(recipe: Path, *flags: str, ranks: int = 1) -> subprocess.Popen:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+def start(recipe: Path, *flags: str, ranks: int = 1, restarts: int = 0) -> subprocess.Popen:
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", f"--max-restarts={restarts}"]
+    torchrun = several if ranks > 1 else []
     command = [sys.executable, *torchrun, str(recipe), "--device", "cpu", "--batch-size", "8", "--lr", "0.01", *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -107,7 +115,7 @@ def finish(process: subprocess.Popen, status: int = 0) -> str:
 
 def wait_for_change(path: Path, before: float, process: subprocess.Popen) -> None:
     """Until `path` was written after `before`, so that a kill meets training and not the imports."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # of a busy machine
     while process.poll() is None and (not path.exists() or path.stat().st_mtime <= before):
         assert time.monotonic() < deadline, f"{path} was not written"
         time.sleep(0.002)

@@ -48,10 +48,46 @@ def test_recomputed_blocks_give_the_same_gradients_dropout_included() -> None:
     assert recomputed.state_dict().keys() == plain.state_dict().keys()
 
 
-def test_blocks_with_batch_norms_and_models_without_blocks_are_refused() -> None:
-    with pytest.raises(UserError, match="--checkpoint-activations is for blocks without batch norms, whose running statistics"):
-        sharding.recompute_activations(Blocks(nn.BatchNorm1d))
-    with pytest.raises(UserError, match="and this model has none"):
+def test_running_statistics_move_once_though_blocks_are_computed_twice() -> None:
+    plain = Blocks(nn.BatchNorm1d)
+    recomputed = Blocks(nn.BatchNorm1d)
+    recomputed.load_state_dict(plain.state_dict())
+    buffers = dict(recomputed.named_buffers())
+    sharding.recompute_activations(recomputed)
+    x = torch.randn(4, 6)
+    for model in (plain, recomputed):
+        torch.manual_seed(1)
+        model(x).square().sum().backward()
+        torch.manual_seed(2)
+        model(x)
+    for own, other in zip(recomputed.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(own.grad, other.grad)
+    for name, other in plain.named_buffers():
+        assert torch.equal(buffers[name], other) and buffers[name] is dict(recomputed.named_buffers())[name]
+    assert recomputed.blocks[0]["norm"].num_batches_tracked == 2
+
+
+class Level(nn.Module):
+    """Holds blocks that its owner calls, as in a U-Net: it has no forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+
+
+def test_blocks_are_members_of_lists_that_are_called() -> None:
+    nested = nn.Sequential()
+    nested.inner = nn.ModuleList([nn.Linear(2, 2)])
+    levels = nn.ModuleList([Level(), Level()])
+    model = nn.ModuleDict({"stem": nn.Linear(2, 2), "levels": levels, "stages": nn.ModuleList([nested])})
+    called = [*levels[0].blocks, *levels[1].blocks]
+    assert sharding.outermost_blocks(model) == [*called, nested]
+    assert set(sharding.blocks(model)) == {*called, nested, nested.inner[0]}
+    assert sharding.blocks(model).index(nested.inner[0]) < sharding.blocks(model).index(nested)
+
+
+def test_models_without_blocks_are_refused() -> None:
+    with pytest.raises(UserError, match="--checkpoint-activations is for models with blocks"):
         sharding.recompute_activations(nn.Linear(2, 2))
 
 

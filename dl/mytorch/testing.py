@@ -10,10 +10,11 @@ from typing import Any, Callable
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch import checkpoint
+from dl.mytorch import checkpoint, optim
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.data.loader import Batch, Splits
 from dl.mytorch.tasks import Classification, Task
+from dl.mytorch.trainer import Trainer
 
 
 def randomize_norms(model: nn.Module, scale: tuple[float, float] = (0.5, 1.5), shift: float = 0.1) -> nn.Module:
@@ -168,6 +169,44 @@ def assert_causal(model: Callable[[Tensor], Tensor], x: Tensor, changed: Tensor,
         _close(f"output before position {t}, when the input from {t} on changes", after[:, :t], before[:, :t], tolerance)
         reacts |= bool((after[:, t:] != before[:, t:]).any())
     assert reacts, "the output does not depend on the input at all"
+
+
+def assert_streams_exactly(
+    model: nn.Module, batch: Batch, folder: Path | str, task: Task | None = None, tolerance: float = 1e-9, **config: Any
+) -> None:
+    """Three updates with blocks on disk (`layerwise.Stream`) have the gradients, weights and buffers of the ordinary way.
+
+    Each update is from two forwards, by AdamW with clipping, in float64. `config`: more of the trainer's.
+    """
+    seen = []
+    for layerwise in ("none", "stream"):
+        own = copy.deepcopy(model).double().train()
+        options = TrainConfig(str(folder), "", layerwise=layerwise, **{"device": "cpu", "clip": 0.1, "accumulate": 2, **config})
+        trainer = Trainer(own, task or Classification(), optim.adamw(1e-3), optim.constant(), options)
+        gradients: list[dict[str, Tensor]] = []
+        update = trainer.update
+
+        def note() -> None:
+            gradients.append({name: p.grad.clone() for name, p in own.named_parameters() if p.grad is not None})
+            update()
+
+        trainer.update = note
+        torch.manual_seed(0)
+        for _ in range(3):
+            trainer.train_step(_halves(batch))
+        seen.append((gradients, own.state_dict()))
+    for step, (expected, found) in enumerate(zip(*(gradients for gradients, _ in seen), strict=True)):
+        assert expected.keys() == found.keys()
+        for name in expected:
+            _close(f"gradient of {name} at step {step}", found[name], expected[name], tolerance)
+    for name, value in seen[0][1].items():
+        _close(f"{name} after three steps", seen[1][1][name].double(), value.double(), tolerance)
+
+
+def _halves(batch: Batch) -> list[Batch]:
+    """In float64."""
+    exact = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in batch.items()}
+    return [{name: tensor[i::2] for name, tensor in exact.items()} for i in (0, 1)]
 
 
 def assert_resumes_exactly(main: Callable[[Any, Splits], Any], config: TrainConfig, make_data: Callable[[], Splits]) -> None:

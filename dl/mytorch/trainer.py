@@ -2,8 +2,10 @@
 
 import contextlib
 import math
+import shutil
 import signal
 import time
+from functools import partial
 from itertools import islice
 from typing import Iterator
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dl.mytorch import checkpoint, distributed, introspect, sharding
+from dl.mytorch import checkpoint, distributed, introspect, layerwise, sharding
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.distributed import all_sum, is_main, rank, separate_rng, to_device, world
@@ -41,7 +43,8 @@ class Trainer:
     ) -> None:
         self.config, self.task, self.schedule = config, task, schedule
         self.device = distributed.device(config.device)
-        self.model = model.to(self.device)
+        self.stream = layerwise.Stream(model, self.device, config.out) if config.layerwise == "stream" else None
+        self.model = model if self.stream else model.to(self.device)
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)
         average = get_ema_multi_avg_fn(config.ema)
@@ -50,12 +53,13 @@ class Trainer:
             sharding.recompute_activations(self.model)
         if config.compile:
             self.model.compile()
-        self.network = distributed.parallelize(self.model, config.parallel)  # what a training step calls
+        self.network = distributed.parallelize(self.model, config.parallel, config.precision)  # what a training step calls
         if self.ema is not None and config.parallel == "fsdp":
-            distributed.parallelize(self.ema.module, config.parallel)
+            distributed.parallelize(self.ema.module, config.parallel, config.precision)
         self.sharded = config.parallel == "fsdp" and world() > 1
         self.parameters = list(self.model.parameters())  # walking the modules costs as much as a small layer
-        self.optimizer = optimizer(self.model)
+        self.make_optimizer, self.optimizer = optimizer, optimizer(self.model)
+        self.update = self.optimizer.step if self.stream is None else partial(self.stream.update, self.optimizer)
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
 
@@ -81,24 +85,29 @@ class Trainer:
         for i, batch in enumerate(batches):
             unsynced = distributed.without_sync(self.network) if i + 1 < len(batches) else contextlib.nullcontext()
             with unsynced:
-                with self._autocast():
+                with self.autocast():
                     output = self.task.step(self.network, batch)
                 loss = output.loss if alone else total(output.loss, output.count)
                 loss.backward()
             self.train_metrics.update(*output)
             losses.append(loss.detach())
             counts.append(output.count)
+        if self.stream is not None:
+            self.stream.rest()
         loss = losses[0] if alone else torch.stack(losses).sum()
         gradients = [sharding.local(p.grad) for p in self.parameters if p.grad is not None]
         if not alone:
             # Sums over items become means. DDP and FSDP have divided by the number of ranks already.
             items, loss = all_sum(torch.stack([torch.as_tensor(sum(counts), device=self.device), loss]))
-            torch._foreach_mul_(gradients, world() / items)
+            self._scale(gradients, world() / items)
         self.apply_gradients(loss, gradients)
 
     def apply_gradients(self, loss: Tensor, gradients: list[Tensor]) -> None:
         """Check that loss and gradients are finite, clip, update, move the average, clear the gradients."""
-        self.gradient_norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norms = torch._foreach_norm(gradients)
+        if self.stream is not None:  # the gradients of blocks are at home
+            norms = [norm.to(self.device) for norm in norms]
+        self.gradient_norm = torch.linalg.vector_norm(torch.stack(norms))
         if self.sharded:
             self.gradient_norm = all_sum(self.gradient_norm.square()).sqrt()
         health = loss + self.gradient_norm
@@ -109,11 +118,14 @@ class Trainer:
             bad = ~torch.isfinite(health) & (self.first_bad == 0)
             self.first_bad = torch.where(bad, self.step + 1, self.first_bad)
         if self.config.clip:
-            torch._foreach_mul_(gradients, (self.config.clip / (self.gradient_norm + 1e-6)).clamp(max=1.0))
-        self.optimizer.step()
+            self._scale(gradients, (self.config.clip / (self.gradient_norm + 1e-6)).clamp(max=1.0))
+        self.update()
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
+
+    def _scale(self, gradients: list[Tensor], factor: Tensor) -> None:
+        torch._foreach_mul_(gradients, factor if self.stream is None else float(factor))
 
     def _check_health(self) -> None:
         if self.device.type != "cpu" and self.first_bad:
@@ -134,6 +146,8 @@ class Trainer:
 
         `data.test` is read once, at the end. Afterwards the model has the weights of the best checkpoint.
         """
+        if self.config.layerwise == "greedy":
+            return layerwise.greedy(self, data)
         self.started, self.evaluation_seconds = time.perf_counter(), 0.0
         self.steps_per_epoch = math.ceil(len(data.train) / self.config.accumulate)
         self.total_steps = self.config.steps or self.config.epochs * self.steps_per_epoch
@@ -213,11 +227,12 @@ class Trainer:
         better = val[self.task.monitor] < self.best
         if better:
             self.best = val[self.task.monitor]
-            weights = sharding.whole(self.evaluated_model.state_dict())
+            weights = sharding.whole(self.evaluated_model.state_dict(), keep=is_main())
             if is_main():
                 checkpoint.save(weights, self.out / "best.pt")
         with self._aside() as model:
-            self.logger.evaluated(self.history, self.task.preview(model), better)
+            shown = self.task.preview(model) if self.stream is None else {}  # it may take a hundred passes through all blocks
+            self.logger.evaluated(self.history, shown, better)
 
     def _finish(self, data: Splits) -> History:
         """Test the best checkpoint, draw, and say where everything is."""
@@ -259,13 +274,14 @@ class Trainer:
         """The model for looking at: without gradients, with randomness and a clock of its own."""
         started = time.perf_counter()
         model = self.evaluated_model
-        with torch.no_grad(), separate_rng(self.config.seed + rank()), sharding.gathered(model), self._autocast():
+        with torch.no_grad(), separate_rng(self.config.seed + rank()), sharding.gathered(model), self.autocast():
             yield model.eval()
         self.evaluation_seconds += time.perf_counter() - started
 
     # ---- small things ----------------------------------------------------------------------------------------------
 
-    def _autocast(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The precision of a forward pass."""
         bf16 = self.config.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
@@ -300,8 +316,9 @@ class Trainer:
     def _save(self, loader: Loader) -> None:
         """Everything that the next step depends on, in one file."""
         self._check_health()
+        shards = self.out / f"shards-{self.step}" if checkpoint.use_shards(self.model) else None
         state = {
-            **checkpoint.capture(self.model, self.optimizer, self.ema),
+            **checkpoint.capture(self.model, self.optimizer, self.ema, shards),
             "train_sums": self.train_metrics.state(),
             "position": (self.step, self.epoch, self.batch),
             "length": (self.steps_per_epoch, self.total_steps),
@@ -310,6 +327,8 @@ class Trainer:
         }
         if is_main():
             checkpoint.save(state, self.out / "last.pt")
+            for old in set(self.out.glob("shards-*")) - {shards}:
+                shutil.rmtree(old)
             self.logger.history(self.history)
         self._save_speed(loader)
         self.saved = True
@@ -321,7 +340,7 @@ class Trainer:
             distributed.seed_everything(self.config.seed + rank())
         if not path.exists():
             return
-        state = checkpoint.load(path)
+        state = checkpoint.load(path, mapped=self.stream is not None or self.sharded)
         if tuple(state["length"]) != (self.steps_per_epoch, self.total_steps):
             raise UserError(
                 f"{path} is of a run with {state['length'][0]} steps an epoch, the data now gives {self.steps_per_epoch}: "

@@ -18,6 +18,7 @@ from dl.modules.GPT.Llama import model as llama_model
 from dl.modules.GPT.Llama import train as llama_train
 from dl.modules.GPT.task import TextModeling, to_text
 from dl.mytorch import testing
+from dl.mytorch.checkpoint import load
 from dl.mytorch.config import UserError, parse
 from dl.mytorch.data import TextSplits, Vocabulary, textfiles
 from dl.mytorch.data.loader import Loader
@@ -53,6 +54,15 @@ def folder(tmp_path: Path) -> Path:
     bpe.save(tmp_path / "pieces")
     write_tokens(tmp_path / "pieces" / "tokens.bin", [bpe.encode(TEXT)])
     return tmp_path / "pieces"
+
+
+@BOTH
+def test_recipe_trains_block_by_block(tmp_path: Path, no_pictures: None, train: ModuleType) -> None:
+    history = train.main(config(train, tmp_path, layerwise="greedy"), characters())
+    assert [record["epoch"] for record in history] == [1, 2]  # there is nothing to test
+    first, second = (load(tmp_path / f"block{place}" / "best.pt") for place in (0, 1))
+    assert torch.equal(first["outside.token_embedding.weight"], second["outside.token_embedding.weight"])
+    assert not torch.equal(first["outside.norm.weight"], second["outside.norm.weight"])
 
 
 @BOTH

@@ -170,9 +170,15 @@ class ResNet(nn.Module):
                 nn.init.zeros_(last.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.stem(images)  # (B, in_channels, X, X) -> (B, width, X/4, X/4), or as the stem says
+        x = self.before_blocks(images)
         for block in self.blocks:
             x = block(x)  # each stage but the first: (B, C, X, X) -> (B, 2C, X/2, X/2)
+        return self.after_blocks(x)
+
+    def before_blocks(self, images: Tensor) -> Tensor:
+        return self.stem(images)  # (B, in_channels, X, X) -> (B, width, X/4, X/4), or as the stem says
+
+    def after_blocks(self, x: Tensor) -> Tensor:
         x = self.pool(x).flatten(1)  # (B, C, X, X) -> (B, C)
         return self.head(x)  # (B, num_classes)
 

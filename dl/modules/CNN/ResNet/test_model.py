@@ -279,12 +279,22 @@ def test_one_batch_is_learnt_by_heart() -> None:
     testing.assert_overfits(build("tiny", in_channels=1), synthetic.images(16, size=16), steps=60, lr=4e-2)
 
 
+def test_it_trains_from_disk_with_the_same_gradients(tmp_path: Path) -> None:
+    testing.assert_streams_exactly(build("tiny"), synthetic.images(8, channels=3, size=16), tmp_path)
+
+
 # ---- the recipe ----------------------------------------------------------------------------------------------------
 
 
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=2, batch_size=16)
     testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
+
+
+def test_recipe_trains_block_by_block(tmp_path: Path, no_pictures: None) -> None:
+    flags = {"data": "fashion_mnist-sample", "model": "tiny", "epochs": 1, "batch_size": 16, "layerwise": "greedy"}
+    history = train.main(train.Config(out=str(tmp_path), **flags), synthetic.image_splits())
+    assert [record["epoch"] for record in history] == [1, 2, 2] and history.test
 
 
 def test_recipe_takes_every_preset_that_it_offers() -> None:

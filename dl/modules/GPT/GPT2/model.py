@@ -104,7 +104,13 @@ class GPT2(nn.Module):
 
         Raises `ValueError` for more tokens than `max_length`.
         """
-        start = cache[0].length if cache else 0
+        x = self.before_blocks(tokens, padding_mask, cache[0].length if cache else 0)
+        for i, block in enumerate(self.blocks):
+            x = block(x, padding_mask, cache[i] if cache else None)
+        return self.after_blocks(x)
+
+    def before_blocks(self, tokens: Tensor, padding_mask: Tensor | None = None, start: int = 0) -> Tensor:
+        """tokens (B, T), the first at position `start` -> (B, T, C)."""
         end = start + tokens.shape[1]
         if end > self.max_length:
             raise ValueError(f"{end} tokens are more than the {self.max_length} that the model has positions for")
@@ -112,9 +118,9 @@ class GPT2(nn.Module):
             positions = torch.arange(start, end, device=tokens.device)  # (T,)
         else:
             positions = ((~padding_mask).cumsum(1) - 1).clamp(min=0)[:, start:]  # (B, S) -> (B, T)
-        x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))  # (B, T) -> (B, T, C)
-        for i, block in enumerate(self.blocks):
-            x = block(x, padding_mask, cache[i] if cache else None)
+        return self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))  # (B, T) -> (B, T, C)
+
+    def after_blocks(self, x: Tensor) -> Tensor:
         return F.linear(self.norm(x), self.token_embedding.weight)  # (B, T, C) -> (B, T, V)
 
 

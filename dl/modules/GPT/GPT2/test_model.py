@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -172,6 +173,11 @@ def test_every_parameter_gets_a_gradient_and_one_batch_is_learnt_by_heart() -> N
     batch = {"tokens": TOKENS[:, :8], "targets": TOKENS[:, 1:]}
     testing.assert_gradients_flow(build("tiny", max_length=8), batch, LanguageModeling())
     testing.assert_overfits(build("tiny", dim=32), batch, LanguageModeling())
+
+
+def test_it_trains_from_disk_with_the_same_gradients(tmp_path: Path) -> None:
+    batch = {"tokens": TOKENS[:, :8], "targets": TOKENS[:, 1:]}
+    testing.assert_streams_exactly(build("tiny", dropout=0.1), batch, tmp_path, LanguageModeling())
 
 
 # ---- transformers --------------------------------------------------------------------------------------------------

@@ -180,9 +180,15 @@ class Llama(nn.Module):
         end = (cache[0].length if cache else 0) + tokens.shape[1]
         if end > self.max_length:
             raise ValueError(f"{end} tokens are more than the {self.max_length} that the model has positions for")
-        x = self.token_embedding(tokens)  # (B, T) -> (B, T, C)
+        x = self.before_blocks(tokens)
         for i, block in enumerate(self.blocks):
             x = block(x, padding_mask, cache[i] if cache else None)
+        return self.after_blocks(x)
+
+    def before_blocks(self, tokens: Tensor) -> Tensor:
+        return self.token_embedding(tokens)  # (B, T) -> (B, T, C)
+
+    def after_blocks(self, x: Tensor) -> Tensor:
         x = self.norm(x)
         return F.linear(x, self.token_embedding.weight) if self.output is None else self.output(x)  # (B, T, C) -> (B, T, V)
 

@@ -1,0 +1,142 @@
+"""Several ranks in trouble: other numbers of them, killed ones, and every failure that ends all. Slow tier."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dl.mytorch import checkpoint
+from dl.mytorch.test_processes import finish, start, wait_for_change
+from dl.mytorch.test_processes import recipe, small_disk  # noqa: F401, fixtures
+
+pytestmark = pytest.mark.slow
+
+
+def kill_ranks(process: subprocess.Popen) -> None:
+    """All ranks at once; torchrun then gives up."""
+    subprocess.run(["pkill", "-9", "-P", str(process.pid)], check=False)
+    finish(process, 1)
+
+
+def ranks_of(process: subprocess.Popen) -> list[int]:
+    """Their process ids."""
+    return list(map(int, subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()))
+
+
+def test_shards_that_four_ranks_wrote_are_taken_up_by_two_and_by_one(recipe: Path) -> None:
+    """With an average, whose shards are in the files as well; the last process also reads all shards as plain weights."""
+    flags = ["--epochs", "20", "--save-every", "1", "--ema", "0.9", "--pause", "0.02"]
+    whole, broken = recipe.parent / "whole", recipe.parent / "broken"
+    finish(start(recipe, "--out", str(whole), *flags))
+    for ranks in (4, 2):
+        process = start(recipe, "--out", str(broken), "--parallel", "fsdp", "--shards", *flags, ranks=ranks)
+        last = broken / "last.pt"
+        wait_for_change(last, last.stat().st_mtime if last.exists() else 0, process)
+        time.sleep(0.5)
+        kill_ranks(process)
+        state = checkpoint.load(last)
+        assert "model" not in state
+        step = state["position"][0]
+        plain = checkpoint.load(broken / state["shards"])  # as one rank would have it, for any other program
+        assert {name: tensor.shape for name, tensor in plain["model"].items()} == {
+            name: tensor.shape for name, tensor in checkpoint.load(whole / "best.pt").items()
+        }
+    output = finish(start(recipe, "--out", str(broken), *flags))
+    assert f"going on with {broken} at step {step} of" in output
+    for name, weights in checkpoint.load(whole / "best.pt").items():
+        assert (weights - checkpoint.load(broken / "best.pt")[name]).abs().max() <= 1e-5, name
+    assert not list(broken.glob("shards-*"))  # what one process saved is in last.pt
+
+
+@pytest.mark.parametrize("flags", ["--parallel ddp", "--parallel fsdp --shards"])
+def test_a_killed_rank_is_started_again_by_torchrun_and_nothing_shows(recipe: Path, flags: str) -> None:
+    """One of two ranks dies by kill -9, three times, at random moments; `--fresh` counts for the first start only."""
+    given = ["--epochs", "30", "--dropout", "0.3", "--save-every", "2", "--pause", "0.01", "--fresh", *flags.split()]
+    whole, broken = recipe.parent / "whole", recipe.parent / "broken"
+    finish(start(recipe, "--out", str(whole), *given, ranks=2))
+    process = start(recipe, "--out", str(broken), *given, ranks=2, restarts=5)
+    randomness, last, kills = random.Random(0), broken / "last.pt", 0
+    while kills < 3:
+        wait_for_change(last, last.stat().st_mtime if last.exists() else 0, process)
+        time.sleep(randomness.uniform(0, 0.3))
+        ranks = ranks_of(process)
+        if process.poll() is not None or len(ranks) < 2:
+            break
+        os.kill(randomness.choice(ranks), signal.SIGKILL)
+        kills += 1
+    finish(process)
+    assert kills == 3
+    for name in ("history.json", "best.pt"):
+        assert (whole / name).read_bytes() == (broken / name).read_bytes(), name
+
+
+# ---- failures: every rank stops, with a line -----------------------------------------------------------------------
+
+
+def errors(output: str) -> list[str]:
+    """What the ranks say, in the order of ranks; none of them with a stack."""
+    assert "Traceback (most recent call last)" not in output.partition("ChildFailedError")[0].rpartition("Traceback")[0], output
+    return sorted(line for line in output.splitlines() if line.startswith(("error:", "[rank ")))
+
+
+def test_a_meeting_place_that_cannot_be_reached_is_a_line(recipe: Path) -> None:
+    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    command = [sys.executable, str(recipe), "--out", str(recipe.parent / "x"), "--parallel", "ddp", "--patience", "3"]
+    process = subprocess.run(command, env=os.environ | place, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 1
+    (line,) = errors(process.stderr)
+    assert "the 2 ranks did not meet at 127.0.0.1:9 within 3 s" in line
+
+
+def test_a_rank_that_never_comes_is_a_line(recipe: Path) -> None:
+    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617"}
+    command = [sys.executable, str(recipe), "--out", str(recipe.parent / "x"), "--parallel", "ddp", "--patience", "3"]
+    process = subprocess.run(command, env=os.environ | place, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 1
+    (line,) = errors(process.stderr)
+    assert "the 2 ranks did not meet at 127.0.0.1:29617 within 3 s" in line
+
+
+def test_a_rank_that_falls_silent_ends_the_others(recipe: Path) -> None:
+    out, flags = recipe.parent / "x", ["--epochs", "999", "--parallel", "ddp", "--patience", "20"]
+    process = start(recipe, "--out", str(out), *flags, ranks=2)
+    wait_for_change(out / "last.pt", 0, process)
+    os.kill(ranks_of(process)[-1], signal.SIGSTOP)
+    output = finish(process, 1)  # within its own timeout
+    assert any("another rank has stopped, or was silent for too long" in line for line in errors(output)), output
+
+
+def test_ranks_with_different_flags_are_refused(recipe: Path) -> None:
+    script = recipe.parent / "differ.sh"
+    flags = f"--out {recipe.parent / 'x'} --parallel ddp --lr 0.$((RANK + 1)) --seed $RANK"
+    script.write_text(f"exec {sys.executable} {recipe} {flags}\n")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
+    process = subprocess.run([*torchrun, "sh", str(script)], capture_output=True, text=True, timeout=120)
+    assert process.returncode == 1
+    for line in errors(process.stderr + process.stdout):
+        assert "rank 1 was started with other flags than rank 0: seed 1 instead of 0, lr 0.2 instead of 0.1" in line
+
+
+def test_a_missing_shard_is_a_line(recipe: Path) -> None:
+    flags = ["--epochs", "60", "--save-every", "1", "--pause", "0.02", "--parallel", "fsdp", "--shards"]
+    out = recipe.parent / "run"
+    process = start(recipe, "--out", str(out), *flags, ranks=2)
+    wait_for_change(out / "last.pt", 0, process)
+    kill_ranks(process)
+    folder = out / checkpoint.load(out / "last.pt")["shards"]
+    next(folder.glob("__1_*.distcp")).unlink()
+    lines = errors(finish(start(recipe, "--out", str(out), *flags, ranks=2), 1))
+    assert lines and all(f"cannot read {folder}" in line and "No such file" in line for line in lines), lines
+
+
+@pytest.mark.parametrize("flags", ["--parallel ddp", "--parallel fsdp --shards"])
+def test_a_full_disk_ends_all_ranks(recipe: Path, small_disk: Path, flags: str) -> None:
+    output = finish(start(recipe, "--out", str(small_disk / "run"), "--epochs", "20", *flags.split(), ranks=2), 1)
+    lines = errors(output)
+    assert any("cannot write" in line and "No space left" in line for line in lines), output
+    assert all("another rank has stopped" in line or "cannot write" in line for line in lines), output
