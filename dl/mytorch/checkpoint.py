@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dl.mytorch.config import UserError
-from dl.mytorch.distributed import gather_objects, rank, rng_state, set_rng_state
+from dl.mytorch.distributed import gather_objects, rank, rng_state, set_rng_state, world
 from dl.mytorch.sharding import like, whole
 
 
@@ -122,6 +122,23 @@ def restore(
         put_weights(average, state["ema"], path)
     if rank() < len(state["rng"]):
         set_rng_state(state["rng"][rank()])
+
+
+def gather_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rows that belong to the examples of a batch, of all ranks in the order of the whole batch, on the CPU. All ranks call it."""
+    parts = gather_objects({name: rows.cpu() for name, rows in state.items()})
+    whole_rows = {}
+    for name in parts[0]:
+        rows = [part[name] for part in parts]
+        whole_rows[name] = torch.cat(rows)
+        for i, own in enumerate(rows):
+            whole_rows[name][i :: len(parts)] = own  # as `Loader` cuts a batch
+    return whole_rows
+
+
+def own_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of what `gather_rows` gave, the rows of this rank, whatever number of ranks there was."""
+    return {name: rows[rank() :: world()] for name, rows in state.items()}
 
 
 def load_weights(model: nn.Module, path: Path | str) -> nn.Module:

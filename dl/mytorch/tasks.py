@@ -42,6 +42,13 @@ class Task:
         """Those of training, which read the outputs of `step`. Default: `metrics`."""
         return self.metrics()
 
+    def state(self) -> dict[str, Tensor]:
+        """What the next step depends on beside the model: a row for each example of a batch. A checkpoint keeps it."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
         """Images (C, H, W) in [0, 1], or texts, to log after each evaluation. Keep it cheap. All ranks call it."""
         return {}

@@ -303,6 +303,7 @@ class Trainer:
         state = {
             **checkpoint.capture(self.model, self.optimizer, self.ema),
             "train_sums": self.train_metrics.state(),
+            "task": checkpoint.gather_rows(self.task.state()),
             "position": (self.step, self.epoch, self.batch),
             "length": (self.steps_per_epoch, self.total_steps),
             "history": list(self.history),
@@ -329,6 +330,7 @@ class Trainer:
             )
         checkpoint.restore(state, path, self.model, self.optimizer, self.ema)
         self.train_metrics.load_state(state["train_sums"])
+        self.task.load_state(checkpoint.own_rows(state["task"]))
         self.step, self.epoch, self.batch = state["position"]
         self.history, self.best = History(state["history"]), state["best"]
         self.saved = True
