@@ -125,7 +125,7 @@ def restore(
 
 
 def gather_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rows that belong to the examples of a batch, of all ranks in the order of the whole batch, on the CPU. All ranks call it."""
+    """Rows for the examples of a batch, of all ranks, in the order of the whole batch. All ranks call it."""
     parts = gather_objects({name: rows.cpu() for name, rows in state.items()})
     whole_rows = {}
     for name in parts[0]:

@@ -51,7 +51,7 @@ def wikitext2(config: TrainConfig, length: int = 64) -> TextSplits:
 
 
 def encoded() -> tuple[list[Tensor], Vocabulary]:
-    """The ids of the training, validation and test texts, (T,) each, and the vocabulary of the first, most frequent words first."""
+    """The ids of the training, validation and test texts, (T,) each, and the vocabulary of the first, frequent words first."""
     texts = [words(split) for split in ("train", "valid", "test")]
     vocabulary = Vocabulary.build(texts[0], reserved=(UNKNOWN, END))
     return [torch.tensor(vocabulary.encode(text)) for text in texts], vocabulary

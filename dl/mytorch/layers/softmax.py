@@ -27,7 +27,7 @@ class Softmax(nn.Linear):
 
 
 class AdaptiveSoftmax(nn.Module):
-    """Frequent classes are cheap: "Efficient softmax approximation for GPUs", Grave et al. 2016, https://arxiv.org/abs/1609.04309.
+    """Frequent classes are cheap (Grave et al. 2016, https://arxiv.org/abs/1609.04309).
 
     The first `cutoffs[0]` classes, and one for each cluster of rarer ones, share a softmax; a cluster has another one for
     its classes, of features with 1/4, 1/16 ... of the width. With targets, only the clusters that they are in are

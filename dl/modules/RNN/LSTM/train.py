@@ -19,7 +19,9 @@ class Config(LanguageConfig):
     """Train an LSTM."""
 
     out: str = "runs/RNN/LSTM"
-    model: Literal["word", "char", "zaremba_small", "zaremba_medium", "zaremba_large", "awd", "awd_tiny", "tiny"] = flag("char", "preset of the network, see model.py")
+    model: Literal["word", "char", "zaremba_small", "zaremba_medium", "zaremba_large", "awd", "awd_tiny", "tiny"] = flag(
+        "char", "preset of the network, see model.py"
+    )
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:

@@ -68,7 +68,7 @@ class RecurrentLanguageModel(nn.Module):
         self.output = AdaptiveSoftmax(hidden_dim, vocab_size, cutoffs) if cutoffs else Softmax(hidden_dim, vocab_size)
         if tied:
             if cutoffs or hidden_dim != dim:
-                raise ValueError(f"tied weights need a full softmax and one width; got {dim} and {hidden_dim}, cutoffs {cutoffs}")
+                raise ValueError(f"tied weights need a full softmax and one width; got {dim}, {hidden_dim}, {cutoffs}")
             self.output.weight = self.embedding.weight
         self.init_weights(init_bound)
 

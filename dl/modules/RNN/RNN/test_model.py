@@ -13,7 +13,8 @@ from dl.mytorch import testing
 from dl.mytorch.data import Batch
 from dl.mytorch.introspect import count_parameters
 
-Step = Callable[[Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]  # W x + b, U h + b, state -> state, its first part the output
+# W x + b, U h + b, state -> state, of which the first part is the output
+Step = Callable[[Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
 def tokens(batch: int = 3, length: int = 7) -> Tensor:

@@ -10,15 +10,15 @@ import torch
 from matplotlib.image import imread
 
 from dl.modules.Transformers.Transformer import train, translate
-from dl.modules.Transformers.Transformer.decode import beam_search, greedy_search
 from dl.modules.Transformers.Transformer.model import build
-from dl.modules.Transformers.Transformer.task import Translation
 from dl.modules.Transformers.Transformer.test_model import BEGIN, END, splits
 from dl.mytorch import load_weights, plot
 from dl.mytorch.checkpoint import load, save
 from dl.mytorch.data import Vocabulary
+from dl.mytorch.decoding import beam_search, greedy_search
 from dl.mytorch.logger import read_json
 from dl.mytorch.metrics import BLEU
+from dl.mytorch.translation import Translation
 
 SENTENCES = ("A b.", "f  e d c b G")  # of which the source's vocabulary lacks "." and "g", and the target's "."
 

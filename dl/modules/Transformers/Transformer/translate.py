@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from dl.modules.Transformers.Transformer.model import Transformer
-from dl.modules.Transformers.Transformer.task import Translation
 from dl.modules.Transformers.Transformer.train import Config, network
 from dl.mytorch import Probe, plot
 from dl.mytorch.checkpoint import load_weights
@@ -23,6 +22,7 @@ from dl.mytorch.data import Vocabulary, translation
 from dl.mytorch.data.text import BEGIN, END
 from dl.mytorch.data.translation import tokenize
 from dl.mytorch.logger import trained_run
+from dl.mytorch.translation import Translation
 
 
 class Translator(NamedTuple):
