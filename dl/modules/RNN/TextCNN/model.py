@@ -49,7 +49,7 @@ class TextCNN(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Section 3.2: word vectors uniform within +-0.25 (https://github.com/yoonkim/CNN_sentence); other layers as torch's."""
+        """Word vectors uniform within +-0.25, as https://github.com/yoonkim/CNN_sentence; other layers as torch's."""
         nn.init.uniform_(self.embedding.weight, -0.25, 0.25)
 
     def forward(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:

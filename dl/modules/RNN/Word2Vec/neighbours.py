@@ -24,7 +24,8 @@ def trained(run: Path) -> tuple[Word2Vec, Vocabulary]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog="python -m dl.modules.RNN.Word2Vec.neighbours")
+    prog = "python -m dl.modules.RNN.Word2Vec.neighbours"
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog=prog)
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("words", nargs="+", metavar="WORD")
     parser.add_argument("--count", type=int, default=8, help="words to show (default: %(default)s)")
