@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results" / "optimizers.json"
-POINT = 50  # steps between two points of a curve
+POINT = 100  # steps between two points of a curve
 
 Make = Callable[[nn.Module, float], list[torch.optim.Optimizer]]
 
@@ -145,7 +145,7 @@ def main(argv: Sequence[str], data: Splits | None = None) -> None:
     others = {name: {f"{run['lr']:.3g}": last(run) for run in of} for name, of in runs.items()}
     write_json(about | {"epochs": options.epochs, "seconds": seconds, "best": best, "val_loss_by_rate": others}, options.out)
     plot.save_figure(picture(best), options.out.with_suffix(".png"))
-    print("| optimizer | rate | training loss, last 50 steps | validation loss | validation error |\n| --- | --- | --- | --- | --- |")
+    print("| optimizer | rate | training loss, last steps | validation loss | validation error |\n| --- | --- | --- | --- | --- |")
     for name, run in sorted(best.items(), key=lambda item: last(item[1])):
         figures = f"{run['train_loss'][-1]:.3f} | {run['val_loss'][-1]:.4f} | {run['val_top1_error'][-1]:.2%}"
         print(f"| {name} | {run['lr']:.2g} | {figures} |")

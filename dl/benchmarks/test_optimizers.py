@@ -12,11 +12,11 @@ from dl.mytorch.data import synthetic
 def test_the_benchmark_records_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "results" / "optimizers.json"
     names = ["SGD, momentum 0.9", "Muon"]
-    optimizers.main(["--only", ";".join(names), "--epochs", "20", "--model", "tiny", "--out", str(out)], synthetic.image_splits())
+    optimizers.main(["--only", ";".join(names), "--epochs", "30", "--model", "tiny", "--out", str(out)], synthetic.image_splits())
     record = json.loads(out.read_text())
     assert list(record["best"]) == names and out.with_suffix(".png").exists()
     for name, run in record["best"].items():
-        assert run["steps"] == [50, 80] and run["train_loss"][1] < run["train_loss"][0]
+        assert run["steps"] == [100, 120] and run["train_loss"][1] < run["train_loss"][0]
         assert run["val_loss"][-1] == min(record["val_loss_by_rate"][name].values())
     assert capsys.readouterr().out.count("| Muon |") == 1
 
