@@ -16,7 +16,7 @@ def test_the_benchmark_records_what_it_measured(tmp_path: Path, capsys: pytest.C
     record = json.loads(out.read_text())
     assert list(record["best"]) == names and out.with_suffix(".png").exists()
     for name, run in record["best"].items():
-        assert run["steps"] == [100, 120] and run["train_loss"][1] < run["train_loss"][0]
+        assert run["steps"] == [30, 60, 90, 120] and run["train_loss"][-1] < run["train_loss"][0]
         assert run["val_loss"][-1] == min(record["val_loss_by_rate"][name].values())
     assert capsys.readouterr().out.count("| Muon |") == 1
 
