@@ -25,9 +25,41 @@ from dl.mytorch.layers.attention import scaled_dot_product_attention
 from dl.mytorch.layers.conv import conv2d_by_sums
 
 RESULTS = Path(__file__).parent / "results" / "layers.json"
-REASONS = dict.fromkeys(
-    ["Conv2d", "Conv2d by sums", "Conv2d in 64 groups", "MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d", "BatchNorm2d", "GroupNorm", "Linear", "LayerNorm", "RMSNorm", "Dropout", "ReLU", "GELU", "SiLU", "Softmax", "attention", "embedding", "RNN", "LSTM", "GRU", "cross_entropy", "ctc_loss", "SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Muon"], "")
-OPTIMIZERS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}, "Adagrad": {}, "RMSprop": {}, "Adam": {}, "AdamW": {}, "Muon": {}}
+FUSED = "each operation is a pass over memory, forth and back; torch's kernel is one"
+IN_PYTHON = "64 steps of several operations, called from Python; torch loops in C++"
+LOOP = "a loop over parameters; torch updates all in a few calls"
+REASONS = {
+    "Conv2d": "every window is written out for one product, 9 times the image; torch's kernel gathers as it goes",
+    "Conv2d by sums": "9 products, each of a shifted image that is copied to be one",
+    "Conv2d in 64 groups": "windows are written out as above, for products of 9 numbers only; torch has a kernel for this",
+    "MaxPool2d": "windows are written out, and their gradients added up",
+    "AvgPool2d": "gradients of windows are added up, side by side",
+    "AdaptiveAvgPool2d": "two small matrix products",
+    "BatchNorm2d": FUSED,
+    "GroupNorm": FUSED,
+    "Linear": "the same products",
+    "LayerNorm": FUSED,
+    "RMSNorm": "torch puts it together from the same operations on a CPU",
+    "Dropout": "drawing the random numbers is most of both",
+    "ReLU": FUSED,
+    "GELU": FUSED,
+    "SiLU": FUSED,
+    "Softmax": FUSED,
+    "attention": "the weights are written out; torch's kernel keeps a tile of them at a time",
+    "embedding": "the gradient is that of an index; torch's adds rows in one call",
+    "RNN": IN_PYTHON,
+    "LSTM": IN_PYTHON,
+    "GRU": IN_PYTHON,
+    "cross_entropy": FUSED,
+    "ctc_loss": "100 steps of several operations, called from Python; torch loops in C++, and knows the gradient",
+    "SGD": LOOP,
+    "Adagrad": LOOP,
+    "RMSprop": LOOP,
+    "Adam": LOOP,
+    "AdamW": LOOP,
+    "Muon": "the same products in bfloat16 are nearly all of it",
+}
+OPTIMIZERS = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Muon"]
 
 Run = Callable[[], None]
 Pair = tuple[Callable[..., Any], Callable[..., Any]]  # ours and torch's
@@ -111,13 +143,13 @@ def forward_and_backward(function: Callable[..., Any], shape: tuple[int, ...]) -
     return run
 
 
-def update(optimizer: type[torch.optim.Optimizer], options: dict[str, Any]) -> Run:
+def update(optimizer: type[torch.optim.Optimizer]) -> Run:
     """One step for 24 matrices of 256 x 256."""
     torch.manual_seed(0)
     parameters = [nn.Parameter(torch.randn(256, 256)) for _ in range(24)]
     for parameter in parameters:
         parameter.grad = torch.randn(256, 256)
-    moving = optimizer(parameters, lr=1e-3, **options)
+    moving = optimizer(parameters, lr=1e-3, **({"momentum": 0.9} if optimizer.__name__ == "SGD" else {}))
     return lambda: moving.step()
 
 
@@ -126,8 +158,8 @@ def pairs() -> dict[str, tuple[Run, Run]]:
     cases = {name: (pair, (32, 64, 28, 28)) for name, pair in image_cases().items()}
     cases |= {name: (pair, (32, 128, 256)) for name, pair in token_cases().items()} | other_cases()
     found = {name: tuple(forward_and_backward(side, shape) for side in pair) for name, (pair, shape) in cases.items()}
-    for name, options in OPTIMIZERS.items():
-        found[name] = tuple(update(getattr(module, name), options) for module in (optimizers, torch.optim))
+    for name in OPTIMIZERS:
+        found[name] = tuple(update(getattr(module, name)) for module in (optimizers, torch.optim))
     return found
 
 
@@ -165,12 +197,12 @@ def main(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     if unknown := set(options.only.split(",")) - REASONS.keys():
         parser.error(f"--only {','.join(unknown)}: there are {','.join(REASONS)}")
-    about = about_this_machine(__spec__.name, argv) | {"threads": torch.get_num_threads(), "rounds": options.rounds}
+    about = about_this_machine(__spec__.name, argv) | {"rounds": options.rounds}
     runs = {name: pair for name, pair in pairs().items() if name in options.only.split(",")}
     seconds = measure(runs, options.rounds)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(about | {"seconds": seconds}, options.out)
-    print(f"{about['device']}, {about['threads']} threads\n\n{table(seconds)}")
+    print(f"{about['device']}\n\n{table(seconds)}")
 
 
 if __name__ == "__main__":
