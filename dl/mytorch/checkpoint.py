@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator
+from typing import Any, BinaryIO, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -111,9 +111,11 @@ def _read_safetensors(path: Path | str) -> dict[str, Tensor]:
 
 # ---- the state of training -----------------------------------------------------------------------------------------
 
+Optimizers = Sequence[torch.optim.Optimizer]
+
 
 def capture(
-    model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None, shards: Path | None = None
+    model: nn.Module, optimizers: Optimizers, average: nn.Module | None, shards: Path | None = None
 ) -> dict[str, Any]:
     """The state of all that a training step changes, and of the generators of every rank. All ranks call it.
 
@@ -122,24 +124,23 @@ def capture(
     """
     rng = gather_objects(rng_state())
     if shards is not None:
-        _write_shards(shards, model, optimizer, average)
+        _write_shards(shards, model, optimizers, average)
         return {"shards": shards.name, "rng": rng}
-    parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    parts = {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
     return {**whole(parts | {"ema": average and average.state_dict()}, keep=is_main()), "rng": rng}
 
 
-def restore(
-    state: dict[str, Any], path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
-) -> None:
+def restore(state: dict[str, Any], path: Path, model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> None:
     """Put back what `capture` gave; `path` is where it is from. A rank that had no part keeps its generators."""
     if "shards" in state:
-        _load_shards(path.with_name(state["shards"]), model, optimizer, average)
+        _load_shards(path.with_name(state["shards"]), model, optimizers, average)
     else:
         put_weights(model, state["model"], path)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for i, of_one in state["optimizer"]["state"].items():
-            of_one.update({name: like(parameters[i], value) for name, value in of_one.items()})
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            for i, of_one in saved["state"].items():
+                of_one.update({name: like(parameters[i], value) for name, value in of_one.items()})
+            optimizer.load_state_dict(saved)
         if average is not None:
             put_weights(average, state["ema"], path)
     if rank() < len(state["rng"]):
@@ -153,11 +154,11 @@ def use_shards(model: nn.Module) -> bool:
     return shared and sum(p.numel() * p.element_size() for p in parameters) > LARGE
 
 
-def _shards(model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> dict[str, Any]:
-    """By the names of parameters, so that any number of ranks can load it; an unused optimizer gets a state of zeros."""
+def _shards(model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> dict[str, Any]:
+    """By the names of parameters, so that any number of ranks can load it; optimizers that are new get a state of zeros."""
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict  # takes a second
 
-    state = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
+    state = {"model": model.state_dict(), "optimizers": get_optimizer_state_dict(model, optimizers)}
     return state | ({"ema": average.state_dict()} if average is not None else {})
 
 
@@ -168,14 +169,14 @@ def _write_shards(folder: Path, *of: Any) -> None:
         dcp.save(_shards(*of), checkpoint_id=folder)
 
 
-def _load_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> None:
+def _load_shards(folder: Path, model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> None:
     from torch.distributed import checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
-    state = _shards(model, optimizer, average)
+    state = _shards(model, optimizers, average)
     with _short_errors(f"cannot read {folder}"):
         dcp.load(state, checkpoint_id=folder, no_dist=world() == 1)  # into the tensors of the model
-    set_optimizer_state_dict(model, optimizer, state["optimizer"])
+    set_optimizer_state_dict(model, optimizers, state["optimizers"])
 
 
 def _read_shards(folder: Path | str) -> dict[str, Any]:
@@ -197,6 +198,23 @@ def _short_errors(what: str) -> Iterator[None]:
     except CheckpointException as error:
         place, (cause, _) = min(error.failures.items())
         raise UserError(f"{what}: {str(cause).partition(chr(10))[0] or type(cause).__name__} (rank {place})") from None
+
+
+def gather_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rows for the examples of a batch, of all ranks, in the order of the whole batch. All ranks call it."""
+    parts = gather_objects({name: rows.cpu() for name, rows in state.items()})
+    whole_rows = {}
+    for name in parts[0]:
+        rows = [part[name] for part in parts]
+        whole_rows[name] = torch.cat(rows)
+        for i, own in enumerate(rows):
+            whole_rows[name][i :: len(parts)] = own  # as `Loader` cuts a batch
+    return whole_rows
+
+
+def own_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of what `gather_rows` gave, the rows of this rank, whatever number of ranks there was."""
+    return {name: rows[rank() :: world()] for name, rows in state.items()}
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------

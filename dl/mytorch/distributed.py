@@ -254,7 +254,9 @@ def parallelize(model: nn.Module, parallel: str, precision: str = "fp32") -> nn.
         return model
     if parallel == "fsdp":
         return sharding.shard(model, next(model.parameters()).device.type, world(), precision == "bf16")
-    return DistributedDataParallel(model, gradient_as_bucket_view=True)  # else all gradients are in memory twice
+    # Buffers are shared before each evaluation. At each forward, that would spoil a backward pass through two of them.
+    # Without the view, all gradients are in memory twice.
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 @contextlib.contextmanager

@@ -184,13 +184,13 @@ def assert_streams_exactly(
         options = TrainConfig(str(folder), "", layerwise=layerwise, **{"device": "cpu", "clip": 0.1, "accumulate": 2, **config})
         trainer = Trainer(own, task or Classification(), optim.adamw(1e-3), optim.constant(), options)
         gradients: list[dict[str, Tensor]] = []
-        update = trainer.update
+        apply = trainer.apply_gradients
 
-        def note() -> None:
+        def note(*arguments: Any) -> None:
             gradients.append({name: p.grad.clone() for name, p in own.named_parameters() if p.grad is not None})
-            update()
+            apply(*arguments)
 
-        trainer.update = note
+        trainer.apply_gradients = note  # type: ignore[method-assign]
         torch.manual_seed(0)
         for _ in range(3):
             trainer.train_step(_halves(batch))
