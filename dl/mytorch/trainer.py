@@ -49,7 +49,7 @@ class Trainer:
             self.model.to(memory_format=torch.channels_last)
         average = get_ema_multi_avg_fn(config.ema)
         self.ema = AveragedModel(self.model, multi_avg_fn=average) if config.ema else None
-        if config.checkpoint_activations:
+        if config.checkpoint_activations and self.stream is None:  # which does so anyway
             sharding.recompute_activations(self.model)
         if config.compile:
             self.model.compile()
