@@ -30,14 +30,13 @@ def ranks_of(process: subprocess.Popen) -> list[int]:
 
 def test_shards_that_four_ranks_wrote_are_taken_up_by_two_and_by_one(recipe: Path) -> None:
     """With an average, whose shards are in the files as well; the last process also reads all shards as plain weights."""
-    flags = ["--epochs", "20", "--save-every", "1", "--ema", "0.9", "--pause", "0.02"]
+    flags = ["--epochs", "6", "--save-every", "1", "--ema", "0.9", "--pause", "0.05"]
     whole, broken = recipe.parent / "whole", recipe.parent / "broken"
     finish(start(recipe, "--out", str(whole), *flags))
     for ranks in (4, 2):
         process = start(recipe, "--out", str(broken), "--parallel", "fsdp", "--shards", *flags, ranks=ranks)
         last = broken / "last.pt"
         wait_for_change(last, last.stat().st_mtime if last.exists() else 0, process)
-        time.sleep(0.5)
         kill_ranks(process)
         state = checkpoint.load(last)
         assert "model" not in state
@@ -56,7 +55,7 @@ def test_shards_that_four_ranks_wrote_are_taken_up_by_two_and_by_one(recipe: Pat
 @pytest.mark.parametrize("flags", ["--parallel ddp", "--parallel fsdp --shards"])
 def test_a_killed_rank_is_started_again_by_torchrun_and_nothing_shows(recipe: Path, flags: str) -> None:
     """One of two ranks dies by kill -9, three times, at random moments; `--fresh` counts for the first start only."""
-    given = ["--epochs", "30", "--dropout", "0.3", "--save-every", "2", "--pause", "0.01", "--fresh", *flags.split()]
+    given = ["--epochs", "8", "--dropout", "0.3", "--save-every", "2", "--pause", "0.05", "--fresh", *flags.split()]
     whole, broken = recipe.parent / "whole", recipe.parent / "broken"
     finish(start(recipe, "--out", str(whole), *given, ranks=2))
     process = start(recipe, "--out", str(broken), *given, ranks=2, restarts=5)
@@ -87,7 +86,7 @@ def errors(output: str) -> list[str]:
 def test_a_meeting_place_that_cannot_be_reached_is_a_line(recipe: Path) -> None:
     place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
     command = [sys.executable, str(recipe), "--out", str(recipe.parent / "x"), "--parallel", "ddp", "--patience", "3"]
-    process = subprocess.run(command, env=os.environ | place, capture_output=True, text=True, timeout=60)
+    process = subprocess.run(command, env=os.environ | place, capture_output=True, text=True, timeout=300)
     assert process.returncode == 1
     (line,) = errors(process.stderr)
     assert "the 2 ranks did not meet at 127.0.0.1:9 within 3 s" in line
@@ -96,7 +95,7 @@ def test_a_meeting_place_that_cannot_be_reached_is_a_line(recipe: Path) -> None:
 def test_a_rank_that_never_comes_is_a_line(recipe: Path) -> None:
     place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617"}
     command = [sys.executable, str(recipe), "--out", str(recipe.parent / "x"), "--parallel", "ddp", "--patience", "3"]
-    process = subprocess.run(command, env=os.environ | place, capture_output=True, text=True, timeout=60)
+    process = subprocess.run(command, env=os.environ | place, capture_output=True, text=True, timeout=300)
     assert process.returncode == 1
     (line,) = errors(process.stderr)
     assert "the 2 ranks did not meet at 127.0.0.1:29617 within 3 s" in line
@@ -116,14 +115,14 @@ def test_ranks_with_different_flags_are_refused(recipe: Path) -> None:
     flags = f"--out {recipe.parent / 'x'} --parallel ddp --lr 0.$((RANK + 1)) --seed $RANK"
     script.write_text(f"exec {sys.executable} {recipe} {flags}\n")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
-    process = subprocess.run([*torchrun, "sh", str(script)], capture_output=True, text=True, timeout=120)
+    process = subprocess.run([*torchrun, "sh", str(script)], capture_output=True, text=True, timeout=300)
     assert process.returncode == 1
     for line in errors(process.stderr + process.stdout):
         assert "rank 1 was started with other flags than rank 0: seed 1 instead of 0, lr 0.2 instead of 0.1" in line
 
 
 def test_a_missing_shard_is_a_line(recipe: Path) -> None:
-    flags = ["--epochs", "60", "--save-every", "1", "--pause", "0.02", "--parallel", "fsdp", "--shards"]
+    flags = ["--epochs", "6", "--save-every", "1", "--pause", "0.05", "--parallel", "fsdp", "--shards"]
     out = recipe.parent / "run"
     process = start(recipe, "--out", str(out), *flags, ranks=2)
     wait_for_change(out / "last.pt", 0, process)

@@ -108,14 +108,14 @@ def start(recipe: Path, *flags: str, ranks: int = 1, restarts: int = 0) -> subpr
 
 
 def finish(process: subprocess.Popen, status: int = 0) -> str:
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == status, output[-3000:]
     return output
 
 
 def wait_for_change(path: Path, before: float, process: subprocess.Popen) -> None:
     """Until `path` was written after `before`, so that a kill meets training and not the imports."""
-    deadline = time.monotonic() + 180  # of a busy machine
+    deadline = time.monotonic() + 600  # on a busy machine
     while process.poll() is None and (not path.exists() or path.stat().st_mtime <= before):
         assert time.monotonic() < deadline, f"{path} was not written"
         time.sleep(0.002)
