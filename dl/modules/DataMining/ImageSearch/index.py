@@ -13,6 +13,7 @@ comes last, holds the checksums of all, and its own. What it does not name does 
 
 import argparse
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -25,13 +26,13 @@ from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
 from dl.modules.DataMining.ImageSearch.store import add_shard, read_manifest, read_shard, remove_unnamed, write_manifest
-from dl.modules.DataMining.OpenSet.threshold import quantile_threshold
+from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
+from dl.modules.DataMining.OpenSet.scores import Mahalanobis
 from dl.mytorch.config import UserError
 from dl.mytorch.data.images import IMAGE_SETS
 
 SHARD = 1024  # pictures
 BATCH = 64  # pictures per forward pass
-NEIGHBOUR = 5  # whose cosine distance tells whether a picture is known
 FOLDER = "runs/DataMining/ImageSearch"
 
 Embed = Callable[[Sequence[Tensor]], Tensor]
@@ -60,6 +61,11 @@ class Index:
         if not self.names:
             raise UserError(f"{folder} is an index of no pictures")
         self.exact = Exact(self.vectors)
+
+    @cached_property
+    def strangeness(self) -> Mahalanobis:
+        """How far features are from the nearest class of the index, squared."""
+        return fit(self.exact, self.labels)
 
     def pictures(self) -> Pictures:
         """The pictures that were indexed, where they still are."""
@@ -102,26 +108,10 @@ def update(folder: Path | str, pictures: Pictures, embed: Embed, network: dict[s
 
 
 def calibrate(folder: Path | str, held_out: Tensor | None = None) -> None:
-    """Write into the index how near known pictures are to it: the distance within which 95 % of them have their 5th nearest.
-
-    Known are the features `held_out` (N, D); without them up to 1,000 rows of the index, each as if it were not in it.
-    """
+    """Write into the index how near to it known pictures are, see `verdict.threshold`; once, until pictures come or go."""
     index = Index(folder)
-    if index.about["verdict"] is not None:
-        return
-    if held_out is not None:
-        distances = index.exact.search(held_out, NEIGHBOUR, "cosine")[0][:, -1]
-    elif len(index.names) > 4 * NEIGHBOUR:
-        chosen = torch.arange(0, len(index.names), max(1, len(index.names) // 1000))
-        found, rows = index.exact.search(index.exact.rows(chosen), NEIGHBOUR + 1, "cosine")
-        itself = rows == chosen[:, None]
-        itself[~itself.any(1), -1] = True  # behind so many equal ones that the last is as good
-        distances = found[~itself].view(-1, NEIGHBOUR)[:, -1]
-    else:
-        return  # too few to tell
-    how = "held out" if held_out is not None else "of the index, each left out"
-    about = {**index.about, "verdict": {"distance": quantile_threshold(distances), "pictures": len(distances), "how": how}}
-    write_manifest(index.folder, about)
+    if index.about["verdict"] is None:
+        write_manifest(index.folder, {**index.about, "verdict": threshold(index.exact, index.labels, held_out)})
 
 
 def _remove_gone(folder: Path, about: dict[str, Any], stamps: dict[str, str]) -> tuple[set[str], list[str]]:
