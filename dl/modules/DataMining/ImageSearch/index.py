@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("source", metavar="FOLDER", help=f"of pictures; or a data set: {', '.join(IMAGE_SETS)}")
     parser.add_argument("--index", type=Path, default=Path(FOLDER), help="folder to keep the index in (default: %(default)s)")
-    parser.add_argument("--backbone", default="CNN/ResNet", help="folder of the network (default: %(default)s)")
+    parser.add_argument("--backbone", default="", help="folder of the network; default: that of the run, or CNN/ResNet")
     parser.add_argument("--weights", default="", help="folder of a run, or file of torchvision's weights; default: downloaded")
     parser.add_argument("--preset", default="", help="which of torchvision's networks; default: the folder's first")
     parser.add_argument("--layer", default="", help="as `python -m dl summary` names it; default: what the classifier reads")
