@@ -223,7 +223,7 @@ def test_what_a_person_can_mend_is_one_line(
     there = ("--index", tmp_path / "index")
     assert "no folder and no data set" in refused(index, "nowhere", *there)
     assert "holds no pictures" in refused(index, run, "--weights", run, "--backbone", "lenet", *there)
-    assert "is a run of CNN/LeNet, not of CNN/ResNet" in refused(index, folder, "--weights", run, "--backbone", "resnet", *there)
+    assert "is a run of CNN/LeNet, not of CNN/ResNet" in refused(index, folder, "--backbone", "resnet", "--weights", run, *there)
     by_lenet = ("--weights", run)
     assert "no output of a layer 'c9'" in refused(index, folder, *by_lenet, "--layer", "c9", *there)
     assert "no model Net" in refused(index, folder, "--backbone", "Net", *there)
