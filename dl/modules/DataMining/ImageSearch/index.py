@@ -8,7 +8,8 @@ it goes on from the last whole shard, and ends with the same bytes as if nothing
 
 The folder: `index.json`, and for each shard of up to 1,024 pictures the features `000000.npy`, (pictures, D) in float32,
 and their names, labels and stamps, `000000.json`. A file is written under another name and renamed; index.json, which
-comes last, holds the checksums of all, and its own. What it does not name does not count.
+comes last, holds the checksums of all, and its own. What it does not name does not count. Of `--approximate-above` pictures
+and more there are the files of approximate.py too, if faiss is there.
 """
 
 import argparse
@@ -22,10 +23,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dl.modules.DataMining.ImageSearch.approximate import KINDS, Approximate, build
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
-from dl.modules.DataMining.ImageSearch.store import add_shard, read_manifest, read_shard, remove_unnamed, write_manifest
+from dl.modules.DataMining.ImageSearch.store import add_shard, check, checksum, read_manifest, read_shard
+from dl.modules.DataMining.ImageSearch.store import remove_unnamed, write_manifest
 from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.modules.DataMining.OpenSet.scores import Mahalanobis
 from dl.mytorch.config import UserError
@@ -33,6 +36,8 @@ from dl.mytorch.data.images import IMAGE_SETS
 
 SHARD = 1024  # pictures
 BATCH = 64  # pictures per forward pass
+LARGE = 200_000  # pictures, from which on search is approximate
+UNMADE = {"verdict": None, "approximate": None}  # what is made of all pictures, when these come or go
 FOLDER = "runs/DataMining/ImageSearch"
 
 Embed = Callable[[Sequence[Tensor]], Tensor]
@@ -61,6 +66,11 @@ class Index:
         if not self.names:
             raise UserError(f"{folder} is an index of no pictures")
         self.exact = Exact(self.vectors)
+        sums = self.about["approximate"] or {}
+        for kind, expected in sums.items():
+            check(self.folder / f"{kind}.faiss", expected)
+        files = {kind: self.folder / f"{kind}.faiss" for kind in sums}
+        self.nearest = Approximate(self.exact, files) if files else self.exact
 
     @cached_property
     def strangeness(self) -> Mahalanobis:
@@ -88,7 +98,7 @@ def update(folder: Path | str, pictures: Pictures, embed: Embed, network: dict[s
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = {"source": pictures.source, "seed": seed, "network": network, "shards": [], "verdict": None}
+    fresh = {"source": pictures.source, "seed": seed, "network": network, "shards": [], **UNMADE}
     about = read_manifest(folder) if (folder / "index.json").exists() else fresh
     for name in ("source", "seed", "network"):
         if about[name] != fresh[name]:
@@ -100,7 +110,7 @@ def update(folder: Path | str, pictures: Pictures, embed: Embed, network: dict[s
         rows, vectors, skipped = _embedded(pictures, missing[start : start + SHARD], embed, network["size"])
         problems += skipped
         add_shard(folder, about, rows, vectors)
-        about["verdict"] = None
+        about |= UNMADE
         write_manifest(folder, about)
     if not (folder / "index.json").exists():
         write_manifest(folder, about)
@@ -112,6 +122,21 @@ def calibrate(folder: Path | str, held_out: Tensor | None = None) -> None:
     index = Index(folder)
     if index.about["verdict"] is None:
         write_manifest(index.folder, {**index.about, "verdict": threshold(index.exact, index.labels, held_out)})
+
+
+def approximate(folder: Path | str, above: int = LARGE) -> None:
+    """Make the files of approximate.py for an index of `above` pictures or more; once, until pictures come or go.
+
+    Raises `ModuleNotFoundError` when faiss is not installed.
+    """
+    index = Index(folder)
+    if len(index.names) < above or index.about["approximate"] is not None:
+        return
+    for kind in KINDS:
+        build(index.exact, kind, index.folder / "faiss.tmp")
+        (index.folder / "faiss.tmp").replace(index.folder / f"{kind}.faiss")
+    sums = {kind: checksum(index.folder / f"{kind}.faiss") for kind in KINDS}
+    write_manifest(index.folder, {**index.about, "approximate": sums})
 
 
 def _remove_gone(folder: Path, about: dict[str, Any], stamps: dict[str, str]) -> tuple[set[str], list[str]]:
@@ -127,7 +152,7 @@ def _remove_gone(folder: Path, about: dict[str, Any], stamps: dict[str, str]) ->
             if stay or skipped:
                 add_shard(folder, about, kept, np.load(folder / f"{shard['name']}.npy")[stay])
             about["shards"].remove(shard)
-            about["verdict"] = None
+            about |= UNMADE
             write_manifest(folder, about)
         known |= {rows["names"][i] for i in stay} | set(skipped)
         problems += [skip["cause"] for skip in skipped.values()]
@@ -172,16 +197,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--layer", default="", help="as `python -m dl summary` names it; default: what the classifier reads")
     parser.add_argument("--held-out", default="", help="folder of known pictures to calibrate on; default: see the README")
     parser.add_argument("--seed", type=int, default=0, help="of the run, whose validation images calibrate")
+    large = "search approximately, through faiss, from so many pictures on (default: %(default)s)"
+    parser.add_argument("--approximate-above", type=int, default=LARGE, metavar="N", help=large)
     parser.add_argument("--fresh", action="store_true", help="delete the index that is there, and start over")
     options = parser.parse_args(argv)
     try:
         pictures = open_pictures(options.source, seed=options.seed)
         extractor = Extractor(options.backbone, options.weights, options.preset, options.layer)
         if options.fresh:
-            for path in [*options.index.glob("[0-9]*"), options.index / "index.json"]:
+            for path in [options.index / "index.json", *options.index.glob("[0-9]*"), *options.index.glob("*.faiss")]:
                 path.unlink(missing_ok=True)
         problems = update(options.index, pictures, extractor, extractor.about, options.seed)
         calibrate(options.index, _held_out(options, extractor))
+        try:
+            approximate(options.index, options.approximate_above)
+        except ModuleNotFoundError as error:
+            print(f"search goes through all pictures: {error}", file=sys.stderr)
         index = Index(options.index)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

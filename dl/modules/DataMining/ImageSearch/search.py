@@ -45,7 +45,7 @@ def ask(index: Index, features: Tensor, top: int = 5, distance: str = "l2") -> A
     Known means that it is as near to a class of the index as 95 % of held-out known pictures, see `verdict.py`, whatever
     `distance` ranks the neighbours. Raises `ValueError` for an unknown distance.
     """
-    distances, rows = index.exact.search(features, top, distance)
+    distances, rows = index.nearest.search(features, top, distance)
     found = zip(rows[0].tolist(), distances[0].tolist())
     neighbours = [Neighbour(row, index.names[row], index.labels[row], value) for row, value in found]
     calibrated = index.about["verdict"]

@@ -14,8 +14,8 @@ from dl.mytorch.tasks import StepOutput, Task
 def contrastive(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> tuple[Tensor, Tensor]:
     """Supervised contrastive loss, Khosla et al. 2020, https://arxiv.org/abs/2004.11362, equation 2.
 
-    (B, D), (B,) -> mean over anchors, their count. Each anchor's mean of -log of the softmax that its similarities to the others of its class have among those to all others.
-    Anchors alone in their class do not count.
+    (B, D), (B,) -> mean over anchors, their count. An anchor's loss is the mean of -log softmax, over its similarities to all
+    others, at those of its class. Anchors alone in their class do not count.
 
     Deviation: one view of each picture instead of two; the others of its class in the batch are its positives.
     """
@@ -32,7 +32,8 @@ def contrastive(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) ->
 def triplet(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Batch-hard triplet loss with the soft margin, Hermans et al. 2017, https://arxiv.org/abs/1703.07737, equation 5.
 
-    (B, D), (B,) -> mean over anchors, their count. log(1 + exp(distance to the farthest of its class - distance to the nearest of another)). Anchors without both do not count.
+    (B, D), (B,) -> mean over anchors, their count. An anchor's loss is log(1 + exp(distance to the farthest of its class -
+    distance to the nearest of another)). Anchors without both do not count.
     """
     distances = torch.cdist(embeddings.float(), embeddings.float(), compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
     same = labels[:, None] == labels

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dl.modules.CNN.LeNet import train as lenet
 from dl.modules.DataMining.ImageSearch import index, search, verdict
+from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor, features_and_logits
 from dl.modules.DataMining.ImageSearch.index import Index, calibrate, update
 from dl.modules.DataMining.ImageSearch.pictures import open_pictures
@@ -162,6 +163,26 @@ def test_labels_of_few_pictures_are_one_class() -> None:
     assert verdict.classes(["b"] * 10 + ["a"] * 9).tolist() == [0] * 19
 
 
+@pytest.mark.parity
+def test_a_large_index_is_searched_approximately_until_pictures_come_or_go(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    make(tmp_path / "index", folder)
+    index.approximate(tmp_path / "index", above=31)
+    assert isinstance(Index(tmp_path / "index").nearest, Exact)
+    index.approximate(tmp_path / "index", above=30)
+    found = Index(tmp_path / "index")
+    assert isinstance(found.nearest, index.Approximate)
+    query = torch.rand(1, 3) * 255
+    for distance in ("l1", "l2", "cosine"):
+        assert torch.equal(found.nearest.search(query, 3, distance)[1], found.exact.search(query, 3, distance)[1])
+    (tmp_path / "index" / "l2.faiss").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="l2.faiss is damaged"):
+        Index(tmp_path / "index")
+    (folder / "dark" / "03.png").unlink()
+    make(tmp_path / "index", folder)
+    assert isinstance(Index(tmp_path / "index").nearest, Exact)
+
+
 # ---- with a network ------------------------------------------------------------------------------------------------
 
 
@@ -223,7 +244,8 @@ def test_what_a_person_can_mend_is_one_line(
     there = ("--index", tmp_path / "index")
     assert "no folder and no data set" in refused(index, "nowhere", *there)
     assert "holds no pictures" in refused(index, run, "--weights", run, "--backbone", "lenet", *there)
-    assert "is a run of CNN/LeNet, not of CNN/ResNet" in refused(index, folder, "--backbone", "resnet", "--weights", run, *there)
+    other = refused(index, folder, "--backbone", "resnet", "--weights", run, *there)
+    assert "is a run of CNN/LeNet, not of CNN/ResNet" in other
     by_lenet = ("--weights", run)
     assert "no output of a layer 'c9'" in refused(index, folder, *by_lenet, "--layer", "c9", *there)
     assert "no model Net" in refused(index, folder, "--backbone", "Net", *there)
