@@ -20,6 +20,7 @@ BOXES = 50  # along each side at least
 
 def interpolated_repulsion(points: Tensor) -> tuple[Tensor, float]:
     """sum_j w_ij^2 (y_i - y_j), (N, 2), and Z, the sum of w_ij over all pairs i != j: as `tsne.repulsion`, nearly."""
+    points = points - points.mean(0)
     low = points.amin(0)
     extent = max((points.amax(0) - low).amax().item(), 1e-12)
     boxes = _fast_size(max(BOXES, math.ceil(extent / WIDTH)))
