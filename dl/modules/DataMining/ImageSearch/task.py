@@ -29,20 +29,23 @@ def contrastive(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) ->
     return _mean(losses, counts > 0)
 
 
-def triplet(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Batch-hard triplet loss with the soft margin, Hermans et al. 2017, https://arxiv.org/abs/1703.07737, equation 5.
+def triplet(embeddings: Tensor, labels: Tensor, margin: float = 0.2) -> tuple[Tensor, Tensor]:
+    """Triplet loss with semi-hard negatives, Schroff et al. 2015, https://arxiv.org/abs/1503.03832, equation 3, section 3.2.
 
-    (B, D), (B,) -> mean over anchors, their count. An anchor's loss is log(1 + exp(distance to the farthest of its class -
-    distance to the nearest of another)). Anchors without both do not count.
+    (B, D), (B,) -> mean over pairs of a class, their count. Of anchor and positive, the loss is max(0, squared distance -
+    that to a negative + margin), of directions. The negative is the nearest that is farther than the positive, or, where
+    there is none, the farthest. Pairs without a negative do not count.
     """
-    distances = torch.cdist(embeddings.float(), embeddings.float(), compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
+    directions = F.normalize(embeddings.float())
+    squares = 2 - 2 * directions @ directions.T  # (B, B)
     same = labels[:, None] == labels
-    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    farthest = distances.masked_fill(~same | itself, -torch.inf).amax(1)
-    nearest = distances.masked_fill(same, torch.inf).amin(1)
-    counted = farthest.isfinite() & nearest.isfinite()
-    losses = F.softplus(torch.where(counted, farthest - nearest, 0.0))
-    return _mean(losses, counted)
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    negatives = squares.masked_fill(same, torch.inf).sort(1).values
+    farther = torch.searchsorted(negatives.detach(), squares.detach(), right=True)  # place of the first negative that is
+    last = (~same).sum(1, keepdim=True) - 1
+    chosen = negatives.gather(1, torch.minimum(farther, last).clamp_min(0))
+    counted = positive & (last >= 0)
+    return _mean(F.relu(torch.where(counted, squares - chosen + margin, 0.0)), counted)
 
 
 def _mean(losses: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,10 +21,12 @@ def test_contrastive_loss_by_hand() -> None:
 
 
 def test_triplet_loss_by_hand() -> None:
-    embeddings = torch.tensor([[0.0, 0], [3, 4], [0, 1], [0, 7]])
-    loss, count = task.triplet(embeddings, torch.tensor([0, 0, 1, 2]))
-    differences = [5 - 1, 5 - 18**0.5]  # farthest of the class - nearest of the others, for the two that have both
-    assert loss.item() == pytest.approx(sum(math.log1p(math.exp(d)) for d in differences) / 2) and count == 2
+    """Two of class 0 at a right angle, the nearest negatives at 45 degrees of both, the next opposite of the first."""
+    embeddings = torch.tensor([[2.0, 0], [0, 3], [1, 1], [-1, 0]])
+    loss, count = task.triplet(embeddings, torch.tensor([0, 0, 1, 2]), margin=2.5)
+    first = 2 - 4 + 2.5  # the negative at 45 degrees is nearer than the positive, the opposite one farther
+    second = 2 - 2 + 2.5  # none is farther: the farthest, at a right angle
+    assert loss.item() == pytest.approx((first + second) / 2) and count == 2
 
 
 @pytest.mark.parametrize("loss", list(task.LOSSES))

@@ -27,7 +27,7 @@ class Config(ImageConfig):
     """Train a ResNet for search."""
 
     out: str = "runs/DataMining/MetricLearning"
-    loss: Literal["contrastive", "triplet"] = flag("contrastive", "supervised contrastive, or batch-hard triplets, see task.py")
+    loss: Literal["contrastive", "triplet"] = flag("contrastive", "supervised contrastive, or triplets, see task.py")
     embedding: int = flag(128, "numbers that the loss compares")
     model: Literal["small", "medium", "resnet20", "resnet18", "resnet34", "tiny"] = flag("small", "preset of CNN/ResNet")
     epochs: int = 4
