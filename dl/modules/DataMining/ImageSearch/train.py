@@ -32,7 +32,7 @@ class Config(ImageConfig):
     model: Literal["small", "medium", "resnet20", "resnet18", "resnet34", "tiny"] = flag("small", "preset of CNN/ResNet")
     epochs: int = 4
     batch_size: int = 256
-    lr: float = 0.1
+    lr: float = 0.2
     weight_decay: float = 5e-4
     flip: bool = True
     precision: Literal["fp32", "bf16"] = "bf16"
