@@ -23,7 +23,8 @@ class Config(resnet.Config):
 
     out: str = "runs/DataMining/OpenSet"
     held_out: str = flag("", "numbers of the classes that training never sees, by commas, say 2,6")
-    epochs: int = 4
+    epochs: int = 3
+    label_smoothing: float = 0.0  # plain cross-entropy, as the papers of the scores train
 
     def __post_init__(self) -> None:
         super().__post_init__()
