@@ -55,7 +55,7 @@ def assert_builds_from_either(build: Callable[[], nn.Module], *inputs: Tensor) -
 
 def test_lenet() -> None:
     build = catalogue.module("CNN/LeNet").build
-    for preset in ("modern", "textbook", "lenet5"):
+    for preset in ("modern", "lenet5"):
         assert_builds_from_either(lambda: build(preset), torch.randn(2, 1, 28, 28))
 
 

@@ -178,6 +178,27 @@ class Regression(Task):
         return {"rmse": RMSE(), "unexplained": UnexplainedVariance()}
 
 
+class SentenceClassification(Task):
+    """One label per sentence: cross-entropy and top-1 error.
+
+    Batches: "tokens" (B, T), rows filled up with `padding`, and "labels" (B,). The best checkpoint has the lowest error.
+    """
+
+    monitor = "top1_error"
+
+    def __init__(self, padding: int = 0) -> None:
+        self.padding = padding
+
+    def step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        tokens, labels = batch["tokens"], batch["labels"]
+        logits = model(tokens, tokens == self.padding)
+        loss = F.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))  # a rank may have no sentence
+        return StepOutput(loss, len(labels), {"logits": logits.detach(), "labels": labels})
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"top1_error": TopKError(1)}
+
+
 class LanguageModeling(Task):
     """The next token at each position: cross-entropy, perplexity and top-1 error per token.
 

@@ -22,8 +22,11 @@ def generate(
     return tokens
 
 
+def separator(vocabulary: Vocabulary) -> str:
+    """What stands between two tokens: a blank between words, nothing between characters."""
+    return " " if max(map(len, vocabulary.tokens)) > 1 else ""
+
+
 def to_text(vocabulary: Vocabulary, ids: list[int]) -> str:
-    """Characters in a row, or words between blanks."""
-    words = vocabulary.decode(ids)
-    blank = " " if max(map(len, vocabulary.tokens)) > 1 else ""
-    return blank.join(words)
+    """The text of ids."""
+    return separator(vocabulary).join(vocabulary.decode(ids))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from dl.modules.RNN import generate as command
 from dl.modules.RNN import recipe
 from dl.modules.RNN.averaging import AveragingTrainer
 from dl.modules.RNN.data import stream_splits
@@ -165,3 +166,24 @@ def test_a_text_is_written_as_one_call_would_score_it(words: bool) -> None:
     first, second = (StreamModeling(vocabulary).preview(model)["sample"] for _ in range(2))
     assert first == second and first.startswith(tokens[0] + (" " if words else ""))
     assert not torch.equal(generate(model, prompt, 9, seed=1), generate(model, prompt, 9, seed=2))
+
+
+def test_a_run_continues_a_text(tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
+    gru_train.main(config(gru_train, tmp_path / "run", epochs=1), splits())
+    texts = []
+    for seed in ("1", "1", "2"):
+        capsys.readouterr()
+        assert command.main([str(tmp_path / "run"), "to be", "--tokens", "30", "--seed", seed]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2] and texts[0].startswith("to be") and len(texts[0]) == 5 + 30 + 1
+    described = read_json(tmp_path / "run" / "config.json") | {"recipe": "CNN/LeNet"}
+    for arguments, message in (
+        ([tmp_path / "run", ""], "one token at least"),
+        ([tmp_path / "run", "X"], "'X' is not in the vocabulary"),
+        ([tmp_path, "to"], "holds no trained network"),
+        ([tmp_path / "run", "to"], "is a run of CNN/LeNet, not of RNN/RNN, RNN/GRU, RNN/LSTM"),
+    ):
+        if "LeNet" in message:
+            checkpoint.write_json(described, tmp_path / "run" / "config.json")
+        assert command.main([str(argument) for argument in arguments]) == 1
+        assert message in capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_the_picture_shows_what_each_word_looked_at(run: Path, tmp_path: Path, m
     monkeypatch.setattr(plot, "word_attention", lambda *given: drawn.extend(given) or word_attention(*given))
     monkeypatch.setattr(translate.Translator, "__call__", lambda translator, sentence: ["b", "c"])
     assert translate.main([str(run), "A b.", "--figure", str(tmp_path / "figure.png")]) == 0
-    weights, rows, columns = drawn
+    weights, rows, columns, _ = drawn
     assert (rows, columns) == (["b", "c", "<eos>"], ["a", "b", ".", "<eos>"]) and list(weights) == ["mean", "head 1", "head 2"]
     torch.testing.assert_close(weights["mean"], (weights["head 1"] + weights["head 2"]) / 2)
     torch.testing.assert_close(weights["head 1"].sum(1), torch.ones(3))
