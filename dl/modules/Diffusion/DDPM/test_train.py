@@ -17,6 +17,7 @@ from dl.modules.Diffusion.DDPM.data import signed
 from dl.modules.Diffusion.DDPM.model import PRESETS, build
 from dl.modules.Diffusion.DDPM.process import Process
 from dl.modules.Diffusion.DDPM.task import Denoising, picture
+from dl.modules.Diffusion.DiT import train as dit
 from dl.modules.Diffusion.FlowMatching import train as flow
 from dl.mytorch import checkpoint, testing
 from dl.mytorch.config import UserError
@@ -100,6 +101,16 @@ def test_recipe_resumes_exactly_with_its_average(tmp_path: Path, no_pictures: No
     monkeypatch.setattr(Denoising, "preview", lambda task, model: {})
     monkeypatch.setattr(Denoising, "report", lambda task, model: {})
     testing.assert_resumes_exactly(train.main, dataclasses.replace(CONFIG, out=str(tmp_path)), splits)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_networks_for_images_in_colour(learned: bool) -> None:
+    for recipe in (train, dit):
+        config = recipe.Config(out="unused", data="cifar10", learned_variance=learned)
+        with without_values():
+            model = recipe.network(config)
+            output = model(torch.zeros(2, 3, 32, 32), torch.zeros(2), torch.zeros(2, dtype=torch.int64))
+        assert output.shape == (2, 6 if learned else 3, 32, 32) and model.num_classes == 10
 
 
 def test_images_that_the_network_cannot_halve_are_refused_before_training() -> None:
