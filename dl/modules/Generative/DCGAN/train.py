@@ -26,7 +26,7 @@ class Config(PictureConfig):
 
     out: str = "runs/Generative/DCGAN"
     model: Literal["small", "lsun", "tutorial", "tiny"] = flag("small", "preset of both networks, see model.py")
-    epochs: int = 10
+    epochs: int = 20
     batch_size: int = 128  # this, lr and beta1: the paper, section 4
     lr: float = 2e-4
     precision: Literal["fp32", "bf16"] = "bf16"  # twice as fast on a CPU with avx512_bf16
