@@ -13,7 +13,7 @@ def samples(model: nn.Module, count: int, seed: int, batch: int = 500) -> Tensor
 
 
 def on_lines(model: nn.Module, starts: Tensor, ends: Tensor, steps: int = 10) -> Tensor:
-    """Images of `steps` points on the line from each of `starts` (N, Z) to that of `ends`: (N * steps, C, X, X), line after line."""
+    """Images of `steps` points on the line from each of `starts` (N, Z) to that of `ends`: (N * steps, C, X, X)."""
     share = torch.linspace(0, 1, steps, device=starts.device)[:, None]
     points = starts[:, None] * (1 - share) + ends[:, None] * share  # (N, steps, Z)
     return model.draw(points.flatten(0, 1).to(_device(model))).cpu()

@@ -35,7 +35,9 @@ def down(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size, 2, (kernel_size - 1) // 2, bias=False)
 
 
-def uniform_noise(count: int, latent: int, generator: torch.Generator | None = None, device: str | torch.device = "cpu") -> Tensor:
+def uniform_noise(
+    count: int, latent: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+) -> Tensor:
     """(count, latent), uniform in [-1, 1]: figure 1."""
     return torch.rand(count, latent, generator=generator, device=device) * 2 - 1
 

@@ -18,7 +18,7 @@ from dl.mytorch.tasks import StepOutput
 
 
 def discriminator_loss(real: Tensor, drawn: Tensor) -> Tensor:
-    """-log D(x) - log(1 - D(G(z))), (B,), of logits (B,). Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, algorithm 1."""
+    """-log D(x) - log(1 - D(G(z))), (B,), of logits (B,). Goodfellow et al., https://arxiv.org/abs/1406.2661, algorithm 1."""
     return F.softplus(-real) + F.softplus(drawn)
 
 
@@ -30,9 +30,9 @@ def generator_loss(drawn: Tensor) -> Tensor:
 class Adversarial(Task):
     """A discriminator learns to tell drawn from real images, a generator to draw what it takes for real.
 
-    Batches: "images" (B, C, X, X) in [-1, 1]. Noise is uniform in [-1, 1] (the paper, section 4). In training "loss" is the mean
-    of both players' losses, and so it is in evaluation. Neither tells how good the images are, since each is measured against
-    the other player: what chooses the best checkpoint is `PixelFrechetDistance`.
+    Batches: "images" (B, C, X, X) in [-1, 1]. Noise is uniform in [-1, 1] (figure 1). "loss" is the mean of both players'
+    losses. None of these tells how good the images are, since each player is measured against the other: what chooses the
+    best checkpoint is `PixelFrechetDistance`.
     """
 
     monitor = "pixel_frechet_distance"

@@ -1,7 +1,7 @@
 """Train a generative adversarial network on images; what its generator draws is a picture of the run.
 
     python -m dl.modules.Generative.DCGAN.train
-    python -m dl.modules.Generative.DCGAN.train --data folder:pictures --image-size 64 --model lsun --out runs/Generative/DCGAN-64
+    python -m dl.modules.Generative.DCGAN.train --data folder:pictures --image-size 64 --model lsun --out runs/Generative/lsun
     python -m dl.modules.Generative.DCGAN.train --data fashion_mnist-sample --epochs 5 --out runs/Generative/DCGAN-sample
 """
 

@@ -108,7 +108,7 @@ class VAE(nn.Module):
         return torch.randn(count, self.latent, generator=generator)
 
     def draw(self, latents: Tensor) -> Tensor:
-        """Latent variables (B, Z) -> images (B, C, X, X): the probabilities themselves, which look better than draws of them."""
+        """Latent variables (B, Z) -> images (B, C, X, X) in [0, 1]: the probabilities, which look better than draws of them."""
         return self.decode(latents).float().sigmoid()
 
 

@@ -1,7 +1,7 @@
 """Train a variational autoencoder on images; what it draws is a picture of the run.
 
     python -m dl.modules.Generative.VAE.train
-    python -m dl.modules.Generative.VAE.train --model mlp2 --out runs/Generative/VAE-mlp2    # draws the plane of its two variables
+    python -m dl.modules.Generative.VAE.train --model mlp2 --out runs/Generative/VAE-mlp2    # draws the plane of both variables
     python -m dl.modules.Generative.VAE.train --data fashion_mnist-sample --epochs 5 --out runs/Generative/VAE-sample
 """
 
