@@ -45,7 +45,8 @@ class Trainer:
         self.device = distributed.device(config.device)
         self.stream = layerwise.Stream(model, self.device, config.out) if config.layerwise == "stream" else None
         self.model = model if self.stream else model.to(self.device)
-        if config.channels_last:
+        # Shards and files take weights of the usual layout alone.
+        if config.channels_last and config.parallel != "fsdp" and self.stream is None:
             self.model.to(memory_format=torch.channels_last)
         average = get_ema_multi_avg_fn(config.ema)
         self.ema = AveragedModel(self.model, multi_avg_fn=average) if config.ema else None

@@ -25,7 +25,7 @@ from dl.mytorch.layers.joined_head import JoinedHead
 from dl.mytorch.layers.linear import Linear
 from dl.mytorch.layers.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm
 from dl.mytorch.layers.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
-from dl.mytorch.layers.positions import LearnedPositions, SinusoidalPositions, sinusoidal_positions
+from dl.mytorch.layers.positions import LearnedPositions, SinusoidalPositions, sinusoidal_positions, time_frequencies
 from dl.mytorch.layers.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from dl.mytorch.layers.rotary import RotaryPositions
 from dl.mytorch.layers.sequential import sequential
@@ -79,4 +79,5 @@ __all__ = [
     "from_scratch",
     "sequential",
     "sinusoidal_positions",
+    "time_frequencies",
 ]

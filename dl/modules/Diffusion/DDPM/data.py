@@ -1,18 +1,29 @@
-"""Images for diffusion: the sets of all recipes in [-1, 1], and the flags that the recipes of this category share."""
+"""Images to learn to draw: the sets of all recipes in [-1, 1], and the flags that such recipes share."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from dl.mytorch.config import flag
+from dl.modules.Diffusion.DDPM.model import UNet
+from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Batch, ImageConfig, Splits, image_set, image_splits
 from dl.mytorch.data.augment import Augment, compose
 
 
 @dataclass(frozen=True)
-class DiffusionConfig(ImageConfig):
+class PictureConfig(ImageConfig):
     """What a recipe that learns to draw images can be told. Raises `ValueError` for what would be learnt as an image."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("label_smoothing", "mixup", "cutmix", "erase", "auto_augment"):
+            self._check(name, not getattr(self, name), "off: samples would look like what it makes of images")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(PictureConfig):
+    """What the recipes of diffusion can be told beside."""
 
     model: Literal["small", "cifar10", "tiny"] = flag("small", "preset of the network, see model.py")
     classes: bool = flag(True, "condition on the label, so that samples of a class can be asked for")
@@ -27,8 +38,16 @@ class DiffusionConfig(ImageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("drop_label", 0 <= self.drop_label <= 1, "from 0 to 1")
-        for name in ("label_smoothing", "mixup", "cutmix", "erase", "auto_augment"):
-            self._check(name, not getattr(self, name), "off: samples would look like what it makes of images")
+
+
+def fitting(model: UNet, config: DiffusionConfig) -> UNet:
+    """`model`. Raises `UserError` when it cannot halve the images that `config.data` names."""
+    size = image_set(config).size
+    try:
+        model.check_sides(size, size)
+    except ValueError as error:
+        raise UserError(f"--model {config.model} does not fit --data {config.data}, {error}") from None
+    return model
 
 
 def signed(standard: Augment) -> Augment:
@@ -43,7 +62,7 @@ def signed(standard: Augment) -> Augment:
     return apply
 
 
-def signed_splits(config: DiffusionConfig) -> Splits:
+def signed_splits(config: PictureConfig) -> Splits:
     """The images that `config.data` names, in [-1, 1]."""
     splits = image_splits(config)
     for loader in splits:
