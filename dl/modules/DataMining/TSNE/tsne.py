@@ -107,7 +107,7 @@ def repulsion(points: Tensor) -> tuple[Tensor, float]:
     force, total = [], 0.0
     for own in left.split(max(1, BLOCK // len(points))):
         weights = (own @ right).clamp_min_(1).reciprocal_()  # (rows, N)
-        total += weights.sum(dtype=torch.float64).item()
+        total += weights.sum(1).sum(dtype=torch.float64).item()  # all in float64 would take as long as the product
         weights.square_()
         force.append(torch.stack([weights.sum(1), weights @ x, weights @ y], 1))  # two products with vectors: the fastest
     sums = torch.cat(force)  # (N, 3)
