@@ -78,8 +78,8 @@ def test_a_killed_rank_is_started_again_by_torchrun_and_nothing_shows(recipe: Pa
 
 
 def errors(output: str) -> list[str]:
-    """What the ranks say, in the order of ranks; none of them with a stack."""
-    assert "Traceback (most recent call last)" not in output.partition("ChildFailedError")[0].rpartition("Traceback")[0], output
+    """What the ranks say, in the order of ranks; none of them with a stack, as torchrun adds its own."""
+    assert "dl/mytorch/" not in output, output
     return sorted(line for line in output.splitlines() if line.startswith(("error:", "[rank ")))
 
 
