@@ -127,7 +127,7 @@ def table(results: dict[str, Any]) -> str:
 def about_this_machine(benchmark: str, argv: Sequence[str]) -> dict[str, Any]:
     """What somebody needs to know to measure the same again."""
     git = ["git", "-C", str(RESULTS.parents[1]), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
-    packages = ("torch", "torchvision", "lightning", "transformers", "accelerate")
+    packages = ("torch", "torchvision", "lightning", "transformers", "accelerate", "diffusers")
     return {
         "command": shlex.join(["python", "-m", benchmark, *argv]),
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),

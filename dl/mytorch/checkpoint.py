@@ -6,13 +6,13 @@ import os
 import pickle
 import shutil
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator
+from typing import Any, BinaryIO, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dl.mytorch.config import UserError
-from dl.mytorch.distributed import gather_objects, rank, rng_state, set_rng_state
+from dl.mytorch.distributed import gather_objects, rank, rng_state, set_rng_state, world
 from dl.mytorch.sharding import like, whole
 
 
@@ -99,29 +99,48 @@ def _read_safetensors(path: Path | str) -> dict[str, Tensor]:
     return tensors
 
 
-def capture(model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> dict[str, Any]:
+Optimizers = Sequence[torch.optim.Optimizer]
+
+
+def capture(model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> dict[str, Any]:
     """The state of all that a training step changes, and of the generators of every rank. All ranks call it."""
     return {
         "model": whole(model.state_dict()),
-        "optimizer": whole(optimizer.state_dict()),
+        "optimizers": [whole(optimizer.state_dict()) for optimizer in optimizers],
         "ema": None if average is None else whole(average.state_dict()),
         "rng": gather_objects(rng_state()),
     }
 
 
-def restore(
-    state: dict[str, Any], path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
-) -> None:
+def restore(state: dict[str, Any], path: Path, model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> None:
     """Put back what `capture` gave; `path`, where it is from, is for the error. A rank that had no part keeps its generators."""
     put_weights(model, state["model"], path)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for i, of_one in state["optimizer"]["state"].items():
-        of_one.update({name: like(parameters[i], value) for name, value in of_one.items()})
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for i, of_one in saved["state"].items():
+            of_one.update({name: like(parameters[i], value) for name, value in of_one.items()})
+        optimizer.load_state_dict(saved)
     if average is not None:
         put_weights(average, state["ema"], path)
     if rank() < len(state["rng"]):
         set_rng_state(state["rng"][rank()])
+
+
+def gather_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rows for the examples of a batch, of all ranks, in the order of the whole batch. All ranks call it."""
+    parts = gather_objects({name: rows.cpu() for name, rows in state.items()})
+    whole_rows = {}
+    for name in parts[0]:
+        rows = [part[name] for part in parts]
+        whole_rows[name] = torch.cat(rows)
+        for i, own in enumerate(rows):
+            whole_rows[name][i :: len(parts)] = own  # as `Loader` cuts a batch
+    return whole_rows
+
+
+def own_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of what `gather_rows` gave, the rows of this rank, whatever number of ranks there was."""
+    return {name: rows[rank() :: world()] for name, rows in state.items()}
 
 
 def load_weights(model: nn.Module, path: Path | str) -> nn.Module:

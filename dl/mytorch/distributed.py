@@ -226,7 +226,8 @@ def parallelize(model: nn.Module, parallel: str) -> nn.Module:
         return model
     if parallel == "fsdp":
         return sharding.shard(model, next(model.parameters()).device.type, world())
-    return DistributedDataParallel(model)
+    # Buffers are shared before each evaluation. At each forward, that would spoil a backward pass through two of them.
+    return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 Schedule = Callable[[int, int], float]
-MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer | list[torch.optim.Optimizer]]
 
 
 def constant() -> Schedule:

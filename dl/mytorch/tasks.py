@@ -42,6 +42,13 @@ class Task:
         """Those of training, which read the outputs of `step`. Default: `metrics`."""
         return self.metrics()
 
+    def state(self) -> dict[str, Tensor]:
+        """What the next step depends on beside the model: a row for each example of a batch. A checkpoint keeps it."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
         """Images (C, H, W) in [0, 1], or texts, to log after each evaluation. Keep it cheap. All ranks call it."""
         return {}
@@ -169,6 +176,27 @@ class Regression(Task):
 
     def metrics(self) -> dict[str, Metric]:
         return {"rmse": RMSE(), "unexplained": UnexplainedVariance()}
+
+
+class SentenceClassification(Task):
+    """One label per sentence: cross-entropy and top-1 error.
+
+    Batches: "tokens" (B, T), rows filled up with `padding`, and "labels" (B,). The best checkpoint has the lowest error.
+    """
+
+    monitor = "top1_error"
+
+    def __init__(self, padding: int = 0) -> None:
+        self.padding = padding
+
+    def step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        tokens, labels = batch["tokens"], batch["labels"]
+        logits = model(tokens, tokens == self.padding)
+        loss = F.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))  # a rank may have no sentence
+        return StepOutput(loss, len(labels), {"logits": logits.detach(), "labels": labels})
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"top1_error": TopKError(1)}
 
 
 class LanguageModeling(Task):

@@ -275,3 +275,19 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_leaves_no_rest(tiny_disk: Path
     with pytest.raises(UserError, match="history.json"):
         write_json("x" * 2_000_000, tiny_disk / "history.json")
     assert os.listdir(tiny_disk) == ["last.pt"]
+
+
+@pytest.mark.parametrize("rows", [5, 6])
+@pytest.mark.parametrize("before", [1, 2, 3])
+@pytest.mark.parametrize("after", [1, 2])
+def test_rows_of_a_batch_are_kept_whole_whatever_number_of_ranks(
+    rows: int, before: int, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = {"a": torch.arange(rows * 2).view(rows, 2), "b": torch.arange(rows)}
+    parts = [{name: x[i::before] for name, x in batch.items()} for i in range(before)]
+    monkeypatch.setattr(checkpoint, "gather_objects", lambda own: parts)
+    kept = checkpoint.gather_rows(parts[0])
+    monkeypatch.setattr(checkpoint, "world", lambda: after)
+    for i in range(after):
+        monkeypatch.setattr(checkpoint, "rank", lambda i=i: i)
+        testing.assert_same_state(checkpoint.own_rows(kept), {name: x[i::after] for name, x in batch.items()}, "rows")

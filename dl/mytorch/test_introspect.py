@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch.introspect import Probe, count_parameters, first_kernels, layer_summary, summarize, without_values
+from dl.mytorch.introspect import Probe, count_flops, count_parameters, first_kernels, layer_summary, summarize, without_values
 from dl.mytorch.layers import sequential
 
 
@@ -186,3 +186,11 @@ def test_without_values_there_are_shapes_alone() -> None:
         layer = nn.init.zeros_(nn.Linear(10**7, 10**7).weight)  # 400 terabytes
         assert layer.is_meta and layer.shape == (10**7, 10**7) and (layer[:3] @ layer).shape == (3, 10**7)
     assert torch.zeros(1).fill_(2) == 2
+
+
+def test_flops_of_recurrent_layers_are_those_of_their_products() -> None:
+    for layer, gates in ((nn.RNN, 1), (nn.GRU, 3), (nn.LSTM, 4)):
+        model = layer(6, 8, batch_first=True)
+        expected = 2 * gates * 8 * (6 + 8) * 5 * 3  # of 3 rows of 5
+        assert count_flops(model, torch.zeros(3, 5, 6)) == expected
+        assert f"{expected:,}" in layer_summary(model, torch.zeros(3, 5, 6)).splitlines()[-1]

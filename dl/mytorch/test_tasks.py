@@ -11,7 +11,7 @@ from dl.mytorch.data import Batch, Splits
 from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.layers import sequential
 from dl.mytorch.metrics import Metrics, TopKError
-from dl.mytorch.tasks import Classification, LanguageModeling, Regression, Seq2Seq, StepOutput, Task
+from dl.mytorch.tasks import Classification, LanguageModeling, Regression, SentenceClassification, Seq2Seq, StepOutput, Task
 
 
 class Fixed(nn.Module):
@@ -294,3 +294,17 @@ def test_seq2seq_padding_may_have_another_id() -> None:
     model = Counted(ODDS[:1])
     output = Seq2Seq(padding=2).step(model, batch)
     assert model.asked[2].tolist() == [[False, True]] and output.count == 1 and output.outputs["labels"].tolist() == [[0, IGNORED]]
+
+
+def test_a_rank_without_a_sentence_counts_for_nothing() -> None:
+    weight = torch.ones(2, requires_grad=True)
+
+    def model(tokens: Tensor, padding_mask: Tensor) -> Tensor:
+        return (~padding_mask).sum(1, keepdim=True) * weight
+
+    tokens, labels = torch.tensor([[4, 5, 0], [4, 0, 0]]), torch.tensor([1, 0])
+    output = SentenceClassification().step(model, {"tokens": tokens, "labels": labels})
+    assert output.count == 2 and output.loss.item() == pytest.approx(math.log(2))
+    assert output.outputs["logits"].tolist() == [[2, 2], [1, 1]]
+    output = SentenceClassification().step(model, {"tokens": tokens[:0], "labels": labels[:0]})
+    assert output.loss == 0 and output.count == 0

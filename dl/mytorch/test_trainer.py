@@ -17,7 +17,7 @@ from dl.mytorch import StepOutput, Task, TrainConfig, Trainer, checkpoint, layer
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, Splits, synthetic
 from dl.mytorch.metrics import Mean, Metric
-from dl.mytorch.optim import Schedule, constant, sgd, warmup_cosine
+from dl.mytorch.optim import Schedule, adamw, constant, sgd, warmup_cosine
 from dl.mytorch.tasks import Classification
 
 
@@ -473,17 +473,48 @@ def test_without_a_test_split_the_run_ends_with_its_best_checkpoint(tmp_path: Pa
     assert again.fit(data) == history
 
 
-def test_train_step_can_be_another_way_to_learn(tmp_path: Path) -> None:
-    """Two optimizers over one loop, without a copy of it."""
+class Alternating(Trainer):
+    """Another way to learn: an optimizer for each part of the network, one after the other."""
 
-    class Alternating(Trainer):
-        def train_step(self, batches: list[Batch]) -> None:
-            if self.step % 2:
-                super().train_step(batches)
+    def train_step(self, batches: list[Batch]) -> None:
+        for optimizer in self.optimizers:
+            self.update(batches, self.task.step, optimizer)
+        self.update_average()
 
-    config = small_config(tmp_path)
-    trainer = Alternating(small_model(), Classification(), sgd(0.05), constant(), config)
-    assert len(trainer.fit(synthetic.image_splits())) == 4
+
+def two_optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
+    return [sgd(0.05, momentum=0.9)(model.conv), adamw(0.01)(model.fc)]
+
+
+def test_two_optimizers_in_one_step_equal_a_loop_written_by_hand_and_resume(tmp_path: Path) -> None:
+    config = small_config(tmp_path / "broken", ema=0.5)
+    trainer = Alternating(small_model(), Classification(), two_optimizers, warmup_cosine(0.25), config)
+    step = trainer.train_step
+    trainer.train_step = lambda batches: step(batches) or trainer.step != 5 or signal.raise_signal(signal.SIGTERM)  # type: ignore
+    with pytest.raises(SystemExit):
+        trainer.fit(synthetic.image_splits())
+    Alternating(small_model(), Classification(), two_optimizers, warmup_cosine(0.25), config).fit(synthetic.image_splits())
+    whole = Alternating(small_model(), Classification(), two_optimizers, warmup_cosine(0.25), small_config(tmp_path / "whole", ema=0.5))
+    whole.fit(synthetic.image_splits())
+    testing.assert_same_runs(tmp_path / "broken", tmp_path / "whole")
+
+    model = small_model().train()
+    optimizers = two_optimizers(model)
+    rates = [0.05, 0.01]
+    average = None
+    for step in range(12):
+        batch = next(synthetic.image_splits().train.batches(step // 4, step % 4))
+        for optimizer, rate in zip(optimizers, rates):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * warmup_cosine(0.25)(step, 12)
+            model.zero_grad()
+            F.cross_entropy(model(batch["images"]), batch["labels"]).backward()
+            optimizer.step()
+        now = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        average = now if average is None else {name: 0.5 * average[name] + 0.5 * now[name] for name in now}
+    assert_close(last_weights(whole), model.state_dict(), 0.0)
+    ema = {name.removeprefix("module."): tensor for name, tensor in checkpoint.load(whole.out / "last.pt")["ema"].items()}
+    assert_close(average, ema, 1e-6)
 
 
 def test_config_of_a_run_can_be_rebuilt_from_its_file(tmp_path: Path) -> None:

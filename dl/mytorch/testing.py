@@ -84,13 +84,14 @@ def assert_same_function(
         torch.manual_seed(seed)
         outputs = _tensors(function(*leaves))
         torch.manual_seed(seed)
-        weights = [torch.randn_like(y) for y in outputs]  # a random linear function, in which no gradient cancels
+        weights = [torch.randn(y.shape, dtype=y.dtype) for y in outputs]  # a random linear function, in which no gradient cancels
         wanted = {f"input {i}": x for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad}
         wanted |= dict(function.named_parameters()) if modules else {}
-        gradients = torch.autograd.grad(outputs, list(wanted.values()), weights) if wanted else ()
+        gradients = torch.autograd.grad(outputs, [*wanted.values()], weights, materialize_grads=True) if wanted else ()
         result = {f"output {i}": y for i, y in enumerate(outputs)}
         result |= {f"gradient of {name}": gradient for name, gradient in zip(wanted, gradients)}
-        results.append(result | (dict(function.named_buffers()) if modules else {}))
+        buffers = {name: buffer.double() for name, buffer in function.named_buffers()} if modules else {}
+        results.append(result | buffers)
     assert results[0].keys() == results[1].keys(), f"{list(results[0])}, the twin has {list(results[1])}"
     for name, tensor in results[0].items():
         _close(name, tensor, results[1][name], tolerance)

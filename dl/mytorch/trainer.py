@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from itertools import islice
-from typing import Iterator
+from typing import Any, Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from dl.mytorch.distributed import all_sum, is_main, rank, separate_rng, to_devi
 from dl.mytorch.logger import History, Logger, open_run, read_json
 from dl.mytorch.metrics import Metrics, total
 from dl.mytorch.optim import MakeOptimizer, Schedule
-from dl.mytorch.tasks import Task
+from dl.mytorch.tasks import StepOutput, Task
 
 
 class _Stopped(Exception):
@@ -29,7 +29,8 @@ class Trainer:
     """Trains `model` at `task`; everything a run writes goes to `config.out`.
 
     Args:
-        optimizer: model -> torch optimizer, for instance `sgd(lr=0.1)`; called when the model is on its device.
+        optimizer: model -> torch optimizer, for instance `sgd(lr=0.1)`; called when the model is on its device. Or a list of
+            them, for a subclass whose `train_step` uses each: all follow the schedule, and are saved and resumed.
         schedule: (step, total steps) -> multiplier of the optimizer's learning rates.
 
     A step is one update from `config.accumulate` forwards. Whatever differs between models belongs to the task; what
@@ -50,13 +51,14 @@ class Trainer:
             sharding.recompute_activations(self.model)
         if config.compile:
             self.model.compile()
-        self.network = distributed.parallelize(self.model, config.parallel)  # what a training step calls
+        self.network = self.parallelized(self.model)  # what a training step calls
         if self.ema is not None and config.parallel == "fsdp":
-            distributed.parallelize(self.ema.module, config.parallel)
+            self.parallelized(self.ema.module)
         self.sharded = config.parallel == "fsdp" and world() > 1
-        self.parameters = list(self.model.parameters())  # walking the modules costs as much as a small layer
-        self.optimizer = optimizer(self.model)
-        for group in self.optimizer.param_groups:
+        made = optimizer(self.model)
+        self.optimizers = made if isinstance(made, list) else [made]
+        self.optimizer = self.optimizers[0]
+        for group in self._param_groups():
             group["initial_lr"] = group["lr"]
 
         self.step = self.epoch = self.batch = 0  # updates made; position of the next batch
@@ -69,12 +71,21 @@ class Trainer:
         self.logged = (0.0, 0.0)  # loss and items of train_metrics at the last point of the curve
         self.evaluation_seconds = 0.0
 
+    def parallelized(self, model: nn.Module) -> Any:
+        """What a training step calls when ranks share the work. A step that calls parts of `model` by themselves wraps these."""
+        return distributed.parallelize(model, self.config.parallel)
+
     # ---- one step --------------------------------------------------------------------------------------------------
 
     def train_step(self, batches: list[Batch]) -> None:
-        """One update from the mean loss over all items of `batches` on all ranks, however these are spread.
+        """One step from `batches`. The override point for learning that is really different: several updates, say."""
+        self.update(batches, self.task.step, self.optimizer)
+        self.update_average()
 
-        The override point for learning that is really different.
+    def update(self, batches: list[Batch], step: Callable[[Any, Batch], StepOutput], optimizer: torch.optim.Optimizer) -> None:
+        """One update by `optimizer` from the mean loss over all items of `batches` on all ranks, however these are spread.
+
+        `step` gives the loss, as `Task.step` does.
         """
         alone = len(batches) == 1 and world() == 1  # then the mean of the batch is the mean of the step
         losses, counts = [], []
@@ -82,22 +93,23 @@ class Trainer:
             unsynced = distributed.without_sync(self.network) if i + 1 < len(batches) else contextlib.nullcontext()
             with unsynced:
                 with self._autocast():
-                    output = self.task.step(self.network, batch)
+                    output = step(self.network, batch)
                 loss = output.loss if alone else total(output.loss, output.count)
                 loss.backward()
             self.train_metrics.update(*output)
             losses.append(loss.detach())
             counts.append(output.count)
         loss = losses[0] if alone else torch.stack(losses).sum()
-        gradients = [sharding.local(p.grad) for p in self.parameters if p.grad is not None]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [sharding.local(p.grad) for p in parameters if p.grad is not None]
         if not alone:
             # Sums over items become means. DDP and FSDP have divided by the number of ranks already.
             items, loss = all_sum(torch.stack([torch.as_tensor(sum(counts), device=self.device), loss]))
             torch._foreach_mul_(gradients, world() / items)
-        self.apply_gradients(loss, gradients)
+        self.apply_gradients(loss, gradients, optimizer)
 
-    def apply_gradients(self, loss: Tensor, gradients: list[Tensor]) -> None:
-        """Check that loss and gradients are finite, clip, update, move the average, clear the gradients."""
+    def apply_gradients(self, loss: Tensor, gradients: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+        """Check that loss and gradients are finite, clip, update, clear the gradients, those of other optimizers too."""
         self.gradient_norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.sharded:
             self.gradient_norm = all_sum(self.gradient_norm.square()).sqrt()
@@ -110,8 +122,12 @@ class Trainer:
             self.first_bad = torch.where(bad, self.step + 1, self.first_bad)
         if self.config.clip:
             torch._foreach_mul_(gradients, (self.config.clip / (self.gradient_norm + 1e-6)).clamp(max=1.0))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        optimizer.step()
+        for each in self.optimizers:
+            each.zero_grad()
+
+    def update_average(self) -> None:
+        """Move the average of the weights, if there is one."""
         if self.ema is not None:
             self.ema.update_parameters(self.model)
 
@@ -175,7 +191,7 @@ class Trainer:
                         self.logger.summary(introspect.summarize(model, lambda: self.task.step(model, example)))
             if not self.model.training:
                 self.model.train()
-            for group in self.optimizer.param_groups:
+            for group in self._param_groups():
                 group["lr"] = group["initial_lr"] * self.schedule(self.step, self.total_steps)
             self.train_step(batches)
             self.step += 1
@@ -265,6 +281,10 @@ class Trainer:
 
     # ---- small things ----------------------------------------------------------------------------------------------
 
+    def _param_groups(self) -> list[dict[str, Any]]:
+        """Those of all optimizers."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
     def _autocast(self) -> contextlib.AbstractContextManager:
         bf16 = self.config.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
@@ -301,8 +321,9 @@ class Trainer:
         """Everything that the next step depends on, in one file."""
         self._check_health()
         state = {
-            **checkpoint.capture(self.model, self.optimizer, self.ema),
+            **checkpoint.capture(self.model, self.optimizers, self.ema),
             "train_sums": self.train_metrics.state(),
+            "task": checkpoint.gather_rows(self.task.state()),
             "position": (self.step, self.epoch, self.batch),
             "length": (self.steps_per_epoch, self.total_steps),
             "history": list(self.history),
@@ -327,8 +348,9 @@ class Trainer:
                 f"{path} is of a run with {state['length'][0]} steps an epoch, the data now gives {self.steps_per_epoch}: "
                 "choose another --out, or --fresh to start over"
             )
-        checkpoint.restore(state, path, self.model, self.optimizer, self.ema)
+        checkpoint.restore(state, path, self.model, self.optimizers, self.ema)
         self.train_metrics.load_state(state["train_sums"])
+        self.task.load_state(checkpoint.own_rows(state["task"]))
         self.step, self.epoch, self.batch = state["position"]
         self.history, self.best = History(state["history"]), state["best"]
         self.saved = True

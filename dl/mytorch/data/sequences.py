@@ -2,6 +2,7 @@
 
 from typing import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,6 +38,20 @@ def blocks(ids: Tensor, length: int, context: int = 0) -> Batch:
     targets = targets.unfold(0, length, step).clone()  # (T,) -> (N, length)
     targets[1:, :context] = IGNORED
     return {"tokens": tokens.unfold(0, length, step), "targets": targets}
+
+
+def streams(ids: Tensor, length: int, count: int) -> Batch:
+    """The text cut into `count` parts that are read side by side, `length` ids at a time: what a carried state needs.
+
+    In batches of `count` and not shuffled, row r of batch t goes on where row r of batch t - 1 has ended. "begins" (N,) is
+    True where a part begins, in the first batch of an epoch. Each id but the first is predicted exactly once; what fills up
+    the last batch is IGNORED. "tokens" and "targets" as those of `blocks`.
+    """
+    parts = blocks(ids, -(-(len(ids) - 1) // count))  # (count or fewer, ids of a part)
+    missing = (0, -parts["tokens"].shape[1] % length, 0, count - len(parts["tokens"]))
+    tokens, targets = F.pad(parts["tokens"], missing), F.pad(parts["targets"], missing, value=IGNORED)
+    tokens, targets = (x.view(count, -1, length).transpose(0, 1).flatten(0, 1) for x in (tokens, targets))
+    return {"tokens": tokens, "targets": targets, "begins": torch.arange(len(tokens)) < count}
 
 
 def pad(rows: Sequence[Tensor], padding: int) -> Tensor:

@@ -6,6 +6,7 @@
 """
 
 import torch
+from torch import Tensor
 
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.textfiles import Remote, Source, find, read_text
@@ -30,15 +31,21 @@ def shakespeare(config: TrainConfig, length: int = 256) -> TextSplits:
     text, so an epoch has nearly as many as there are characters: count in --steps. Validation predicts each character
     once. The vocabulary, "tokens", is that of the training part. Raises `UserError` when the text is not to be had.
     """
-    text = load(config.data)
+    (train, val), vocabulary = encoded(config.data)
+    return TextSplits(
+        Loader(windows(train, length), config.batch_size, shuffle=True, seed=config.seed),
+        Loader(blocks(val, length), config.batch_size),
+        vocabularies={"tokens": vocabulary},
+    )
+
+
+def encoded(name: str) -> tuple[list[Tensor], Vocabulary]:
+    """The ids of the training and the validation text, (T,) each, and the vocabulary of the first."""
+    text = load(name)
     cut = int(0.9 * len(text))
     vocabulary = Vocabulary.build(text[:cut], reserved=())
     ids = torch.tensor(vocabulary.encode(text))
-    return TextSplits(
-        Loader(windows(ids[:cut], length), config.batch_size, shuffle=True, seed=config.seed),
-        Loader(blocks(ids[cut:], length), config.batch_size),
-        vocabularies={"tokens": vocabulary},
-    )
+    return [ids[:cut], ids[cut:]], vocabulary
 
 
 def load(name: str) -> str:

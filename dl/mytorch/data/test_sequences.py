@@ -5,7 +5,7 @@ import torch
 
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Loader
-from dl.mytorch.data.sequences import IGNORED, blocks, pad, windows
+from dl.mytorch.data.sequences import IGNORED, blocks, pad, streams, windows
 
 
 def test_windows_are_all_stretches_with_the_tokens_after() -> None:
@@ -55,3 +55,18 @@ def test_texts_that_are_too_short_are_refused() -> None:
 def test_rows_are_padded_at_the_end() -> None:
     rows = [torch.tensor([5, 6, 7]), torch.tensor([8]), torch.tensor([], dtype=torch.long)]
     assert pad(rows, 9).tolist() == [[5, 6, 7], [8, 9, 9], [9, 9, 9]]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [2, 9, 10, 13, 31])
+def test_streams_go_on_from_batch_to_batch_and_predict_each_token_once(size: int, count: int) -> None:
+    ids = torch.arange(100, 100 + size)
+    data = streams(ids, 3, count)
+    batches = list(Loader(data, count).batches())
+    assert all(batch["tokens"].shape == batch["targets"].shape == (count, 3) for batch in batches)
+    assert [batch["begins"].tolist() for batch in batches] == [[t == 0] * count for t in range(len(batches))]
+    tokens, targets = (torch.cat([batch[name] for batch in batches], dim=1) for name in ("tokens", "targets"))  # (count, all)
+    counted = targets != IGNORED
+    assert tokens[counted].tolist() == ids[:-1].tolist() and targets[counted].tolist() == ids[1:].tolist()
+    assert all(row.tolist() == sorted(row.tolist(), reverse=True) for row in counted.int())  # filled up at the end only
+    assert tokens.shape[1] - 3 < -(-(size - 1) // count) <= tokens.shape[1]

@@ -40,9 +40,8 @@ def wikitext2(config: TrainConfig, length: int = 64) -> TextSplits:
     """
     if config.data != "wikitext2":
         raise UserError(f"--data {config.data}: this recipe's function loads wikitext2")
-    streams = [words(split) for split in ("train", "valid", "test")]
-    vocabulary = Vocabulary.build(streams[0], reserved=(UNKNOWN, END))
-    train, val, test = (blocks(_ids(stream, vocabulary), length) for stream in streams)
+    texts, vocabulary = encoded()
+    train, val, test = (blocks(ids, length) for ids in texts)
     return TextSplits(
         Loader(train, config.batch_size, shuffle=True, seed=config.seed),
         Loader(val, config.batch_size),
@@ -51,8 +50,11 @@ def wikitext2(config: TrainConfig, length: int = 64) -> TextSplits:
     )
 
 
-def _ids(tokens: list[str], vocabulary: Vocabulary) -> Tensor:
-    return torch.tensor(vocabulary.encode(tokens))
+def encoded() -> tuple[list[Tensor], Vocabulary]:
+    """The ids of the training, validation and test texts, (T,) each, and the vocabulary of the first, frequent words first."""
+    texts = [words(split) for split in ("train", "valid", "test")]
+    vocabulary = Vocabulary.build(texts[0], reserved=(UNKNOWN, END))
+    return [torch.tensor(vocabulary.encode(text)) for text in texts], vocabulary
 
 
 def lines(split: Split) -> list[str]:

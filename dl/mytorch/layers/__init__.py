@@ -1,10 +1,31 @@
-"""Layers that two models or more share. Each can be used like those of `torch.nn`."""
+"""Layers, each to be used like those of `torch.nn`: torch's own, written by hand, and those that two models or more share.
 
+Their functions are in the files, under the names of `torch.nn.functional` and `torch.nn.init`.
+"""
+
+from dl.mytorch.layers.activations import (
+    ELU,
+    GELU,
+    LeakyReLU,
+    LogSoftmax,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
 from dl.mytorch.layers.attention import KeyValueCache, MultiHeadAttention, attention
+from dl.mytorch.layers.conv import Conv2d
 from dl.mytorch.layers.dropout import Dropout
+from dl.mytorch.layers.embedding import Embedding
+from dl.mytorch.layers.from_scratch import from_scratch
 from dl.mytorch.layers.joined_head import JoinedHead
 from dl.mytorch.layers.linear import Linear
-from dl.mytorch.layers.positions import LearnedPositions, SinusoidalPositions, sinusoidal_positions
+from dl.mytorch.layers.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm
+from dl.mytorch.layers.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+from dl.mytorch.layers.positions import LearnedPositions, SinusoidalPositions, sinusoidal_positions, time_frequencies
 from dl.mytorch.layers.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from dl.mytorch.layers.rotary import RotaryPositions
 from dl.mytorch.layers.sequential import sequential
@@ -13,27 +34,50 @@ from dl.mytorch.layers.stochastic_depth import StochasticDepth
 from dl.mytorch.layers.transformer_blocks import DecoderBlock, EncoderBlock, Residual, feed_forward
 
 __all__ = [
+    "ELU",
+    "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Conv2d",
     "DecoderBlock",
     "Dropout",
+    "Embedding",
     "EncoderBlock",
-    "GRU",
     "GRUCell",
+    "GroupNorm",
     "JoinedHead",
     "KeyValueCache",
-    "LSTM",
     "LSTMCell",
+    "LayerNorm",
+    "LeakyReLU",
     "LearnedPositions",
     "Linear",
+    "LogSoftmax",
+    "MaxPool2d",
     "MultiHeadAttention",
-    "RNN",
+    "RMSNorm",
     "RNNCell",
+    "ReLU",
+    "ReLU6",
     "Residual",
     "RotaryPositions",
+    "SiLU",
+    "Sigmoid",
     "SinusoidalPositions",
+    "Softmax",
+    "Softplus",
     "SqueezeExcitation",
     "StochasticDepth",
+    "Tanh",
     "attention",
     "feed_forward",
+    "from_scratch",
     "sequential",
     "sinusoidal_positions",
+    "time_frequencies",
 ]

@@ -33,6 +33,32 @@ def attention(
     return F.dropout(weights, dropout) @ value, weights
 
 
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """`attention` with the arguments of `F.scaled_dot_product_attention`, where a mask is True at what is seen.
+
+    Raises `ValueError` for a mask of numbers.
+    """
+    if attn_mask is not None and attn_mask.dtype != torch.bool:
+        raise ValueError(f"a mask of {attn_mask.dtype}: here a mask is bool, True where a key is seen")
+    if scale is not None:
+        query = query * scale * math.sqrt(query.shape[-1])  # `attention` divides by this root
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], dim=-3) for x in (key, value))
+    mask = None if attn_mask is None else ~attn_mask
+    if is_causal:
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).triu(1)
+    return attention(query, key, value, mask, dropout_p)[0]
+
+
 class KeyValueCache:
     """Keys and values of the positions decoded so far, in memory that is allocated once, at the first call.
 

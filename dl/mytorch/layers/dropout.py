@@ -7,15 +7,15 @@ from torch import Tensor, nn
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """In training each number becomes 0 with probability `p`; the others are divided by 1 - p, so the mean stays.
 
-    The paper instead multiplies the weights by 1 - p afterwards. Raises `ValueError` unless 0 <= p <= 1.
+    The paper instead multiplies the weights by 1 - p afterwards. `inplace` is taken, and changes nothing: the result is a
+    new tensor. Raises `ValueError` unless 0 <= p <= 1.
     """
     if not 0 <= p <= 1:
         raise ValueError(f"a probability to drop is between 0 and 1; got {p}")
     if not training or p == 0:
         return input
     stays = torch.empty_like(input).bernoulli_(1 - p)  # of 0 and 1
-    scale = stays / (1 - p) if p < 1 else stays
-    return input.mul_(scale) if inplace else input * scale
+    return input * (stays / (1 - p) if p < 1 else stays)
 
 
 class Dropout(nn.Module):
@@ -26,4 +26,4 @@ class Dropout(nn.Module):
         self.p, self.inplace = p, inplace
 
     def forward(self, input: Tensor) -> Tensor:
-        return dropout(input, self.p, self.training, self.inplace)
+        return dropout(input, self.p, self.training)

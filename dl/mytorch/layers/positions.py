@@ -1,4 +1,6 @@
-"""Positions that are added to the embeddings: sinusoidal, or learned."""
+"""Positions that are added to the embeddings: sinusoidal, or learned; and times, told in the same way."""
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,18 @@ def sinusoidal_positions(length: int, dim: int) -> Tensor:
     frequency = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)  # (C/2,)
     angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency  # (T, C/2)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # (T, C/2, 2) -> (T, C)
+
+
+def time_frequencies(times: Tensor, dim: int, shift: int = 1) -> Tensor:
+    """Sines, then cosines, of times (B,) at dim / 2 frequencies: (B, dim), in float32.
+
+    As the code of Ho et al. 2020, https://arxiv.org/abs/2006.11239, has it: frequencies fall from 1 to 1/10000; with
+    `shift` 0 not quite so far, as in Vaswani et al.
+    """
+    half = dim // 2
+    frequency = torch.exp(-math.log(10000) * torch.arange(half, device=times.device) / (half - shift))
+    angle = times[:, None].float() * frequency  # (B, dim / 2)
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
 class _Positions(nn.Module):

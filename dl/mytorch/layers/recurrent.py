@@ -118,9 +118,11 @@ class _Cell(_Recurrent):
 class RNNCell(_Cell):
     """A step of Elman's network, see `tanh_step`. Raises `ValueError` when `nonlinearity` is neither "tanh" nor "relu"."""
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", **other: Any) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", **factory: Any
+    ) -> None:
         self.kind = _checked(nonlinearity)
-        super().__init__(input_size, hidden_size, bias, **other)
+        super().__init__(input_size, hidden_size, bias, **factory)
 
 
 class LSTMCell(_Cell):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dl.mytorch.layers import LearnedPositions, SinusoidalPositions, sinusoidal_positions
+from dl.mytorch.layers import LearnedPositions, SinusoidalPositions, sinusoidal_positions, time_frequencies
 
 
 def test_sinusoidal_positions_are_those_of_section_3_5() -> None:
@@ -47,3 +47,13 @@ def test_only_learned_positions_are_parameters() -> None:
     learned = LearnedPositions(1000, 64)
     assert [p.shape for p in learned.parameters()] == [(1000, 64)]
     assert learned.table.std().item() == pytest.approx(0.02, rel=0.02)
+
+
+def test_time_is_told_by_sines_then_cosines_from_fast_to_slow() -> None:
+    table = time_frequencies(torch.tensor([0, 3, 500]), 8).double()
+    for row, t in zip(table, (0, 3, 500)):
+        angles = torch.tensor([t * 10000 ** (-i / 3) for i in range(4)], dtype=torch.float64)
+        torch.testing.assert_close(row, torch.cat([angles.sin(), angles.cos()]), atol=1e-4, rtol=0)
+    slower = time_frequencies(torch.tensor([1]), 8, shift=0)[0, :4].double()
+    expected = torch.tensor([math.sin(10000 ** (-i / 4)) for i in range(4)], dtype=torch.float64)
+    torch.testing.assert_close(slower, expected, atol=1e-6, rtol=0)

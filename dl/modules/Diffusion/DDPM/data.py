@@ -5,7 +5,8 @@ from typing import Literal
 
 import torch
 
-from dl.mytorch.config import flag
+from dl.modules.Diffusion.DDPM.model import UNet
+from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Batch, ImageConfig, Splits, image_set, image_splits
 from dl.mytorch.data.augment import Augment, compose
 
@@ -29,6 +30,16 @@ class DiffusionConfig(ImageConfig):
         self._check("drop_label", 0 <= self.drop_label <= 1, "from 0 to 1")
         for name in ("label_smoothing", "mixup", "cutmix", "erase", "auto_augment"):
             self._check(name, not getattr(self, name), "off: samples would look like what it makes of images")
+
+
+def fitting(model: UNet, config: DiffusionConfig) -> UNet:
+    """`model`. Raises `UserError` when it cannot halve the images that `config.data` names."""
+    size = image_set(config).size
+    try:
+        model.check_sides(size, size)
+    except ValueError as error:
+        raise UserError(f"--model {config.model} does not fit --data {config.data}, {error}") from None
+    return model
 
 
 def signed(standard: Augment) -> Augment:

@@ -9,34 +9,21 @@ at chosen resolutions, the time step as a sinusoidal embedding in every residual
 Options beyond the paper:
 - num_classes: a label conditions the network through an embedding that is added to the time's. One row more stands for
   "no label", which classifier-free guidance needs (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
-- patch: squares of patch x patch pixels are the channels of one place, so that the network works on a smaller map
-  (Hoogeboom et al. 2023, https://arxiv.org/abs/2301.11093, section 3.2): for training on a CPU.
+- patch: squares of patch x patch pixels are the channels of one place of a smaller map, for training on a CPU
+  (Hoogeboom et al. 2023, https://arxiv.org/abs/2301.11093, section 3.2).
 
 Deviations: none for "cifar10".
 """
 
-import math
 from typing import Any, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch.layers import MultiHeadAttention, sequential
+from dl.mytorch.layers import MultiHeadAttention, sequential, time_frequencies
 
 # B batch, C channels, X side of a feature map, E width of the embedding of time and label
-
-
-def time_frequencies(times: Tensor, dim: int, shift: int = 1) -> Tensor:
-    """Sines, then cosines, of times (B,) at dim / 2 frequencies: (B, dim), in float32.
-
-    Vaswani et al. 2017, section 3.5, with sines first and frequencies from 1 to 1/10000, as the authors' code for appendix B
-    has it; with `shift` 0 they do not fall quite so far.
-    """
-    half = dim // 2
-    frequency = torch.exp(-math.log(10000) * torch.arange(half, device=times.device) / (half - shift))
-    angle = times[:, None].float() * frequency  # (B, dim / 2)
-    return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
 class ResidualBlock(nn.Module):
@@ -110,7 +97,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, on the way down or up, and the change to the next resolution."""
+    """The blocks of one resolution, on the way down or up, and the change to the next."""
 
     def __init__(self, blocks: Sequence[nn.Module], resample: nn.Module) -> None:
         super().__init__()
@@ -198,15 +185,12 @@ class UNet(nn.Module):
         nn.init.xavier_uniform_(self.head.weight, gain=1e-5)
 
     def forward(self, images: Tensor, times: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        """Noisy images (B, in_channels, H, W) at time steps (B,) -> the prediction (B, out_channels, H, W).
+        """Noisy images (B, in_channels, H, W) at time steps (B,), by default all 0 -> the prediction (B, out_channels, H, W).
 
-        Without times, all are 0. Labels (B,) of a network with num_classes = K are from 0 to K, where K is "no label";
-        that is also what it assumes without labels. Raises `ValueError` for sides that cannot be halved often enough,
-        and for labels of a network that takes none.
+        Labels (B,) of a network with num_classes = K are from 0 to K, where K is "no label", which is the default. Raises
+        `ValueError` as `check_sides`, and for labels of a network that takes none.
         """
-        divisor = self.patch * 2**self.halvings
-        if images.shape[2] % divisor or images.shape[3] % divisor:
-            raise ValueError(f"images of {images.shape[2]} x {images.shape[3]}: both sides have to be multiples of {divisor}")
+        self.check_sides(*images.shape[2:])
         embedding = self.embed(images.new_zeros(len(images)) if times is None else times, labels)  # (B, E)
         x = self.stem(F.pixel_unshuffle(images, self.patch))  # (B, in_channels, H, W) -> (B, C, H/patch, W/patch)
         skips = [x]
@@ -224,6 +208,12 @@ class UNet(nn.Module):
                 x = block(torch.cat([x, skips.pop()], dim=1), embedding)
             x = level.resample(x)  # (B, C, X, X) -> (B, C, 2X, 2X)
         return F.pixel_shuffle(self.head(self.act(self.norm(x))), self.patch)  # (B, out_channels, H, W)
+
+    def check_sides(self, height: int, width: int) -> None:
+        """Raises `ValueError` for sides that cannot be halved often enough."""
+        divisor = self.patch * 2**self.halvings
+        if height % divisor or width % divisor:
+            raise ValueError(f"images of {height} x {width}: both sides have to be multiples of {divisor}")
 
     def embed(self, times: Tensor, labels: Tensor | None) -> Tensor:
         """Times (B,) and labels (B,) or None -> (B, E), as the blocks take it."""

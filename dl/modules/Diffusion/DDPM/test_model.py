@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dl.modules.Diffusion.DDPM.convert import FIXED, from_diffusers, renamed
-from dl.modules.Diffusion.DDPM.model import AttentionBlock, ResidualBlock, UNet, build, time_frequencies
+from dl.modules.Diffusion.DDPM.model import AttentionBlock, ResidualBlock, UNet, build
 from dl.mytorch import testing
 from dl.mytorch.introspect import count_parameters, without_values
 from dl.mytorch.vision import import_torchvision
@@ -68,13 +68,6 @@ def test_wrong_arguments_are_refused() -> None:
 
 
 # ---- laws ----------------------------------------------------------------------------------------------------------
-
-
-def test_time_is_told_by_sines_then_cosines_from_fast_to_slow() -> None:
-    table = time_frequencies(torch.tensor([0, 3, 500]), 8).double()
-    for row, t in zip(table, (0, 3, 500)):
-        angles = torch.tensor([t * 10000 ** (-i / 3) for i in range(4)], dtype=torch.float64)
-        torch.testing.assert_close(row, torch.cat([angles.sin(), angles.cos()]), atol=1e-4, rtol=0)
 
 
 def test_residual_block_is_the_formula_of_its_docstring() -> None:

@@ -1,6 +1,10 @@
 """The task and the recipe: the loss by hand, labels that are dropped, a run that resumes, samples that are learnt."""
 
 import dataclasses
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,9 +17,13 @@ from dl.modules.Diffusion.DDPM.data import signed
 from dl.modules.Diffusion.DDPM.model import PRESETS, build
 from dl.modules.Diffusion.DDPM.process import Process
 from dl.modules.Diffusion.DDPM.task import Denoising, picture
-from dl.mytorch import testing
+from dl.modules.Diffusion.DiT import train as dit
+from dl.modules.Diffusion.FlowMatching import train as flow
+from dl.mytorch import checkpoint, testing
+from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Splits, synthetic
 from dl.mytorch.data.augment import normalize
+from dl.mytorch.introspect import without_values
 
 SMALL = {"times": 20, "epochs": 2, "batch_size": 16, "ema": 0.9, "precision": "fp32"}
 CONFIG = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", **SMALL)
@@ -95,9 +103,54 @@ def test_recipe_resumes_exactly_with_its_average(tmp_path: Path, no_pictures: No
     testing.assert_resumes_exactly(train.main, dataclasses.replace(CONFIG, out=str(tmp_path)), splits)
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_networks_for_images_in_colour(learned: bool) -> None:
+    for recipe in (train, dit):
+        config = recipe.Config(out="unused", data="cifar10", learned_variance=learned)
+        with without_values():
+            model = recipe.network(config)
+            output = model(torch.zeros(2, 3, 32, 32), torch.zeros(2), torch.zeros(2, dtype=torch.int64))
+        assert output.shape == (2, 6 if learned else 3, 32, 32) and model.num_classes == 10
+
+
+def test_images_that_the_network_cannot_halve_are_refused_before_training() -> None:
+    for recipe in (train, flow):
+        config = recipe.Config(out="unused", data="fashion_mnist-sample", model="cifar10")
+        with without_values(), pytest.raises(UserError, match="--model cifar10 does not fit .*28 x 28: .* multiples of 8"):
+            recipe.network(config)
+
+
 def test_recipe_offers_presets_and_refuses_what_would_change_the_images() -> None:
     assert set(get_type_hints(train.Config)["model"].__args__) <= set(PRESETS)
     wrong: dict[str, Any]
     for wrong in ({"mixup": 0.2}, {"label_smoothing": 0.1}, {"times": 0}, {"drop_label": 2.0}, {"schedule": "cosin"}):
         with pytest.raises(ValueError, match="--" + next(iter(wrong)).replace("_", "-")):
             dataclasses.replace(CONFIG, **wrong)
+
+
+@pytest.mark.slow
+def test_killed_runs_go_on_to_the_same_bytes_with_their_average(tmp_path: Path) -> None:
+    """kill -9 three times, soon after a save: weights, their moving average, history and generators as if undisturbed."""
+    flags = ["--data", "fashion_mnist-sample", "--model", "tiny", "--times", "20", "--learned-variance", "--steps", "40"]
+    flags += ["--batch-size", "8", "--ema", "0.9", "--precision", "fp32", "--eval-every", "20", "--save-every", "1"]
+
+    def start(name: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "dl.modules.Diffusion.DDPM.train", *flags, "--out", str(tmp_path / name)]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def saved() -> int:
+        last = tmp_path / "broken" / "last.pt"
+        return last.stat().st_mtime_ns if last.exists() else 0
+
+    assert start("whole").wait(timeout=300) == 0
+    for pause in (0.0, 0.05, 0.1):
+        process, before = start("broken"), saved()
+        while process.poll() is None and saved() == before:
+            time.sleep(0.002)
+        time.sleep(pause)
+        process.kill()
+        assert process.wait(timeout=60) == -signal.SIGKILL
+    assert start("broken").wait(timeout=300) == 0
+    testing.assert_same_runs(tmp_path / "whole", tmp_path / "broken")
+    state = checkpoint.load(tmp_path / "broken" / "last.pt")
+    assert state["position"][0] == 40 and state["ema"]["n_averaged"] == 40

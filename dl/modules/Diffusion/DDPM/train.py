@@ -8,7 +8,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dl.modules.Diffusion.DDPM.data import DiffusionConfig, signed_splits
+from dl.modules.Diffusion.DDPM.data import DiffusionConfig, fitting, signed_splits
 from dl.modules.Diffusion.DDPM.model import UNet, build
 from dl.modules.Diffusion.DDPM.process import Process
 from dl.modules.Diffusion.DDPM.task import Denoising
@@ -35,14 +35,15 @@ class Config(DiffusionConfig):
 
 
 def network(config: Config) -> UNet:
-    """The network that the config asks for."""
+    """The network that the config asks for. Raises `UserError` when it does not fit the images."""
     about = image_set(config)
-    return build(
+    model = build(
         config.model,
         in_channels=about.channels,
         out_channels=about.channels * (2 if config.learned_variance else 1),
         num_classes=len(about.classes) if config.classes else 0,
     )
+    return fitting(model, config)
 
 
 def process(config: Config) -> Process:

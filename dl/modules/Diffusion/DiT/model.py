@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dl.modules.Diffusion.DDPM.model import time_frequencies
-from dl.mytorch.layers import MultiHeadAttention, feed_forward, sequential, sinusoidal_positions
+from dl.mytorch.layers import MultiHeadAttention, feed_forward, sequential, sinusoidal_positions, time_frequencies
 
 # B batch, C width, X side of the image, P side of a patch, N = (X / P)^2 patches
 

@@ -16,6 +16,7 @@ from dl.modules.Diffusion.DiT import train
 from dl.modules.Diffusion.DiT.convert import FIXED, from_diffusers, renamed
 from dl.modules.Diffusion.DiT.model import PRESETS, Block, DiT, build, square_positions
 from dl.mytorch import testing
+from dl.mytorch.config import UserError
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
 from dl.mytorch.vision import import_torchvision
@@ -162,6 +163,8 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None, monkeypatch: 
     assert set(get_type_hints(train.Config)["model"].__args__) == set(PRESETS)
     with pytest.raises(ValueError, match="--times has to be at least 2"):
         dataclasses.replace(config, times=1)
+    with pytest.raises(UserError, match="--model tiny does not fit --data cifar10: patch_size 7"):
+        train.network(dataclasses.replace(config, data="cifar10"))
 
 
 # ---- diffusers -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dl.modules.Diffusion.DDPM.task import Denoising
 from dl.modules.Diffusion.DDPM.train import process
 from dl.modules.Diffusion.DiT.model import DiT, build
 from dl.mytorch import History, Trainer, launch, seed_everything
-from dl.mytorch.config import flag
+from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Splits, image_set
 from dl.mytorch.optim import adamw, warmup_cosine
 
@@ -29,15 +29,18 @@ class Config(ddpm.Config):
 
 
 def network(config: Config) -> DiT:
-    """The network that the config asks for."""
+    """The network that the config asks for. Raises `UserError` when its patches do not fit the images."""
     about = image_set(config)
-    return build(
-        config.model,
-        image_size=about.size,
-        in_channels=about.channels,
-        out_channels=about.channels * (2 if config.learned_variance else 1),
-        num_classes=len(about.classes) if config.classes else 0,
-    )
+    try:
+        return build(
+            config.model,
+            image_size=about.size,
+            in_channels=about.channels,
+            out_channels=about.channels * (2 if config.learned_variance else 1),
+            num_classes=len(about.classes) if config.classes else 0,
+        )
+    except ValueError as error:
+        raise UserError(f"--model {config.model} does not fit --data {config.data}: {error}") from None
 
 
 def main(config: Config, data: Splits | None = None) -> History:

@@ -6,7 +6,7 @@
 
 from dataclasses import dataclass
 
-from dl.modules.Diffusion.DDPM.data import DiffusionConfig, signed_splits
+from dl.modules.Diffusion.DDPM.data import DiffusionConfig, fitting, signed_splits
 from dl.modules.Diffusion.DDPM.task import Denoising
 from dl.modules.Diffusion.FlowMatching.flow import Flow, euler
 from dl.modules.Diffusion.FlowMatching.model import UNet, build
@@ -23,9 +23,10 @@ class Config(DiffusionConfig):
 
 
 def network(config: Config) -> UNet:
-    """The network that the config asks for."""
+    """The network that the config asks for. Raises `UserError` when it does not fit the images."""
     about = image_set(config)
-    return build(config.model, in_channels=about.channels, num_classes=len(about.classes) if config.classes else 0)
+    model = build(config.model, in_channels=about.channels, num_classes=len(about.classes) if config.classes else 0)
+    return fitting(model, config)
 
 
 def process(config: Config) -> Flow:

@@ -12,13 +12,13 @@ from typing import Literal
 
 from dl.modules.Transformers.BERT.convert import from_folder
 from dl.modules.Transformers.BERT.model import BERT, SentenceClassifier
-from dl.modules.Transformers.BERT.sst2 import sst2
-from dl.modules.Transformers.BERT.task import SentenceClassification
-from dl.modules.Transformers.BERT.wordpiece import PADDING, WordPiece
+from dl.modules.Transformers.BERT.wordpiece import WordPiece
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data.sst2 import sst2
 from dl.mytorch.optim import adamw, warmup_linear
+from dl.mytorch.tasks import SentenceClassification
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def main(config: Config, data: TextSplits | None = None) -> History:
     data = data or sst2(config, tokenizer, config.length)
     trainer = Trainer(
         model=SentenceClassifier(encoder, num_classes=2, pooling=config.pooling),
-        task=SentenceClassification(padding=tokenizer.vocabulary[PADDING]),
+        task=SentenceClassification(padding=tokenizer.padding),
         optimizer=adamw(config.lr, config.weight_decay, fused=True),
         schedule=warmup_linear(0.1),
         config=config,

@@ -8,7 +8,7 @@ https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2; "d2l" those of th
 15.8 (its heads are the paper's here); "tiny" is for tests.
 
 Deviations:
-- Weights start normal with deviation 0.02; the paper's code cuts them off at two deviations.
+- Weights start normal with a deviation of 0.02 (linear layers of "small": 0.09); the paper's code cuts them off at two.
 """
 
 from typing import Any, Callable, Literal, NamedTuple
@@ -60,6 +60,8 @@ class BERT(nn.Module):
         attention_dropout: of the attention weights; default as `dropout`.
         mlm, nsp: with the head of the masked tokens, of the next sentence.
         pooler: with the hidden layer on the first token, which `nsp` needs; default as `nsp`.
+        deviation: of the linear layers' weights at the start. The paper's 0.02 is for widths of 768 and 1,024: in a narrow
+            network all that attention adds is small beside its input then, and the next sentence is not learnt for long.
 
     Raises `ValueError` for a head of the next sentence without the pooler.
     """
@@ -80,6 +82,7 @@ class BERT(nn.Module):
         mlm: bool = True,
         nsp: bool = True,
         pooler: bool | None = None,
+        deviation: float = 0.02,
     ) -> None:
         super().__init__()
         pooler = nsp if pooler is None else pooler
@@ -105,17 +108,18 @@ class BERT(nn.Module):
         self.pooler = sequential(fc=nn.Linear(dim, dim), act=nn.Tanh()) if pooler else None
         self.mlm_head = MaskedLanguageHead(dim, vocab_size, activation, norm_eps) if mlm else None
         self.nsp_head = nn.Linear(dim, 2) if nsp else None
-        self.init_weights()
+        self.init_weights(deviation)
 
-    def init_weights(self) -> None:
-        """Linear layers and embeddings: normal with deviation 0.02, as the paper's code has it (modeling.py); biases 0.
+    def init_weights(self, deviation: float) -> None:
+        """Linear layers and embeddings: normal, embeddings with deviation 0.02 as in the paper's code (modeling.py); biases 0.
 
         Norms start at scale 1 and shift 0.
         """
         for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
+            if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=deviation)
                 nn.init.zeros_(module.bias)
 
     def forward(
@@ -218,7 +222,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "base": {"dim": 768, "depth": 12, "num_heads": 12},
     "large": {"dim": 1024, "depth": 24, "num_heads": 16},
     "mini": {"dim": 256, "depth": 4, "num_heads": 4},
-    "small": {"dim": 128, "depth": 2, "num_heads": 2, "dropout": 0.0},
+    "small": {"dim": 128, "depth": 2, "num_heads": 2, "dropout": 0.0, "deviation": 0.09},
     "minilm_l6": {"dim": 384, "depth": 6, "num_heads": 12},
     "d2l": {"dim": 128, "depth": 2, "num_heads": 2, "hidden_dim": 256, "max_length": 1000, "dropout": 0.2},
     "tiny": {"dim": 16, "depth": 2, "num_heads": 2, "vocab_size": 50, "max_length": 32},

@@ -68,24 +68,3 @@ def summed_cross_entropy(logits: Tensor, targets: Tensor, rows: int = 64) -> Ten
     """
     pieces = zip(logits.split(rows), targets.split(rows))
     return torch.stack([F.cross_entropy(*piece, ignore_index=IGNORED, reduction="sum") for piece in pieces]).sum()
-
-
-class SentenceClassification(Task):
-    """One label per sentence: cross-entropy and top-1 error.
-
-    Batches: "tokens" (B, T), rows filled up with `padding`, and "labels" (B,). The best checkpoint has the lowest error.
-    """
-
-    monitor = "top1_error"
-
-    def __init__(self, padding: int = 0) -> None:
-        self.padding = padding
-
-    def step(self, model: nn.Module, batch: Batch) -> StepOutput:
-        tokens, labels = batch["tokens"], batch["labels"]
-        logits = model(tokens, tokens == self.padding)
-        loss = F.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))  # a rank may have no sentence
-        return StepOutput(loss, len(labels), {"logits": logits.detach(), "labels": labels})
-
-    def metrics(self) -> dict[str, Metric]:
-        return {"top1_error": TopKError(1)}

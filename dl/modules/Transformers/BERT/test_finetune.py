@@ -1,4 +1,4 @@
-"""Fine-tuning: the classifier, the sentences of SST-2, the recipe."""
+"""Fine-tuning: the classifier and the recipe."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from dl.modules.Transformers.BERT import finetune, sst2
+from dl.modules.Transformers.BERT import finetune
 from dl.modules.Transformers.BERT.convert import from_folder
 from dl.modules.Transformers.BERT.model import SentenceClassifier, build, sentence_embeddings
-from dl.modules.Transformers.BERT.sst2 import Review, read, review_splits
-from dl.modules.Transformers.BERT.task import SentenceClassification
 from dl.modules.Transformers.BERT.test_convert import VOCABULARY, publish
 from dl.modules.Transformers.BERT.test_model import PADDING, TOKENS, tiny
 from dl.modules.Transformers.BERT.wordpiece import WordPiece
@@ -18,6 +16,8 @@ from dl.mytorch import TrainConfig, testing
 from dl.mytorch.checkpoint import load
 from dl.mytorch.config import UserError, parse
 from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data.sst2 import Review, review_splits
+from dl.mytorch.tasks import SentenceClassification
 
 TOKENIZER = WordPiece(Vocabulary(VOCABULARY))
 ENCODER = {"mlm": False, "nsp": False, "pooler": True}
@@ -75,69 +75,6 @@ def test_encoders_without_pooler_or_with_heads_and_unknown_poolings_are_refused(
             SentenceClassifier(build("tiny", **options), 2)
     with pytest.raises(ValueError, match="pooling has to be first, mean or both; got 'max'"):
         SentenceClassifier(build("tiny", **ENCODER), 2, pooling="max")
-
-
-def test_a_rank_without_a_sentence_counts_for_nothing() -> None:
-    model = SentenceClassifier(build("tiny", **ENCODER), 2)
-    output = SentenceClassification().step(model, {"tokens": TOKENS[:0], "labels": TOKENS[:0, 0]})
-    assert output.loss == 0 and output.count == 0
-
-
-# ---- the data ------------------------------------------------------------------------------------------------------
-
-
-def test_sentences_of_about_one_length_become_batches_the_longest_first() -> None:
-    made = [Review("good", 1), Review("The films.", 1), Review("bad film bad film good", 0)]
-    loader = review_splits(TrainConfig(out="x", data="x", batch_size=2), (made, made, made), TOKENIZER, length=6).val
-    batches = [([TOKENIZER.vocabulary.decode(row) for row in b["tokens"]], b["labels"].tolist()) for b in loader.batches()]
-    long = ["[CLS] the film ##s . [SEP]".split(), "[CLS] bad film bad film [SEP]".split()]
-    assert batches == [(long, [1, 0]), (["[CLS] good [SEP]".split()], [1])]
-
-
-def write(folder: Path, train: str = "", dev: str = "sentence\tlabel\nbad .\t0\n") -> None:
-    folder.mkdir(exist_ok=True)
-    lines = "".join(f"good film {'s ' * i}.\t{i % 2}\n" for i in range(20))
-    (folder / "train.tsv").write_text(train or "sentence\tlabel\n" + lines)
-    (folder / "dev.tsv").write_text(dev)
-
-
-def test_a_tenth_of_the_training_file_validates_whatever_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dl.mytorch.data.textfiles.DATA", tmp_path)
-    write(tmp_path / "sst2")
-    first = sst2.sst2(config(tmp_path), TOKENIZER, length=40)
-    head, *lines = (tmp_path / "sst2" / "train.tsv").read_text().splitlines()
-    write(tmp_path / "sst2", "\n".join([head, *lines[::-1]]) + "\n")
-    second = sst2.sst2(config(tmp_path), TOKENIZER, length=40)
-    assert [loader.num_examples for loader in first] == [18, 2, 1]
-    for one, other in zip(first, second):
-        testing.assert_same_state(list(one.batches()), list(other.batches()), "batches")
-    with pytest.raises(UserError, match="--data imdb"):
-        sst2.sst2(TrainConfig(out="x", data="imdb"), TOKENIZER)
-
-
-def test_a_set_that_is_not_there_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dl.mytorch.data.textfiles.DATA", tmp_path)
-    with pytest.raises(UserError, match=r"sst2/train.tsv does not exist. What helps: unpack .*SST-2.zip .*load_dataset"):
-        sst2.sst2(config(tmp_path), TOKENIZER)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "is empty"),
-        (b"sentence\tlabel\n", "holds no sentence"),
-        (b"index\tsentence\n0\tgood\n", "begins with 'index"),
-        (b"sentence\tlabel\ngood\t1\nbad\n", "line 3: 'bad' is no sentence, tab, and 0 or 1"),
-        (b"sentence\tlabel\ngood\t2\n", "line 2"),
-        (b"sentence\tlabel\n \t1\n", "line 2"),
-        (b"sentence\tlabel\ngood \xe9\t1\n", "is not UTF-8: byte 20"),
-    ],
-)
-def test_files_of_another_kind_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "train.tsv"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        read(path)
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------

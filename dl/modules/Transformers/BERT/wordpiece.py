@@ -42,6 +42,11 @@ class WordPiece:
         self.vocabulary, self.lowercase = vocabulary, lowercase
         self.pieces = lru_cache(maxsize=100_000)(self._pieces)  # most words of a text have been there before
 
+    @property
+    def padding(self) -> int:
+        """The id that fills up rows."""
+        return self.vocabulary[PADDING]
+
     @classmethod
     def load(cls, folder: Path | str) -> "WordPiece":
         """From vocab.txt, a piece a line, and tokenizer_config.json, if it is there, in a folder of published weights."""

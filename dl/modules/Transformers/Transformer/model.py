@@ -20,7 +20,14 @@ from dl.mytorch.layers import DecoderBlock, EncoderBlock, KeyValueCache, Sinusoi
 
 # B batch, S source tokens, T target tokens, C width, V vocabulary
 
-Cache = list[tuple[KeyValueCache, KeyValueCache]]  # of each decoder block: target positions so far, and the source's
+
+class Cache(list[tuple[KeyValueCache, KeyValueCache]]):
+    """Of each decoder block: the target positions so far, and the source's."""
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these hypotheses; the source is the same for all of a sentence."""
+        for own, _ in self:
+            own.select(rows)
 
 
 class Transformer(nn.Module):
@@ -105,7 +112,7 @@ class Transformer(nn.Module):
 
     def new_cache(self, source_length: int, target_length: int) -> Cache:
         """Empty, for `decode` to fill, for targets of up to `target_length` tokens."""
-        return [(KeyValueCache(target_length), KeyValueCache(source_length)) for _ in self.decoder]
+        return Cache((KeyValueCache(target_length), KeyValueCache(source_length)) for _ in self.decoder)
 
     def _embed(self, tokens: Tensor, embedding: nn.Embedding, start: int = 0) -> Tensor:
         x = embedding(tokens) * math.sqrt(self.dim)  # section 3.4; (B, T) -> (B, T, C)

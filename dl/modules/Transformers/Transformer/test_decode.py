@@ -1,19 +1,12 @@
-"""Greedy and beam search against plain ones, with cache and without."""
-
-import itertools
-import math
-from functools import partial
-from typing import Any
+"""The searches of dl/mytorch/decoding.py on a Transformer: its cache changes nothing, its positions are a limit."""
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from dl.modules.Transformers.Transformer.decode import beam_search, greedy_search
 from dl.modules.Transformers.Transformer.model import Transformer, build
-from dl.modules.Transformers.Transformer.task import Translation
-from dl.modules.Transformers.Transformer.test_model import BEGIN, END, LENGTHS, letters, sources
+from dl.modules.Transformers.Transformer.test_model import BEGIN, END, sources
+from dl.mytorch.decoding import beam_search, greedy_search
 
 
 def talkative(seed: int, vocabulary_size: int = 16, norm_first: bool = False) -> Transformer:
@@ -23,26 +16,6 @@ def talkative(seed: int, vocabulary_size: int = 16, norm_first: bool = False) ->
     for block in model.decoder:
         nn.init.normal_(block.feed_forward.layer.fc2.weight, std=2.0)
     return model.eval()
-
-
-def plain_beam_search(model: Transformer, source: Tensor, most: int, beams: int, alpha: float) -> list[int]:
-    """The same search for one source (S,), with lists of (tokens, log-probability)."""
-
-    def score(hypothesis: tuple[list[int], float]) -> float:
-        return hypothesis[1] / ((5 + len(hypothesis[0])) / 6) ** alpha
-
-    def ended(tokens: list[int]) -> bool:
-        return tokens[-1:] == [END] or len(tokens) == most
-
-    beam: list[tuple[list[int], float]] = [([], 0.0)]
-    while not all(ended(tokens) for tokens, _ in beam):
-        following = [hypothesis for hypothesis in beam if ended(hypothesis[0])]
-        for tokens, before in (hypothesis for hypothesis in beam if not ended(hypothesis[0])):
-            step = model(source[None], torch.tensor([[BEGIN, *tokens]]))[0, -1].log_softmax(-1)
-            following += [([*tokens, i], before + more) for i, more in enumerate(step.tolist())]
-        beam = sorted(following, key=score, reverse=True)[:beams]
-    tokens = beam[0][0]
-    return tokens[:-1] if tokens[-1] == END else tokens
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
@@ -55,78 +28,8 @@ def test_cached_and_uncached_searches_give_the_same_tokens(seed: int, norm_first
         assert cached == uncached and any(cached)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_one_beam_is_greedy_search(seed: int) -> None:
-    model, source = talkative(seed), sources()
-    options = {"begin": BEGIN, "end": END, "extra": 6}
-    assert beam_search(model, source, beams=1, **options) == greedy_search(model, source, **options)
-
-
-@torch.no_grad()
-def test_greedy_search_takes_the_likeliest_token_until_the_end_or_the_limit() -> None:
-    endings = []
-    for seed in range(4):
-        model, source = talkative(seed), sources()
-        for row, length, tokens in zip(source, LENGTHS, greedy_search(model, source, begin=BEGIN, end=END, extra=5)):
-            logits = model(row[None, :length], torch.tensor([[BEGIN, *tokens]]))[0]
-            expected = logits.argmax(-1).tolist()
-            ends = len(tokens) < length + 5
-            assert expected[: len(tokens)] == tokens and END not in tokens
-            assert expected[-1] == END if ends else len(tokens) == length + 5
-            endings.append(ends)
-    assert set(endings) == {True, False}
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(("beams", "alpha"), [(2, 0.6), (3, 0.0), (3, 3.0)])
-def test_beam_search_is_the_one_written_with_lists(beams: int, alpha: float) -> None:
-    for seed in range(2):
-        model, source = talkative(seed, vocabulary_size=7), sources(7)
-        options = {"begin": BEGIN, "end": END, "extra": 2, "beams": beams, "alpha": alpha}
-        found = beam_search(model, source, **options)
-        for row, length, tokens in zip(source, LENGTHS, found):
-            assert tokens == plain_beam_search(model, row[:length], length + 2, beams, alpha)
-
-
-@torch.no_grad()
-def test_a_beam_that_holds_everything_finds_the_best_of_all_sentences() -> None:
-    model, source = talkative(1, vocabulary_size=5), torch.tensor([1, 4])
-    rest = [i for i in range(5) if i != END]
-    sentences = [(*words, END) for n in range(3) for words in itertools.product(rest, repeat=n)]
-    sentences += itertools.product(rest, repeat=3)  # those that the limit cuts off
-    padded = torch.tensor([[*tokens, *[END] * (3 - len(tokens))] for tokens in sentences])
-    inputs = F.pad(padded[:, :-1], (1, 0), value=BEGIN)
-    steps = model(source.expand(len(sentences), 2), inputs).log_softmax(-1).gather(-1, padded[..., None])[..., 0]
-    scores = {tokens: row[: len(tokens)].sum().item() for tokens, row in zip(sentences, steps)}
-    assert sum(math.exp(score) for score in scores.values()) == pytest.approx(1)  # there are no others
-    found = set()
-    for alpha in (0.0, 0.6, 3.0):
-        best = max(sentences, key=lambda tokens: scores[tokens] / ((5 + len(tokens)) / 6) ** alpha)
-        (tokens,) = beam_search(model, source[None], begin=BEGIN, end=END, extra=1, beams=5**3, alpha=alpha)
-        assert tokens == [i for i in best if i != END]
-        found.add(best)
-    assert len(found) > 1  # the penalty matters
-
-
-@pytest.mark.parametrize("search", [greedy_search, beam_search])
-def test_a_translation_does_not_depend_on_the_others(search: Any) -> None:
-    model, source = talkative(2), sources()
-    search = partial(search, model, begin=BEGIN, end=END, extra=4)
-    assert search(source) == [search(row[None, :length])[0] for row, length in zip(source, LENGTHS)]
-    assert search(source[:0]) == []
-
-
-def test_a_search_keeps_within_the_positions_and_refuses_no_beam() -> None:
+def test_a_search_keeps_within_the_positions() -> None:
     model = build("tiny", max_length=7).eval()
     model.embedding.weight.data[END] = 0  # no logit: <eos> is never the likeliest
     lengths = [len(tokens) for tokens in greedy_search(model, sources(), begin=BEGIN, end=END)]
     assert lengths == [7, 7, 7]
-    with pytest.raises(ValueError, match="a beam holds 1 hypothesis or more; got 0"):
-        beam_search(model, sources(), begin=BEGIN, end=END, beams=0)
-
-
-def test_beams_choose_the_search() -> None:
-    model, source = talkative(0), sources()
-    greedy, beam = (Translation(letters(), beams=beams).translate(model, source) for beams in (1, 3))
-    assert greedy == greedy_search(model, source, begin=BEGIN, end=END) != beam
-    assert beam == beam_search(model, source, begin=BEGIN, end=END, beams=3)

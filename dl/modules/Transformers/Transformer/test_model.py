@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from dl.modules.Transformers.Transformer import train
 from dl.modules.Transformers.Transformer.model import PRESETS, Transformer, build
-from dl.modules.Transformers.Transformer.task import Translation
 from dl.mytorch import Probe, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import TextSplits, Vocabulary
@@ -23,8 +22,8 @@ from dl.mytorch.data.translation import RESERVED, PairSplits, sentence_pairs, to
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.layers.test_attention import torch_names
 from dl.mytorch.logger import read_json
-from dl.mytorch.metrics import BLEU
 from dl.mytorch.optim import adamw, noam
+from dl.mytorch.translation import Translation
 
 PAD, BEGIN, END = 0, 2, 3
 LENGTHS = (6, 2, 4)  # of the sources
@@ -211,24 +210,6 @@ def test_what_the_model_has_no_place_for_is_refused() -> None:
 
 
 # ---- translation ---------------------------------------------------------------------------------------------------
-
-
-def test_bleu_counts_words_and_never_the_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    vocabularies = {"source": Vocabulary([*RESERVED, *"ABCDEFGHIJKL"]), "target": Vocabulary([*RESERVED, *"abcdefghijkl"])}
-    vocabulary, task, model = vocabularies["target"], Translation(vocabularies), build("tiny").eval()
-    words = [[vocabulary[word] for word in row] for row in ("abcdef", "gh?ij")]
-    target = torch.tensor([[BEGIN, *words[0], END], [BEGIN, *words[1], END, PAD]])
-    batch = {"source": torch.tensor([[5, 6, END, PAD], [4, 5, 6, END]]), "target": target}
-    monkeypatch.setattr(task, "translate", lambda model, source: words)
-    metric = task.metrics()["bleu_error"]
-    metric.update(task.eval_step(model, batch).outputs)
-    expected = BLEU()
-    expected.update({"hypotheses": ["abcdef", "gh?ij"], "references": [["abcdef"], ["gh-ij"]]})
-    assert metric.compute() == pytest.approx(1 - expected.compute()) and 0.1 < metric.compute() < 0.9
-    assert task.preview(model) == {
-        "translations": "B C -> a b c d e f (reference: a b c d e f)\n\nA B C -> g h <unk> i j (reference: g h <unk> i j)"
-    }
-    assert "bleu_error" not in task.train_metrics()
 
 
 def learnt_bleu(pairs: list[tuple[str, str]], epochs: int, lr: float = 1.0, **sizes: Any) -> float:

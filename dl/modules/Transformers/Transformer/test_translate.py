@@ -10,15 +10,15 @@ import torch
 from matplotlib.image import imread
 
 from dl.modules.Transformers.Transformer import train, translate
-from dl.modules.Transformers.Transformer.decode import beam_search, greedy_search
 from dl.modules.Transformers.Transformer.model import build
-from dl.modules.Transformers.Transformer.task import Translation
 from dl.modules.Transformers.Transformer.test_model import BEGIN, END, splits
 from dl.mytorch import load_weights, plot
 from dl.mytorch.checkpoint import load, save
 from dl.mytorch.data import Vocabulary
+from dl.mytorch.decoding import beam_search, greedy_search
 from dl.mytorch.logger import read_json
 from dl.mytorch.metrics import BLEU
+from dl.mytorch.translation import Translation
 
 SENTENCES = ("A b.", "f  e d c b G")  # of which the source's vocabulary lacks "." and "g", and the target's "."
 
@@ -64,7 +64,7 @@ def test_the_picture_shows_what_each_word_looked_at(run: Path, tmp_path: Path, m
     monkeypatch.setattr(plot, "word_attention", lambda *given: drawn.extend(given) or word_attention(*given))
     monkeypatch.setattr(translate.Translator, "__call__", lambda translator, sentence: ["b", "c"])
     assert translate.main([str(run), "A b.", "--figure", str(tmp_path / "figure.png")]) == 0
-    weights, rows, columns = drawn
+    weights, rows, columns, _ = drawn
     assert (rows, columns) == (["b", "c", "<eos>"], ["a", "b", ".", "<eos>"]) and list(weights) == ["mean", "head 1", "head 2"]
     torch.testing.assert_close(weights["mean"], (weights["head 1"] + weights["head 2"]) / 2)
     torch.testing.assert_close(weights["head 1"].sum(1), torch.ones(3))

@@ -11,11 +11,11 @@ from typing import Literal, Mapping
 from torch import nn
 
 from dl.modules.Transformers.Transformer.model import PRESETS, build
-from dl.modules.Transformers.Transformer.task import Translation
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import TextSplits, Vocabulary, translation
 from dl.mytorch.optim import Schedule, adamw, constant, noam, warmup_cosine
+from dl.mytorch.translation import Translation
 
 
 @dataclass(frozen=True)

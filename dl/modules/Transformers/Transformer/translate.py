@@ -8,21 +8,21 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
 
 from dl.modules.Transformers.Transformer.model import Transformer
-from dl.modules.Transformers.Transformer.task import Translation
 from dl.modules.Transformers.Transformer.train import Config, network
 from dl.mytorch import Probe, plot
 from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError
-from dl.mytorch.data import Vocabulary, translation
+from dl.mytorch.data import TextSplits, Vocabulary, translation
 from dl.mytorch.data.text import BEGIN, END
 from dl.mytorch.data.translation import tokenize
 from dl.mytorch.logger import trained_run
+from dl.mytorch.translation import Translation
 
 
 class Translator(NamedTuple):
@@ -57,18 +57,26 @@ class Translator(NamedTuple):
         return self.task.target.decode(ids)
 
     @torch.no_grad()
-    def attention(self, sentence: str, translated: Sequence[str]) -> Tensor:
-        """What each word of the translation, and its end, looked at: (heads, T + 1, S), of the last decoder block."""
+    def attention(self, sentence: str, translated: Sequence[str]) -> dict[str, Tensor]:
+        """What each word of the translation, and its end, looked at, (T + 1, S): the mean of the heads, then head by head.
+
+        Of the last decoder block.
+        """
         layer = f"decoder.{len(self.model.decoder) - 1}.cross_attention.layer.weights"
         target = torch.tensor([self.task.target.encode([BEGIN, *translated])])
         with Probe(self.model, layer) as probe:
             self.model(self.encode(sentence), target)
-        return probe[layer][0]
+        heads = probe[layer][0]  # (heads, T + 1, S)
+        return {"mean": heads.mean(0)} | {f"head {i}": head for i, head in enumerate(heads, start=1)}
+
+    def data(self) -> TextSplits:
+        """What the run was trained on."""
+        return translation(self.config, self.config.min_count, self.config.shared)
 
     @torch.no_grad()
     def test_bleu(self) -> float:
         """BLEU of the test sentences of the data that the run was trained on."""
-        data = translation(self.config, self.config.min_count, self.config.shared)
+        data = self.data()
         for name, vocabulary in data.vocabularies.items():
             vocabulary.check_same(Path(self.config.out) / f"vocabulary-{name}.json")
         bleu_error = self.task.metrics()["bleu_error"]
@@ -86,16 +94,14 @@ def trained(run: Path, beams: int = 1) -> Translator:
 
 
 def draw(translator: Translator, sentence: str, translated: Sequence[str], path: Path) -> None:
-    """A picture of `Translator.attention`: the mean of the heads, then head by head."""
+    """A picture of `Translator.attention`."""
     weights = translator.attention(sentence, translated)
-    named = {"mean": weights.mean(0)} | {f"head {i}": head for i, head in enumerate(weights, start=1)}
-    plot.save_figure(plot.word_attention(named, [*translated, END], [*tokenize(sentence), END]), path)
+    plot.save_figure(plot.word_attention(weights, [*translated, END], [*tokenize(sentence), END], min(3, len(weights))), path)
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    lines = (__doc__ or "").splitlines()
-    parser = argparse.ArgumentParser(description=lines[0], prog="python -m dl.modules.Transformers.Transformer.translate")
+def parse(argv: Sequence[str] | None, module: str) -> argparse.Namespace:
+    """The command line of `python -m <module>`."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog=f"python -m {module}")
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="in the language of the run's sources")
     parser.add_argument("--beams", type=int, default=1, help="beam of the search, 1 is greedy (default: %(default)s)")
@@ -109,10 +115,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    options = parse(argv)
+def main(
+    argv: Sequence[str] | None = None,
+    load: Callable[[Path, int], Translator] = trained,
+    module: str = "dl.modules.Transformers.Transformer.translate",
+) -> int:
+    """`load` gives the translator of a run, with a beam."""
+    options = parse(argv, module)
     try:
-        translator = trained(options.run, options.beams)
+        translator = load(options.run, options.beams)
         for i, sentence in enumerate(options.sentences):
             translated = translator(sentence)
             if unknown := translator.unknown(sentence):

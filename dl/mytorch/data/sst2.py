@@ -7,16 +7,16 @@ labels are public, "dev.tsv". The labels of GLUE's own test set are not.
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple, Protocol, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dl.modules.Transformers.BERT.wordpiece import PADDING, WordPiece
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data import Batch, Loader, TextSplits
+from dl.mytorch.data.loader import Batch, Loader
 from dl.mytorch.data.sequences import pad
+from dl.mytorch.data.text import TextSplits, Vocabulary
 from dl.mytorch.data.textfiles import Source, find, read_lines
 
 SOURCE = Source(
@@ -26,6 +26,16 @@ SOURCE = Source(
     'datasets.load_dataset("stanfordnlp/sst2"), its splits train and validation: a first line "sentence<tab>label", then '
     "a sentence, a tab and 0 or 1 in each",
 )
+
+
+class Tokenizer(Protocol):
+    """What makes ids of a sentence."""
+
+    vocabulary: Vocabulary
+    padding: int  # the id that fills up rows
+
+    def encode(self, text: str, length: int) -> Tensor:
+        """Text -> ids (T,), `length` of them at most."""
 
 
 class Review(NamedTuple):
@@ -54,7 +64,7 @@ def read(path: Path | str) -> list[Review]:
 class Encoded(Dataset):
     """Sentences as ids: example i is a pair of ids (T,) and a label."""
 
-    def __init__(self, reviews: Sequence[Review], tokenizer: WordPiece, length: int) -> None:
+    def __init__(self, reviews: Sequence[Review], tokenizer: Tokenizer, length: int) -> None:
         self.ids = [tokenizer.encode(text, length) for text, _ in reviews]
         self.labels = [label for _, label in reviews]
 
@@ -71,27 +81,32 @@ def together(examples: list[tuple[Tensor, int]], padding: int) -> Batch:
     return {"tokens": pad(ids, padding), "labels": torch.tensor(labels)}
 
 
-def sst2(config: TrainConfig, tokenizer: WordPiece, length: int = 64) -> TextSplits:
-    """SST-2 as batches of sentences of about one length; those of more than `length` pieces are cut.
+def sst2(config: TrainConfig, tokenizer: Tokenizer, length: int = 64) -> TextSplits:
+    """SST-2 as batches of sentences of about one length; those of more than `length` tokens are cut.
 
     A tenth of train.tsv, drawn by the seed whatever the order of its lines, validates; dev.tsv is the test.
     Many sentences that validate are phrases of those in training, so the test is the harder one.
     """
+    return review_splits(config, reviews(config), tokenizer, length)
+
+
+def reviews(config: TrainConfig) -> tuple[list[Review], list[Review], list[Review]]:
+    """Training, validation and test sentences, see `sst2`. Raises `UserError` for another set, or when it is not to be had."""
     if config.data != "sst2":
         raise UserError(f"--data {config.data}: this recipe's function loads sst2")
     folder = find(SOURCE)
-    reviews = sorted(read(folder / "train.tsv"))
-    order = torch.randperm(len(reviews), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    known = sorted(read(folder / "train.tsv"))
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(config.seed)).tolist()
     held_out = len(order) // 10
-    val, train = ([reviews[i] for i in part] for part in (order[:held_out], order[held_out:]))
-    return review_splits(config, (train, val, read(folder / "dev.tsv")), tokenizer, length)
+    val, train = ([known[i] for i in part] for part in (order[:held_out], order[held_out:]))
+    return train, val, read(folder / "dev.tsv")
 
 
 def review_splits(
-    config: TrainConfig, splits: Sequence[Sequence[Review]], tokenizer: WordPiece, length: int = 64
+    config: TrainConfig, splits: Sequence[Sequence[Review]], tokenizer: Tokenizer, length: int = 64
 ) -> TextSplits:
     """Training, validation and test sentences as batches. The vocabulary, "tokens", is the tokenizer's."""
-    collate = partial(together, padding=tokenizer.vocabulary[PADDING])
+    collate = partial(together, padding=tokenizer.padding)
     loaders = []
     for reviews in splits:
         encoded = Encoded(reviews, tokenizer, length)

@@ -4,12 +4,11 @@ from typing import Mapping
 
 from torch import Tensor, nn
 
-from dl.modules.Transformers.Transformer.decode import beam_search, greedy_search
-from dl.mytorch import StepOutput
 from dl.mytorch.data import Batch, Vocabulary
 from dl.mytorch.data.text import BEGIN, END, PADDING, UNKNOWN
+from dl.mytorch.decoding import beam_search, greedy_search
 from dl.mytorch.metrics import BLEUError, Metric
-from dl.mytorch.tasks import Seq2Seq
+from dl.mytorch.tasks import Seq2Seq, StepOutput
 
 
 class Translation(Seq2Seq):

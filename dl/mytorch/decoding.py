@@ -1,23 +1,46 @@
 """From logits to sentences: greedy search and beam search.
 
 Both take `source` (B, S), sentences of different lengths filled up with `padding`, and give a list of tokens for each,
-without `begin` and `end`. A sentence ends at `end`, or when it has as many tokens as its source and `extra` more (section
-6.1), or as many as the model has positions. The model is in evaluation mode.
+without `begin` and `end`. A sentence ends at `end`, or when it has as many tokens as its source and `extra` more (Vaswani
+et al. 2017, https://arxiv.org/abs/1706.03762, section 6.1), or as many as the model has positions. The model is in
+evaluation mode.
 
 The cache makes a step cost as much as its one new position; without, all positions are computed again in each step.
 """
 
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor
-
-from dl.modules.Transformers.Transformer.model import Transformer
 
 # B batch, S source tokens, T target tokens so far, V vocabulary, K hypotheses of a beam
 
 
+class Cache(Protocol):
+    """What a decoder remembers of the target positions so far."""
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows of the batch."""
+
+
+class Translator(Protocol):
+    """What a model offers to the searches."""
+
+    max_length: int
+
+    def encode(self, source: Tensor, padding_mask: Tensor) -> Tensor:
+        """source (B, S), padding_mask (B, S) -> memory, a row for each sentence."""
+
+    def decode(self, target: Tensor, memory: Tensor, memory_padding_mask: Tensor, cache: Any) -> Tensor:
+        """target (B, T), with a cache only the tokens that follow the calls before -> logits (B, T, V)."""
+
+    def new_cache(self, source_length: int, target_length: int) -> Cache:
+        """Empty, for `decode` to fill."""
+
+
 @torch.no_grad()
 def greedy_search(
-    model: Transformer, source: Tensor, *, begin: int, end: int, padding: int = 0, extra: int = 50, cached: bool = True
+    model: Translator, source: Tensor, *, begin: int, end: int, padding: int = 0, extra: int = 50, cached: bool = True
 ) -> list[list[int]]:
     """The likeliest token at each step."""
     mask = source == padding
@@ -36,7 +59,7 @@ def greedy_search(
 
 @torch.no_grad()
 def beam_search(
-    model: Transformer,
+    model: Translator,
     source: Tensor,
     *,
     begin: int,
@@ -51,7 +74,7 @@ def beam_search(
 
     At each step every hypothesis of the beam goes on with every token, one that has ended stays as it is, and the `beams`
     best of all these are kept. The length penalty is that of Wu et al. 2016, https://arxiv.org/abs/1609.08144, equation
-    14, which the paper refers to. With one beam this is `greedy_search`. Raises `ValueError` for less than one.
+    14. With one beam this is `greedy_search`. Raises `ValueError` for less than one.
     """
     if beams < 1:
         raise ValueError(f"a beam holds 1 hypothesis or more; got {beams}")
@@ -81,13 +104,13 @@ def beam_search(
         done |= (token == end) | (length == most)
         rows = (first + parent).flatten()
         target = torch.cat([target[rows], token.view(-1, 1)], dim=1)
-        for own, _ in cache or ():  # the source's is the same for all hypotheses of a sentence
-            own.select(rows)
+        if cache is not None:
+            cache.select(rows)
     winner = first[:, 0] + (log_probability / ((5 + length) / 6) ** alpha).argmax(1)
     return _sentences(target[winner], end)
 
 
-def _most_tokens(model: Transformer, mask: Tensor, extra: int) -> Tensor:
+def _most_tokens(model: Translator, mask: Tensor, extra: int) -> Tensor:
     """How many tokens each translation may have, `end` among them: (B,)."""
     return ((~mask).sum(1) + extra).clamp(max=model.max_length)
 

@@ -1,0 +1,166 @@
+"""Our optimizers side by side: an MLP on Fashion-MNIST, loss curves of each at the best of three rates.
+
+    python -m dl.benchmarks.optimizers
+    python -m dl.benchmarks.optimizers --only SGD,Adam,Lion --epochs 1
+
+All train the "d2l" MLP from the same weights on the same batches of 128, with weight decay 0 and a rate that warms up over a
+twentieth of the steps and falls along a cosine. Each is run at three rates, a factor of 3 apart; the curves are those of
+the rate with the lowest validation loss at the end. The test set is not touched. The time of a step is that of the
+optimizer alone, without the passes through the network, on one core: the median over all steps.
+"""
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Callable, Sequence
+
+import torch
+from torch import nn
+
+from dl.benchmarks.trainer import about_this_machine
+from dl.modules.MLP.MLP.model import build
+from dl.mytorch import optimizers, plot
+from dl.mytorch.checkpoint import write_json
+from dl.mytorch.data import ImageConfig, Splits, image_splits
+from dl.mytorch.losses import cross_entropy
+from dl.mytorch.optim import warmup_cosine
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RESULTS = Path(__file__).parent / "results" / "optimizers.json"
+POINT = 30  # steps between two points of a curve
+
+Make = Callable[[nn.Module, float], list[torch.optim.Optimizer]]
+
+
+def muon(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden matrices; what it is not for stays with AdamW at its usual rate."""
+    hidden = [p for p in model.hidden.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if all(p is not matrix for matrix in hidden)]
+    return [optimizers.Muon(hidden, lr=lr, weight_decay=0.0), optimizers.AdamW(others, lr=1e-3, weight_decay=0.0)]
+
+
+def simple(name: str, **options: Any) -> Make:
+    return lambda model, lr: [getattr(optimizers, name)(model.parameters(), lr=lr, **options)]
+
+
+CONTENDERS: dict[str, tuple[float, Make]] = {  # name -> the middle rate, optimizers
+    "SGD": (0.3, simple("SGD")),
+    "SGD, momentum 0.9": (0.1, simple("SGD", momentum=0.9)),
+    "SGD, Nesterov 0.9": (0.1, simple("SGD", momentum=0.9, nesterov=True)),
+    "Adagrad": (0.02, simple("Adagrad")),
+    "RMSprop": (1e-3, simple("RMSprop")),
+    "Adam": (2e-3, simple("Adam")),
+    "Lion": (3e-4, simple("Lion")),
+    "LAMB": (0.02, simple("LAMB", weight_decay=0.0)),
+    "Muon": (0.02, muon),
+}
+
+
+def train(make: Make, lr: float, data: Splits, epochs: int, preset: str) -> dict[str, Any]:
+    """One run: every `POINT` steps the mean training loss since the last point, the validation loss and error."""
+    torch.manual_seed(0)
+    model = build(preset)
+    moving = make(model, lr)
+    groups = [(group, group["lr"]) for optimizer in moving for group in optimizer.param_groups]
+    schedule, total, step = warmup_cosine(0.05), epochs * len(data.train), 0
+    steps, curve, validation, recent, seconds = [], [], [], [], []
+    for epoch in range(epochs):
+        for batch in data.train.batches(epoch):
+            for group, peak in groups:
+                group["lr"] = peak * schedule(step, total)
+            model.zero_grad()
+            loss = cross_entropy(model(batch["images"]), batch["labels"])
+            loss.backward()
+            started = time.process_time()
+            for optimizer in moving:
+                optimizer.step()
+            seconds.append(time.process_time() - started)
+            recent.append(loss.detach())
+            step += 1
+            if step % POINT == 0 or step == total:
+                steps.append(step)
+                curve.append(torch.stack(recent).mean().item())
+                recent = []
+                validation.append(evaluate(model, data))
+    losses, errors = zip(*validation)
+    figures = {"lr": lr, "milliseconds": round(1e3 * median(seconds), 3), "steps": steps, "train_loss": curve}
+    return figures | {"val_loss": losses, "val_top1_error": errors}
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: Splits) -> tuple[float, float]:
+    """Validation loss and top-1 error."""
+    model.eval()
+    outputs = [(model(batch["images"]), batch["labels"]) for batch in data.val.batches()]
+    logits, labels = (torch.cat(parts) for parts in zip(*outputs))
+    model.train()
+    return cross_entropy(logits, labels).item(), (logits.argmax(1) != labels).double().mean().item()
+
+
+def last(run: dict[str, Any]) -> float:
+    """Validation loss at the end; infinite when the run came to nothing."""
+    loss = run["val_loss"][-1]
+    return loss if math.isfinite(loss) else math.inf
+
+
+def picture(best: dict[str, dict[str, Any]]) -> "Figure":
+    """Training and validation loss of each over the steps."""
+    fig = plot.figure(11, 4.6)
+    fig.subplots_adjust(left=0.06, right=0.83, bottom=0.11, top=0.92, wspace=0.15)
+    axes = fig.subplots(1, 2, sharey=True)
+    for number, (name, run) in enumerate(best.items()):
+        for chart, key in zip(axes, ("train_loss", "val_loss")):
+            chart.plot(run["steps"], run[key], color=f"C{number}", label=f"{name}, lr {run['lr']:.2g}", linewidth=1.3)
+    for chart, title in zip(axes, ("training loss", "validation loss")):
+        lowest = min(min(run["train_loss"]) for run in best.values())
+        chart.set_ylim(0.9 * lowest, 1.0)
+        chart.set_title(title)
+        chart.set_xlabel("step")
+        chart.grid(alpha=0.3)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="center right", fontsize=8)
+    return fig
+
+
+def table(best: dict[str, dict[str, Any]]) -> str:
+    """As Markdown, the lowest validation loss first."""
+    lines = ["| optimizer | rate | training loss | validation loss | validation error | a step, ms |", "| --- " * 6 + "|"]
+    for name, run in sorted(best.items(), key=lambda item: last(item[1])):
+        losses = f"{run['train_loss'][-1]:.3f} | {run['val_loss'][-1]:.3f} | {run['val_top1_error'][-1]:.1%}"
+        lines.append(f"| {name} | {run['lr']:.2g} | {losses} | {run['milliseconds']:.2f} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str], data: Splits | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Loss curves of our optimizers on Fashion-MNIST.")
+    parser.add_argument("--epochs", type=int, default=1, help="passes over the images per run (default: %(default)s)")
+    parser.add_argument("--only", default=";".join(CONTENDERS), help="optimizers, by semicolons; default: all")
+    parser.add_argument("--model", default="d2l", help="preset of the MLP (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write; the picture lies beside it")
+    options = parser.parse_args(argv)
+    chosen = options.only.split(";")
+    if unknown := set(chosen) - CONTENDERS.keys():
+        parser.error(f"--only {';'.join(unknown)}: there are {'; '.join(CONTENDERS)}")
+    torch.set_num_threads(1)
+    about = about_this_machine(__spec__.name, argv)
+    data = data or image_splits(ImageConfig(out="runs", data="fashion_mnist"))
+    runs = {}
+    for name in chosen:
+        middle, make = CONTENDERS[name]
+        runs[name] = [train(make, lr, data, options.epochs, options.model) for lr in (middle / 3, middle, 3 * middle)]
+        for run in runs[name]:
+            print(f"{name:18} lr {run['lr']:.2g}: {run['val_loss'][-1]:.4f}", file=sys.stderr, flush=True)
+    best = {name: min(of, key=last) for name, of in runs.items()}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    others = {name: {f"{run['lr']:.3g}": last(run) for run in of} for name, of in runs.items()}
+    write_json(about | {"epochs": options.epochs, "best": best, "val_loss_by_rate": others}, options.out)
+    plot.save_figure(picture(best), options.out.with_suffix(".png"))
+    print(table(best))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

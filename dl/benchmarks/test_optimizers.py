@@ -1,0 +1,33 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from dl.benchmarks import optimizers
+from dl.modules.MLP.MLP.model import build
+from dl.mytorch.data import synthetic
+
+
+@pytest.mark.slow
+def test_the_benchmark_records_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "results" / "optimizers.json"
+    names = ["SGD, momentum 0.9", "Muon"]
+    optimizers.main(["--only", ";".join(names), "--epochs", "30", "--model", "tiny", "--out", str(out)], synthetic.image_splits())
+    record = json.loads(out.read_text())
+    assert list(record["best"]) == names and out.with_suffix(".png").exists()
+    for name, run in record["best"].items():
+        assert run["steps"] == [30, 60, 90, 120] and run["train_loss"][-1] < run["train_loss"][0]
+        assert run["val_loss"][-1] == min(record["val_loss_by_rate"][name].values())
+    assert "| Muon |" in capsys.readouterr().out
+
+
+def test_muon_has_the_hidden_matrices_and_another_the_rest() -> None:
+    model = build("tiny")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    matrices, others = ([names[id(p)] for group in o.param_groups for p in group["params"]] for o in optimizers.muon(model, 0.1))
+    assert matrices == ["hidden.fc1.weight", "hidden.fc2.weight"]
+    assert sorted(matrices + others) == sorted(names.values())
+
+
+def test_a_run_that_came_to_nothing_is_never_the_best() -> None:
+    assert optimizers.last({"val_loss": [1.0, float("nan")]}) > optimizers.last({"val_loss": [9.0]})

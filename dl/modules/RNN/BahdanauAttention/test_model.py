@@ -1,0 +1,159 @@
+"""Attention against the paper's formulas, word by word; padded, packed and one by one; its pictures; the recipe."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dl.modules.RNN.BahdanauAttention import train
+from dl.modules.RNN.BahdanauAttention.model import PRESETS, RNNSearch, build
+from dl.modules.RNN.BahdanauAttention.task import AlignedTranslation
+from dl.modules.RNN.Seq2Seq.test_model import example, splits
+from dl.mytorch import load_weights, plot, testing
+from dl.mytorch.decoding import beam_search, greedy_search
+from dl.mytorch.introspect import count_parameters, without_values
+from dl.mytorch.tasks import Seq2Seq as Seq2SeqTask
+from dl.mytorch.test_decoding import BEGIN, END, LENGTHS, sources
+
+
+def randomized(model: RNNSearch) -> RNNSearch:
+    """As after training: the alignment's vector is no longer 0."""
+    for parameter in model.parameters():
+        parameter.data = torch.randn_like(parameter) / 2
+    return model.eval()
+
+
+class PaperTwin(nn.Module):
+    """Appendix A, for each sentence, word and note by itself. The sums have torch's biases, the reset gate is behind U."""
+
+    def __init__(self, model: RNNSearch) -> None:
+        super().__init__()
+        self.names = [name for name, _ in model.named_parameters()]
+        self.weights = nn.ParameterList(p.detach().clone() for p in model.parameters())
+
+    def unit(self, w: dict[str, Tensor], name: str, suffix: str, x: Tensor, state: Tensor) -> Tensor:
+        r_x, z_x, n_x = (w[f"{name}.weight_ih{suffix}"] @ x + w[f"{name}.bias_ih{suffix}"]).chunk(3)
+        r_h, z_h, n_h = (w[f"{name}.weight_hh{suffix}"] @ state + w[f"{name}.bias_hh{suffix}"]).chunk(3)
+        z = torch.sigmoid(z_x + z_h)
+        return (1 - z) * torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h) + z * state
+
+    def forward(self, source: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        w = dict(zip(self.names, self.weights))
+        return torch.stack([self.sentence(w, row[~padding], said) for row, said, padding in zip(source, target, mask)])
+
+    def sentence(self, w: dict[str, Tensor], source: Tensor, target: Tensor) -> Tensor:
+        words = [w["source_embedding.weight"][i] for i in source]
+        notes = {}
+        for suffix, order in (("_l0", range(len(words))), ("_l0_reverse", reversed(range(len(words))))):
+            state = w["first.bias"].new_zeros(len(w["first.bias"]))
+            for j in order:
+                state = notes[suffix, j] = self.unit(w, "encoder", suffix, words[j], state)
+        h = [torch.cat([notes["_l0", j], notes["_l0_reverse", j]]) for j in range(len(words))]
+        s = torch.tanh(w["first.weight"] @ notes["_l0_reverse", 0] + w["first.bias"])
+        scores = []
+        for i in target:
+            y = w["embedding.weight"][i]
+            moved = w["attention.query.weight"] @ s
+            e = [w["attention.energy.weight"][0] @ torch.tanh(moved + w["attention.key.weight"] @ note) for note in h]
+            alpha = [value.exp() / sum(other.exp() for other in e) for value in e]
+            c = sum(weight * note for weight, note in zip(alpha, h))
+            t = w["maxout.weight"] @ torch.cat([s, y, c]) + w["maxout.bias"]
+            t = torch.stack([torch.maximum(t[2 * j], t[2 * j + 1]) for j in range(len(t) // 2)])
+            scores.append(w["output.weight"] @ t + w["output.bias"])
+            s = self.unit(w, "decoder", "", torch.cat([y, c]), s)
+        return torch.stack(scores)
+
+
+def test_padded_packed_and_one_by_one_runs_are_the_paper_s_formulas_in_outputs_gradients_and_steps() -> None:
+    model = randomized(build("tiny"))
+    source, target, mask = example()
+    testing.assert_same_as(model, PaperTwin(model), source, target[:, :3], mask, tolerance=1e-9, steps=2)
+    testing.assert_batch_independent(model, source, target, mask)
+    together = model(source, target, mask)
+    for i, length in enumerate(LENGTHS):  # float32
+        torch.testing.assert_close(together[i : i + 1], model(source[i : i + 1, :length], target[i : i + 1]), rtol=0, atol=2e-6)
+    longer = [F.pad(x, (0, 4), value=value) for x, value in ((source, 9), (mask, True))]
+    torch.testing.assert_close(model(longer[0], target, longer[1]), together)
+
+
+def test_weights_sum_up_to_one_over_the_words_that_are_no_padding() -> None:
+    model, (source, target, mask) = randomized(build("tiny")), example()
+    weights = model.align(target, model.encode(source, mask), mask)[1]
+    assert weights.shape == (3, 5, 6) and not weights[mask[:, None].expand_as(weights)].any()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(3, 5))
+    assert weights[0].std() > 0.01
+    start = build("tiny")  # at first all words are looked at alike
+    weights = start.align(target, start.encode(source, mask), mask)[1]
+    torch.testing.assert_close(weights, (~mask / (~mask).sum(1, keepdim=True))[:, None].expand_as(weights))
+
+
+def test_networks_have_these_parameters() -> None:
+    with without_values():
+        counts = {preset: count_parameters(build(preset)) for preset in PRESETS}
+    words, wide, n, m, align, out = 30_000, 2000, 1000, 620, 1000, 500  # appendix A.2.3 and B
+    encoder, decoder = 2 * 3 * n * (m + n + 2), 3 * n * (m + wide + n + 2)
+    attention = align * (n + wide + 1)
+    output = 2 * out * (n + m + wide + 1) + words * (out + 1)
+    assert counts["rnnsearch"] == 2 * words * m + encoder + n * (n + 1) + attention + decoder + output
+
+
+@pytest.mark.parametrize("size", [(7, 1), (3, 9)])
+def test_logits_have_one_row_per_target_token_which_depends_on_those_before(size: tuple[int, int]) -> None:
+    model = randomized(build("tiny", vocabulary_size=11))
+    source, target = torch.randint(4, 9, (2, size[0])), torch.randint(4, 9, (2, size[1]))
+    assert model(source, target).shape == (2, size[1], 11)
+    testing.assert_causal(lambda target: model(source, target), target.repeat(1, 2), target.repeat(1, 2) - 1, tolerance=1e-5)
+
+
+def test_initial_weights_are_those_of_appendix_b() -> None:
+    model = build("small")
+    gate = model.decoder.weight_hh[:320]
+    torch.testing.assert_close(gate @ gate.T, torch.eye(320), atol=1e-4, rtol=0)
+    assert not model.attention.energy.weight.any() and not model.output.bias.any()
+    for parameter, deviation in ((model.attention.key.weight, 0.001), (model.embedding.weight, 0.01)):
+        assert parameter.std().item() == pytest.approx(deviation, rel=0.05)
+
+
+def test_searches_with_a_state_are_those_that_read_all_again() -> None:
+    model = randomized(build("tiny"))
+    source = sources()
+    for search in (greedy_search, partial(beam_search, beams=3)):
+        found = [search(model, source, begin=BEGIN, end=END, extra=6, cached=cached) for cached in (True, False)]
+        assert found[0] == found[1] and any(found[0])
+
+
+def test_every_parameter_gets_a_gradient_and_one_batch_is_learnt_by_heart() -> None:
+    source, target, _ = example()
+    batch = {"source": source, "target": target}
+    testing.assert_gradients_flow(randomized(build("tiny")), batch, Seq2SeqTask())
+    testing.assert_overfits(build("tiny", hidden_dim=24), batch, Seq2SeqTask(), lr=3e-2, steps=80, below=0.2)
+
+
+# ---- the recipe ----------------------------------------------------------------------------------------------------
+
+
+def test_recipe_resumes_exactly_and_draws_what_was_looked_at(
+    tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple] = []
+    monkeypatch.setattr(plot, "word_attention", lambda *given, **options: drawn.append(given))
+    monkeypatch.setattr(plot, "to_tensor", lambda figure: torch.zeros(3, 2, 2))
+    config = train.Config(out=str(tmp_path), model="tiny", epochs=2, batch_size=12, dropout=0.2)
+    testing.assert_resumes_exactly(train.main, config, partial(splits, config))
+    assert {"attention1.png", "attention2.png", "attention3.png"} <= {path.name for path in (tmp_path / "whole").iterdir()}
+    data = splits(config)
+    sizes = {"source_vocabulary_size": len(data.vocabularies["source"]), "vocabulary_size": len(data.vocabularies["target"])}
+    model = load_weights(build("tiny", **sizes), tmp_path / "whole" / "best.pt").eval()
+    first = next(data.test.batches())["source"][0]
+    words, looked = AlignedTranslation(data.vocabularies).aligned(model, first)
+    weights, rows, columns = drawn[0]
+    assert rows == words and columns == data.vocabularies["source"].decode(first) and columns[-1] == words[-1] == "<eos>"
+    torch.testing.assert_close(weights[""], looked)
+    assert looked.shape == (len(words), len(columns))
+
+
+def test_recipe_offers_every_preset() -> None:
+    assert set(train.Config.__annotations__["model"].__args__) == set(PRESETS)

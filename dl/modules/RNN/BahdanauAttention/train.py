@@ -1,0 +1,31 @@
+"""Train a network with attention to translate.
+
+    python -m dl.modules.RNN.BahdanauAttention.train
+    python -m dl.modules.RNN.BahdanauAttention.train --data multi30k --out runs/RNN/BahdanauAttention-multi30k
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.RNN.BahdanauAttention.model import build
+from dl.modules.RNN.BahdanauAttention.task import AlignedTranslation
+from dl.modules.RNN.translating import TranslationConfig, train
+from dl.mytorch import History, launch
+from dl.mytorch.config import flag
+from dl.mytorch.data import TextSplits
+
+
+@dataclass(frozen=True)
+class Config(TranslationConfig):
+    """Train a network with attention to translate."""
+
+    out: str = "runs/RNN/BahdanauAttention"
+    model: Literal["small", "rnnsearch", "tiny"] = flag("small", "preset of the network, see model.py")
+
+
+def main(config: Config, data: TextSplits | None = None) -> History:
+    return train(config, build, data, AlignedTranslation)
+
+
+if __name__ == "__main__":
+    launch(main, Config)

@@ -1,0 +1,32 @@
+"""Train an LSTM on text.
+
+    python -m dl.modules.RNN.LSTM.train
+    python -m dl.modules.RNN.LSTM.train --data wikitext2 --model word --out runs/RNN/LSTM-wikitext2
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.RNN.LSTM.model import build
+from dl.modules.RNN.recipe import LanguageConfig, train
+from dl.mytorch import History, launch
+from dl.mytorch.config import flag
+from dl.mytorch.data import TextSplits
+
+
+@dataclass(frozen=True)
+class Config(LanguageConfig):
+    """Train an LSTM."""
+
+    out: str = "runs/RNN/LSTM"
+    model: Literal["word", "char", "zaremba_small", "zaremba_medium", "zaremba_large", "awd", "awd_tiny", "tiny"] = flag(
+        "char", "preset of the network, see model.py"
+    )
+
+
+def main(config: Config, data: TextSplits | None = None) -> History:
+    return train(config, build, data)
+
+
+if __name__ == "__main__":
+    launch(main, Config)

@@ -1,0 +1,30 @@
+"""Train a simple recurrent network on text.
+
+    python -m dl.modules.RNN.RNN.train
+    python -m dl.modules.RNN.RNN.train --data wikitext2 --model word --out runs/RNN/RNN-wikitext2
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.RNN.RNN.model import build
+from dl.modules.RNN.recipe import LanguageConfig, train
+from dl.mytorch import History, launch
+from dl.mytorch.config import flag
+from dl.mytorch.data import TextSplits
+
+
+@dataclass(frozen=True)
+class Config(LanguageConfig):
+    """Train a simple recurrent network."""
+
+    out: str = "runs/RNN/RNN"
+    model: Literal["word", "char", "tiny"] = flag("char", "preset of the network, see model.py")
+
+
+def main(config: Config, data: TextSplits | None = None) -> History:
+    return train(config, build, data)
+
+
+if __name__ == "__main__":
+    launch(main, Config)

@@ -1,0 +1,30 @@
+"""Train a sequence-to-sequence network to translate.
+
+    python -m dl.modules.RNN.Seq2Seq.train
+    python -m dl.modules.RNN.Seq2Seq.train --data multi30k --out runs/RNN/Seq2Seq-multi30k
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.RNN.Seq2Seq.model import build
+from dl.modules.RNN.translating import TranslationConfig, train
+from dl.mytorch import History, launch
+from dl.mytorch.config import flag
+from dl.mytorch.data import TextSplits
+
+
+@dataclass(frozen=True)
+class Config(TranslationConfig):
+    """Train a sequence-to-sequence network to translate."""
+
+    out: str = "runs/RNN/Seq2Seq"
+    model: Literal["small", "sutskever", "cho", "tiny"] = flag("small", "preset of the network, see model.py")
+
+
+def main(config: Config, data: TextSplits | None = None) -> History:
+    return train(config, build, data)
+
+
+if __name__ == "__main__":
+    launch(main, Config)

@@ -1,0 +1,76 @@
+"""Train TextCNN to tell praise from blame: SST-2.
+
+    python -m dl.modules.RNN.TextCNN.train
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from dl.modules.RNN.TextCNN.data import Words, word_splits
+from dl.modules.RNN.TextCNN.model import TextCNN, build
+from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
+from dl.mytorch.config import flag
+from dl.mytorch.data import TextSplits
+from dl.mytorch.optim import MakeOptimizer, adamw, warmup_linear
+from dl.mytorch.tasks import SentenceClassification
+
+
+@dataclass(frozen=True)
+class Config(TrainConfig):
+    """Train TextCNN."""
+
+    out: str = "runs/RNN/TextCNN"
+    data: Literal["sst2"] = flag("sst2", "name of the data set")
+    model: Literal["rand", "small", "tiny"] = flag("rand", "preset of the network, see model.py")
+    length: int = flag(64, "words of a sentence; longer ones are cut")
+    min_count: int = flag(2, "words that are rarer in the training sentences become <unk>")
+    max_norm: float = flag(3.0, "largest norm of a row of the output layer, set after each step; 0 = none")
+    epochs: int = 3
+    batch_size: int = 50
+    lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("length", "min_count"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        self._check("max_norm", self.max_norm >= 0, "0 or more")
+
+
+def bounded(make: MakeOptimizer, max_norm: float) -> MakeOptimizer:
+    """The optimizer, and after each of its steps the rows of the output layer cut to `max_norm` (section 2.1)."""
+
+    def optimizer(model: TextCNN) -> torch.optim.Optimizer:
+        def cut(*_: Any) -> None:
+            weight = model.output.weight.data
+            weight.copy_(weight.renorm(2, 0, max_norm))
+
+        made = make(model)
+        made.register_step_post_hook(cut)
+        return made
+
+    return optimizer if max_norm else make
+
+
+def network(config: Config, vocab_size: int) -> nn.Module:
+    """The network that the config asks for."""
+    return build(config.model, vocab_size=vocab_size)
+
+
+def main(config: Config, data: TextSplits | None = None) -> History:
+    seed_everything(config.seed)
+    data = data or word_splits(config, config.length, config.min_count)
+    trainer = Trainer(
+        model=network(config, len(data.vocabularies["tokens"])),
+        task=SentenceClassification(Words.padding),
+        optimizer=bounded(adamw(config.lr, config.weight_decay, fused=True), config.max_norm),
+        schedule=warmup_linear(0.02),
+        config=config,
+    )
+    return trainer.fit(data)
+
+
+if __name__ == "__main__":
+    launch(main, Config)

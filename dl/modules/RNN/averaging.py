@@ -1,0 +1,33 @@
+"""SGD whose weights are averaged from the moment on when it no longer gets better."""
+
+from typing import Any
+
+from torch.optim.swa_utils import AveragedModel
+
+from dl.mytorch import Trainer
+from dl.mytorch.data import Batch
+
+
+class AveragingTrainer(Trainer):
+    """NT-ASGD: Merity, Keskar & Socher 2017, https://arxiv.org/abs/1708.02182, algorithm 1.
+
+    Once an evaluation is worse than the best of those more than `patience` before it (the paper's n), what is evaluated
+    and kept is the mean of the weights after each step since. Whether it is so is read from the history alone, so a run
+    goes on exactly. Not for `--ema` and `--parallel fsdp`.
+    """
+
+    patience = 5
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.ema = AveragedModel(self.model)  # a mean in which all count alike
+
+    def triggered(self) -> bool:
+        """Whether the mean has begun."""
+        values = [record["val"][self.task.monitor] for record in self.history]
+        return any(value > min(values[: i - self.patience]) for i, value in enumerate(values) if i > self.patience)
+
+    def train_step(self, batches: list[Batch]) -> None:
+        if not self.triggered():
+            self.ema.n_averaged.zero_()  # the mean begins anew: it is the weights themselves
+        super().train_step(batches)

@@ -1,0 +1,23 @@
+"""Texts as streams, for truncated back-propagation through time."""
+
+from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.data import Loader, TextSplits
+from dl.mytorch.data.sequences import streams
+from dl.mytorch.data.shakespeare import SOURCES
+from dl.mytorch.data.shakespeare import encoded as characters
+from dl.mytorch.data.wikitext2 import encoded as words
+
+EVALUATED = 10  # streams that validate and test: so few that nearly every token has its whole past
+
+
+def stream_splits(config: TrainConfig, length: int) -> TextSplits:
+    """The text that `config.data` names: `config.batch_size` streams train, `length` tokens at a time.
+
+    Characters of Shakespeare, with nothing to test, or the words of WikiText-2. Raises `UserError` for another name.
+    """
+    if config.data != "wikitext2" and config.data not in SOURCES:
+        raise UserError(f"--data {config.data}: there are {', '.join(SOURCES)} and wikitext2")
+    (train, *others), vocabulary = words() if config.data == "wikitext2" else characters(config.data)
+    loaders = [Loader(streams(ids, length, EVALUATED), EVALUATED) for ids in others]
+    train_loader = Loader(streams(train, length, config.batch_size), config.batch_size)
+    return TextSplits(train_loader, *loaders, vocabularies={"tokens": vocabulary})

@@ -1,0 +1,65 @@
+"""What the recipes of RNN, GRU and LSTM share: flags, data, task, optimizer, schedule."""
+
+from dataclasses import dataclass
+from typing import Any, Callable, Literal
+
+from torch import nn
+
+from dl.modules.RNN.averaging import AveragingTrainer
+from dl.modules.RNN.data import stream_splits
+from dl.modules.RNN.task import StreamModeling
+from dl.mytorch import History, TrainConfig, Trainer, seed_everything
+from dl.mytorch.config import flag
+from dl.mytorch.data import TextSplits
+from dl.mytorch.optim import adamw, constant, sgd, warmup_cosine
+
+
+@dataclass(frozen=True)
+class LanguageConfig(TrainConfig):
+    """What a recipe that trains a recurrent language model can be told beside."""
+
+    data: Literal["wikitext2", "shakespeare", "shakespeare-sample"] = flag(
+        "shakespeare", "text: words of WikiText-2, or characters of Shakespeare"
+    )
+    length: int = flag(64, "tokens through which a gradient goes back; the state goes on beyond")
+    dropout: float = flag(-1.0, "dropout of embeddings and layers; -1: that of the preset")
+    optimizer: Literal["adamw", "ntasgd"] = flag(
+        "adamw", "adamw: rises, then falls to 0; ntasgd: a constant rate, weights averaged once validation stalls"
+    )
+    activation: float = flag(0.0, "alpha of AR, the penalty on large outputs of the last layer")
+    slowness: float = flag(0.0, "beta of TAR, the penalty on outputs that change from token to token")
+    batch_size: int = 32
+    lr: float = 3e-3
+    clip: float = 1.0
+    save_every: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("length", self.length >= 1, "at least 1")
+        self._check("dropout", self.dropout == -1 or 0 <= self.dropout < 1, "at least 0 and below 1, or -1")
+        for name in ("activation", "slowness"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        if self.optimizer == "ntasgd":
+            self._check("ema", self.ema == 0, "0 with --optimizer ntasgd, which has an average of its own")
+
+
+def network(config: LanguageConfig, build: Callable[..., nn.Module], vocab_size: int) -> nn.Module:
+    """The network that the config asks for; `build` is that of its model.py."""
+    options: dict[str, Any] = {} if config.dropout == -1 else {"dropout": config.dropout}
+    return build(config.model, vocab_size=vocab_size, **options)
+
+
+def train(config: LanguageConfig, build: Callable[..., nn.Module], data: TextSplits | None = None) -> History:
+    """The `main` of a recipe."""
+    seed_everything(config.seed)
+    data = data or stream_splits(config, config.length)
+    vocabulary = data.vocabularies["tokens"]
+    averaged, decay = config.optimizer == "ntasgd", config.weight_decay
+    trainer = (AveragingTrainer if averaged else Trainer)(
+        model=network(config, build, len(vocabulary)),
+        task=StreamModeling(vocabulary, config.activation, config.slowness),
+        optimizer=sgd(config.lr, weight_decay=decay) if averaged else adamw(config.lr, decay, fused=True),
+        schedule=constant() if averaged else warmup_cosine(warmup=0.02),
+        config=config,
+    )
+    return trainer.fit(data)

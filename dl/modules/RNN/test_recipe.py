@@ -1,0 +1,189 @@
+"""What the recipes share: streams whose state is carried, exact resume, averaged SGD, samples."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from dl.modules.RNN import generate as command
+from dl.modules.RNN import recipe
+from dl.modules.RNN.averaging import AveragingTrainer
+from dl.modules.RNN.data import stream_splits
+from dl.modules.RNN.generation import generate
+from dl.modules.RNN.GRU import train as gru_train
+from dl.modules.RNN.LSTM import model as lstm_model
+from dl.modules.RNN.LSTM import train as lstm_train
+from dl.modules.RNN.RNN import model as rnn_model
+from dl.modules.RNN.RNN import train as rnn_train
+from dl.modules.RNN.task import StreamModeling
+from dl.mytorch import Trainer, checkpoint, testing
+from dl.mytorch.config import UserError, parse
+from dl.mytorch.data import Loader, TextSplits, Vocabulary, textfiles
+from dl.mytorch.data.sequences import streams
+from dl.mytorch.logger import read_json
+from dl.mytorch.optim import constant, sgd
+
+TEXT = "to be or not to be, that is the question\n" * 12
+
+
+def splits(batch_size: int = 4, length: int = 8) -> TextSplits:
+    vocabulary = Vocabulary.build(TEXT, reserved=())
+    ids = torch.tensor(vocabulary.encode(TEXT))
+    parts = (ids[:333], ids[333:420], ids[420:])
+    counts = (batch_size, 2, 2)
+    return TextSplits(
+        *(Loader(streams(part, length, n), n) for part, n in zip(parts, counts)), vocabularies={"tokens": vocabulary}
+    )
+
+
+def config(train: ModuleType, out: Path, **changes: Any) -> Any:
+    settings = {"model": "tiny", "length": 8, "batch_size": 4, "epochs": 2, "save_every": 0, "lr": 1e-2, "dropout": 0.1}
+    return train.Config(out=str(out), **{**settings, **changes})
+
+
+@pytest.fixture(autouse=True)
+def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StreamModeling, "length", 3)
+
+
+@pytest.mark.parametrize(
+    ("train", "changes"),
+    [(rnn_train, {}), (gru_train, {"accumulate": 2}), (lstm_train, {"model": "awd_tiny", "activation": 2.0, "slowness": 1.0})],
+    ids=["RNN", "GRU", "AWD-LSTM"],
+)
+def test_recipes_resume_exactly_with_the_state_that_was_carried(
+    tmp_path: Path, no_pictures: None, train: ModuleType, changes: dict[str, Any]
+) -> None:
+    asked = config(train, tmp_path, **changes)
+    testing.assert_resumes_exactly(train.main, asked, splits)
+    state = checkpoint.load(tmp_path / "whole" / "last.pt")["task"]
+    assert state and all(len(part) == 4 and part.any() for part in state.values())  # else nothing was carried
+    history = read_json(tmp_path / "whole" / "history.json")
+    assert history[0]["val"].keys() == history[-1]["test"].keys() == {"loss", "perplexity"}
+
+
+def test_averaged_sgd_resumes_exactly(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AveragingTrainer, "patience", 1)
+    asked = config(lstm_train, tmp_path, optimizer="ntasgd", lr=60.0, clip=0.25, epochs=2, eval_every=2, save_every=2)
+    testing.assert_resumes_exactly(lstm_train.main, asked, splits)
+    state = checkpoint.load(tmp_path / "whole" / "last.pt")
+    assert state["ema"]["n_averaged"] > 1  # the mean had begun
+
+
+def test_one_epoch_of_streams_is_one_pass_over_the_whole_text() -> None:
+    """The loss of carried states is that of reading each part from its beginning to its end."""
+    model, data = rnn_model.build("tiny", vocab_size=15).eval(), splits()
+    task, losses, counts = StreamModeling(None), [], []
+    for batch in data.train.batches():
+        scored = task.step(model, batch)
+        losses.append(scored.loss.item() * int(scored.count))
+        counts.append(int(scored.count))
+    rows = streams(torch.tensor(data.vocabularies["tokens"].encode(TEXT))[:333], 83, 4)  # 332 / 4 at once
+    scores = model(rows["tokens"], None, rows["targets"]).scores
+    assert sum(counts) == 332 and sum(losses) == pytest.approx(-scores.sum().item(), rel=1e-5)
+    again = task.step(model, next(data.train.batches()))  # a new epoch begins with zeros
+    assert again.loss.item() * int(again.count) == pytest.approx(losses[0], rel=1e-6)
+
+
+def test_evaluation_leaves_the_carried_state_alone() -> None:
+    model, data = lstm_model.build("tiny", vocab_size=15), splits()
+    task, batches = StreamModeling(None), data.train.batches()
+    task.step(model, next(batches))
+    before = task.state()
+    task.eval_step(model, next(data.val.batches()))
+    assert all(torch.equal(part, before[name]) for name, part in task.state().items())
+    assert not any(part.requires_grad for part in before.values())  # gradients end with the batch
+
+
+def test_averaging_begins_when_validation_stalls_and_all_steps_since_count_alike(tmp_path: Path, no_pictures: None) -> None:
+    asked = config(lstm_train, tmp_path, dropout=0.0, epochs=1, eval_every=1)
+    task = StreamModeling(splits().vocabularies["tokens"])
+    trainer = AveragingTrainer(lstm_model.build("tiny", vocab_size=15), task, sgd(0.5), constant(), asked)
+    trainer.patience = 2
+    losses = iter([5.0, 4.0, 4.5, 4.4, 4.6, 4.0, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0])  # the fifth is above the best of the first two
+    trainer.evaluate = lambda loader: {"loss": next(losses)}  # type: ignore[method-assign]
+    seen: list[torch.Tensor] = []
+    step = trainer.apply_gradients
+
+    def watched(*given: Any) -> None:
+        step(*given)
+        seen.append(trainer.model.embedding.weight.detach().clone())
+
+    trainer.apply_gradients = watched  # type: ignore[method-assign]
+    data = splits()
+    trainer.fit(TextSplits(data.train, data.val, vocabularies=data.vocabularies))
+    assert trainer.triggered() and trainer.ema.n_averaged == len(seen) - 4
+    last = checkpoint.load(tmp_path / "last.pt")["ema"]["module.embedding.weight"]
+    torch.testing.assert_close(last, torch.stack(seen[4:]).mean(0))
+
+
+def test_flags_reach_model_task_and_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "fit", lambda trainer, data: trainer)
+    asked = config(lstm_train, tmp_path, optimizer="ntasgd", lr=30.0, activation=2.0, slowness=1.0, dropout=0.3)
+    trainer = lstm_train.main(asked, splits())
+    assert isinstance(trainer, AveragingTrainer) and isinstance(trainer.optimizer, torch.optim.SGD)
+    assert (trainer.task.activation, trainer.task.slowness, trainer.model.dropout.p) == (2.0, 1.0, 0.3)
+    assert trainer.schedule(77, 100) == 1
+    trainer = lstm_train.main(config(lstm_train, tmp_path, dropout=-1.0), splits())
+    assert isinstance(trainer.optimizer, torch.optim.AdamW) and trainer.model.dropout.p == 0
+
+
+def test_impossible_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in ("--length 0", "--dropout 1", "--activation -1", "--ema 0.9 --optimizer ntasgd"):
+        with pytest.raises(SystemExit):
+            parse(lstm_train.Config, flags.split())
+        assert f"{flags.split()[0]} has to be" in capsys.readouterr().err
+
+
+def test_texts_are_read_in_as_many_streams_as_a_batch_has_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tinyshakespeare").mkdir()
+    (tmp_path / "tinyshakespeare" / "input.txt").write_text(TEXT)
+    (tmp_path / "wikitext-2").mkdir()
+    for name in ("train", "valid", "test"):
+        (tmp_path / "wikitext-2" / f"wiki.{name}.tokens").write_text(TEXT)
+    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    for data, parts in (("shakespeare", 2), ("wikitext2", 3)):
+        found = stream_splits(config(lstm_train, tmp_path, data=data), 5)
+        assert len([part for part in found if part]) == parts
+        first, second = list(found.train.batches())[:2]
+        assert first["tokens"].shape == (4, 5) and first["begins"].all() and not second["begins"].any()
+        assert torch.equal(first["targets"][:, -1], second["tokens"][:, 0])  # goes on where the one before has ended
+    with pytest.raises(UserError, match="--data ptb: there are shakespeare, shakespeare-sample and wikitext2"):
+        stream_splits(recipe.TrainConfig(out="x", data="ptb"), 5)
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_a_text_is_written_as_one_call_would_score_it(words: bool) -> None:
+    model = lstm_model.build("tiny").eval()
+    prompt = torch.tensor([[1, 2, 3]])
+    written = generate(model, prompt, 6, temperature=0)
+    expected = model(written[:, :-1]).scores.argmax(-1)[:, 2:]
+    assert torch.equal(written[:, 3:], expected)
+    tokens = ["ab", "c", "d"] if words else ["a", "c", "d"]
+    vocabulary = Vocabulary([*tokens, *map(str, range(8))])
+    first, second = (StreamModeling(vocabulary).preview(model)["sample"] for _ in range(2))
+    assert first == second and first.startswith(tokens[0] + (" " if words else ""))
+    assert not torch.equal(generate(model, prompt, 9, seed=1), generate(model, prompt, 9, seed=2))
+
+
+def test_a_run_continues_a_text(tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
+    gru_train.main(config(gru_train, tmp_path / "run", epochs=1), splits())
+    texts = []
+    for seed in ("1", "1", "2"):
+        capsys.readouterr()
+        assert command.main([str(tmp_path / "run"), "to be", "--tokens", "30", "--seed", seed]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2] and texts[0].startswith("to be") and len(texts[0]) == 5 + 30 + 1
+    described = read_json(tmp_path / "run" / "config.json") | {"recipe": "CNN/LeNet"}
+    for arguments, message in (
+        ([tmp_path / "run", ""], "one token at least"),
+        ([tmp_path / "run", "X"], "'X' is not in the vocabulary"),
+        ([tmp_path, "to"], "holds no trained network"),
+        ([tmp_path / "run", "to"], "is a run of CNN/LeNet, not of RNN/RNN, RNN/GRU, RNN/LSTM"),
+    ):
+        if "LeNet" in message:
+            checkpoint.write_json(described, tmp_path / "run" / "config.json")
+        assert command.main([str(argument) for argument in arguments]) == 1
+        assert message in capsys.readouterr().err

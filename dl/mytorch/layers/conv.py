@@ -1,0 +1,149 @@
+"""The convolution of images, computed in two ways that give the same numbers."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dl.mytorch.layers.initializers import kaiming_uniform_
+
+# B batch, C channels, H height, W width, G groups, D output channels of a group
+# Y, X sides of the output, I, J sides of the kernel
+
+Pair = int | tuple[int, int]
+
+
+def pair(value: Pair) -> tuple[int, int]:
+    """(vertical, horizontal); one number stands for both."""
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def windows(input: Tensor, size: Pair, stride: Pair = 1, dilation: Pair = 1) -> Tensor:
+    """What a kernel sees at each of its places: (B, C, H, W) -> (B, C, Y, X, I, J), a view of the same memory.
+
+    Between neighbours of a window lie `dilation` - 1 numbers that it leaves out. Places are `stride` apart.
+    """
+    for side, (length, step, gap) in enumerate(zip(pair(size), pair(stride), pair(dilation))):
+        reach = gap * (length - 1) + 1  # from a window's first number to its last
+        input = input.unfold(2 + side, reach, step)[..., ::gap]  # (B, C, H, W) -> (B, C, Y, W, I) -> (B, C, Y, X, I, J)
+    return input
+
+
+def pad_for(input: Tensor, weight: Tensor, stride: Pair, padding: Pair | str, dilation: Pair) -> Tensor:
+    """`input` with zeros around it: "valid" means none; "same" as many as keep its sides.
+
+    Raises `ValueError` for "same" with a stride, and for any other word.
+    """
+    if padding == "same":
+        if pair(stride) != (1, 1):
+            raise ValueError(f'padding "same" keeps the sides, which stride {stride} does not')
+        return F.pad(input, same_padding(tuple(weight.shape[2:]), dilation))
+    if isinstance(padding, str) and padding != "valid":
+        raise ValueError(f'padding {padding!r}: the words for it are "same" and "valid"')
+    vertical, horizontal = (0, 0) if padding == "valid" else pair(padding)
+    return F.pad(input, (horizontal, horizontal, vertical, vertical))
+
+
+def same_padding(size: Pair, dilation: Pair) -> list[int]:
+    """Left, right, above, below; where the sum is odd, the second has one more."""
+    sums = [gap * (length - 1) for length, gap in zip(pair(size), pair(dilation))]
+    return [part for total in reversed(sums) for part in (total // 2, total - total // 2)]
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair | str = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """By unfolding: y[b, d, y, x] = sum over c, i, j of window[b, c, y, x, i, j] weight[d, c, i, j], one matrix product.
+
+    For this product every window is written out ("im2col"), which takes I J times the memory of the input.
+
+    input (B, C, H, W), weight (G D, C / G, I, J), bias (G D,) -> (B, G D, Y, X). With groups, each of the G parts of the
+    output sees only its part of the input.
+    """
+    seen = windows(pad_for(input, weight, stride, padding, dilation), tuple(weight.shape[2:]), stride, dilation)
+    seen = seen.unflatten(1, (groups, -1))  # (B, C, Y, X, I, J) -> (B, G, C/G, Y, X, I, J)
+    kernels = weight.unflatten(0, (groups, -1))  # (G D, C/G, I, J) -> (G, D, C/G, I, J)
+    output = torch.einsum("bgcyxij,gdcij->bgdyx", seen, kernels).flatten(1, 2)  # (B, G, D, Y, X) -> (B, G D, Y, X)
+    return output if bias is None else output + bias[:, None, None]
+
+
+def conv2d_by_sums(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair | str = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`conv2d` without the copy: a sum over the places of the kernel, at each of which it is 1x1 on a shifted image."""
+    padded = pad_for(input, weight, stride, padding, dilation).unflatten(1, (groups, -1))  # (B, G, C/G, H, W)
+    kernels = weight.unflatten(0, (groups, -1))  # (G, D, C/G, I, J)
+    sides = zip(padded.shape[3:], weight.shape[2:], pair(stride), pair(dilation))
+    slices = [  # for each place of the kernel, what it meets as it moves on by the stride
+        [slice(place * gap, length - gap * (size - 1 - place), step) for place in range(size)]
+        for length, size, step, gap in sides
+    ]
+    output = sum(
+        torch.einsum("bgcyx,gdc->bgdyx", padded[..., rows, columns], kernels[..., i, j])
+        for i, rows in enumerate(slices[0])
+        for j, columns in enumerate(slices[1])
+    ).flatten(1, 2)  # (B, G, D, Y, X) -> (B, G D, Y, X)
+    return output if bias is None else output + bias[:, None, None]
+
+
+class Conv2d(nn.Module):
+    """`conv2d` with parameters; both start uniform in +-1 / sqrt(fan-in).
+
+    `padding_mode` other than "zeros" fills the frame from the image: "reflect", "replicate" or "circular".
+
+    forward: (B, in_channels, H, W) -> (B, out_channels, Y, X). Raises `ValueError` when channels do not divide into groups.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Pair | str = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(f"{in_channels} and {out_channels} channels do not both divide into {groups} groups")
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride, self.dilation = pair(kernel_size), pair(stride), pair(dilation)
+        self.padding = padding if isinstance(padding, str) else pair(padding)
+        self.padding_mode = padding_mode
+        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.register_parameter("bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        kaiming_uniform_(self.weight, a=math.sqrt(5))  # gain 1 / sqrt(3), so the bound is 1 / sqrt(fan_in)
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: Tensor) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros" and padding != "valid":
+            vertical, horizontal = (0, 0) if padding == "same" else padding
+            frame = [horizontal, horizontal, vertical, vertical]
+            frame = same_padding(self.kernel_size, self.dilation) if padding == "same" else frame
+            input, padding = F.pad(input, frame, mode=self.padding_mode), 0
+        return conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
