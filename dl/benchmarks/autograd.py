@@ -105,7 +105,7 @@ def train(engine: Any, data: Splits, epochs: int) -> dict[str, float]:
 def main(argv: Sequence[str], data: Callable[[int], Splits] | None = None) -> None:
     parser = argparse.ArgumentParser(description="LeNet on the NumPy engine beside torch.")
     parser.add_argument("--seeds", type=int, default=3, help="runs from different first weights (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=4, help="passes over the images (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=3, help="passes over the images (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)

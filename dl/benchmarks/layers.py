@@ -99,7 +99,7 @@ def token_cases() -> dict[str, Pair]:
         "SiLU": layer("SiLU"),
         "Softmax": layer("Softmax", dim=-1),
         "attention": tuple(
-            lambda x, attend=attend: attend(*[x.unflatten(2, (8, 32)).transpose(1, 2)] * 3)  # (32, 128, 256) -> (32, 8, 128, 32)
+            lambda x, attend=attend: attend(*[x.unflatten(2, (8, 32)).transpose(1, 2)] * 3)  # 8 heads: (32, 8, 128, 32)
             for attend in (scaled_dot_product_attention, F.scaled_dot_product_attention)
         ),
     }

@@ -1,7 +1,7 @@
 """Our optimizers side by side: an MLP on Fashion-MNIST, loss curves of each at the best of three rates.
 
     python -m dl.benchmarks.optimizers
-    python -m dl.benchmarks.optimizers --only SGD,Adam,Lion --epochs 1
+    python -m dl.benchmarks.optimizers --only "Adam;Lion" --data fashion_mnist-sample --epochs 3
 
 All train the "d2l" MLP from the same weights on the same batches of 128, with weight decay 0 and a rate that warms up over a
 twentieth of the steps and falls along a cosine. Each is run at three rates, a factor of 3 apart; the curves are those of
@@ -138,6 +138,7 @@ def table(best: dict[str, dict[str, Any]]) -> str:
 def main(argv: Sequence[str], data: Splits | None = None) -> None:
     parser = argparse.ArgumentParser(description="Loss curves of our optimizers on Fashion-MNIST.")
     parser.add_argument("--epochs", type=int, default=1, help="passes over the images per run (default: %(default)s)")
+    parser.add_argument("--data", default="fashion_mnist", help="set of images (default: %(default)s)")
     parser.add_argument("--only", default=";".join(CONTENDERS), help="optimizers, by semicolons; default: all")
     parser.add_argument("--model", default="d2l", help="preset of the MLP (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write; the picture lies beside it")
@@ -147,7 +148,7 @@ def main(argv: Sequence[str], data: Splits | None = None) -> None:
         parser.error(f"--only {';'.join(unknown)}: there are {'; '.join(CONTENDERS)}")
     torch.set_num_threads(1)
     about = about_this_machine(__spec__.name, argv)
-    data = data or image_splits(ImageConfig(out="runs", data="fashion_mnist"))
+    data = data or image_splits(ImageConfig(out="runs", data=options.data))
     runs = {}
     for name in chosen:
         middle, make = CONTENDERS[name]
@@ -157,7 +158,7 @@ def main(argv: Sequence[str], data: Splits | None = None) -> None:
     best = {name: min(of, key=last) for name, of in runs.items()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     others = {name: {f"{run['lr']:.3g}": last(run) for run in of} for name, of in runs.items()}
-    write_json(about | {"epochs": options.epochs, "best": best, "val_loss_by_rate": others}, options.out)
+    write_json(about | {"data": options.data, "epochs": options.epochs, "best": best, "val_loss_by_rate": others}, options.out)
     plot.save_figure(picture(best), options.out.with_suffix(".png"))
     print(table(best))
 

@@ -56,10 +56,12 @@ class History(list):
         best = self.best(monitor)
         rows = {"train": best["train"], "validation": best["val"]} | ({"test": self.test} if self.test else {})
         names = list(best["val"])
+        wide = max(14, *(len(name) + 2 for name in names))
         lines = [f"best checkpoint: epoch {best['epoch']}, step {best['step']}"]
-        lines += [" " * 12 + "".join(f"{name:>14}" for name in names)]
+        lines += [" " * 12 + "".join(f"{name:>{wide}}" for name in names)]
         for split, means in rows.items():
-            lines += [f"{split:<12}" + "".join(f"{_number(name, means[name]) if name in means else '':>14}" for name in names)]
+            numbers = (_number(name, means[name]) if name in means else "" for name in names)
+            lines += [f"{split:<12}" + "".join(f"{number:>{wide}}" for number in numbers)]
         return "\n".join(lines)
 
 

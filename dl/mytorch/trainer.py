@@ -43,7 +43,7 @@ class Trainer:
         self.config, self.task, self.schedule = config, task, schedule
         self.device = distributed.device(config.device)
         self.model = model.to(self.device)
-        if config.channels_last:
+        if config.channels_last and config.parallel != "fsdp":  # which shards weights of the usual layout alone
             self.model.to(memory_format=torch.channels_last)
         average = get_ema_multi_avg_fn(config.ema)
         self.ema = AveragedModel(self.model, multi_avg_fn=average) if config.ema else None

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dl import catalogue
 from dl.modules.CNN.ResNet import predict
 from dl.modules.Diffusion.DDPM.sample import SAMPLERS, Trained, check, first_noise, sample, trained
+from dl.modules.Diffusion.frechet import frechet_distance
 from dl.mytorch import Probe
 from dl.mytorch.checkpoint import write_json
 from dl.mytorch.config import UserError
@@ -31,20 +32,6 @@ from dl.mytorch.logger import device_name, read_json
 from dl.results import markdown_table, rewrite
 
 QUANTITIES = ("frechet_distance", "precision", "recall", "agreement")
-
-
-def frechet_distance(real: Tensor, drawn: Tensor) -> float:
-    """|m - m'|^2 + tr(S + S' - 2 (S S')^1/2) of features (N, D) and (M, D), with N and M at least 2.
-
-    The trace of the root is that of (S^1/2 S' S^1/2)^1/2, which is symmetric: its eigenvalues are real and not negative.
-    """
-    real, drawn = real.double(), drawn.double()
-    covariance, other = real.T.cov(), drawn.T.cov()
-    values, vectors = torch.linalg.eigh(covariance)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ other @ root).clamp_min(0).sqrt().sum()
-    distance = (real.mean(0) - drawn.mean(0)).square().sum() + covariance.trace() + other.trace() - 2 * cross
-    return distance.item()
 
 
 def precision_recall(real: Tensor, drawn: Tensor, nearest: int = 3) -> tuple[float, float]:

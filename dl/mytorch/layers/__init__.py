@@ -17,7 +17,7 @@ from dl.mytorch.layers.activations import (
     Tanh,
 )
 from dl.mytorch.layers.attention import KeyValueCache, MultiHeadAttention, attention
-from dl.mytorch.layers.conv import Conv2d
+from dl.mytorch.layers.conv import Conv1d, Conv2d, ConvTranspose2d
 from dl.mytorch.layers.dropout import Dropout
 from dl.mytorch.layers.embedding import Embedding
 from dl.mytorch.layers.from_scratch import from_scratch
@@ -43,7 +43,9 @@ __all__ = [
     "AvgPool2d",
     "BatchNorm1d",
     "BatchNorm2d",
+    "Conv1d",
     "Conv2d",
+    "ConvTranspose2d",
     "DecoderBlock",
     "Dropout",
     "Embedding",

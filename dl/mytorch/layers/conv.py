@@ -1,6 +1,7 @@
-"""The convolution of images, computed in two ways that give the same numbers."""
+"""Convolution: of images, computed in two ways that give the same numbers; of sequences; and its way back."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,11 @@ Pair = int | tuple[int, int]
 def pair(value: Pair) -> tuple[int, int]:
     """(vertical, horizontal); one number stands for both."""
     return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def single(value: int | tuple[int]) -> tuple[int]:
+    """(horizontal,)."""
+    return (value,) if isinstance(value, int) else tuple(value)
 
 
 def windows(input: Tensor, size: Pair, stride: Pair = 1, dilation: Pair = 1) -> Tensor:
@@ -99,12 +105,75 @@ def conv2d_by_sums(
     return output if bias is None else output + bias[:, None, None]
 
 
-class Conv2d(nn.Module):
-    """`conv2d` with parameters; both start uniform in +-1 / sqrt(fan-in).
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int] = 1,
+    padding: int | tuple[int] | str = 0,
+    dilation: int | tuple[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`conv2d` of images one pixel high: input (B, C, W), weight (G D, C / G, J), bias (G D,) -> (B, G D, X)."""
+    stride, dilation = (1, *single(stride)), (1, *single(dilation))
+    padding = padding if isinstance(padding, str) else (0, *single(padding))
+    return conv2d(input.unsqueeze(2), weight.unsqueeze(2), bias, stride, padding, dilation, groups).squeeze(2)
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    output_padding: Pair = 0,
+    groups: int = 1,
+    dilation: Pair = 1,
+) -> Tensor:
+    """The way back of `conv2d`: every pixel stamps the kernel, times its number, onto an image `stride` times as large.
+
+    Which is the convolution, by the kernel turned round, of the pixels with stride - 1 zeros between them.
+    `output_padding` more rows and columns behind tell apart the sizes that a stride makes one.
+
+    input (B, C, H, W), weight (C, D, I, J), bias (G D,) -> (B, G D, Y, X).
+    """
+    down, right = pair(stride)
+    spread = input.new_zeros(*input.shape[:2], (input.shape[2] - 1) * down + 1, (input.shape[3] - 1) * right + 1)
+    spread[..., ::down, ::right] = input
+    frame: list[int] = []
+    for edge, more, gap, size in zip(pair(padding), pair(output_padding), pair(dilation), weight.shape[2:]):
+        reach = gap * (size - 1) - edge
+        frame = [reach, reach + more, *frame]  # F.pad begins with the last dimension
+    kernels = weight.flip(2, 3).unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)  # (C, D, I, J) -> (G D, C/G, I, J)
+    return conv2d(F.pad(spread, frame), kernels, bias, dilation=dilation, groups=groups)
+
+
+class _Conv(nn.Module):
+    """Weights of a convolution, both uniform in +-1 / sqrt(fan-in); raises `ValueError` when groups do not divide channels."""
+
+    def __init__(self, channels: tuple[int, int], groups: int, shape: tuple[int, ...], bias: bool, **factory: Any) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = channels
+        if self.in_channels % groups or self.out_channels % groups:
+            raise ValueError(f"{self.in_channels} and {self.out_channels} channels do not both divide into {groups} groups")
+        self.groups = groups
+        self.weight = nn.Parameter(torch.empty(shape, **factory))
+        self.register_parameter("bias", nn.Parameter(torch.empty(self.out_channels, **factory)) if bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        kaiming_uniform_(self.weight, a=math.sqrt(5))  # gain 1 / sqrt(3), so the bound is 1 / sqrt(fan_in)
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+
+
+class Conv2d(_Conv):
+    """`conv2d` with parameters.
 
     `padding_mode` other than "zeros" fills the frame from the image: "reflect", "replicate" or "circular".
 
-    forward: (B, in_channels, H, W) -> (B, out_channels, Y, X). Raises `ValueError` when channels do not divide into groups.
+    forward: (B, in_channels, H, W) -> (B, out_channels, Y, X).
     """
 
     def __init__(
@@ -121,23 +190,11 @@ class Conv2d(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(f"{in_channels} and {out_channels} channels do not both divide into {groups} groups")
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        shape = (out_channels, in_channels // groups, *pair(kernel_size))
+        super().__init__((in_channels, out_channels), groups, shape, bias, device=device, dtype=dtype)
         self.kernel_size, self.stride, self.dilation = pair(kernel_size), pair(stride), pair(dilation)
         self.padding = padding if isinstance(padding, str) else pair(padding)
         self.padding_mode = padding_mode
-        shape = (out_channels, in_channels // groups, *self.kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.register_parameter("bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        kaiming_uniform_(self.weight, a=math.sqrt(5))  # gain 1 / sqrt(3), so the bound is 1 / sqrt(fan_in)
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
         padding = self.padding
@@ -147,3 +204,59 @@ class Conv2d(nn.Module):
             frame = same_padding(self.kernel_size, self.dilation) if padding == "same" else frame
             input, padding = F.pad(input, frame, mode=self.padding_mode), 0
         return conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+
+class Conv1d(_Conv):
+    """`conv1d` with parameters. Left out: `padding_mode`. forward: (B, in_channels, W) -> (B, out_channels, X)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int],
+        stride: int | tuple[int] = 1,
+        padding: int | tuple[int] | str = 0,
+        dilation: int | tuple[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        shape = (out_channels, in_channels // groups, *single(kernel_size))
+        super().__init__((in_channels, out_channels), groups, shape, bias, device=device, dtype=dtype)
+        self.kernel_size, self.stride, self.padding, self.dilation = single(kernel_size), stride, padding, dilation
+
+    def forward(self, input: Tensor) -> Tensor:
+        return conv1d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class ConvTranspose2d(_Conv):
+    """`conv_transpose2d` with parameters. Left out: `padding_mode`, which is zeros here, and `output_size` of the call.
+
+    forward: (B, in_channels, H, W) -> (B, out_channels, Y, X).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Pair = 0,
+        output_padding: Pair = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Pair = 1,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        shape = (in_channels, out_channels // groups, *pair(kernel_size))
+        super().__init__((in_channels, out_channels), groups, shape, bias, device=device, dtype=dtype)
+        self.kernel_size, self.stride, self.padding = pair(kernel_size), pair(stride), pair(padding)
+        self.output_padding, self.dilation = pair(output_padding), pair(dilation)
+
+    def forward(self, input: Tensor) -> Tensor:
+        options = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        return conv_transpose2d(input, self.weight, self.bias, *options)

@@ -45,6 +45,39 @@ def test_layers_equal_torch_s(mode: str, padding: Any) -> None:
         assert_same_function(own, twin, torch.randn(2, 4, 6, 7))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stride": 2, "padding": 1, "groups": 2},
+        {"padding": "same", "dilation": 2, "bias": False},
+        {"padding": "valid", "stride": (3,), "dilation": (2,)},
+    ],
+    ids=str,
+)
+def test_convolutions_of_sequences_equal_torch_s(options: dict[str, Any]) -> None:
+    own, twin = (module.Conv1d(4, 6, 3, **options) for module in (layers, nn))
+    assert_same_function(own, twin, torch.randn(2, 4, 9))
+    assert_same_function(own, twin, torch.randn(0, 4, 9))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stride": 2, "padding": 1, "output_padding": 1},
+        {"stride": (3, 2), "padding": (0, 1), "output_padding": (2, 0), "groups": 2},
+        {"dilation": (2, 1), "padding": 1, "bias": False},
+        {"stride": 2, "padding": 4, "dilation": 2},
+    ],
+    ids=str,
+)
+def test_the_way_back_equals_torch_s(options: dict[str, Any]) -> None:
+    own, twin = (module.ConvTranspose2d(4, 6, (3, 4), **options) for module in (layers, nn))
+    assert_same_function(own, twin, torch.randn(2, 4, 5, 6))
+    assert_same_function(own, twin, torch.randn(0, 4, 5, 6))
+
+
 @pytest.mark.parametrize("function", [conv2d, conv2d_by_sums])
 def test_an_empty_batch_gives_an_empty_batch(function: Any) -> None:
     assert_same_function(function, F.conv2d, torch.randn(0, 3, 5, 5), torch.randn(2, 3, 3, 3), torch.randn(2))
@@ -72,11 +105,12 @@ def test_windows_are_what_the_kernel_sees() -> None:
 
 
 def test_a_seed_gives_the_weights_of_torch_s() -> None:
-    states = []
-    for module in (layers, nn):
-        torch.manual_seed(2)
-        states.append(module.Conv2d(4, 6, (3, 1), groups=2).state_dict())
-    assert all(torch.equal(states[0][name], states[1][name]) for name in ("weight", "bias"))
+    for name, size in (("Conv2d", (3, 1)), ("Conv1d", 3), ("ConvTranspose2d", (3, 1))):
+        states = []
+        for module in (layers, nn):
+            torch.manual_seed(2)
+            states.append(getattr(module, name)(4, 6, size, groups=2).state_dict())
+        assert all(torch.equal(states[0][part], states[1][part]) for part in ("weight", "bias"))
 
 
 def test_what_cannot_be_is_refused() -> None:

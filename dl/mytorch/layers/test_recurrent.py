@@ -71,6 +71,13 @@ def test_padded_packed_and_single_sequences_agree(kind: str) -> None:
         assert not output[length:, i].any()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_batch_gives_an_empty_batch(kind: str) -> None:
+    output, last = getattr(layers, kind)(C, H, 2, bidirectional=True)(torch.randn(3, 0, C))
+    last = last[0] if kind == "LSTM" else last
+    assert output.shape == (3, 0, 2 * H) and last.shape == (4, 0, H)
+
+
 def test_relu_networks_equal_torch_s() -> None:
     assert_same_function(layers.RNN(C, H, 2, "relu"), nn.RNN(C, H, 2, "relu"), torch.randn(4, 2, C))
     assert_same_function(layers.RNNCell(C, H, nonlinearity="relu"), nn.RNNCell(C, H, nonlinearity="relu"), torch.randn(4, C))

@@ -1,11 +1,13 @@
 """How often the nearest pictures are of the query's class: recall@1, recall@5 and mAP, recorded and put into the README.
 
     python -m dl.modules.DataMining.ImageSearch.evaluate fashion --weights runs/CNN/ResNet
+    python -m dl.modules.DataMining.ImageSearch.evaluate fashion --weights runs/DataMining/MetricLearning
     python -m dl.modules.DataMining.ImageSearch.evaluate hymenoptera FOLDER --weights squeezenet1_0.pth
     python -m dl.modules.DataMining.ImageSearch.evaluate table        # only the table, from what is recorded
 
 fashion: the first 1,000 test images of Fashion-MNIST among 10,000 of those that the run trained on, by its features and by
-raw pixels. hymenoptera: the pictures in FOLDER/val among those in FOLDER/train, by SqueezeNet's features for ImageNet.
+raw pixels; and the shares of other test images, digits (MNIST), noise and inverted images that the index does not know.
+hymenoptera: the pictures in FOLDER/val among those in FOLDER/train, by SqueezeNet's features for ImageNet.
 """
 
 import argparse
@@ -22,19 +24,22 @@ from dl import results
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
+from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.mytorch import plot
 from dl.mytorch.checkpoint import write_json
 from dl.mytorch.config import UserError
 from dl.mytorch.data import centre_square
+from dl.mytorch.logger import trained_run
 
 HERE = Path(__file__).parent
 QUERIES = 1000
 INDEXED = 10_000  # training images
+OTHERS = 2000  # images of each kind that the index may know or not
 DISTANCES = ("l1", "l2", "cosine")
 
 
 def recall(labels: Tensor, found: Tensor, k: int) -> float:
-    """recall@k of retrieval: the share of queries, labels (Q,), with one of their class among the first k found, labels (Q, n)."""
+    """recall@k: the share of queries, labels (Q,), with one of their class among the first k found, labels (Q, n)."""
     return (found[:, :k] == labels[:, None]).any(1).double().mean().item()
 
 
@@ -79,6 +84,19 @@ def draw(
     plot.save_figure(plot.image_grid(grid, [title for row in titles for title in row], columns=6), path)
 
 
+def unknown(extractor: Extractor, vectors: Tensor, labels: Sequence[str], seed: int = 0) -> dict[str, float]:
+    """Shares of 2,000 images each that an index of these vectors (N, D), calibrated on validation images, does not know."""
+    exact = Exact(vectors)
+    parts = {"val": ("fashion_mnist", "val"), "test": ("fashion_mnist", "test"), "MNIST": ("mnist", "test")}
+    read = {name: open_pictures(*part, seed) for name, part in parts.items()}
+    images = {name: [each.read(i) for i in range(OTHERS)] for name, each in read.items()}
+    images["noise"] = list(torch.randint(256, (OTHERS, 3, 28, 28), generator=torch.Generator().manual_seed(seed)).byte())
+    images["inverted"] = [255 - image for image in images["test"]]
+    features = {name: torch.cat([extractor(own[s : s + 100]) for s in range(0, OTHERS, 100)]) for name, own in images.items()}
+    limit, score = threshold(exact, labels, features.pop("val"))["distance"], fit(exact, labels)
+    return {name: (score(own).sqrt() > limit).double().mean().item() for name, own in features.items()}
+
+
 def evaluate(
     source: str,
     extractor: Extractor,
@@ -88,36 +106,60 @@ def evaluate(
     shown: Sequence[int],
     figure: Path,
 ) -> dict[str, Any]:
-    """The record of a set; and the picture `figure` of the queries `shown`."""
+    """The record of a set; and, where a `figure` is asked for, the picture of the queries `shown`."""
     names = sorted(set(index.labels))
     labels = torch.tensor([names.index(test.labels[i]) for i in numbers])
     own = torch.tensor([names.index(label) for label in index.labels[:INDEXED]])
     vectors, pixels = embed(extractor, index, range(len(own)))
     queries, query_pixels = embed(extractor, test, numbers)
     raw = tuple(squares.flatten(1).float() / 255 for squares in (query_pixels, pixels))
-    kinds = {"features": (queries, vectors), "pixels": raw}
+    kinds = {"features": (queries, vectors), "raw pixels": raw}
     rows = [{"of": kind, **row} for kind, (q, x) in kinds.items() for row in figures(q, labels, x, own)]
-    distances, found = Exact(vectors).search(queries[list(shown)], 5, "l2")
-    titles = [
-        [test.labels[numbers[i]], *(f"{index.labels[j]}\n{d:.3g}" for j, d in zip(near, far))]
-        for i, near, far in zip(shown, found.tolist(), distances.tolist())
-    ]
-    neighbours = [[index.read(j) for j in near] for near in found.tolist()]
-    draw(figure, [test.read(numbers[i]) for i in shown], neighbours, titles)
+    if figure != Path():
+        distances, found = Exact(vectors).search(queries[list(shown)], 5, "l2")
+        titles = [
+            [test.labels[numbers[i]], *(f"{index.labels[j]}\n{d:.3g}" for j, d in zip(near, far))]
+            for i, near, far in zip(shown, found.tolist(), distances.tolist())
+        ]
+        neighbours = [[index.read(j) for j in near] for near in found.tolist()]
+        draw(figure, [test.read(numbers[i]) for i in shown], neighbours, titles)
     network = {name: extractor.about[name] for name in ("backbone", "preset", "layer", "size")}
-    return {"data": source, "queries": len(numbers), "index": len(own), "network": network, "rows": rows}
+    record = {"data": source, "queries": len(numbers), "index": len(own), "network": network, "rows": rows}
+    if source == "fashion_mnist":
+        record["unknown"] = unknown(extractor, vectors, index.labels[:INDEXED])
+    return record
+
+
+def about_run(weights: str) -> dict[str, Any]:
+    """How the network of a run was trained; of a file, nothing is known."""
+    if not Path(weights).is_dir():
+        return {}
+    described = trained_run(weights)
+    loss = described["config"].get("loss", "cross-entropy")
+    return {"loss": loss, **{name: described[name] for name in ("command", "commit")}}
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
-    """A row for each set, kind of vector and distance."""
-    lines = []
+    """A row for each set, kind of vector and distance; raw pixels once for each set. Then what the index does not know."""
+    lines: dict[tuple[str, ...], list[str]] = {}
     for record in records:
         for row in record["rows"]:
-            kind = f"{record['network']['backbone']}'s features" if row["of"] == "features" else "raw pixels"
-            numbers = (f"{row[name]:.1%}" for name in ("recall1", "recall5", "map"))
             what = f"{record['data']}: {record['queries']:,} among {record['index']:,}"
-            lines.append([what, kind, row["distance"], *numbers])
-    return results.markdown_table(["queries", "by", "distance", "recall@1", "recall@5", "mAP"], lines)
+            key = (what, _title(record) if row["of"] == "features" else row["of"], row["distance"])
+            lines.setdefault(key, [*key, *(f"{row[name]:.1%}" for name in ("recall1", "recall5", "map"))])
+    ordered = sorted(lines.values(), key=lambda line: (line[0], line[1] == "raw pixels"))
+    parts = [results.markdown_table(["queries", "by", "distance", "recall@1", "recall@5", "mAP"], ordered)]
+    asked = [record for record in records if "unknown" in record]
+    if asked:
+        names = list(asked[0]["unknown"])
+        rows = [[_title(record), *(f"{record['unknown'][name]:.1%}" for name in names)] for record in asked]
+        parts.append(results.markdown_table(['"I don\'t know this picture", by', *names], rows))
+    return "\n\n".join(parts)
+
+
+def _title(record: dict[str, Any]) -> str:
+    loss = record["run"].get("loss", "ImageNet's weights")
+    return f"{record['network']['backbone'].replace('DataMining/ImageSearch', 'CNN/ResNet')}, {loss}"
 
 
 def recorded() -> list[dict[str, Any]]:
@@ -131,15 +173,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("set", choices=["fashion", "hymenoptera", "table"], help="what to search in")
     parser.add_argument("folder", nargs="?", default="", help="of hymenoptera, with the folders train and val")
-    parser.add_argument("--weights", default="", help="folder of a run of CNN/ResNet, or file of torchvision's SqueezeNet 1.0")
-    parser.add_argument("--figure", type=Path, default=Path("queries.png"), help="picture to write (default: %(default)s)")
+    parser.add_argument("--weights", default="", help="folder of a run, or file of torchvision's SqueezeNet 1.0")
+    parser.add_argument("--figure", type=Path, default=Path(), help="also write a picture of some queries")
     options = parser.parse_args(argv)
     try:
         (HERE / "results").mkdir(exist_ok=True)
         if options.set == "fashion":
             index, test = open_pictures("fashion_mnist"), open_pictures("fashion_mnist", "test")
             first = [test.labels.index(label) for label in dict.fromkeys(test.labels[:QUERIES])]
-            extractor = Extractor("CNN/ResNet", options.weights)
+            extractor = Extractor(weights=options.weights)
             record = evaluate("fashion_mnist", extractor, index, test, range(QUERIES), first, options.figure)
         elif options.set == "hymenoptera":
             index, test = (open_pictures(f"{options.folder}/{part}") for part in ("train", "val"))
@@ -148,7 +190,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             shown = [i for i in shown if i < len(test.names)]
             record = evaluate("hymenoptera", extractor, index, test, range(len(test.names)), shown, options.figure)
         if options.set != "table":
-            write_json(record, HERE / "results" / f"{record['data']}.json")
+            record["run"] = about_run(options.weights)
+            name = "-".join(filter(None, [record["data"], record["run"].get("loss")]))
+            write_json(record, HERE / "results" / f"{name}.json")
         print(results.rewrite(HERE / "README.md", "results", table(recorded())))
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

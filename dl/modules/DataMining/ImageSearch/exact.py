@@ -19,6 +19,7 @@ from torch import Tensor
 
 MEMORY = 4 * 2**20  # bytes of scores that the first pass holds at a time: they stay in the cache
 CACHE = 2**20  # bytes of vectors that all queries meet before the next come, where there is no matrix product
+FEW = 32  # queries
 SPARE = 8  # candidates beyond k
 ROUNDING = 2.0**-24  # of float32
 
@@ -135,13 +136,25 @@ def _scores(queries: Tensor, vectors: Tensor, squares: Tensor, distance: str, p:
         return torch.stack([(vectors - query).abs_().sum(1) for query in queries])
     if p is not None and p != 2:
         return torch.cdist(queries, vectors, p)
-    if p == 2:
+    if p == 2 and len(queries) > FEW:
         return torch.addmm(squares, queries, vectors.T, alpha=-2)
-    products = queries @ vectors.T
+    products = _products(queries, vectors)
+    if p == 2:
+        return squares - 2 * products
     if distance == "dot":
         return -products
     lengths = queries.square().sum(1, keepdim=True).sqrt() * squares.sqrt()
     return 1 - products / lengths.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _products(queries: Tensor, vectors: Tensor, part: int = 1000) -> Tensor:
+    """qx, (Q, n). Few queries meet the vectors in parts, which go to all cores; MKL multiplies a whole matrix by them on one."""
+    whole = len(vectors) // part * part
+    if len(queries) > FEW or whole == 0:
+        return queries @ vectors.T
+    parts = vectors[:whole].unflatten(0, (-1, part))  # (n / part, part, D)
+    products = torch.bmm(parts, queries.T.expand(len(parts), -1, -1)).flatten(0, 1)  # (n, Q)
+    return torch.cat([products, vectors[whole:] @ queries.T]).T
 
 
 def _distances(queries: Tensor, vectors: Tensor, distance: str, p: float | None) -> Tensor:

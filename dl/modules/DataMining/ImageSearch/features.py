@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dl import catalogue
 from dl.mytorch import Probe
 from dl.mytorch.config import UserError
+from dl.mytorch.logger import trained_run
 from dl.trained import Classifier, published, trained
 
 
@@ -49,22 +50,22 @@ class Extractor:
     """Turns pictures into features, with a network that is named by folder, weights and preset.
 
     Args:
-        backbone: folder of the network, as "CNN/ResNet".
-        weights: folder of a run of that recipe, or file of torchvision's weights; "" downloads them.
+        backbone: folder of the network, as "CNN/SqueezeNet"; default: that of the run, or else "CNN/ResNet".
+        weights: folder of a run that classifies images, or file of torchvision's weights; "" downloads them.
         preset: which network of torchvision's; default: the first preset of the folder that is there.
         layer: see `features_and_logits`.
 
     Raises `UserError` for weights that are not there, and for a layer that is not.
     """
 
-    def __init__(self, backbone: str = "CNN/ResNet", weights: str = "", preset: str = "", layer: str = "") -> None:
+    def __init__(self, backbone: str = "", weights: str = "", preset: str = "", layer: str = "") -> None:
+        run = bool(weights) and Path(weights).is_dir()
+        recipe = trained_run(weights)["recipe"] if run else "CNN/ResNet"
         try:
-            backbone = catalogue.find(backbone)
+            backbone = recipe if backbone in ("", recipe) else catalogue.find(backbone)
         except catalogue.UnknownName as error:
             raise UserError(str(error)) from None
-        self.classifier: Classifier = (
-            trained(weights, backbone) if Path(weights).is_dir() and weights else published(backbone, preset, weights)
-        )
+        self.classifier: Classifier = trained(weights, backbone) if run else published(backbone, preset, weights)
         self.layer = layer
         try:
             size = self([torch.zeros(3, 64, 64, dtype=torch.uint8)]).shape[1]

@@ -8,11 +8,13 @@ it goes on from the last whole shard, and ends with the same bytes as if nothing
 
 The folder: `index.json`, and for each shard of up to 1,024 pictures the features `000000.npy`, (pictures, D) in float32,
 and their names, labels and stamps, `000000.json`. A file is written under another name and renamed; index.json, which
-comes last, holds the checksums of all, and its own. What it does not name does not count.
+comes last, holds the checksums of all, and its own. What it does not name does not count. Of `--approximate-above` pictures
+and more there are the files of approximate.py too, if faiss is there.
 """
 
 import argparse
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -21,17 +23,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dl.modules.DataMining.ImageSearch.approximate import KINDS, Approximate, build
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
-from dl.modules.DataMining.ImageSearch.store import add_shard, read_manifest, read_shard, remove_unnamed, write_manifest
-from dl.modules.DataMining.OpenSet.threshold import quantile_threshold
+from dl.modules.DataMining.ImageSearch.store import add_shard, check, checksum, read_manifest, read_shard
+from dl.modules.DataMining.ImageSearch.store import remove_unnamed, write_manifest
+from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
+from dl.modules.DataMining.OpenSet.scores import Mahalanobis
 from dl.mytorch.config import UserError
 from dl.mytorch.data.images import IMAGE_SETS
 
 SHARD = 1024  # pictures
 BATCH = 64  # pictures per forward pass
-NEIGHBOUR = 5  # whose cosine distance tells whether a picture is known
+LARGE = 200_000  # pictures, from which on search is approximate
+UNMADE = {"verdict": None, "approximate": None}  # what is made of all pictures, when these come or go
 FOLDER = "runs/DataMining/ImageSearch"
 
 Embed = Callable[[Sequence[Tensor]], Tensor]
@@ -60,6 +66,16 @@ class Index:
         if not self.names:
             raise UserError(f"{folder} is an index of no pictures")
         self.exact = Exact(self.vectors)
+        sums = self.about["approximate"] or {}
+        for kind, expected in sums.items():
+            check(self.folder / f"{kind}.faiss", expected)
+        files = {kind: self.folder / f"{kind}.faiss" for kind in sums}
+        self.nearest = Approximate(self.exact, files) if files else self.exact
+
+    @cached_property
+    def strangeness(self) -> Mahalanobis:
+        """How far features are from the nearest class of the index, squared."""
+        return fit(self.exact, self.labels)
 
     def pictures(self) -> Pictures:
         """The pictures that were indexed, where they still are."""
@@ -82,7 +98,7 @@ def update(folder: Path | str, pictures: Pictures, embed: Embed, network: dict[s
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = {"source": pictures.source, "seed": seed, "network": network, "shards": [], "verdict": None}
+    fresh = {"source": pictures.source, "seed": seed, "network": network, "shards": [], **UNMADE}
     about = read_manifest(folder) if (folder / "index.json").exists() else fresh
     for name in ("source", "seed", "network"):
         if about[name] != fresh[name]:
@@ -94,7 +110,7 @@ def update(folder: Path | str, pictures: Pictures, embed: Embed, network: dict[s
         rows, vectors, skipped = _embedded(pictures, missing[start : start + SHARD], embed, network["size"])
         problems += skipped
         add_shard(folder, about, rows, vectors)
-        about["verdict"] = None
+        about |= UNMADE
         write_manifest(folder, about)
     if not (folder / "index.json").exists():
         write_manifest(folder, about)
@@ -102,26 +118,25 @@ def update(folder: Path | str, pictures: Pictures, embed: Embed, network: dict[s
 
 
 def calibrate(folder: Path | str, held_out: Tensor | None = None) -> None:
-    """Write into the index how near known pictures are to it: the distance within which 95 % of them have their 5th nearest.
+    """Write into the index how near to it known pictures are, see `verdict.threshold`; once, until pictures come or go."""
+    index = Index(folder)
+    if index.about["verdict"] is None:
+        write_manifest(index.folder, {**index.about, "verdict": threshold(index.exact, index.labels, held_out)})
 
-    Known are the features `held_out` (N, D); without them up to 1,000 rows of the index, each as if it were not in it.
+
+def approximate(folder: Path | str, above: int = LARGE) -> None:
+    """Make the files of approximate.py for an index of `above` pictures or more; once, until pictures come or go.
+
+    Raises `ModuleNotFoundError` when faiss is not installed.
     """
     index = Index(folder)
-    if index.about["verdict"] is not None:
+    if len(index.names) < above or index.about["approximate"] is not None:
         return
-    if held_out is not None:
-        distances = index.exact.search(held_out, NEIGHBOUR, "cosine")[0][:, -1]
-    elif len(index.names) > 4 * NEIGHBOUR:
-        chosen = torch.arange(0, len(index.names), max(1, len(index.names) // 1000))
-        found, rows = index.exact.search(index.exact.rows(chosen), NEIGHBOUR + 1, "cosine")
-        itself = rows == chosen[:, None]
-        itself[~itself.any(1), -1] = True  # behind so many equal ones that the last is as good
-        distances = found[~itself].view(-1, NEIGHBOUR)[:, -1]
-    else:
-        return  # too few to tell
-    how = "held out" if held_out is not None else "of the index, each left out"
-    about = {**index.about, "verdict": {"distance": quantile_threshold(distances), "pictures": len(distances), "how": how}}
-    write_manifest(index.folder, about)
+    for kind in KINDS:
+        build(index.exact, kind, index.folder / "faiss.tmp")
+        (index.folder / "faiss.tmp").replace(index.folder / f"{kind}.faiss")
+    sums = {kind: checksum(index.folder / f"{kind}.faiss") for kind in KINDS}
+    write_manifest(index.folder, {**index.about, "approximate": sums})
 
 
 def _remove_gone(folder: Path, about: dict[str, Any], stamps: dict[str, str]) -> tuple[set[str], list[str]]:
@@ -137,7 +152,7 @@ def _remove_gone(folder: Path, about: dict[str, Any], stamps: dict[str, str]) ->
             if stay or skipped:
                 add_shard(folder, about, kept, np.load(folder / f"{shard['name']}.npy")[stay])
             about["shards"].remove(shard)
-            about["verdict"] = None
+            about |= UNMADE
             write_manifest(folder, about)
         known |= {rows["names"][i] for i in stay} | set(skipped)
         problems += [skip["cause"] for skip in skipped.values()]
@@ -176,22 +191,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("source", metavar="FOLDER", help=f"of pictures; or a data set: {', '.join(IMAGE_SETS)}")
     parser.add_argument("--index", type=Path, default=Path(FOLDER), help="folder to keep the index in (default: %(default)s)")
-    parser.add_argument("--backbone", default="CNN/ResNet", help="folder of the network (default: %(default)s)")
+    parser.add_argument("--backbone", default="", help="folder of the network; default: that of the run, or CNN/ResNet")
     parser.add_argument("--weights", default="", help="folder of a run, or file of torchvision's weights; default: downloaded")
     parser.add_argument("--preset", default="", help="which of torchvision's networks; default: the folder's first")
     parser.add_argument("--layer", default="", help="as `python -m dl summary` names it; default: what the classifier reads")
     parser.add_argument("--held-out", default="", help="folder of known pictures to calibrate on; default: see the README")
     parser.add_argument("--seed", type=int, default=0, help="of the run, whose validation images calibrate")
+    large = "search approximately, through faiss, from so many pictures on (default: %(default)s)"
+    parser.add_argument("--approximate-above", type=int, default=LARGE, metavar="N", help=large)
     parser.add_argument("--fresh", action="store_true", help="delete the index that is there, and start over")
     options = parser.parse_args(argv)
     try:
         pictures = open_pictures(options.source, seed=options.seed)
         extractor = Extractor(options.backbone, options.weights, options.preset, options.layer)
         if options.fresh:
-            for path in [*options.index.glob("[0-9]*"), options.index / "index.json"]:
+            for path in [options.index / "index.json", *options.index.glob("[0-9]*"), *options.index.glob("*.faiss")]:
                 path.unlink(missing_ok=True)
         problems = update(options.index, pictures, extractor, extractor.about, options.seed)
         calibrate(options.index, _held_out(options, extractor))
+        try:
+            approximate(options.index, options.approximate_above)
+        except ModuleNotFoundError as error:
+            print(f"search goes through all pictures: {error}", file=sys.stderr)
         index = Index(options.index)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

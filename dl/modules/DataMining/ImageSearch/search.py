@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dl.modules.DataMining.ImageSearch.exact import power
 from dl.modules.DataMining.ImageSearch.features import Extractor
-from dl.modules.DataMining.ImageSearch.index import FOLDER, NEIGHBOUR, Index
+from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.mytorch import plot
 from dl.mytorch.config import UserError
 from dl.mytorch.data import centre_square, read_image
@@ -42,20 +42,20 @@ class Answer(NamedTuple):
 def ask(index: Index, features: Tensor, top: int = 5, distance: str = "l2") -> Answer:
     """The `top` nearest to a picture's features (1, D), and whether it is known.
 
-    Known means that the cosine distance to the 5th nearest (kNN, see DataMining/OpenSet) is at most what it is for 95 % of
-    held-out known pictures, whatever `distance` ranks the neighbours. Raises `ValueError` for an unknown distance.
+    Known means that it is as near to a class of the index as 95 % of held-out known pictures, see `verdict.py`, whatever
+    `distance` ranks the neighbours. Raises `ValueError` for an unknown distance.
     """
-    distances, rows = index.exact.search(features, top, distance)
+    distances, rows = index.nearest.search(features, top, distance)
     found = zip(rows[0].tolist(), distances[0].tolist())
     neighbours = [Neighbour(row, index.names[row], index.labels[row], value) for row, value in found]
     calibrated = index.about["verdict"]
     if calibrated is None:
         return Answer(None, "Too few pictures are indexed to say whether this one is known.", neighbours)
-    own = index.exact.search(features, NEIGHBOUR, "cosine")[0][0, -1].item()
+    own = index.strangeness(features).item() ** 0.5
     known = own <= calibrated["distance"]
     reason = (
-        f"its {NEIGHBOUR}th nearest is at cosine distance {own:.4f}, and 95 % of {calibrated['pictures']:,} known pictures "
-        f"({calibrated['how']}) have theirs within {calibrated['distance']:.4f}"
+        f"its Mahalanobis distance to the nearest class is {own:.1f}, and 95 % of {calibrated['pictures']:,} known pictures "
+        f"({calibrated['how']}) are within {calibrated['distance']:.1f}"
     )
     if not known:
         return Answer(False, f"I don't know this picture: {reason}.", neighbours)

@@ -11,6 +11,22 @@ from dl.mytorch.checkpoint import atomic_write, write_json
 from dl.mytorch.config import UserError
 
 
+def checksum(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    return _sha256(path.read_bytes())
+
+
+def check(path: Path, expected: str) -> bytes:
+    """The content of a file of the index. Raises `UserError` when it is missing or damaged."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: --fresh makes the index anew") from None
+    if _sha256(content) != expected:
+        raise UserError(f"{path} is damaged (its checksum differs): --fresh makes the index anew")
+    return content
+
+
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -35,15 +51,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def read_shard(folder: Path, shard: dict[str, str]) -> dict[str, Any]:
     """The names, labels and stamps of a shard, after a look at the checksums of both of its files."""
-    for suffix in ("npy", "json"):
-        path = folder / f"{shard['name']}.{suffix}"
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"{path} is missing: --fresh makes the index anew") from None
-        if _sha256(content) != shard[suffix]:
-            raise UserError(f"{path} is damaged (its checksum differs): --fresh makes the index anew")
-    return json.loads(content)
+    check(folder / f"{shard['name']}.npy", shard["npy"])
+    return json.loads(check(folder / f"{shard['name']}.json", shard["json"]))
 
 
 def add_shard(folder: Path, about: dict[str, Any], rows: dict[str, Any], vectors: np.ndarray) -> None:
@@ -52,7 +61,7 @@ def add_shard(folder: Path, about: dict[str, Any], rows: dict[str, Any], vectors
     with atomic_write(folder / f"{name}.npy") as file:
         np.save(file, vectors)
     write_json(rows, folder / f"{name}.json")
-    sums = {suffix: _sha256((folder / f"{name}.{suffix}").read_bytes()) for suffix in ("npy", "json")}
+    sums = {suffix: checksum(folder / f"{name}.{suffix}") for suffix in ("npy", "json")}
     about["shards"].append({"name": name, **sums})
 
 

@@ -28,9 +28,9 @@ def by_numpy(queries: Tensor, vectors: Tensor, k: int, distance: str) -> tuple[n
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_search_is_numpy_s_however_vectors_are_cut_and_however_small_the_memory(distance: str) -> None:
-    vectors, queries = torch.randn(700, 12), torch.randn(9, 12)
+    vectors, queries = torch.randn(2300, 12), torch.randn(9, 12)
     expected, rows = by_numpy(queries, vectors, 5, distance)
-    for blocks, memory in ((vectors, 2**26), (vectors.split(33), 2**26), (vectors.split(250), 4096)):
+    for blocks, memory in ((vectors, 2**26), (vectors.split(33), 2**26), (vectors.split(1250), 4096)):
         found, places = Exact(blocks, memory).search(queries, 5, distance)
         np.testing.assert_array_equal(places.numpy(), rows)
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12, atol=1e-12)

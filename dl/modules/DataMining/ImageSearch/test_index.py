@@ -17,11 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from dl.modules.CNN.LeNet import train as lenet
-from dl.modules.DataMining.ImageSearch import index, search
+from dl.modules.DataMining.ImageSearch import index, search, verdict
+from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor, features_and_logits
 from dl.modules.DataMining.ImageSearch.index import Index, calibrate, update
 from dl.modules.DataMining.ImageSearch.pictures import open_pictures
 from dl.modules.DataMining.ImageSearch.store import write_manifest
+from dl.modules.DataMining.OpenSet.scores import Mahalanobis
 from dl.mytorch import Probe
 from dl.mytorch.config import UserError
 
@@ -138,17 +140,47 @@ def test_vectors_are_mapped_not_read(folder: Path, tmp_path: Path) -> None:
     assert isinstance(mapped.base, np.memmap) or isinstance(mapped, np.memmap) or not mapped.flags.owndata
 
 
-def test_without_held_out_pictures_each_is_calibrated_as_if_it_were_not_in_the_index(tmp_path: Path, folder: Path) -> None:
+def test_without_held_out_pictures_each_fifth_is_calibrated_by_the_others(tmp_path: Path, folder: Path) -> None:
     make(tmp_path / "index", folder)
-    vectors = torch.nn.functional.normalize(torch.cat(Index(tmp_path / "index").vectors).double())
-    cosine = (1 - vectors @ vectors.T).fill_diagonal_(9)
-    fifth = cosine.sort(dim=1).values[:, 4].sort().values
-    verdict = Index(tmp_path / "index").about["verdict"]
-    assert verdict["distance"] == pytest.approx(fifth[28].item(), abs=1e-12) and verdict["pictures"] == 30  # 29 of 30
-    held_out = torch.eye(3)
-    write_manifest(tmp_path / "index", Index(tmp_path / "index").about | {"verdict": None})
-    calibrate(tmp_path / "index", held_out)
-    assert Index(tmp_path / "index").about["verdict"]["how"] == "held out"
+    index_ = Index(tmp_path / "index")
+    features, labels = torch.cat(index_.vectors), torch.tensor([label == "light" for label in index_.labels])
+    scores = []
+    for i in range(5):
+        part = torch.arange(30) % 5 == i
+        scores.append(Mahalanobis(features[~part], labels[~part].long(), shrink=True)(features[part]))
+    found = index_.about["verdict"]
+    assert found["pictures"] == 30
+    assert found["distance"] == pytest.approx(torch.cat(scores).sort().values[28].sqrt().item())  # 29 of 30
+    write_manifest(tmp_path / "index", index_.about | {"verdict": None})
+    calibrate(tmp_path / "index", features[:1])
+    found = Index(tmp_path / "index").about["verdict"]
+    assert found["how"] == "held out"
+    assert found["distance"] == pytest.approx(index_.strangeness(features[:1]).sqrt().item())
+
+
+def test_labels_of_few_pictures_are_one_class() -> None:
+    assert verdict.classes(["b"] * 10 + ["a"] * 10).tolist() == [1] * 10 + [0] * 10
+    assert verdict.classes(["b"] * 10 + ["a"] * 9).tolist() == [0] * 19
+
+
+@pytest.mark.parity
+def test_a_large_index_is_searched_approximately_until_pictures_come_or_go(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    make(tmp_path / "index", folder)
+    index.approximate(tmp_path / "index", above=31)
+    assert isinstance(Index(tmp_path / "index").nearest, Exact)
+    index.approximate(tmp_path / "index", above=30)
+    found = Index(tmp_path / "index")
+    assert isinstance(found.nearest, index.Approximate)
+    query = torch.rand(1, 3) * 255
+    for distance in ("l1", "l2", "cosine"):
+        assert torch.equal(found.nearest.search(query, 3, distance)[1], found.exact.search(query, 3, distance)[1])
+    (tmp_path / "index" / "l2.faiss").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="l2.faiss is damaged"):
+        Index(tmp_path / "index")
+    (folder / "dark" / "03.png").unlink()
+    make(tmp_path / "index", folder)
+    assert isinstance(Index(tmp_path / "index").nearest, Exact)
 
 
 # ---- with a network ------------------------------------------------------------------------------------------------
@@ -191,13 +223,13 @@ def test_index_and_search_from_the_command_line(
     query = folder / "light" / "04.png"
     assert search.main(words(query, "--figure", figure, "--distance", "l1", "--top", 4) + where) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("Known, 4 of 4 nearest are light: its 5th nearest is at cosine distance")
+    assert lines[0].startswith("Known, 4 of 4 nearest are light: its Mahalanobis distance to the nearest class is")
     assert lines[1].split() == ["0.0000", "light", "light/04.png"] and len(lines) == 6
     with Image.open(figure) as drawn:
         assert drawn.width > drawn.height > 100
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (28, 28), dtype=np.uint8)).save(tmp_path / "noise.png")
     assert search.main(words(tmp_path / "noise.png", "--figure", figure) + where) == 0
-    assert capsys.readouterr().out.startswith("I don't know this picture: its 5th nearest is at cosine distance")
+    assert capsys.readouterr().out.startswith("I don't know this picture: its Mahalanobis distance to the nearest class is")
 
 
 def test_what_a_person_can_mend_is_one_line(
@@ -212,8 +244,9 @@ def test_what_a_person_can_mend_is_one_line(
     there = ("--index", tmp_path / "index")
     assert "no folder and no data set" in refused(index, "nowhere", *there)
     assert "holds no pictures" in refused(index, run, "--weights", run, "--backbone", "lenet", *there)
-    assert "is a run of CNN/LeNet, not of CNN/ResNet" in refused(index, folder, "--weights", run, *there)
-    by_lenet = ("--weights", run, "--backbone", "lenet")
+    other = refused(index, folder, "--backbone", "resnet", "--weights", run, *there)
+    assert "is a run of CNN/LeNet, not of CNN/ResNet" in other
+    by_lenet = ("--weights", run)
     assert "no output of a layer 'c9'" in refused(index, folder, *by_lenet, "--layer", "c9", *there)
     assert "no model Net" in refused(index, folder, "--backbone", "Net", *there)
     assert "holds no index" in refused(search, folder / "dark" / "00.png", *there)

@@ -26,13 +26,23 @@ from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_onl
 from dl.mytorch.checkpoint import load_weights, write_json
 from dl.mytorch.config import UserError
 from dl.mytorch.data import image_set, image_splits
-from dl.mytorch.data.idx import load
+from dl.mytorch.data.idx import CLOTHES, load
 from dl.mytorch.logger import read_json
 
 HERE = Path(__file__).parent
 FITTED = 20_000  # training images that the scores are fitted to
 OTHERS = 2_000  # images of noise, and inverted ones
-COLUMNS = ("held out", "MNIST", "noise", "inverted")
+MEASURES = {
+    "auroc": "AUROC: how often an unknown picture scores above a known one.",
+    "fpr95": "FPR95: unknown pictures that are accepted where 95 % of the known test images are.",
+    "rejected": "Rejected: unknown pictures above the threshold that ships.",
+    "aupr_out": "AUPR out: of finding the unknown.",
+    "aupr_in": "AUPR in: of finding the known.",
+    "accepted": "Accepted: known test images below the threshold that ships.",
+    "accepted_conformal": "Accepted by the split-conformal threshold.",
+    "accepted_error": "Error of the accepted: known test images that are accepted and wrongly classified.",
+}
+OF_KNOWN = ("accepted", "accepted_conformal", "accepted_error")
 
 
 @torch.no_grad()
@@ -98,23 +108,27 @@ def evaluate(run: Path) -> dict[str, Any]:
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
-    """A row for each score, means over the runs."""
-    rows = [row for record in records for row in record["rows"]]
-    used = [column for column in COLUMNS if any(row["unknown"] == column for row in rows)]
-    lines = []
-    for score in dict.fromkeys(row["score"] for row in rows):
-        own = [row for row in rows if row["score"] == score]
-        line = [score, f"{mean(row['accepted'] for row in own):.1%}", f"{mean(row['accepted_error'] for row in own):.1%}"]
-        for column in used:
-            here = [row for row in own if row["unknown"] == column]
-            spread = f" \u00b1 {stdev(row['auroc'] for row in here):.3f}" if len(here) > 1 else ""  # plus-minus
-            line.append(
-                f"{mean(row['auroc'] for row in here):.3f}{spread}, {mean(row['fpr95'] for row in here):.1%}, "
-                f"{mean(row['rejected'] for row in here):.1%}"
-            )
-        lines.append(line)
-    headings = ["score", "known accepted", "error of the accepted", *(f"{column}: AUROC, FPR95, rejected" for column in used)]
-    return results.markdown_table(headings, lines)
+    """A table for each of `MEASURES`: a row for each score, a column for what was unknown, mean and deviation over seeds."""
+    values: dict[tuple[str, str, str], dict[int, float]] = {}  # measure, score, column -> seed -> value
+    for record in records:
+        held_out = ", ".join(CLOTHES[int(label)] for label in record["held_out"].split(",") if label)
+        for row in record["rows"]:
+            column = held_out or row["unknown"]
+            for measure in MEASURES:
+                place = held_out or "nothing" if measure in OF_KNOWN else column  # the same whatever is unknown
+                values.setdefault((measure, row["score"], place), {})[record["seed"]] = row[measure]
+    parts = []
+    for measure, title in MEASURES.items():
+        scores, columns = (list(dict.fromkeys(key[i] for key in values if key[0] == measure)) for i in (1, 2))
+        rows = [[score, *(_spread(values[measure, score, column]) for column in columns)] for score in scores]
+        parts.append(f"{title}\n\n{results.markdown_table(['score', *columns], rows)}")
+    return "\n\n".join(parts)
+
+
+def _spread(values: dict[int, float]) -> str:
+    """Mean and sample standard deviation over seeds, in percent."""
+    spread = f" \u00b1 {100 * stdev(values.values()):.1f}" if len(values) > 1 else ""  # plus-minus
+    return f"{100 * mean(values.values()):.1f}{spread}"
 
 
 def recorded() -> list[dict[str, Any]]:

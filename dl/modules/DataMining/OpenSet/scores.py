@@ -54,18 +54,32 @@ class Mahalanobis:
 
     Lee et al. 2018, https://arxiv.org/abs/1807.03888, equations 1 and 2; of one layer, without the change of the input
     (section 2.2) and the ensemble of layers. Directions in which the training features do not vary are left out.
+
+    `shrink`, not of the paper, is for few pictures: the covariance moves towards a multiple of the identity by the share
+    that is best on average, Ledoit & Wolf 2004, https://doi.org/10.1016/S0047-259X(03)00096-4.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor) -> None:
+    def __init__(self, features: Tensor, labels: Tensor, shrink: bool = False) -> None:
         features = features.double()
         self.means = torch.stack([features[labels == label].mean(0) for label in labels.unique()])  # (C, D)
         centred = features - self.means[torch.unique(labels, return_inverse=True)[1]]
         covariance = centred.T @ centred / len(features)
+        if shrink:
+            covariance = shrunk(covariance, centred)
         self.precision = torch.linalg.pinv(covariance, rtol=1e-10, hermitian=True)  # (D, D)
 
     def __call__(self, features: Tensor) -> Tensor:
-        differences = features.double()[:, None] - self.means  # (N, C, D)
-        return ((differences @ self.precision) * differences).sum(-1).amin(-1)
+        differences = (features.double() - mean for mean in self.means)  # (N, D) each
+        return torch.stack([((own @ self.precision) * own).sum(-1) for own in differences]).amin(0)
+
+
+def shrunk(covariance: Tensor, centred: Tensor) -> Tensor:
+    """(1 - a) covariance + a m I with Ledoit & Wolf's a, equation 14, of centred features (N, D); m is the mean variance."""
+    target = covariance.diag().mean() * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    away = (covariance - target).square().sum()
+    uncertain = (centred.square().sum(1).square().mean() - covariance.square().sum()) / len(centred)
+    share = (uncertain / away.clamp_min(1e-300)).clamp(0, 1)
+    return (1 - share) * covariance + share * target
 
 
 class KNN:

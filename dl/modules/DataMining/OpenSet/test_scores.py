@@ -37,6 +37,20 @@ def test_mahalanobis_leaves_out_what_never_varies() -> None:
     assert Mahalanobis(features, torch.tensor([0, 0, 1, 1]))(torch.tensor([[2.0, 5]])).item() == pytest.approx(4)
 
 
+def test_shrinkage_grows_where_pictures_are_few_and_makes_every_direction_count() -> None:
+    centred = torch.randn(400, 6, dtype=torch.float64) * torch.tensor([1.0, 2, 3, 1, 1, 1])
+    shares = []
+    for count in (5, 40, 400):
+        covariance = centred[:count].T @ centred[:count] / count
+        found = scores.shrunk(covariance, centred[:count])
+        assert found.trace().item() == pytest.approx(covariance.trace().item())
+        shares.append(1 - (found[0, 1] / covariance[0, 1]).item())
+        assert torch.linalg.eigvalsh(found)[0] > 0
+    assert 1 >= shares[0] > shares[1] > shares[2] > 0
+    few = Mahalanobis(centred[:3], torch.zeros(3), shrink=True)
+    assert few(10 * torch.linalg.qr(centred[:3].T, mode="complete")[0].T[-1:]).item() > 50  # outside of what three span
+
+
 def test_knn_is_the_distance_on_the_circle_of_length_1() -> None:
     score = KNN(torch.tensor([[3.0, 0], [0, 0.1], [-7, 0]]), k=2)
     close(score(torch.tensor([[5.0, 0], [-1, -1]])), [2**0.5, (2 + 2**0.5) ** 0.5])
@@ -145,6 +159,14 @@ def test_measures_are_scikit_learn_s(decimals: int) -> None:
     assert measures.aupr_in(known, unknown) == pytest.approx(sklearn.average_precision_score(1 - truth, -both), abs=1e-12)
     accepted_unknown, accepted_known, _ = sklearn.roc_curve(1 - truth, -both, drop_intermediate=False)
     assert measures.fpr95(known, unknown) == pytest.approx(accepted_unknown[accepted_known >= 0.95].min(), abs=1e-12)
+
+
+@pytest.mark.parity
+def test_shrunk_covariance_is_scikit_learn_s() -> None:
+    sklearn = pytest.importorskip("sklearn.covariance")
+    centred = torch.randn(30, 8, dtype=torch.float64) * torch.arange(1, 9)
+    expected, _ = sklearn.ledoit_wolf(centred.numpy(), assume_centered=True)
+    torch.testing.assert_close(scores.shrunk(centred.T @ centred / 30, centred), torch.from_numpy(expected))
 
 
 @pytest.mark.parity

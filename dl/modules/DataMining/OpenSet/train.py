@@ -23,7 +23,8 @@ class Config(resnet.Config):
 
     out: str = "runs/DataMining/OpenSet"
     held_out: str = flag("", "numbers of the classes that training never sees, by commas, say 2,6")
-    epochs: int = 2
+    epochs: int = 3
+    label_smoothing: float = 0.0  # plain cross-entropy, as the papers of the scores train
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,10 +65,11 @@ def known_only(data: Splits, classes: list[int]) -> Splits:
 
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
-    classes = known_classes(config)
+    about, classes = image_set(config), known_classes(config)
+    mirror = config.mirror and about.mirrored
     trainer = Trainer(
         model=network(config),
-        task=Classification(config.label_smoothing, [image_set(config).classes[label] for label in classes]),
+        task=Classification(config.label_smoothing, [about.classes[label] for label in classes], mirror=mirror),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
         schedule=warmup_cosine(warmup=0.1),
         config=config,

@@ -2,7 +2,8 @@
 
 "Visualizing Data using t-SNE", Laurens van der Maaten, Geoffrey Hinton, 2008,
 https://www.jmlr.org/papers/v9/vandermaaten08a.html: the gradient of all pairs, in blocks that stay in the cache, so that
-memory grows with the points and not with the pairs.
+memory grows with the points and not with the pairs. Of more than 10,000 points the repulsion is interpolated, see
+interpolation.py.
 
 The start is the first two principal components, and the learning rate N / exaggeration: Kobak & Berens 2019,
 https://doi.org/10.1038/s41467-019-13056-x. New points are placed into a map in the way of Policar, Strazar & Zupan 2023,
@@ -19,9 +20,11 @@ import torch
 from torch import Tensor
 
 from dl.modules.DataMining.ImageSearch.exact import Exact
+from dl.modules.DataMining.TSNE.interpolation import interpolated_repulsion
 
 # N points, E pairs of neighbours
 
+EXACT = 10_000  # points at most whose repulsion is summed over all pairs
 BLOCK = 2**19  # pairs that the repulsion holds at a time: 2 MiB
 
 
@@ -104,7 +107,7 @@ def repulsion(points: Tensor) -> tuple[Tensor, float]:
     force, total = [], 0.0
     for own in left.split(max(1, BLOCK // len(points))):
         weights = (own @ right).clamp_min_(1).reciprocal_()  # (rows, N)
-        total += weights.sum(dtype=torch.float64).item()
+        total += weights.sum(1).sum(dtype=torch.float64).item()  # all in float64 would take as long as the product
         weights.square_()
         force.append(torch.stack([weights.sum(1), weights @ x, weights @ y], 1))  # two products with vectors: the fastest
     sums = torch.cat(force)  # (N, 3)
@@ -143,9 +146,10 @@ def tsne(
     points = points / points[:, 0].std().clamp_min(1e-12) * 1e-4
     rate = max(len(points) / exaggeration, 50.0)
     velocity, gains = torch.zeros_like(points), torch.ones_like(points)
+    repel = repulsion if len(points) <= EXACT else interpolated_repulsion
     for step in range(iterations):
         factor, momentum = (exaggeration, 0.5) if step < exaggerated else (1.0, 0.8)
-        force, total = repulsion(points)
+        force, total = repel(points)
         gradient = factor * attraction(points, pairs) - force / total  # equation 5, but for its 4, which `rate` holds
         gains = torch.where(gradient * velocity < 0, gains + 0.2, gains * 0.8).clamp_min_(0.01)  # Jacobs 1988
         velocity = momentum * velocity - rate * gains * gradient

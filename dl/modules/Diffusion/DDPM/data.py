@@ -1,4 +1,4 @@
-"""Images for diffusion: the sets of all recipes in [-1, 1], and the flags that the recipes of this category share."""
+"""Images to learn to draw: the sets of all recipes in [-1, 1], and the flags that such recipes share."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,8 +12,18 @@ from dl.mytorch.data.augment import Augment, compose
 
 
 @dataclass(frozen=True)
-class DiffusionConfig(ImageConfig):
+class PictureConfig(ImageConfig):
     """What a recipe that learns to draw images can be told. Raises `ValueError` for what would be learnt as an image."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("label_smoothing", "mixup", "cutmix", "erase", "auto_augment"):
+            self._check(name, not getattr(self, name), "off: samples would look like what it makes of images")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(PictureConfig):
+    """What the recipes of diffusion can be told beside."""
 
     model: Literal["small", "cifar10", "tiny"] = flag("small", "preset of the network, see model.py")
     classes: bool = flag(True, "condition on the label, so that samples of a class can be asked for")
@@ -28,8 +38,6 @@ class DiffusionConfig(ImageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("drop_label", 0 <= self.drop_label <= 1, "from 0 to 1")
-        for name in ("label_smoothing", "mixup", "cutmix", "erase", "auto_augment"):
-            self._check(name, not getattr(self, name), "off: samples would look like what it makes of images")
 
 
 def fitting(model: UNet, config: DiffusionConfig) -> UNet:
@@ -54,7 +62,7 @@ def signed(standard: Augment) -> Augment:
     return apply
 
 
-def signed_splits(config: DiffusionConfig) -> Splits:
+def signed_splits(config: PictureConfig) -> Splits:
     """The images that `config.data` names, in [-1, 1]."""
     splits = image_splits(config)
     for loader in splits:

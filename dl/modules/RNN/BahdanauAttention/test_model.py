@@ -12,7 +12,9 @@ from dl.modules.RNN.BahdanauAttention import train
 from dl.modules.RNN.BahdanauAttention.model import PRESETS, RNNSearch, build
 from dl.modules.RNN.BahdanauAttention.task import AlignedTranslation
 from dl.modules.RNN.Seq2Seq.test_model import example, splits
+from dl.modules.Transformers.Transformer.test_model import unambiguous
 from dl.mytorch import load_weights, plot, testing
+from dl.mytorch.data.translation import PairSplits, token_splits
 from dl.mytorch.decoding import beam_search, greedy_search
 from dl.mytorch.introspect import count_parameters, without_values
 from dl.mytorch.tasks import Seq2Seq as Seq2SeqTask
@@ -130,6 +132,27 @@ def test_every_parameter_gets_a_gradient_and_one_batch_is_learnt_by_heart() -> N
     batch = {"source": source, "target": target}
     testing.assert_gradients_flow(randomized(build("tiny")), batch, Seq2SeqTask())
     testing.assert_overfits(build("tiny", hidden_dim=24), batch, Seq2SeqTask(), lr=3e-2, steps=80, below=0.2)
+
+
+@pytest.mark.slow
+def test_some_bundled_pairs_are_learnt_by_heart() -> None:
+    pairs = unambiguous()[::12]
+    data = token_splits(train.Config(batch_size=31), PairSplits(pairs, pairs, pairs), min_count=1)
+    task = AlignedTranslation(data.vocabularies)
+    sizes = {"source_vocabulary_size": len(task.source), "vocabulary_size": len(task.target), "dim": 64, "hidden_dim": 96}
+    model = build("small", **sizes, attention_dim=48, maxout_dim=64, dropout=0.0)
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    for epoch in range(130):
+        for batch in data.train.batches(epoch):
+            task.step(model, batch).loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    model.eval()
+    metric = task.metrics()["bleu_error"]
+    for batch in data.val.batches():
+        metric.update(task.eval_step(model, batch).outputs)
+    assert metric.compute() < 0.05
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------

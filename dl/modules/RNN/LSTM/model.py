@@ -39,7 +39,7 @@ class EmbeddingDropout(nn.Embedding):
 
     def forward(self, tokens: Tensor) -> Tensor:
         words = F.dropout(torch.ones_like(self.weight[:, :1]), self.p, self.training)  # (V, 1)
-        return super().forward(tokens) * words[tokens]  # (B, T) -> (B, T, C)
+        return F.embedding(tokens, self.weight) * words[tokens]  # (B, T) -> (B, T, C)
 
 
 class LockedDropout(nn.Module):

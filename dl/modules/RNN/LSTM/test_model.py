@@ -12,6 +12,7 @@ from dl.modules.RNN.RNN.test_model import Scores, Twin, stream_batch, tokens
 from dl.modules.RNN.task import StreamModeling
 from dl.mytorch import testing
 from dl.mytorch.introspect import count_parameters, without_values
+from dl.mytorch.layers.from_scratch import from_scratch
 
 NO_DROPOUT = dict.fromkeys(["dropout", "input_dropout", "hidden_dropout", "word_dropout", "weight_dropout"], 0.0)
 
@@ -136,3 +137,18 @@ def test_one_batch_is_learnt_by_heart(preset: str, options: dict[str, Any]) -> N
 
 def test_recipe_offers_every_preset() -> None:
     assert set(train.Config.__annotations__["model"].__args__) == set(PRESETS)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "awd_tiny"])
+def test_networks_build_from_our_own_layers_and_give_the_same_scores(preset: str) -> None:
+    model, batch = build(preset).double().eval(), stream_batch()
+    with from_scratch():
+        own = build(preset).double().eval()
+        own.load_state_dict(model.state_dict())
+        first = own(batch["tokens"])
+        second = own(batch["tokens"], first.state)
+    recurrent = own.recurrent if preset == "tiny" else own.layers[0].layer
+    assert type(recurrent).__module__.startswith("dl.mytorch.layers")
+    expected = model(batch["tokens"], model(batch["tokens"]).state)
+    torch.testing.assert_close(second.scores, expected.scores, rtol=0, atol=1e-10)
+    assert not torch.allclose(second.scores, first.scores)  # the state goes on

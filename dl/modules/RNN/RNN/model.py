@@ -92,7 +92,7 @@ class RecurrentLanguageModel(nn.Module):
     def _to_torch(self, state: State) -> Tensor | tuple[Tensor, ...]:
         """As torch's layers take it: (layers, B, C), of an LSTM two."""
         parts = tuple(part.transpose(0, 1).contiguous() for part in state)
-        return parts if isinstance(self.recurrent, nn.LSTM) else parts[0]
+        return parts if len(parts) > 1 else parts[0]
 
 
 PRESETS: dict[str, dict[str, Any]] = {

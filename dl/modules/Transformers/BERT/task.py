@@ -60,7 +60,7 @@ class PreTraining(Task):
         return metrics
 
 
-def summed_cross_entropy(logits: Tensor, targets: Tensor, rows: int = 64) -> Tensor:
+def summed_cross_entropy(logits: Tensor, targets: Tensor, rows: int = 16) -> Tensor:
     """Sum of the cross-entropies of logits (N, V), but for targets (N,) that are `IGNORED`; some rows at a time.
 
     A large vocabulary makes logits of many megabytes, several times over: in pieces that fit into the cache a whole

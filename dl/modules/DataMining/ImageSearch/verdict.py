@@ -1,0 +1,58 @@
+"""Whether an index knows a picture: how far its features are from the nearest class of what is indexed.
+
+The score is Mahalanobis's (Lee et al. 2018, see DataMining/OpenSet) with a shrunk covariance. Classes are the labels of the
+index; where one of them has fewer than 10 pictures, all pictures together are one class.
+"""
+
+from collections import Counter
+from typing import Any, Sequence
+
+import torch
+from torch import Tensor
+
+from dl.modules.DataMining.ImageSearch.exact import Exact
+from dl.modules.DataMining.OpenSet.scores import Mahalanobis
+from dl.modules.DataMining.OpenSet.threshold import quantile_threshold
+
+FITTED = 20_000  # rows at most that the score is fitted to
+LEAST = 20  # pictures, below which nothing can be said
+PER_CLASS = 10  # pictures, below which labels are not used
+PARTS = 5
+
+
+def classes(labels: Sequence[str]) -> Tensor:
+    """The number of each label's class, (N,)."""
+    counts = Counter(labels)
+    if min(counts.values()) < PER_CLASS:
+        return torch.zeros(len(labels), dtype=torch.long)
+    numbers = {label: i for i, label in enumerate(sorted(counts))}
+    return torch.tensor([numbers[label] for label in labels])
+
+
+def fit(exact: Exact, labels: Sequence[str]) -> Mahalanobis:
+    """The score, of rows evenly spread over the index."""
+    return Mahalanobis(*_sample(exact, labels), shrink=True)
+
+
+def threshold(exact: Exact, labels: Sequence[str], held_out: Tensor | None = None) -> dict[str, Any] | None:
+    """The distance within which 95 % of known pictures are, and which these were; None for an index of too few pictures.
+
+    Known are the features `held_out` (N, D). Without them the rows of the index, a fifth after the other, by the score that
+    is fitted to the other four.
+    """
+    if len(labels) < LEAST:
+        return None
+    if held_out is not None:
+        distances, how = fit(exact, labels)(held_out), "held out"
+    else:
+        features, numbers = _sample(exact, labels)
+        part = torch.arange(len(numbers)) % PARTS
+        scores = (Mahalanobis(features[part != i], numbers[part != i], shrink=True)(features[part == i]) for i in range(PARTS))
+        distances, how = torch.cat(list(scores)), "of the index, each left out"
+    return {"distance": quantile_threshold(distances) ** 0.5, "pictures": len(distances), "how": how}
+
+
+def _sample(exact: Exact, labels: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Features (n, D) and classes (n,) of rows evenly spread."""
+    rows = torch.arange(0, len(labels), -(-len(labels) // FITTED))
+    return exact.rows(rows), classes(labels)[rows]

@@ -1,0 +1,123 @@
+"""The two losses of the game, a distance that tells how it goes, and pictures of what the generator draws."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dl.modules.Diffusion.frechet import frechet_distance_of_moments
+from dl.modules.Generative.DCGAN.model import DCGAN, uniform_noise
+from dl.modules.Generative.DCGAN.trainer import Players
+from dl.modules.Generative.pictures import picture, samples, walks
+from dl.mytorch import Task
+from dl.mytorch.data import Batch
+from dl.mytorch.distributed import all_sum
+from dl.mytorch.metrics import Mean, Metric
+from dl.mytorch.tasks import StepOutput
+
+
+def discriminator_loss(real: Tensor, drawn: Tensor) -> Tensor:
+    """-log D(x) - log(1 - D(G(z))), (B,), of logits (B,). Goodfellow et al., https://arxiv.org/abs/1406.2661, algorithm 1."""
+    return F.softplus(-real) + F.softplus(drawn)
+
+
+def generator_loss(drawn: Tensor) -> Tensor:
+    """-log D(G(z)), (B,), of logits (B,): the loss that does not saturate. The same paper, section 3."""
+    return F.softplus(-drawn)
+
+
+class Adversarial(Task):
+    """A discriminator learns to tell drawn from real images, a generator to draw what it takes for real.
+
+    Batches: "images" (B, C, X, X) in [-1, 1]. Noise is uniform in [-1, 1] (figure 1). "loss" is the mean of both players'
+    losses. None of these tells how good the images are, since each player is measured against the other: what chooses the
+    best checkpoint is `PixelFrechetDistance`.
+    """
+
+    monitor = "pixel_frechet_distance"
+
+    def __init__(self, latent: int) -> None:
+        self.latent = latent
+
+    def discriminator_step(self, players: Players, batch: Batch) -> StepOutput:
+        """The discriminator's loss. The generator is only looked at."""
+        with torch.no_grad():
+            drawn = players.generator(self.noise(batch))
+        losses = discriminator_loss(players.discriminator(batch["images"]).float(), players.discriminator(drawn).float())
+        return StepOutput(losses.mean(), len(losses), {"discriminator_loss": losses.detach()})
+
+    def generator_step(self, players: Players, batch: Batch) -> StepOutput:
+        """The generator's loss, through the discriminator."""
+        losses = generator_loss(players.discriminator(players.generator(self.noise(batch))).float())
+        return StepOutput(losses.mean(), len(losses), {"generator_loss": losses.detach()})
+
+    def step(self, model: DCGAN, batch: Batch) -> StepOutput:
+        """Both losses on the same images and noise: for evaluation."""
+        drawn, logits = model(self.noise(batch))
+        own = discriminator_loss(model.discriminator(batch["images"]).float(), logits.float())
+        others = generator_loss(logits.float())
+        outputs = {"discriminator_loss": own.detach(), "generator_loss": others.detach()}
+        outputs |= {"real": batch["images"], "drawn": drawn.detach()}
+        return StepOutput((own.mean() + others.mean()) / 2, len(own), outputs)
+
+    def noise(self, batch: Batch) -> Tensor:
+        """Noise (B, Z) for as many images as the batch has."""
+        return uniform_noise(len(batch["images"]), self.latent, device=batch["images"].device)
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"pixel_frechet_distance": PixelFrechetDistance(), **self.train_metrics()}
+
+    def train_metrics(self) -> dict[str, Metric]:
+        return {name: MeanWhereGiven(name) for name in ("discriminator_loss", "generator_loss")}
+
+    def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
+        return {"samples": picture(samples(model, 64, seed=0), 8)}
+
+    def report(self, model: nn.Module) -> dict[str, Tensor | str]:
+        return self.preview(model) | {"interpolations": picture(walks(model, rows=8, seed=1), 10)}
+
+
+class MeanWhereGiven(Mean):
+    """The mean of `outputs[key]` over those outputs that have it: a player's step tells of its own loss alone."""
+
+    def update(self, outputs: Batch) -> None:
+        if self.key in outputs:
+            super().update(outputs)
+
+
+class PixelFrechetDistance(Metric):
+    """Frechet distance of the pixels of `outputs["drawn"]` from those of `outputs["real"]`, each (B, C, X, X) in [-1, 1].
+
+    It compares the means of all pixels and their covariances: noise, blur and images that all look alike raise it. It is not
+    the FID of papers, which compares features of a classifier; it needs none, and adds up over batches and ranks. Large images
+    are shrunk, so that at most 1024 numbers are compared.
+    """
+
+    most = 1024
+
+    def reset(self) -> None:
+        super().reset()
+        self._sums = torch.zeros((), dtype=torch.float64)  # takes its shape from the first batch
+
+    def update(self, outputs: Batch) -> None:
+        self._sums = self._sums + torch.stack([self._moments(outputs[name]) for name in ("real", "drawn")])
+
+    def compute(self) -> float:
+        sums = all_sum(self.sums)  # (2, 1 + D + D D)
+        if not sums.ndim or sums[0, 0] < 2:
+            return math.nan
+        return frechet_distance_of_moments(*self._mean_and_covariance(sums[0]), *self._mean_and_covariance(sums[1]))
+
+    def _moments(self, images: Tensor) -> Tensor:
+        """How many there are, their sum, the sum of their products: (1 + D + D D,)."""
+        channels, side = images.shape[1:3]
+        window = next(n for n in range(1, side + 1) if channels * (side // n) ** 2 <= self.most)
+        x = F.avg_pool2d(images.float().cpu(), window).flatten(1).double()  # (B, D)
+        return torch.cat([x.new_tensor([len(x)]), x.sum(0), (x.T @ x).flatten()])
+
+    def _mean_and_covariance(self, moments: Tensor) -> tuple[Tensor, Tensor]:
+        count = moments[0]
+        size = (math.isqrt(4 * len(moments) - 3) - 1) // 2  # D
+        mean, products = moments[1 : 1 + size] / count, moments[1 + size :].view(size, size)
+        return mean, (products - count * torch.outer(mean, mean)) / (count - 1)

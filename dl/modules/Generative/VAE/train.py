@@ -1,0 +1,51 @@
+"""Train a variational autoencoder on images; what it draws is a picture of the run.
+
+    python -m dl.modules.Generative.VAE.train
+    python -m dl.modules.Generative.VAE.train --model mlp2 --out runs/Generative/VAE-mlp2    # draws the plane of both variables
+    python -m dl.modules.Generative.VAE.train --data fashion_mnist-sample --epochs 5 --out runs/Generative/VAE-sample
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dl.modules.Diffusion.DDPM.data import PictureConfig, signed_splits
+from dl.modules.Generative.VAE.model import VAE, build
+from dl.modules.Generative.VAE.task import NegativeELBO
+from dl.mytorch import History, Trainer, launch, seed_everything
+from dl.mytorch.config import flag
+from dl.mytorch.data import Splits, image_set
+from dl.mytorch.optim import adamw, warmup_cosine
+
+
+@dataclass(frozen=True)
+class Config(PictureConfig):
+    """Train a variational autoencoder."""
+
+    out: str = "runs/Generative/VAE"
+    model: Literal["mlp20", "mlp2", "mlp3", "mlp5", "mlp10", "mlp200", "conv", "tiny"] = flag(
+        "mlp20", "preset of the network, see model.py"
+    )
+    epochs: int = 20
+    batch_size: int = 100  # section 5
+
+
+def network(config: Config) -> VAE:
+    """The network that the config asks for."""
+    about = image_set(config)
+    return build(config.model, in_channels=about.channels, image_size=about.size)
+
+
+def main(config: Config, data: Splits | None = None) -> History:
+    seed_everything(config.seed)
+    trainer = Trainer(
+        model=network(config),
+        task=NegativeELBO(),
+        optimizer=adamw(config.lr, weight_decay=config.weight_decay),
+        schedule=warmup_cosine(warmup=0.05),
+        config=config,
+    )
+    return trainer.fit(data or signed_splits(config))
+
+
+if __name__ == "__main__":
+    launch(main, Config)

@@ -1,0 +1,86 @@
+"""Draw samples of a run of VAE or DCGAN into a picture.
+
+    python -m dl.modules.Generative.sample runs/Generative/DCGAN --num 64 --out grid.png
+    python -m dl.modules.Generative.sample runs/Generative/VAE --num 8 --interpolate    # from one sample to another, a row each
+    python -m dl.modules.Generative.sample runs/Generative/DCGAN --num 16 --nearest     # are they copies?
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NamedTuple, Sequence
+
+import torch
+from torch import nn
+
+from dl import catalogue
+from dl.modules.Diffusion.DDPM.data import PictureConfig
+from dl.modules.Diffusion.DDPM.sample import nearest
+from dl.modules.Generative.pictures import picture, samples, walks
+from dl.mytorch import load_weights, plot
+from dl.mytorch.config import UserError
+from dl.mytorch.data import ImageSet, image_set, image_splits
+from dl.mytorch.distributed import device
+from dl.mytorch.logger import trained_run
+
+RECIPES = ("Generative/DCGAN", "Generative/VAE")
+
+
+class Trained(NamedTuple):
+    """A trained network with what belongs to it."""
+
+    model: nn.Module
+    about: ImageSet
+    config: PictureConfig
+
+
+def trained(run: Path) -> Trained:
+    """The best checkpoint of a run. Raises `UserError` for a folder without one, and for a run of another recipe."""
+    described = trained_run(run)
+    if described["recipe"] not in RECIPES:
+        raise UserError(f"{run} is a run of {described['recipe']}, not of {' or '.join(RECIPES)}")
+    recipe = catalogue.module(described["recipe"], "train")
+    config = recipe.Config(**described["config"])
+    model = load_weights(recipe.network(config), run / "best.pt").eval().to(device(config.device))
+    return Trained(model, image_set(config), config)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    about = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.Generative.sample")
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("--num", type=int, default=64, help="how many images, or interpolations (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--interpolate", action="store_true", help="draw what lies between two samples each, a row for each pair")
+    way.add_argument("--nearest", action="store_true", help="show each sample with the nearest training image behind it")
+    parser.add_argument("--out", type=Path, default=Path("grid.png"), help="picture to write (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+@torch.no_grad()
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    try:
+        found = trained(options.run)
+        if options.num < 1 or options.seed < 0:
+            raise UserError(f"--num has to be at least 1 and --seed 0 or more; got {options.num} and {options.seed}")
+        columns = 8
+        if options.interpolate:
+            images, columns = walks(found.model, options.num, options.seed), 10
+        else:
+            images = samples(found.model, options.num, options.seed)
+        if options.nearest:
+            training = image_splits(found.config).train.dataset["images"] / 255
+            images = torch.stack([images, nearest(images, training)], dim=1).flatten(0, 1)
+        plot.save_image(picture(images, columns), options.out)
+        print(f"drawn: {options.out}")
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""How like the real images the samples of a VAE or a DCGAN are, by the same scores as diffusion's, in the same features.
+
+    python -m dl.modules.Generative.score runs/Generative/DCGAN --classifier runs/CNN/ResNet --num 2000
+
+Diffusion/score.py says what the numbers are, and what they are not.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Sequence
+
+import torch
+from torch import nn
+
+from dl.modules.CNN.ResNet import predict
+from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
+from dl.modules.Generative.pictures import samples
+from dl.modules.Generative.sample import Trained, trained
+from dl.mytorch.config import UserError
+from dl.mytorch.data import image_splits
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog="python -m dl.modules.Generative.score")
+    parser.add_argument("run", type=Path, help="folder of a run of VAE or DCGAN")
+    parser.add_argument("--classifier", type=Path, required=True, help="folder of a run of CNN/ResNet on the same set")
+    parser.add_argument("--num", type=int, default=2000, help="samples, and real images of the test set (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+@torch.no_grad()
+def scores(found: Trained, classifier: nn.Module, num: int, seed: int) -> tuple[float, float, float]:
+    """Frechet distance, precision and recall of `num` samples against as many images of the test set."""
+    test = image_splits(found.config).test.dataset["images"][:num]
+    real, _ = features(classifier, found.about.standard({"images": test}, torch.Generator())["images"])
+    drawn, _ = features(classifier, standardised(samples(found.model, num, seed) * 2 - 1, found))
+    return frechet_distance(real, drawn), *precision_recall(real, drawn)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    try:
+        found, classifier = trained(options.run), predict.trained(options.classifier)
+        if options.num < 8 or options.seed < 0:
+            raise UserError(f"--num has to be at least 8 and --seed 0 or more; got {options.num} and {options.seed}")
+        if classifier.classes != found.about.classes:
+            raise UserError(f"{options.classifier} was trained on other classes than {options.run}")
+        distance, precision, recall = scores(found, classifier.model, options.num, options.seed)
+        print(f"Frechet distance {distance:.2f}, precision {precision:.3f}, recall {recall:.3f}")
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
