@@ -4,22 +4,25 @@
     python -m dl.benchmarks.gpt --nanogpt nanoGPT                      nanoGPT's network for a CPU: 4 layers x 128, block 64
     python -m dl.benchmarks.gpt --nanogpt nanoGPT --network char_gpu   its network for a GPU: 6 layers x 384, block 256
 
-Training: one batch of random tokens in memory, AdamW, gradients clipped at 1.
+Training: one batch of random tokens in memory, no dropout (as in nanoGPT's bench.py), AdamW, gradients clipped at 1.
 
 - nanoGPT         its model and its `configure_optimizers`, in the steps of its train.py: loss, backward, clip, update, and
                   the loss read each time
 - transformers    GPT2LMHeadModel in the same steps
 - ours            our model by `Trainer.train_step`, with its checks and sums
+- + compile       the same, the model compiled
 - + bf16          the same with the forward pass in bfloat16
+- + both          compiled and in bfloat16
 
 Writing: 240 tokens behind one, at temperature 1, by networks of the same size with room for 256, batch 1 and 16.
 
 - nanoGPT         its `generate`, which has no cache
 - transformers    its `generate` with its cache
 - ours            `generate` with the cache
+- + compile       the same, the model compiled once for all lengths
 
 A round runs each once, in an order that begins with the next contender every round; ratios are taken within a round, and
-all figures are medians over rounds. Everything is in one process, warmed by one round.
+all figures are medians over rounds. Everything is in one process, warmed by one round, in which programs are compiled.
 """
 
 import argparse
@@ -101,9 +104,9 @@ def step_by_hand(
     return step
 
 
-def trainers(network: str, module: ModuleType, batch: Batch, folder: str) -> Contenders:
+def trainers(network: str, module: ModuleType, batch: Batch, folder: str, compiled: bool) -> Contenders:
     """name -> one training step."""
-    sizes, optimizer = PRESETS[network], {"betas": (0.9, 0.99)}
+    sizes, optimizer = {**PRESETS[network], "dropout": 0.0}, {"betas": (0.9, 0.99)}
     tokens, targets = batch["tokens"], batch["targets"]
     nano, theirs = nanogpt(module, sizes), transformers_gpt2(sizes)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -111,30 +114,35 @@ def trainers(network: str, module: ModuleType, batch: Batch, folder: str) -> Con
     their_optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-3, weight_decay=0.1, **optimizer)
     labels = torch.cat([targets[:, :1], targets], dim=1)[:, :-1]  # it moves them by one itself
 
-    def ours(precision: str) -> Callable[[], None]:
-        config = Config(out=folder, device="cpu", precision=precision)
+    def ours(**options: Any) -> Callable[[], None]:
+        config = Config(out=folder, device="cpu", **options)
         task = TextModeling(Vocabulary(map(str, range(sizes["vocab_size"]))))
-        trainer = Trainer(build(network).train(), task, adamw(1e-3, 0.1, fused=True, **optimizer), constant(), config)
+        model = build(network, dropout=0.0).train()
+        trainer = Trainer(model, task, adamw(1e-3, 0.1, fused=True, **optimizer), constant(), config)
         return lambda: trainer.train_step([batch])
 
     return {
         "nanoGPT": step_by_hand(nano, nano_optimizer, lambda: nano(tokens, targets)[1]),
         "transformers": step_by_hand(theirs, their_optimizer, lambda: theirs(input_ids=tokens, labels=labels).loss),
-        "ours": ours("fp32"),
-        "+ bf16": ours("bf16"),
+        "ours": ours(),
+        "+ bf16": ours(precision="bf16"),
+        **({"+ compile": ours(compile=True), "+ both": ours(compile=True, precision="bf16")} if compiled else {}),
     }
 
 
-def writers(network: str, module: ModuleType, batch_size: int) -> Contenders:
+def writers(network: str, module: ModuleType, batch_size: int, compiled: bool) -> Contenders:
     """name -> the writing of `NEW_TOKENS` by each row of a batch."""
     sizes = {**PRESETS[network], "max_length": 256, "dropout": 0.0}
-    nano, theirs, own = nanogpt(module, sizes).eval(), transformers_gpt2(sizes).eval(), build(network, **sizes)
+    nano, theirs = nanogpt(module, sizes).eval(), transformers_gpt2(sizes).eval()
+    own, faster = build(network, **sizes), build(network, **sizes)
+    faster.compile(dynamic=True)  # one program for all lengths of the cache
     prompt = torch.zeros(batch_size, 1, dtype=torch.int64)
     options = {"max_new_tokens": NEW_TOKENS, "do_sample": True, "top_k": 0, "use_cache": True}
     return {
         "nanoGPT": lambda: nano.generate(prompt, NEW_TOKENS),
         "transformers": lambda: theirs.generate(prompt, attention_mask=torch.ones_like(prompt), **options),
         "ours": lambda: generate(own, prompt, max_new_tokens=NEW_TOKENS),
+        **({"+ compile": lambda: generate(faster, prompt, max_new_tokens=NEW_TOKENS)} if compiled else {}),
     }
 
 
@@ -167,21 +175,24 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--network", choices=list(BATCH), default="char", help="preset (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=30, help="timed training steps of each (default: %(default)s)")
     parser.add_argument("--texts", type=int, default=5, help="timed texts of each, 0 = none (default: %(default)s)")
+    parser.add_argument("--no-compile", action="store_true", help="leave out what is compiled, which takes minutes")
     parser.add_argument("--out", type=Path, help="JSON file to write (default: results/gpt-NETWORK.json beside this file)")
     options = parser.parse_args(argv)
     if not (options.nanogpt / "model.py").exists():
         parser.error(f"--nanogpt {options.nanogpt}: no model.py there")
     torch.manual_seed(0)
+    compiled = not options.no_compile
     about, module = about_this_machine(__spec__.name, argv), nanogpt_module(options.nanogpt)
     sizes, batch_size = PRESETS[options.network], BATCH[options.network]
     ids = torch.randint(sizes["vocab_size"], (batch_size, sizes["max_length"] + 1))
     batch = {"tokens": ids[:, :-1].contiguous(), "targets": ids[:, 1:].contiguous()}
     speeds: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        contenders = trainers(options.network, module, batch, folder)
+        contenders = trainers(options.network, module, batch, folder, compiled)
         speeds["training"] = measure(contenders, options.rounds, batch["tokens"].numel())
     for size in (1, 16) if options.texts else ():
-        speeds[f"writing, batch {size}"] = measure(writers(options.network, module, size), options.texts, size * NEW_TOKENS)
+        contenders = writers(options.network, module, size, compiled)
+        speeds[f"writing, batch {size}"] = measure(contenders, options.texts, size * NEW_TOKENS)
     out = options.out or RESULTS / f"gpt-{options.network}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(about | {"network": options.network, "batch_size": batch_size, "tokens_per_second": speeds}, out)

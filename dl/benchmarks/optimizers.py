@@ -53,9 +53,9 @@ CONTENDERS: dict[str, tuple[float, Make]] = {  # name -> the middle rate, optimi
     "SGD, momentum 0.9": (0.1, simple("SGD", momentum=0.9)),
     "SGD, Nesterov 0.9": (0.1, simple("SGD", momentum=0.9, nesterov=True)),
     "Adagrad": (0.02, simple("Adagrad")),
-    "RMSprop": (1e-3, simple("RMSprop")),
-    "Adam": (2e-3, simple("Adam")),
-    "Lion": (3e-4, simple("Lion")),
+    "RMSprop": (3e-3, simple("RMSprop")),
+    "Adam": (6e-3, simple("Adam")),
+    "Lion": (1e-3, simple("Lion")),
     "LAMB": (0.02, simple("LAMB", weight_decay=0.0)),
     "Muon": (0.02, muon),
 }

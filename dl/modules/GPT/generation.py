@@ -74,7 +74,9 @@ class Sampler:
         scores = self.scores(logits, seen)
         if self.temperature == 0:
             return scores.argmax(-1)
-        return torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
+        probabilities = scores.softmax(-1)
+        noise = torch.empty_like(probabilities).exponential_(generator=generator)
+        return (probabilities / noise).argmax(-1)  # the draw of torch.multinomial, without its checks
 
 
 def left_pad(prompts: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tensor, Tensor]:

@@ -70,6 +70,17 @@ def test_padding_is_no_token_of_the_text() -> None:
         assert generate(model, **padded([[prompt], [3, 1, 4]], padding=alone), **options)[0, -1] == alone
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+def test_a_compiled_model_writes_the_same_tokens_with_one_program_for_all_lengths() -> None:
+    model, prompt = tiny(), torch.tensor([[3, 1], [2, 6]])
+    expected = generate(model, prompt, max_new_tokens=30, temperature=0.0)
+    model.compile(dynamic=True)
+    assert torch.equal(generate(model, prompt, max_new_tokens=30, temperature=0.0), expected)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert torch.equal(generate(model, prompt, max_new_tokens=30, temperature=0.0), expected)
+
+
 def test_each_step_of_the_cache_computes_one_position(monkeypatch: pytest.MonkeyPatch) -> None:
     model, lengths = tiny(max_length=12), []
     model.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))

@@ -1,10 +1,13 @@
 """The recipes of GPT-2 and Llama, through their `main`, and the texts that their runs write."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -154,6 +157,23 @@ def test_tokens_that_the_vocabulary_lacks_are_refused(folder: Path, tmp_path: Pa
     write_tokens(folder / "tokens.bin", [[1] * 95, [270] * 5])
     with pytest.raises(UserError, match="tokens.bin has the id 270, the vocabulary only 270"):
         text_splits(config(gpt2_train, tmp_path, data=f"folder:{folder}"), 8)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory otherwise")
+def test_training_on_a_token_file_takes_memory_that_does_not_grow_with_it(tmp_path: Path, folder: Path) -> None:
+    """Whole runs from the command line, on 40 MB and on 200 MB of tokens: both files are larger than what validates."""
+    peaks = []
+    for count in (20_000_000, 100_000_000):
+        generator = np.random.default_rng(0)
+        parts = (generator.integers(0, 270, 1_000_000) for _ in range(count // 1_000_000))
+        assert write_tokens(folder / "tokens.bin", parts) == count
+        flags = f"--data folder:{folder} --out {tmp_path / str(count)} --model tiny --length 256 --batch-size 64 --steps 200"
+        command = [sys.executable, "-m", "dl.modules.GPT.GPT2.train", *flags.split(), "--eval-every", "200"]
+        subprocess.run(command, check=True, capture_output=True, timeout=900)
+        peaks.append(read_json(tmp_path / str(count) / "speed.json")["peak_memory_bytes"] / 1e6)
+    print(f"peak memory: {peaks[0]:.0f} MB with a file of 40 MB, {peaks[1]:.0f} MB with one of 200 MB")
+    assert abs(peaks[1] - peaks[0]) < 20
 
 
 @pytest.mark.parity

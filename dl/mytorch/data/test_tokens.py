@@ -70,8 +70,6 @@ def test_damaged_files_wrong_ids_and_short_texts_are_refused(file: Path) -> None
 MEMORY = """
 import resource
 import sys
-import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
 

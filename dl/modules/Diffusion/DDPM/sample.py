@@ -1,6 +1,6 @@
 """Draw samples of a run into a picture.
 
-    python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --steps 50 --num 64 --out grid.png
+    python -m dl.modules.Diffusion.DDPM.sample --steps 50 --num 64 --label 3 --out grid.png     # the run runs/Diffusion/DDPM
     python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --label 3 --guidance 3 --sampler dpm_solver_2m --steps 10
     python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --num 16 --nearest       # are they copies?
     python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --num 8 --interpolate    # from one sample to another
@@ -22,6 +22,7 @@ from dl import catalogue
 from dl.modules.Diffusion.DDPM.data import DiffusionConfig
 from dl.modules.Diffusion.DDPM.samplers import ddim, ddpm, dpm_solver_2m, guided
 from dl.modules.Diffusion.DDPM.task import picture
+from dl.modules.Diffusion.DDPM.train import Config
 from dl.modules.Diffusion.FlowMatching.flow import euler
 from dl.mytorch import plot
 from dl.mytorch.checkpoint import load_weights
@@ -132,7 +133,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     about = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.Diffusion.DDPM.sample")
-    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("run", type=Path, nargs="?", default=Path(Config.out), help="folder of a run (default: %(default)s)")
     parser.add_argument("--num", type=int, default=64, help="how many images (default: %(default)s)")
     parser.add_argument("--label", default="", help="number or name of a class; default: all in turn")
     parser.add_argument("--guidance", type=float, default=1.0, help="scale of the guidance; 1 = none (default: %(default)s)")

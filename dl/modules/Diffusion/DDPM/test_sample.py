@@ -39,7 +39,8 @@ def test_picture_has_a_column_for_each_class_or_the_one_asked_for(run: Path, mon
     assert sample.main([str(run), "--num", "12", "--steps", "2", "--out", "all.png"]) == 0
     assert sample.main([str(run), "--num", "3", "--steps", "1", "--label", "3", "--guidance", "2", "--out", "three.png"]) == 0
     words = ["--num", "2", "--steps", "1", "--label", "ankle boot", "--sampler", "ddpm", "--out", "boot.png"]
-    assert sample.main([str(run), *words]) == 0
+    monkeypatch.setattr(sample.Config, "out", str(run))  # the usual folder of a run
+    assert sample.main(words) == 0
     assert [labels.tolist() for labels in asked] == [[*range(10), 0, 1], [3, 3, 3], [9, 9]]
     assert shown["all.png"] == (1, 2 * 57 - 1, 10 * 57 - 1) and shown["three.png"] == (1, 56, 3 * 57 - 1)
 
