@@ -102,7 +102,7 @@ def example(model: Any, shape: Sequence[int] = ()) -> tuple[Any, ...]:
 
     One tensor, or as many equal ones as the model cannot do without: a translator takes source and target.
     These are 28x28 in grey, 32x32 in colour, which becomes 224x224 for a thousand classes, 16 tokens, 10 features,
-    100 numbers of noise.
+    100 numbers of noise, latents of 4 channels.
     Raises `UserError` that says why the model takes none of them.
     """
     import torch
@@ -111,7 +111,7 @@ def example(model: Any, shape: Sequence[int] = ()) -> tuple[Any, ...]:
 
     number, token = torch.float32, torch.int64
     usual = [((1, 1, 28, 28), number), ((1, 3, 32, 32), number), ((1, 3, 224, 224), number), ((1, 16), token), ((1, 10), number)]
-    usual += [((1, 100), number)]
+    usual += [((1, 100), number), ((1, 4, 32, 32), number)]
     needed = [each for each in inspect.signature(model.forward).parameters.values() if each.default is each.empty]
     reasons = []
     for size, dtype in [(tuple(shape), number), (tuple(shape), token)] if shape else usual:
