@@ -111,7 +111,7 @@ def last(run: dict[str, Any]) -> float:
 def picture(best: dict[str, dict[str, Any]]) -> "Figure":
     """Training and validation loss of each over the steps."""
     fig = plot.figure(11, 4.6)
-    fig.subplots_adjust(left=0.06, right=0.83, bottom=0.11, top=0.92, wspace=0.15)
+    fig.subplots_adjust(left=0.05, right=0.8, bottom=0.11, top=0.92, wspace=0.15)
     axes = fig.subplots(1, 2, sharey=True)
     for number, (name, run) in enumerate(best.items()):
         for chart, key in zip(axes, ("train_loss", "val_loss")):
