@@ -42,7 +42,8 @@ def launch(main: Callable[[Config], Result], config_class: type[Config], argv: S
     except torch.OutOfMemoryError:
         _fail("the device is out of memory: halve --batch-size and double --accumulate for the same result", 1)
     except RuntimeError as error:
-        if world() == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        alone = os.environ.get("WORLD_SIZE", "1") == "1"  # the process group is gone by now
+        if alone or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
         _fail("another rank has stopped, or was silent for too long; its own line says why", 1)
     except OSError as error:

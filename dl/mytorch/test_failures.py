@@ -30,11 +30,11 @@ def ranks_of(process: subprocess.Popen) -> list[int]:
 
 def test_shards_that_four_ranks_wrote_are_taken_up_by_two_and_by_one(recipe: Path) -> None:
     """With an average, whose shards are in the files as well; the last process also reads all shards as plain weights."""
-    flags = ["--epochs", "6", "--save-every", "1", "--ema", "0.9", "--pause", "0.05"]
+    flags = ["--epochs", "6", "--save-every", "1", "--ema", "0.9", "--pause", "0.05", "--shards"]
     whole, broken = recipe.parent / "whole", recipe.parent / "broken"
     finish(start(recipe, "--out", str(whole), *flags))
     for ranks in (4, 2):
-        process = start(recipe, "--out", str(broken), "--parallel", "fsdp", "--shards", *flags, ranks=ranks)
+        process = start(recipe, "--out", str(broken), "--parallel", "fsdp", *flags, ranks=ranks)
         last = broken / "last.pt"
         wait_for_change(last, last.stat().st_mtime if last.exists() else 0, process)
         kill_ranks(process)
@@ -79,7 +79,7 @@ def test_a_killed_rank_is_started_again_by_torchrun_and_nothing_shows(recipe: Pa
 
 def errors(output: str) -> list[str]:
     """What the ranks say, in the order of ranks; none of them with a stack, as torchrun adds its own."""
-    assert "dl/mytorch/" not in output, output
+    assert not any(line.endswith(", in launch") for line in output.splitlines()), output
     return sorted(line for line in output.splitlines() if line.startswith(("error:", "[rank ")))
 
 
