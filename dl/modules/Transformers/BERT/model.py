@@ -61,7 +61,7 @@ class BERT(nn.Module):
         mlm, nsp: with the head of the masked tokens, of the next sentence.
         pooler: with the hidden layer on the first token, which `nsp` needs; default as `nsp`.
         deviation: of the linear layers' weights at the start. The paper's 0.02 is for widths of 768 and 1,024: in a narrow
-            network all that attention adds is small beside its input then, and the next sentence is not learnt for long.
+            network all that a layer adds would be small beside its input.
 
     Raises `ValueError` for a head of the next sentence without the pooler.
     """
