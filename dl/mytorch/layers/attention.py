@@ -193,4 +193,6 @@ class MultiHeadAttention(nn.Module):
             self.weights(weights)
             return y
         seen = None if mask is None else ~mask
-        return F.scaled_dot_product_attention(query, key, value, seen, dropout, is_causal=causal, enable_gqa=self.grouped)
+        y = F.scaled_dot_product_attention(query, key, value, seen, dropout, is_causal=causal, enable_gqa=self.grouped)
+        # Of a query that sees nothing, torch's kernels for a CPU make 0, those for CUDA the mean of all values.
+        return y if mask is None else y.masked_fill(mask.all(-1, keepdim=True), 0.0)
