@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def test_the_benchmark_records_what_it_measured(tmp_path: Path, capsys: pytest.C
     record = json.loads(out.read_text())
     assert list(record["best"]) == names and out.with_suffix(".png").exists()
     for name, run in record["best"].items():
-        assert run["steps"] == [30, 60, 90, 120] and run["train_loss"][-1] < run["train_loss"][0]
+        assert run["steps"] == [30, 60, 90, 120] and run["val_loss"][-1] < math.log(10)  # better than guessing
         assert run["val_loss"][-1] == min(record["val_loss_by_rate"][name].values())
     assert "| Muon |" in capsys.readouterr().out
 
