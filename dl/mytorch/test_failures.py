@@ -1,11 +1,9 @@
 """Several ranks in trouble: other numbers of them, killed ones, and every failure that ends all. Slow tier."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -50,28 +48,6 @@ def test_shards_that_four_ranks_wrote_are_taken_up_by_two_and_by_one(recipe: Pat
     for name, weights in checkpoint.load(whole / "best.pt").items():
         assert (weights - checkpoint.load(broken / "best.pt")[name]).abs().max() <= 1e-5, name
     assert not list(broken.glob("shards-*"))  # what one process saved is in last.pt
-
-
-@pytest.mark.parametrize("flags", ["--parallel ddp", "--parallel fsdp --shards"])
-def test_a_killed_rank_is_started_again_by_torchrun_and_nothing_shows(recipe: Path, flags: str) -> None:
-    """One of two ranks dies by kill -9, three times, at random moments; `--fresh` counts for the first start only."""
-    given = ["--epochs", "8", "--dropout", "0.3", "--save-every", "2", "--pause", "0.05", "--fresh", *flags.split()]
-    whole, broken = recipe.parent / "whole", recipe.parent / "broken"
-    finish(start(recipe, "--out", str(whole), *given, ranks=2))
-    process = start(recipe, "--out", str(broken), *given, ranks=2, restarts=5)
-    randomness, last, kills = random.Random(0), broken / "last.pt", 0
-    while kills < 3:
-        wait_for_change(last, last.stat().st_mtime if last.exists() else 0, process)
-        time.sleep(randomness.uniform(0, 0.3))
-        ranks = ranks_of(process)
-        if process.poll() is not None or len(ranks) < 2:
-            break
-        os.kill(randomness.choice(ranks), signal.SIGKILL)
-        kills += 1
-    finish(process)
-    assert kills == 3
-    for name in ("history.json", "best.pt"):
-        assert (whole / name).read_bytes() == (broken / name).read_bytes(), name
 
 
 # ---- failures: every rank stops, with a line -----------------------------------------------------------------------
