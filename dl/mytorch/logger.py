@@ -100,7 +100,8 @@ def open_run(config: TrainConfig) -> Path:
     out = Path(config.out)
     if is_main():
         out.mkdir(parents=True, exist_ok=True)
-        if config.fresh and not restarted() and any((out / name).exists() for name in FILES):  # else the pictures in it are not ours
+        ours = any((out / name).exists() for name in FILES)  # else the pictures in it are not
+        if config.fresh and ours and not restarted():
             for path in [*(out / name for name in FILES), *out.glob("*.png"), *out.glob("vocabulary-*.json")]:
                 path.unlink(missing_ok=True)
             for folder in [out / "tensorboard", *out.glob("shards-*"), *out.glob("block*")]:

@@ -175,7 +175,7 @@ class weights_in_files(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if function is torch.empty and kwargs.get("device", "of no layer") is None:  # as torch's layers make their weights
-            like = torch.empty(*args, **{**kwargs, "device": "meta"})
-            if like.numel() > self.SMALL:
-                return in_file(like.shape, like.dtype, self.folder)
+            planned = torch.empty(*args, **{**kwargs, "device": "meta"})
+            if planned.numel() > self.SMALL:
+                return in_file(planned.shape, planned.dtype, self.folder)
         return function(*args, **kwargs)
