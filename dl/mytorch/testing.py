@@ -116,6 +116,21 @@ def _close(what: str, own: Tensor | None, other: Tensor | None, tolerance: float
     assert difference <= tolerance, f"{what}: differs by {difference:.3g}, more than {tolerance:g}"
 
 
+class UnderTheirNames(nn.Module):
+    """`reference` with the parameters of `copy`, for `assert_same_as` where the two cut their tensors in other ways.
+
+    `theirs(copy)` gives these parameters by the reference's names, as functions of them, so that gradients get back.
+    """
+
+    def __init__(self, reference: nn.Module, copy: nn.Module, theirs: Callable[[nn.Module], dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.copy, self.theirs = copy, theirs
+        self.reference = [reference]  # not a child: its own parameters do not count
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return torch.func.functional_call(self.reference[0], self.theirs(self.copy), inputs)
+
+
 def assert_gradients_flow(model: nn.Module, batch: Batch, task: Task | None = None) -> None:
     """After one backward pass every trainable parameter has a finite gradient that is not all zero."""
     model.zero_grad()

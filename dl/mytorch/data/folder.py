@@ -34,8 +34,9 @@ class Picture(NamedTuple):
 def read_image(path: Path | str, content: BinaryIO | None = None) -> Tensor:
     """A picture as bytes (3, H, W), upright as its EXIF says, transparent parts white.
 
-    With `content`, the bytes of its file, `path` only says where they are from. Of an animation the first picture. Colour profiles are not applied. Raises `UserError`, one line with the file and
-    the cause, for what cannot be read or is larger than Pillow's limit (179 million pixels).
+    With `content`, the bytes of its file, `path` only says where they are from. Of an animation the first picture. Colour
+    profiles are not applied. Raises `UserError`, one line with the file and the cause, for what cannot be read or is larger
+    than Pillow's limit (179 million pixels).
     """
     from PIL import ImageOps
 

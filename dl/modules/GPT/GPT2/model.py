@@ -4,7 +4,8 @@
 Sutskever, 2019, https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf: a
 decoder-only transformer with its norms before the layers, in the four published sizes (table 2; its counts of parameters
 are corrected by those of https://github.com/openai/gpt-2). "char" and "char_gpu" are the two networks for characters of
-Shakespeare of https://github.com/karpathy/nanoGPT, without biases and with the exact GELU; "small" is ours, for word pieces of WikiText-2; "tiny" is for tests.
+Shakespeare of https://github.com/karpathy/nanoGPT, without biases and with the exact GELU; "small" is ours, for word pieces
+of WikiText-2; "tiny" is for tests.
 
 Deviations: none of architecture. What the paper leaves open (deviation of the initial weights, GELU by tanh) follows its code.
 """

@@ -214,36 +214,25 @@ def transposed(x: Tensor) -> Tensor:
     return x.mT if x.ndim == 2 else x
 
 
-class InOurOrder(nn.Module):
-    """A reference for `assert_same_as`, which compares parameters in order: one tensor each for query, key and value."""
-
-    def __init__(self, reference: nn.Module) -> None:
-        super().__init__()
-        self.copy = from_transformers(reference)
-        self.reference = [AsOurs(reference)]
-
-    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
-        return torch.func.functional_call(self.reference[0], self.theirs(), (tokens, padding))
-
-    def theirs(self) -> dict[str, Tensor]:
-        """The copy's parameters under their names, as functions of them, so that gradients get back."""
-        own = dict(self.copy.named_parameters())
-        names = {"wte.weight": own["token_embedding.weight"], "wpe.weight": own["position_embedding.weight"]}
-        names |= {f"ln_f.{kind}": own[f"norm.{kind}"] for kind in ("weight", "bias")}
-        for i in range(len(self.copy.blocks)):
-            for kind in ("weight", "bias"):
-                block = {name: own[f"blocks.{i}.{name}.{kind}"] for name in BLOCK}
-                parts = [transposed(block[f"attention.layer.{part}"]) for part in ("query", "key", "value")]
-                names |= {
-                    f"h.{i}.attn.c_attn.{kind}": torch.cat(parts, dim=-1),
-                    f"h.{i}.attn.c_proj.{kind}": transposed(block["attention.layer.output"]),
-                    f"h.{i}.mlp.c_fc.{kind}": transposed(block["feed_forward.layer.fc1"]),
-                    f"h.{i}.mlp.c_proj.{kind}": transposed(block["feed_forward.layer.fc2"]),
-                    f"h.{i}.ln_1.{kind}": block["attention.norm"],
-                    f"h.{i}.ln_2.{kind}": block["feed_forward.norm"],
-                }
-        theirs = {f"reference.transformer.{name}": tensor for name, tensor in names.items()}
-        return theirs | {"reference.lm_head.weight": own["token_embedding.weight"]}
+def their_names(copy: nn.Module) -> dict[str, Tensor]:
+    """Our parameters by the names of transformers, which has one tensor for query, key and value."""
+    own = dict(copy.named_parameters())
+    names = {"wte.weight": own["token_embedding.weight"], "wpe.weight": own["position_embedding.weight"]}
+    names |= {f"ln_f.{kind}": own[f"norm.{kind}"] for kind in ("weight", "bias")}
+    for i in range(len(copy.blocks)):
+        for kind in ("weight", "bias"):
+            block = {name: own[f"blocks.{i}.{name}.{kind}"] for name in BLOCK}
+            parts = [transposed(block[f"attention.layer.{part}"]) for part in ("query", "key", "value")]
+            names |= {
+                f"h.{i}.attn.c_attn.{kind}": torch.cat(parts, dim=-1),
+                f"h.{i}.attn.c_proj.{kind}": transposed(block["attention.layer.output"]),
+                f"h.{i}.mlp.c_fc.{kind}": transposed(block["feed_forward.layer.fc1"]),
+                f"h.{i}.mlp.c_proj.{kind}": transposed(block["feed_forward.layer.fc2"]),
+                f"h.{i}.ln_1.{kind}": block["attention.norm"],
+                f"h.{i}.ln_2.{kind}": block["feed_forward.norm"],
+            }
+    theirs = {f"reference.transformer.{name}": tensor for name, tensor in names.items()}
+    return theirs | {"reference.lm_head.weight": own["token_embedding.weight"]}
 
 
 BLOCK = [
@@ -264,8 +253,9 @@ def test_network_is_transformers_in_outputs_gradients_and_steps(
     config = transformers.GPT2Config(**{**SIZES, **dropout, **changes}, attn_implementation=attention)
     reference = randomized(transformers.GPT2LMHeadModel(config)).double().train(train)
     padding = PADDING if padded else torch.zeros_like(PADDING)
+    twin = testing.UnderTheirNames(AsOurs(reference), from_transformers(reference), their_names)
     testing.assert_same_as(
-        Unpadded(from_transformers(reference)), Unpadded(InOurOrder(reference)), TOKENS, padding, train=train
+        Unpadded(from_transformers(reference)), Unpadded(twin), TOKENS, padding, train=train
     )
 
 

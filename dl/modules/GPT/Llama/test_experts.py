@@ -119,34 +119,23 @@ def test_balance_counts_in_training_only() -> None:
 # ---- transformers --------------------------------------------------------------------------------------------------
 
 
-class InOurOrder(nn.Module):
-    """Mixtral for `assert_same_as`, which compares parameters in order: it keeps all experts in one tensor, ours one by one."""
-
-    def __init__(self, reference: nn.Module) -> None:
-        super().__init__()
-        self.copy = from_transformers(reference)
-        self.reference = [AsOurs(reference)]
-
-    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
-        return torch.func.functional_call(self.reference[0], self.theirs(), (tokens, padding))
-
-    def theirs(self) -> dict[str, Tensor]:
-        """The copy's parameters under their names, as functions of them, so that gradients get back."""
-        own = dict(self.copy.named_parameters())
-        names = {"model.embed_tokens.weight": own["token_embedding.weight"], "model.norm.weight": own["norm.weight"]}
-        names["lm_head.weight"] = own["output.weight"]
-        for i, block in enumerate(self.copy.blocks):
-            theirs, our = f"model.layers.{i}", f"blocks.{i}"
-            for part in ("query", "key", "value", "output"):
-                names[f"{theirs}.self_attn.{part[0]}_proj.weight"] = own[f"{our}.attention.layer.{part}.weight"]
-            names[f"{theirs}.input_layernorm.weight"] = own[f"{our}.attention.norm.weight"]
-            names[f"{theirs}.post_attention_layernorm.weight"] = own[f"{our}.feed_forward.norm.weight"]
-            names[f"{theirs}.mlp.gate.weight"] = own[f"{our}.feed_forward.layer.router.weight"]
-            experts = block.feed_forward.layer.experts
-            gates = [torch.cat([expert.gate.weight, expert.up.weight]) for expert in experts]
-            names[f"{theirs}.mlp.experts.gate_up_proj"] = torch.stack(gates)
-            names[f"{theirs}.mlp.experts.down_proj"] = torch.stack([expert.down.weight for expert in experts])
-        return {f"reference.{name}": tensor for name, tensor in names.items()}
+def their_names(copy: nn.Module) -> dict[str, Tensor]:
+    """Our parameters by the names of Mixtral, which keeps all experts in one tensor, ours one by one."""
+    own = dict(copy.named_parameters())
+    names = {"model.embed_tokens.weight": own["token_embedding.weight"], "model.norm.weight": own["norm.weight"]}
+    names["lm_head.weight"] = own["output.weight"]
+    for i, block in enumerate(copy.blocks):
+        theirs, our = f"model.layers.{i}", f"blocks.{i}"
+        for part in ("query", "key", "value", "output"):
+            names[f"{theirs}.self_attn.{part[0]}_proj.weight"] = own[f"{our}.attention.layer.{part}.weight"]
+        names[f"{theirs}.input_layernorm.weight"] = own[f"{our}.attention.norm.weight"]
+        names[f"{theirs}.post_attention_layernorm.weight"] = own[f"{our}.feed_forward.norm.weight"]
+        names[f"{theirs}.mlp.gate.weight"] = own[f"{our}.feed_forward.layer.router.weight"]
+        experts = block.feed_forward.layer.experts
+        gates = [torch.cat([expert.gate.weight, expert.up.weight]) for expert in experts]
+        names[f"{theirs}.mlp.experts.gate_up_proj"] = torch.stack(gates)
+        names[f"{theirs}.mlp.experts.down_proj"] = torch.stack([expert.down.weight for expert in experts])
+    return {f"reference.{name}": tensor for name, tensor in names.items()}
 
 
 @pytest.fixture
@@ -178,9 +167,8 @@ MIXTRAL = {**SIZES, "num_key_value_heads": 2, "num_local_experts": 4, "attn_impl
 @pytest.mark.parametrize("changes", [{}, {"num_local_experts": 3, "num_experts_per_tok": 3}, {"num_hidden_layers": 1}])
 def test_network_is_mixtral_in_outputs_gradients_and_steps(mixtral: ModuleType, changes: dict[str, Any], train: bool) -> None:
     reference = randomized(mixtral.MixtralForCausalLM(mixtral.MixtralConfig(**{**MIXTRAL, **changes}))).double().train(train)
-    testing.assert_same_as(
-        Unpadded(from_transformers(reference)), Unpadded(InOurOrder(reference)), TOKENS, PADDING, train=train
-    )
+    twin = testing.UnderTheirNames(AsOurs(reference), from_transformers(reference), their_names)
+    testing.assert_same_as(Unpadded(from_transformers(reference)), Unpadded(twin), TOKENS, PADDING, train=train)
 
 
 @pytest.mark.parity
