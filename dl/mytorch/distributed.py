@@ -65,6 +65,10 @@ def _process_group(config: Config) -> Iterator[None]:
         return
     if config.parallel == "none":
         raise UserError(f"torchrun started {ranks} processes, but --parallel is none: add --parallel ddp or --parallel fsdp")
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # Restarted ranks would read the addresses of dead ones there: https://github.com/pytorch/pytorch/issues/135712
+        way = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend=c10d --max-restarts=..."
+        raise UserError(f"torchrun's --max-restarts may wait for ever, unless every start has a store of its own: {way}")
     here = device(config.device)
     if here.type == "cuda":
         torch.cuda.set_device(here)

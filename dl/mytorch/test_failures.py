@@ -1,14 +1,16 @@
 """Several ranks in trouble: other numbers of them, killed ones, and every failure that ends all. Slow tier."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from dl.mytorch import checkpoint
+from dl.mytorch import checkpoint, testing
 from dl.mytorch.test_processes import finish, start, wait_for_change
 from dl.mytorch.test_processes import recipe, small_disk  # noqa: F401, fixtures
 
@@ -48,6 +50,25 @@ def test_shards_that_four_ranks_wrote_are_taken_up_by_two_and_by_one(recipe: Pat
     for name, weights in checkpoint.load(whole / "best.pt").items():
         assert (weights - checkpoint.load(broken / "best.pt")[name]).abs().max() <= 1e-5, name
     assert not list(broken.glob("shards-*"))  # what one process saved is in last.pt
+
+
+@pytest.mark.parametrize("flags", ["--parallel ddp", "--parallel fsdp --shards"])
+def test_killed_ranks_are_started_again_by_torchrun_and_nothing_shows(
+    recipe: Path, flags: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two ranks dies by kill -9, three times, at random moments; `--fresh` counts for the first start only."""
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    given = ["--epochs", "8", "--dropout", "0.3", "--save-every", "2", "--pause", "0.05", "--fresh", *flags.split()]
+    whole, broken = recipe.parent / "whole", recipe.parent / "broken"
+    finish(start(recipe, "--out", str(whole), *given, ranks=2))
+    process = start(recipe, "--out", str(broken), *given, ranks=2, restarts=3)
+    randomness, last = random.Random(0), broken / "last.pt"
+    for _ in range(3):
+        wait_for_change(last, last.stat().st_mtime if last.exists() else 0, process)
+        time.sleep(randomness.uniform(0, 0.3))
+        os.kill(randomness.choice(ranks_of(process)), signal.SIGKILL)
+    finish(process)
+    testing.assert_same_runs(whole, broken)
 
 
 # ---- failures: every rank stops, with a line -----------------------------------------------------------------------
@@ -95,6 +116,12 @@ def test_ranks_with_different_flags_are_refused(recipe: Path) -> None:
     assert process.returncode == 1
     for line in errors(process.stderr + process.stdout):
         assert "rank 1 was started with other flags than rank 0: seed 1 instead of 0, lr 0.2 instead of 0.1" in line
+
+
+def test_restarts_over_a_store_that_outlives_them_are_refused(recipe: Path) -> None:
+    """torchrun's default: the ranks of the second start would wait for the addresses of the first."""
+    output = finish(start(recipe, "--out", str(recipe.parent / "x"), "--parallel", "ddp", ranks=2, restarts=1), 1)
+    assert all("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun" in line for line in errors(output)) and errors(output)
 
 
 def test_a_missing_shard_is_a_line(recipe: Path) -> None:

@@ -100,8 +100,8 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def start(recipe: Path, *flags: str, ranks: int = 1) -> subprocess.Popen:
-    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+def start(recipe: Path, *flags: str, ranks: int = 1, restarts: int = 0) -> subprocess.Popen:
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", f"--max-restarts={restarts}"]
     torchrun = several if ranks > 1 else []
     command = [sys.executable, *torchrun, str(recipe), "--device", "cpu", "--batch-size", "8", "--lr", "0.01", *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
