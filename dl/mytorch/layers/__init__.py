@@ -18,7 +18,7 @@ from dl.mytorch.layers.activations import (
 )
 from dl.mytorch.layers.attention import KeyValueCache, MultiHeadAttention, attention
 from dl.mytorch.layers.conv import Conv1d, Conv2d, ConvTranspose2d
-from dl.mytorch.layers.dropout import Dropout
+from dl.mytorch.layers.dropout import Dropout, QuickDropout
 from dl.mytorch.layers.embedding import Embedding
 from dl.mytorch.layers.from_scratch import from_scratch
 from dl.mytorch.layers.joined_head import JoinedHead
@@ -62,6 +62,7 @@ __all__ = [
     "LogSoftmax",
     "MaxPool2d",
     "MultiHeadAttention",
+    "QuickDropout",
     "RMSNorm",
     "RNNCell",
     "ReLU",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dl.mytorch.layers.dropout import quick_dropout
 from dl.mytorch.layers.rotary import RotaryPositions
 
 # B batch, T queries, S keys, C width, H heads, G heads of keys and values, D width of a head
@@ -30,7 +31,7 @@ def attention(
     else:
         lowest = torch.finfo(scores.dtype).min  # -inf would make a row without any key NaN, in its gradient too
         weights = scores.masked_fill(mask, lowest).softmax(-1).masked_fill(mask, 0.0)
-    return F.dropout(weights, dropout) @ value, weights
+    return quick_dropout(weights, dropout) @ value, weights
 
 
 def scaled_dot_product_attention(

@@ -1,6 +1,7 @@
 """Attention against torch's, against its own formula, and by its laws."""
 
 import copy
+import sys
 from typing import Any
 
 import pytest
@@ -15,6 +16,13 @@ from dl.mytorch.layers import KeyValueCache, MultiHeadAttention, attention
 # 3 sequences of 6 tokens: one whole, two with padding at the end
 PADDING = torch.tensor([[0] * 6, [0] * 4 + [1] * 2, [0] + [1] * 5], dtype=torch.bool)
 FUTURE = torch.ones(6, 6, dtype=torch.bool).triu(1)
+
+
+@pytest.fixture(autouse=True)
+def torch_s_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what is dropped is dropped by torch, too. `quick_dropout` is tested beside it."""
+    for place in ("attention", "dropout"):
+        monkeypatch.setattr(sys.modules[f"dl.mytorch.layers.{place}"], "quick_dropout", F.dropout)
 
 
 def random(*shape: int) -> Tensor:

@@ -13,14 +13,48 @@ def test_a_seed_drops_what_torch_s_drops(p: float, training: bool) -> None:
     assert_same_function(layers.Dropout(p).train(training), nn.Dropout(p).train(training), torch.randn(0, 5))
 
 
-def test_the_mean_stays() -> None:
-    x = torch.ones(100_000)
-    y = layers.Dropout(0.25)(x)
-    assert y.mean() == pytest.approx(1, abs=0.01)
-    assert (y == 0).float().mean() == pytest.approx(0.25, abs=0.01)
+@pytest.mark.parametrize("kind", [layers.Dropout, layers.QuickDropout])
+@pytest.mark.parametrize("p", [0.01, 0.25, 0.9])
+def test_the_mean_stays(kind: type[nn.Module], p: float) -> None:
+    x = torch.ones(400_001)
+    y = kind(p)(x)
+    assert y.mean() == pytest.approx(1, abs=0.03)
+    assert (y == 0).float().mean() == pytest.approx(p, abs=0.004)
+    assert len(y.unique()) == 2  # 0, and all that stay the same
 
 
+@pytest.mark.parametrize("kind", [layers.Dropout, layers.QuickDropout])
 @pytest.mark.parametrize("p", [-0.1, 1.1])
-def test_what_is_no_probability_is_refused(p: float) -> None:
+def test_what_is_no_probability_is_refused(kind: type[nn.Module], p: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        layers.Dropout(p)(torch.ones(1))
+        kind(p)(torch.ones(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_quick_draws_are_as_independent_as_torch_s_and_gradients_go_where_numbers_stay(dtype: torch.dtype) -> None:
+    """64 bits are drawn at a time, for four neighbours: pairs of these are dropped as often as chance has it."""
+    x = torch.ones(1000, 400, dtype=dtype, requires_grad=True)
+    y = layers.QuickDropout(0.5)(x)
+    y.backward(torch.ones_like(y))
+    assert torch.equal(x.grad, y)
+    gone = (y == 0).float()
+    for step in (1, 2, 3, 4, 8):
+        both = gone[:, step:] * gone[:, :-step]
+        assert both.mean() == pytest.approx(0.25, abs=0.005), step
+    assert (gone[1:] * gone[:-1]).mean() == pytest.approx(0.25, abs=0.005)
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-9, 1 - 1e-9, 1.0])
+def test_quick_dropout_at_the_ends(p: float) -> None:
+    x = torch.ones(1000)
+    assert layers.QuickDropout(p)(x).count_nonzero() == (1000 if p < 0.5 else 0)
+    assert torch.equal(layers.QuickDropout(p).eval()(x), x)
+    assert layers.QuickDropout(p)(torch.empty(0, 5)).shape == (0, 5)
+
+
+def test_a_seed_repeats_what_quick_dropout_drops() -> None:
+    def draw() -> torch.Tensor:
+        torch.manual_seed(0)
+        return layers.QuickDropout(0.3)(torch.ones(7, 9))
+
+    assert torch.equal(draw(), draw())

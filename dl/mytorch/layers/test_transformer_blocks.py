@@ -13,6 +13,7 @@ from dl.mytorch import testing
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.layers import DecoderBlock, EncoderBlock, KeyValueCache, feed_forward
 from dl.mytorch.layers.test_attention import FUTURE, PADDING, torch_names
+from dl.mytorch.layers.test_attention import torch_s_random_numbers  # noqa: F401, a fixture
 
 SIZES = {"dim": 8, "num_heads": 2, "hidden_dim": 12}
 TORCH_SIZES = {"d_model": 8, "nhead": 2, "dim_feedforward": 12, "batch_first": True}
