@@ -62,13 +62,13 @@ CONTENDERS: dict[str, tuple[float, Make]] = {  # name -> the middle rate, optimi
 
 
 def train(make: Make, lr: float, data: Splits, epochs: int, preset: str) -> dict[str, Any]:
-    """One run: every `POINT` steps the mean training loss since the last point, the validation loss and error."""
+    """One run: every `POINT` steps the mean training loss of the last `POINT`, the validation loss and error."""
     torch.manual_seed(0)
     model = build(preset)
     moving = make(model, lr)
     groups = [(group, group["lr"]) for optimizer in moving for group in optimizer.param_groups]
     schedule, total, step = warmup_cosine(0.05), epochs * len(data.train), 0
-    steps, curve, validation, recent, seconds = [], [], [], [], []
+    steps, curve, validation, losses, seconds = [], [], [], [], []
     for epoch in range(epochs):
         for batch in data.train.batches(epoch):
             for group, peak in groups:
@@ -80,16 +80,15 @@ def train(make: Make, lr: float, data: Splits, epochs: int, preset: str) -> dict
             for optimizer in moving:
                 optimizer.step()
             seconds.append(time.process_time() - started)
-            recent.append(loss.detach())
+            losses.append(loss.detach())
             step += 1
             if step % POINT == 0 or step == total:
                 steps.append(step)
-                curve.append(torch.stack(recent).mean().item())
-                recent = []
+                curve.append(torch.stack(losses[-POINT:]).mean().item())
                 validation.append(evaluate(model, data))
-    losses, errors = zip(*validation)
+    val_loss, val_top1_error = zip(*validation)
     figures = {"lr": lr, "milliseconds": round(1e3 * median(seconds), 3), "steps": steps, "train_loss": curve}
-    return figures | {"val_loss": losses, "val_top1_error": errors}
+    return figures | {"val_loss": val_loss, "val_top1_error": val_top1_error}
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from dl.benchmarks import autograd
 from dl.modules.CNN.LeNet.model import build
 from dl.mytorch.autograd import cross_entropy
-from dl.mytorch.data import synthetic
+from dl.mytorch.data import ImageConfig, image_splits, synthetic
 
 
 def test_the_network_on_arrays_has_torch_s_logits_gradients_and_weights_after_three_steps() -> None:
@@ -29,6 +29,20 @@ def test_the_network_on_arrays_has_torch_s_logits_gradients_and_weights_after_th
             engine.step(batch, rate)
     for name, parameter in model.named_parameters():
         np.testing.assert_allclose(own.weights[name].data, parameter.detach().numpy(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_a_pass_over_the_bundled_images_in_float64_ends_at_torch_s_error() -> None:
+    """To the image: in float32 the order of sums alone moves the error by half a point."""
+    model = build("modern").double()
+    engines = [autograd.NumpyLeNet(model), autograd.TorchLeNet(model)]
+    data = image_splits(ImageConfig("unused", "fashion_mnist-sample", batch_size=64))
+    for batch, rate in autograd.batches(data, epochs=1):
+        for engine in engines:
+            engine.step({"images": batch["images"].double(), "labels": batch["labels"]}, rate)
+    for batch in data.test.batches():
+        own, twin = (engine.predict({"images": batch["images"].double()}) for engine in engines)
+        np.testing.assert_array_equal(own, twin)
 
 
 @pytest.mark.slow

@@ -22,16 +22,15 @@ def attention(
     """softmax(Q K^T / sqrt(D)) V, equation 1, with the weights: the formula to read, and to look at the weights.
 
     query (B, H, T, D), key and value (B, H, S, D), mask (B, H, T, S) or what broadcasts to it -> output (B, H, T, D),
-    weights (B, H, T, S) before dropout. A query that may see no key has weights and output of zero, as in
-    `F.scaled_dot_product_attention`; `nn.MultiheadAttention` gives NaN.
+    weights (B, H, T, S) before dropout. A query that may see no key has an output of zero, as in
+    `F.scaled_dot_product_attention`, and weights all alike; `nn.MultiheadAttention` gives NaN.
     """
-    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T, S)
-    if mask is None:
-        weights = scores.softmax(-1)
-    else:
-        lowest = torch.finfo(scores.dtype).min  # -inf would make a row without any key NaN, in its gradient too
-        weights = scores.masked_fill(mask, lowest).softmax(-1).masked_fill(mask, 0.0)
-    return quick_dropout(weights, dropout) @ value, weights
+    scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)  # (B, H, T, S)
+    if mask is not None:
+        scores = scores.masked_fill(mask, torch.finfo(scores.dtype).min)  # -inf would make a row without any key NaN
+    weights = scores.softmax(-1)
+    output = quick_dropout(weights, dropout) @ value
+    return output if mask is None else output.masked_fill(mask.all(-1, keepdim=True), 0.0), weights
 
 
 def scaled_dot_product_attention(
