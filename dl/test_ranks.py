@@ -5,10 +5,11 @@ In float64 and without dropout, so that nothing differs but the order of sums. T
 
 import sys
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import pytest
 import torch
+import torch._dynamo.utils
 import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from dl.modules.Diffusion.DDPM.process import Process
 from dl.modules.GPT.GPT2.model import build as gpt2
 from dl.modules.Transformers.BERT.model import build as bert
 from dl.modules.Transformers.BERT.task import PreTraining
-from dl.mytorch import Task, TrainConfig, Trainer, checkpoint, plot
+from dl.mytorch import Task, TrainConfig, Trainer, checkpoint, plot, testing
 from dl.mytorch.data import Batch, Loader, Splits
 from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.logger import read_json
@@ -84,7 +85,7 @@ CASES = {
 }
 
 
-def train(name: str, out: Path, parallel: str, shards: int = 1) -> None:
+def train(name: str, out: Path, parallel: str, shards: int = 1, **changes: Any) -> None:
     """The run `out`; with `shards`, one process takes each batch in as many parts as ranks would, and as they would."""
     case = CASES[name]
     examples = EXAMPLES - EXAMPLES % BATCH if name == "ResNet" else EXAMPLES  # else its last parts would be of two sizes
@@ -95,7 +96,7 @@ def train(name: str, out: Path, parallel: str, shards: int = 1) -> None:
     torch.manual_seed(0)
     model = case.model().double()
     flags = {"steps": STEPS, "batch_size": BATCH // shards, "accumulate": 2 * shards, "parallel": parallel, "device": "cpu"}
-    trainer = Trainer(model, case.task(), sgd(0.05, momentum=0.9), constant(), TrainConfig(str(out), "", **flags))
+    trainer = Trainer(model, case.task(), sgd(0.05, momentum=0.9), constant(), TrainConfig(str(out), "", **flags | changes))
     trainer.task.report = trainer.task.preview = lambda model: {}
     trainer.fit(Splits(Loader(train_set, BATCH // shards), Loader(held_out, 7), Loader(held_out, 5)))
 
@@ -108,6 +109,9 @@ def run_rank(rank: int, folder: Path, ranks: int) -> None:
     for name in CASES:
         for parallel in ("ddp", "fsdp"):
             train(name, folder / f"{name}-{parallel}-{ranks}", parallel)
+    if ranks == 2 and testing.has_compiler():
+        train("GPT2", folder / "compiled", "fsdp", compile=True, checkpoint_activations=True)
+        assert torch._dynamo.utils.counters["frames"]["ok"], "nothing was compiled"
     dist.barrier()
     dist.destroy_process_group()
 
@@ -143,6 +147,12 @@ def test_batch_norms_see_the_part_of_their_rank(folder: Path, no_pictures: None,
     for parallel in ("ddp", "fsdp"):
         statistics = ("running_mean", "running_var", "num_batches_tracked")
         assert_same_weights(alone, folder / f"ResNet-{parallel}-{ranks}", without=statistics)
+
+
+def test_sharded_blocks_that_are_compiled_and_recomputed_end_at_the_same_weights(folder: Path) -> None:
+    if not testing.has_compiler():
+        pytest.skip("torch.compile on a CPU takes a C++ compiler")
+    assert_same_weights(folder / "GPT2-fsdp-2", folder / "compiled")
 
 
 def assert_same_weights(alone: Path, run: Path, without: tuple[str, ...] = ()) -> None:

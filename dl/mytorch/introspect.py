@@ -76,7 +76,8 @@ def summarize(model: nn.Module, call: Callable[[], Any]) -> str:
     counter = _flop_counter()
     try:
         model.eval()
-        with torch.no_grad(), counter:
+        # A compiled model would not be counted, and torch would remember not to compile it in training either.
+        with torch.no_grad(), counter, torch.compiler.set_stance("force_eager"):
             call()
     finally:
         for module in names:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import shutil
 import signal
 from pathlib import Path
 from typing import Any, Callable
@@ -256,6 +257,11 @@ def _stopping(augment: Any, batches: int) -> Callable[[Batch, torch.Generator], 
         return batch if augment is None else augment(batch, generator)
 
     return apply
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile can make programs for this CPU."""
+    return shutil.which("g++") is not None
 
 
 def assert_same_runs(first: Path | str, second: Path | str) -> None:

@@ -53,7 +53,10 @@ class Trainer:
         if config.checkpoint_activations and self.stream is None:  # which does so anyway
             sharding.recompute_activations(self.model)
         if config.compile:
-            self.model.compile()
+            # Shards come and go between blocks; blocks that are alike share a program.
+            parts = sharding.outermost_blocks(self.model) if config.parallel == "fsdp" else []
+            for part in parts or [self.model]:
+                part.compile()
         self.network = self.parallelized(self.model)  # what a training step calls
         if self.ema is not None and config.parallel == "fsdp":
             self.parallelized(self.ema.module)
