@@ -7,6 +7,7 @@ import pickle
 import shutil
 import tempfile
 import zipfile
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, BinaryIO, Iterator, Sequence
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dl.mytorch.config import UserError
-from dl.mytorch.distributed import gather_objects, is_main, rank, rng_state, set_rng_state, world
+from dl.mytorch.distributed import background_group, gather_objects, is_main, rank, rng_state, set_rng_state, world
 from dl.mytorch.sharding import like, whole
 
 
@@ -114,20 +115,32 @@ def _read_safetensors(path: Path | str) -> dict[str, Tensor]:
 Optimizers = Sequence[torch.optim.Optimizer]
 
 
-def capture(
-    model: nn.Module, optimizers: Optimizers, average: nn.Module | None, shards: Path | None = None
-) -> dict[str, Any]:
-    """The state of all that a training step changes, and of the generators of every rank. All ranks call it.
-
-    With `shards`, each rank writes into this folder what it has of weights and optimizer state, and their place is all
-    that the result says of them: see `use_shards`.
-    """
-    rng = gather_objects(rng_state())
-    if shards is not None:
-        _write_shards(shards, model, optimizers, average)
-        return {"shards": shards.name, "rng": rng}
+def capture(model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> dict[str, Any]:
+    """The state of all that a training step changes, and of the generators of every rank. All ranks call it."""
     parts = {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
-    return {**whole(parts | {"ema": average and average.state_dict()}, keep=is_main()), "rng": rng}
+    parts |= {"ema": average and average.state_dict()}
+    return {**whole(parts, keep=is_main()), "rng": gather_objects(rng_state())}
+
+
+def capture_shards(
+    folder: Path, model: nn.Module, optimizers: Optimizers, average: nn.Module | None
+) -> tuple[dict[str, Any], Future]:
+    """The same of a large model: each rank writes what it has into `folder`, and the state only names it. See `use_shards`.
+
+    What is written is copied first, then written while training goes on. When the future is done on rank 0, all is there;
+    `finish_shards` raises what went wrong.
+    """
+    from torch.distributed import checkpoint as dcp
+
+    shards = _shards(model, optimizers, average)
+    writing = dcp.async_save(shards, checkpoint_id=folder, process_group=background_group())
+    return {"shards": folder.name, "rng": gather_objects(rng_state())}, writing
+
+
+def finish_shards(writing: Future, folder: Path) -> None:
+    """Wait for the shards to be written. Raises `UserError` when they could not be."""
+    with _short_errors(f"cannot write {folder}"):
+        writing.result()
 
 
 def restore(state: dict[str, Any], path: Path, model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> None:
@@ -160,13 +173,6 @@ def _shards(model: nn.Module, optimizers: Optimizers, average: nn.Module | None)
 
     state = {"model": model.state_dict(), "optimizers": get_optimizer_state_dict(model, optimizers)}
     return state | ({"ema": average.state_dict()} if average is not None else {})
-
-
-def _write_shards(folder: Path, *of: Any) -> None:
-    from torch.distributed import checkpoint as dcp
-
-    with _short_errors(f"cannot write {folder}"):
-        dcp.save(_shards(*of), checkpoint_id=folder)
 
 
 def _load_shards(folder: Path, model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import random
 import signal
@@ -86,7 +87,14 @@ def _process_group(config: Config) -> Iterator[None]:
     finally:
         # It ends gloo's threads, unless something still holds the group: then one that has a tensor to free may abort
         # Python at its exit. FSDP holds it; torch.distributed.nn.functional would, as a default, if imported after this.
+        background_group.cache_clear()
         dist.destroy_process_group()
+
+
+@functools.cache
+def background_group() -> dist.ProcessGroup:
+    """A second group of all ranks, by way of the CPU, for what goes on beside training. All ranks make the first call."""
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def _check_alike(config: Config) -> None:

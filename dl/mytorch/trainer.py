@@ -1,11 +1,13 @@
 """The one training loop: every model of the project goes through it, and none has a copy."""
 
+import concurrent.futures
 import contextlib
 import math
 import shutil
 import signal
 import time
 from itertools import islice
+from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import torch
@@ -74,6 +76,8 @@ class Trainer:
         self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)  # step of the first NaN or infinity
         self.signals: list[int] = []  # those that asked us to stop
         self.saved = False
+        self.unkept: tuple[dict[str, Any], Path | None] | None = None  # what was saved and is not yet named by last.pt
+        self.writing: concurrent.futures.Future | None = None  # of its shards
         self.logged = (0.0, 0.0)  # loss and items of train_metrics at the last point of the curve
         self.evaluation_seconds = 0.0
 
@@ -182,12 +186,16 @@ class Trainer:
                 self.logger.say(f"going on with {self.out} at step {self.step} of {self.total_steps}")
             try:
                 self._loop(data)
+                self._keep(wait=True)
                 return self._finish(data)
             except _Stopped:
                 if not self.saved:
                     self._save(data.train)
+                self._keep(wait=True)
                 self.logger.say(f"stopped at step {self.step} of {self.total_steps}, saved; the same command goes on")
                 raise SystemExit(128 + self.signals[0]) from None
+            finally:
+                concurrent.futures.wait([self.writing] if self.writing else [])
 
     def _loop(self, data: Splits) -> None:
         groups = self._groups(data.train)
@@ -215,6 +223,7 @@ class Trainer:
             self.train_step(batches)
             self.step += 1
             self.saved = False
+            self._keep(wait=False)
             self.logger.bar.update()
             if self.step % self.config.log_every == 0:
                 self._log_point()
@@ -339,11 +348,14 @@ class Trainer:
     # ---- state -----------------------------------------------------------------------------------------------------
 
     def _save(self, loader: Loader) -> None:
-        """Everything that the next step depends on, in one file."""
+        """Everything that the next step depends on, in one file; weights of a large model beside it, in shards."""
         self._check_health()
+        self._keep(wait=True)  # the state before, if its shards are still being written
         shards = self.out / f"shards-{self.step}" if checkpoint.use_shards(self.model) else None
+        parts = self.model, self.optimizers, self.ema
+        captured, self.writing = checkpoint.capture_shards(shards, *parts) if shards else (checkpoint.capture(*parts), None)
         state = {
-            **checkpoint.capture(self.model, self.optimizers, self.ema, shards),
+            **captured,
             "train_sums": self.train_metrics.state(),
             "task": checkpoint.gather_rows(self.task.state()),
             "position": (self.step, self.epoch, self.batch),
@@ -351,13 +363,23 @@ class Trainer:
             "history": list(self.history),
             "best": self.best,
         }
+        self.unkept = (state, shards)
+        self._keep(wait=shards is None)
+        self._save_speed(loader)
+        self.saved = True
+
+    def _keep(self, wait: bool) -> None:
+        """Let last.pt name the latest state, once its shards are written: now, after waiting, or in a later step."""
+        if self.unkept is None or not (wait or self.writing.done()):
+            return
+        (state, shards), self.unkept = self.unkept, None
+        if shards:
+            checkpoint.finish_shards(self.writing, shards)
         if is_main():
             checkpoint.save(state, self.out / "last.pt")
             for old in set(self.out.glob("shards-*")) - {shards}:
                 shutil.rmtree(old)
-            self.logger.history(self.history)
-        self._save_speed(loader)
-        self.saved = True
+            self.logger.history(state["history"])
 
     def _resume(self) -> None:
         """Put back what `_save` wrote, if there is anything."""
