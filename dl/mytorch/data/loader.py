@@ -95,8 +95,11 @@ def _with_short_errors(batches: Iterable[Batch]) -> Iterator[Batch]:
     """What a person can mend comes out of a worker process as its whole traceback; the last line of that is enough."""
     try:
         yield from batches
+        return
     except UserError as error:
-        raise UserError(str(error).rstrip().rpartition("UserError: ")[2]) from None
+        message = str(error).rstrip().rpartition("UserError: ")[2]
+        error.__traceback__ = None  # its frames hold the workers, which would be let go late, and then wait for 5 seconds
+    raise UserError(message)
 
 
 class _Epoch(Dataset):

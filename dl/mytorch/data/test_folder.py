@@ -1,5 +1,6 @@
 """Folders of pictures: every kind of picture, every kind of damage, every layout."""
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,7 @@ def test_a_picture_that_is_cut_off_ends_training_with_one_line(workers: int, tmp
     with pytest.raises(UserError, match=r"\.png cannot be read: ") as refused:
         next(splits.val.batches())
     assert str(refused.value).startswith(str(tmp_path)) and "\n" not in str(refused.value)
+    assert not multiprocessing.active_children()
 
 
 def test_auto_augment_has_the_policy_of_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
