@@ -110,7 +110,8 @@ def example(model: Any, shape: Sequence[int] = ()) -> tuple[Any, ...]:
     from dl.mytorch.config import UserError
 
     number, token = torch.float32, torch.int64
-    usual = [((1, 1, 28, 28), number), ((1, 3, 32, 32), number), ((1, 3, 224, 224), number), ((1, 16), token), ((1, 10), number)]
+    images = [((1, *shape), number) for shape in ((1, 28, 28), (3, 32, 32), (3, 224, 224))]
+    usual = [*images, ((1, 16), token), ((1, 10), number)]
     usual += [((1, 100), number), ((1, 4, 32, 32), number)]
     needed = [each for each in inspect.signature(model.forward).parameters.values() if each.default is each.empty]
     reasons = []

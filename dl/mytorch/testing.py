@@ -86,7 +86,7 @@ def assert_same_function(
         torch.manual_seed(seed)
         outputs = _tensors(function(*leaves))
         torch.manual_seed(seed)
-        weights = [torch.randn(y.shape, dtype=y.dtype) for y in outputs]  # a random linear function, in which no gradient cancels
+        weights = [torch.randn(y.shape, dtype=y.dtype) for y in outputs]  # of a linear function: no gradient cancels
         wanted = {f"input {i}": x for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad}
         wanted |= dict(function.named_parameters()) if modules else {}
         gradients = torch.autograd.grad(outputs, [*wanted.values()], weights, materialize_grads=True) if wanted else ()

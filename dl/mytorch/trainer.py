@@ -82,7 +82,7 @@ class Trainer:
         self.evaluation_seconds = 0.0
 
     def parallelized(self, model: nn.Module) -> Any:
-        """What a training step calls when ranks share the work. A step that calls parts of `model` by themselves wraps these."""
+        """What a step calls when ranks share the work. A step that calls parts of `model` by themselves wraps these."""
         return distributed.parallelize(model, self.config.parallel, self.config.precision)
 
     # ---- one step --------------------------------------------------------------------------------------------------
@@ -331,7 +331,8 @@ class Trainer:
         }
         self.logged = (loss, items)
         self.logger.scalars("train", point, self.step)
-        self.logger.bar.set_postfix_str(f"epoch {self.step / self.steps_per_epoch:.1f}, loss {point['step/loss']:.4f}", refresh=False)
+        place = f"epoch {self.step / self.steps_per_epoch:.1f}, loss {point['step/loss']:.4f}"
+        self.logger.bar.set_postfix_str(place, refresh=False)
         if stop and world() > 1:  # ranks stop at the same step, here
             self.signals = self.signals or [signal.SIGTERM]
             raise _Stopped

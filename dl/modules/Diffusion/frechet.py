@@ -1,4 +1,7 @@
-"""How far apart two sets of points are, as normal distributions: Heusel et al. 2017, https://arxiv.org/abs/1706.08500, equation 6."""
+"""How far apart two sets of points are, as normal distributions.
+
+Heusel et al. 2017, https://arxiv.org/abs/1706.08500, equation 6.
+"""
 
 import torch
 from torch import Tensor

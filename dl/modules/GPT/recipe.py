@@ -17,7 +17,7 @@ from dl.mytorch.optim import adamw, warmup_cosine
 class LanguageConfig(TrainConfig):
     """What a recipe that trains a language model can be told beside."""
 
-    data: str = flag("shakespeare", "text: shakespeare, shakespeare-sample, wikitext2, or folder:PATH, see dl.modules.GPT.BPE.prepare")
+    data: str = flag("shakespeare", "shakespeare, shakespeare-sample, wikitext2, or folder:PATH, see dl.modules.GPT.BPE.prepare")
     length: int = flag(64, "tokens of a training example, the most that the model sees at once")
     dropout: float = flag(0.0, "dropout of embeddings, attention and layers")
     warmup: int = flag(100, "steps in which the learning rate rises")

@@ -52,7 +52,10 @@ class ImageConfig(TrainConfig):
     Raises `UserError` for a set that there is not, `ValueError` for a value that cannot be meant.
     """
 
-    data: str = flag("fashion_mnist", f"set of images: {NAMES}; or folder:PATH, a folder of pictures for each class, or tar:PATH, see data/tar.py")
+    data: str = flag(
+        "fashion_mnist",
+        f"set of images: {NAMES}; or folder:PATH, a folder of pictures for each class, or tar:PATH, see data/tar.py",
+    )
     image_size: int = flag(224, "height and width that the pictures of a folder are brought to; other sets have their own")
     label_smoothing: float = flag(0.0, "share of the label that all classes get alike")
     crop: int = flag(0, "pad by so many pixels and crop at random to the old size; 0 = no crops")

@@ -128,7 +128,7 @@ class _Epoch(Dataset):
         return self._collated([int(i) for i in order[mine]], t)
 
     def _by_length(self, generator: torch.Generator) -> Tensor:
-        """The shuffled order, in pools of POOL batches that are sorted by length, longest first, with their batches shuffled again.
+        """The shuffled order in pools of POOL batches, sorted by length, longest first, their batches shuffled again.
 
         Unshuffled, all examples are one pool, and stay sorted. The one short batch stays the last.
         """

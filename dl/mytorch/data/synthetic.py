@@ -6,9 +6,10 @@ from dl.mytorch.data.loader import Batch, Loader, Splits
 
 
 def images(count: int, num_classes: int = 10, channels: int = 1, size: int = 28, seed: int = 0) -> Batch:
-    """Noisy copies of one random pattern per class, of patches of 4 x 4 pixels: "images" (count, channels, size, size), "labels" (count,).
+    """Noisy copies of one random pattern per class: "images" (count, channels, size, size), "labels" (count,).
 
-    `size` is a multiple of 4. The patterns depend on the sizes alone, the noise on `seed`: sets of two seeds are of the same classes.
+    Patterns are of patches of 4 x 4 pixels, so `size` is a multiple of 4. They depend on the sizes alone, the noise on
+    `seed`: sets of two seeds are of the same classes.
     """
     patches = torch.randn(num_classes, channels, size // 4, size // 4, generator=torch.Generator().manual_seed(0))
     patterns = patches.repeat_interleave(4, -1).repeat_interleave(4, -2)

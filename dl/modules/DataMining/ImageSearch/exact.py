@@ -148,7 +148,7 @@ def _scores(queries: Tensor, vectors: Tensor, squares: Tensor, distance: str, p:
 
 
 def _products(queries: Tensor, vectors: Tensor, part: int = 1000) -> Tensor:
-    """qx, (Q, n). Few queries meet the vectors in parts, which go to all cores; MKL multiplies a whole matrix by them on one."""
+    """qx, (Q, n). Few queries meet the vectors in parts, on all cores; MKL multiplies a whole matrix by them on one."""
     whole = len(vectors) // part * part
     if len(queries) > FEW or whole == 0:
         return queries @ vectors.T
