@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import inspect
 import os
 import random
 import signal
@@ -268,8 +269,10 @@ def parallelize(model: nn.Module, parallel: str, precision: str = "fp32") -> nn.
     if parallel == "fsdp":
         return sharding.shard(model, next(model.parameters()).device.type, world(), precision == "bf16")
     # Buffers are shared before each evaluation. At each forward, that would spoil a backward pass through two of them.
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # by torch 2.13
+    unshared = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     # Without the view, all gradients are in memory twice.
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **unshared)
 
 
 @contextlib.contextmanager
