@@ -80,22 +80,14 @@ def errors(output: str) -> list[str]:
     return sorted(line for line in output.splitlines() if line.startswith(("error:", "[rank ")))
 
 
-def test_a_meeting_place_that_cannot_be_reached_is_a_line(recipe: Path) -> None:
-    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+@pytest.mark.parametrize(("rank", "port"), [("1", "9"), ("0", "29617")], ids=["no such place", "a rank never comes"])
+def test_ranks_that_do_not_meet_are_a_line(recipe: Path, rank: str, port: str) -> None:
+    place = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     command = [sys.executable, str(recipe), "--out", str(recipe.parent / "x"), "--parallel", "ddp", "--patience", "3"]
     process = subprocess.run(command, env=os.environ | place, capture_output=True, text=True, timeout=300)
     assert process.returncode == 1
     (line,) = errors(process.stderr)
-    assert "the 2 ranks did not meet at 127.0.0.1:9 within 3 s" in line
-
-
-def test_a_rank_that_never_comes_is_a_line(recipe: Path) -> None:
-    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617"}
-    command = [sys.executable, str(recipe), "--out", str(recipe.parent / "x"), "--parallel", "ddp", "--patience", "3"]
-    process = subprocess.run(command, env=os.environ | place, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 1
-    (line,) = errors(process.stderr)
-    assert "the 2 ranks did not meet at 127.0.0.1:29617 within 3 s" in line
+    assert f"the 2 ranks did not meet at 127.0.0.1:{port} within 3 s" in line
 
 
 def test_a_rank_that_falls_silent_ends_the_others(recipe: Path) -> None:

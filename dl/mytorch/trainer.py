@@ -7,7 +7,6 @@ import shutil
 import signal
 import time
 from itertools import islice
-from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import torch
@@ -76,8 +75,8 @@ class Trainer:
         self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)  # step of the first NaN or infinity
         self.signals: list[int] = []  # those that asked us to stop
         self.saved = False
-        self.unkept: tuple[dict[str, Any], Path | None] | None = None  # what was saved and is not yet named by last.pt
-        self.writing: concurrent.futures.Future | None = None  # of its shards
+        # What was saved and is not yet in last.pt, and the writing of its shards, if it has any.
+        self.unkept: tuple[dict[str, Any], concurrent.futures.Future | None] | None = None
         self.logged = (0.0, 0.0)  # loss and items of train_metrics at the last point of the curve
         self.evaluation_seconds = 0.0
 
@@ -195,7 +194,8 @@ class Trainer:
                 self.logger.say(f"stopped at step {self.step} of {self.total_steps}, saved; the same command goes on")
                 raise SystemExit(128 + self.signals[0]) from None
             finally:
-                concurrent.futures.wait([self.writing] if self.writing else [])
+                if self.unkept is not None and self.unkept[1] is not None:
+                    concurrent.futures.wait([self.unkept[1]])
 
     def _loop(self, data: Splits) -> None:
         groups = self._groups(data.train)
@@ -352,9 +352,11 @@ class Trainer:
         """Everything that the next step depends on, in one file; weights of a large model beside it, in shards."""
         self._check_health()
         self._keep(wait=True)  # the state before, if its shards are still being written
-        shards = self.out / f"shards-{self.step}" if checkpoint.use_shards(self.model) else None
         parts = self.model, self.optimizers, self.ema
-        captured, self.writing = checkpoint.capture_shards(shards, *parts) if shards else (checkpoint.capture(*parts), None)
+        if checkpoint.use_shards(self.model):
+            captured, writing = checkpoint.capture_shards(self.out / f"shards-{self.step}", *parts)
+        else:
+            captured, writing = checkpoint.capture(*parts), None
         state = {
             **captured,
             "train_sums": self.train_metrics.state(),
@@ -364,18 +366,23 @@ class Trainer:
             "history": list(self.history),
             "best": self.best,
         }
-        self.unkept = (state, shards)
-        self._keep(wait=shards is None)
+        self.unkept = (state, writing)
+        self._keep(wait=False)
         self._save_speed(loader)
         self.saved = True
 
     def _keep(self, wait: bool) -> None:
-        """Let last.pt name the latest state, once its shards are written: now, after waiting, or in a later step."""
-        if self.unkept is None or not (wait or self.writing.done()):
+        """Put the latest state into last.pt, once its shards are written: now, after waiting, or in a later step."""
+        if self.unkept is None:
             return
-        (state, shards), self.unkept = self.unkept, None
-        if shards:
-            checkpoint.finish_shards(self.writing, shards)
+        state, writing = self.unkept
+        shards = None
+        if writing is not None:
+            if not (wait or writing.done()):
+                return
+            shards = self.out / state["shards"]
+            checkpoint.finish_shards(writing, shards)
+        self.unkept = None
         if is_main():
             checkpoint.save(state, self.out / "last.pt")
             for old in set(self.out.glob("shards-*")) - {shards}:

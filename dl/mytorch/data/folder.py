@@ -119,14 +119,17 @@ def folder_splits(config: TrainConfig, root: Path, size: int, augment: Augment |
     if empty := [part for part, pictures in parts.items() if not pictures]:
         raise UserError(f"{root} has too few pictures: none are left for {' and '.join(empty)}")
     _check([picture.path for pictures in parts.values() for picture in pictures])
+    return picture_splits(config, {part: Pictures(of, size) for part, of in parts.items()}, augment)
 
+
+def picture_splits(config: TrainConfig, sets: dict[str, Dataset], augment: Augment | None) -> Splits:
+    """Loaders of "train", "val" and "test", standardised like ImageNet's; `augment` sees training images as bytes."""
     augmented = IMAGENET if augment is None else compose(augment, IMAGENET)
-    train, val, test = (Pictures(parts[part], size) for part in ("train", "val", "test"))
     workers = config.num_workers
     return Splits(
-        Loader(train, config.batch_size, shuffle=True, seed=config.seed, num_workers=workers, augment=augmented),
-        Loader(val, config.batch_size, num_workers=workers, augment=IMAGENET),
-        Loader(test, config.batch_size, num_workers=workers, augment=IMAGENET),
+        Loader(sets["train"], config.batch_size, shuffle=True, seed=config.seed, num_workers=workers, augment=augmented),
+        Loader(sets["val"], config.batch_size, num_workers=workers, augment=IMAGENET),
+        Loader(sets["test"], config.batch_size, num_workers=workers, augment=IMAGENET),
     )
 
 

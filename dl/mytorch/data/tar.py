@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import NamedTuple, Sequence
 
 import torch
-
 from torch.utils.data import Dataset
 
 from dl.mytorch.checkpoint import atomic_write
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import folder
-from dl.mytorch.data.augment import Augment, compose
-from dl.mytorch.data.loader import Batch, Loader, Splits
+from dl.mytorch.data.augment import Augment
+from dl.mytorch.data.loader import Batch, Splits
 
 
 class Place(NamedTuple):
@@ -103,13 +102,7 @@ def tar_splits(config: TrainConfig, root: Path, size: int, augment: Augment | No
     sets["train"] = torch.utils.data.Subset(train, sorted(order))
     if empty := [part for part, samples in sets.items() if len(samples) == 0]:
         raise UserError(f"--data tar:{root}: there are too few samples in *.tar, none are left for {' and '.join(empty)}")
-    augmented = folder.IMAGENET if augment is None else compose(augment, folder.IMAGENET)
-    workers = config.num_workers
-    return Splits(
-        Loader(sets["train"], config.batch_size, shuffle=True, seed=config.seed, num_workers=workers, augment=augmented),
-        Loader(sets["val"], config.batch_size, num_workers=workers, augment=folder.IMAGENET),
-        Loader(sets["test"], config.batch_size, num_workers=workers, augment=folder.IMAGENET),
-    )
+    return folder.picture_splits(config, sets, augment)
 
 
 def write_shards(root: Path, out: Path, samples: int = 1000) -> None:
