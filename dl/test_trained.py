@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,7 @@ from dl import __main__ as front
 from dl import catalogue
 from dl.mytorch.config import UserError
 from dl.mytorch.data import read_image
+from dl.mytorch.introspect import without_values
 from dl.trained import feature_maps, published, trained
 
 
@@ -85,6 +87,54 @@ def test_runs_of_other_kinds_are_refused(tmp_path: Path) -> None:
         (run / "config.json").write_text(json.dumps({"recipe": recipe, "config": {}}))
         with pytest.raises(UserError, match=message):
             trained(run)
+
+
+PUBLISHED = [
+    ("CNN/DenseNet", "densenet121"),
+    ("CNN/GoogLeNet", "googlenet"),
+    *(
+        pytest.param(f"CNN/{folder}", name, marks=pytest.mark.parity)
+        for folder, name in [
+            ("AlexNet", "alexnet"),
+            ("ConvNeXt", "convnext_tiny"),
+            ("EfficientNet", "efficientnet_b1"),
+            ("MobileNetV2", "mobilenet_v2"),
+            ("ResNeXt", "resnext50_32x4d"),
+            ("ResNet", "resnet50"),
+            ("SqueezeNet", "squeezenet1_0"),
+            ("VGG", "vgg11_bn"),
+            ("WideResNet", "wide_resnet50_2"),
+        ]
+    ),
+    pytest.param("Transformers/ViT", "vit_b_32", marks=pytest.mark.parity),
+    pytest.param("Transformers/ViT", "vit_h_14", marks=pytest.mark.parity),
+]
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
+@pytest.mark.parametrize(("backbone", "name"), PUBLISHED)
+def test_published_files_are_read_as_by_torchvision_s_own_builders(
+    torchvision: ModuleType, backbone: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = torchvision.models
+    best = models.get_model_weights(name).DEFAULT
+    with without_values():  # a builder without weights asks for the size of the images only where it matters
+        shapes = models.get_model(name, **({"image_size": best.meta["min_size"][0]} if "vit" in name else {})).state_dict()
+    file = {}
+    for key, tensor in shapes.items():
+        if key.endswith("num_batches_tracked"):
+            continue  # older than most files
+        old = re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key)  # as DenseNet's files call them
+        file[old] = torch.rand(tensor.shape) + 0.5 if tensor.ndim == 1 else torch.randn(tensor.shape) / tensor[0].numel() ** 0.5
+    torch.save(file, tmp_path / "weights.pth")
+    monkeypatch.setattr(type(best), "get_state_dict", lambda *_, **__: dict(file))
+    reference = models.get_model(name, weights=best).eval()
+    own = published(backbone, name, tmp_path / "weights.pth")
+    images = own.prepare(torch.randint(256, (3, 300, 300), dtype=torch.uint8))
+    with torch.no_grad():
+        expected = reference(images)
+        assert expected.std() > 0.01  # and so the inputs, whose scale may be wrong, show
+        torch.testing.assert_close(own.model(images), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
 def test_published_weights_are_found_by_folder_and_preset(torchvision: ModuleType, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A trained network with what belongs to it: from the folder of a run, or published weights in our network."""
 
 import dataclasses
+import re
 import warnings
 from pathlib import Path
 from typing import Callable, NamedTuple, Sequence
@@ -13,6 +14,7 @@ from dl.mytorch import Probe
 from dl.mytorch.checkpoint import load, load_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.data import image_set, prepare
+from dl.mytorch.introspect import without_values
 from dl.mytorch.logger import trained_run
 from dl.mytorch.vision import import_torchvision
 
@@ -57,7 +59,7 @@ def published(backbone: str, name: str = "", weights: Path | str = "") -> Classi
         raise UserError(f"{backbone} has no published network {name}".rstrip() + f"; there are {', '.join(names) or 'none'}")
     best = models.get_model_weights(name).DEFAULT
     try:
-        state = load(weights) if weights else best.get_state_dict(progress=True, check_hash=True)
+        state = load(weights) if weights else best.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         if weights:
             raise
@@ -67,10 +69,7 @@ def published(backbone: str, name: str = "", weights: Path | str = "") -> Classi
         ) from None
     try:
         outputs = len(list(state.values())[-1])  # the last tensor is the bias of the classes
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # GoogLeNet's, of initial weights that are not used
-            reference = models.get_model(name, weights=None, num_classes=outputs)
-        reference.load_state_dict(state)
+        reference = _torchvision_s(name, state, num_classes=outputs, image_size=best.meta["min_size"][0])
     except (AttributeError, IndexError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{weights or best.url} does not hold the weights of torchvision's {name} ({reason})") from None
@@ -80,6 +79,20 @@ def published(backbone: str, name: str = "", weights: Path | str = "") -> Classi
     transforms = best.transforms()
     model = catalogue.module(backbone, "convert").from_torchvision(reference).eval()
     return Classifier(model, lambda picture: transforms(picture)[None], classes)
+
+
+def _torchvision_s(name: str, state: dict[str, Tensor], num_classes: int, image_size: int) -> nn.Module:
+    """torchvision's network with these weights, and with what its builders do for published weights and not otherwise."""
+    # DenseNet's files are older than the names of its layers.
+    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): weight for key, weight in state.items()}
+    options = {"image_size": image_size} if name.startswith("vit_") else {}  # its largest was trained on larger images
+    with warnings.catch_warnings(), without_values():
+        warnings.simplefilter("ignore")  # GoogLeNet's, of initial weights that are not used
+        reference = import_torchvision().models.get_model(name, weights=None, num_classes=num_classes, **options)
+    reference.load_state_dict(state, assign=True)
+    if hasattr(reference, "transform_input"):
+        reference.transform_input = True  # GoogLeNet's weights are for images of another scale
+    return reference
 
 
 @torch.no_grad()

@@ -87,47 +87,45 @@ def test_logits_have_one_row_per_image(variant: dict[str, Any], side: int) -> No
 @pytest.mark.parametrize(("preset", "stages"), [("resnet18", 4), ("resnet20", 3), ("resnet50", 4)])
 @pytest.mark.parametrize(("stem", "divisor"), [("small", 1), ("pool", 2), ("imagenet", 4)])
 def test_each_stage_but_the_first_halves_the_map(preset: str, stages: int, stem: str, divisor: int) -> None:
-    with without_values():
-        model = build(preset, stem=stem, depths=(2,) * stages)
-        with Probe(model, "stem", *(f"blocks.{i}" for i in range(2 * stages))) as probe:
-            model(torch.empty(1, 3, 224, 224))
-    assert probe["stem"].shape[2:] == (224 // divisor,) * 2
+    model = build(preset, stem=stem, depths=(2,) * stages, width=2)
+    with torch.no_grad(), Probe(model, "stem", *(f"blocks.{i}" for i in range(2 * stages))) as probe:
+        model(torch.randn(1, 3, 64, 64))
+    assert probe["stem"].shape[2:] == (64 // divisor,) * 2
     sides = [probe[f"blocks.{i}"].shape[2] for i in range(2 * stages)]
-    assert sides == [224 // divisor // 2 ** (i // 2) for i in range(2 * stages)]
+    assert sides == [64 // divisor // 2 ** (i // 2) for i in range(2 * stages)]
 
 
 # ---- torchvision ---------------------------------------------------------------------------------------------------
 
 
-def short(torchvision: ModuleType, kind: str, depths: list[int]) -> nn.Module:
-    """torchvision's class with fewer blocks and no fourth stage, which is the third once more but holds most of the weights."""
+def short(torchvision: ModuleType, kind: str) -> nn.Module:
+    """torchvision's class with three blocks in two stages; the others are the second once more but hold most of the weights."""
     resnet = torchvision.models.resnet
-    reference = resnet.ResNet({"basic": resnet.BasicBlock, "bottleneck": resnet.Bottleneck}[kind], [*depths, 1])
-    reference.layer4, reference.fc = nn.Sequential(), nn.Linear(reference.layer4[0].conv1.in_channels, 7)
+    reference = resnet.ResNet({"basic": resnet.BasicBlock, "bottleneck": resnet.Bottleneck}[kind], [1, 2, 1, 1])
+    reference.fc = nn.Linear(reference.layer3[0].conv1.in_channels, 7)
+    reference.layer3, reference.layer4 = nn.Sequential(), nn.Sequential()
     return testing.randomize_norms(reference)
 
 
-SHORT = {"basic": [1, 2, 1], "bottleneck": [1, 1, 2]}
 PUBLISHED = [pytest.param(name, marks=pytest.mark.parity) for name in ("resnet18", "resnet34", "resnet50", "resnet101")]
 
 
-@pytest.mark.parametrize("name", [*SHORT, *PUBLISHED])
+@pytest.mark.parametrize("name", ["basic", "bottleneck", *PUBLISHED])
 @pytest.mark.parametrize(("mode", "height", "width"), [("train", 32, 33), ("eval", 33, 32)])
 def test_network_is_torchvision_s_in_outputs_gradients_and_steps(
     torchvision: ModuleType, name: str, mode: str, height: int, width: int
 ) -> None:
-    if name in SHORT:
-        reference = short(torchvision, name, SHORT[name])
+    if name in ("basic", "bottleneck"):
+        reference, steps = short(torchvision, name), 3 if mode == "train" else 1
     else:
-        reference = testing.randomize_norms(getattr(torchvision.models, name)(num_classes=7))
+        reference, steps = testing.randomize_norms(getattr(torchvision.models, name)(num_classes=7)), 1
     model = from_torchvision(reference)
-    steps = 3 if name in SHORT and mode == "train" else 1
     testing.assert_same_as(model, reference, torch.randn(2, 3, height, width), train=mode == "train", steps=steps)
     assert model.head.out_features == 7
 
 
 def test_running_statistics_move_as_torchvision_s(torchvision: ModuleType) -> None:
-    reference = short(torchvision, "basic", [1, 1, 1])
+    reference = short(torchvision, "basic")
     model = from_torchvision(reference)
     images = torch.randn(2, 3, 32, 32)
     model(images), reference(images)
@@ -136,15 +134,14 @@ def test_running_statistics_move_as_torchvision_s(torchvision: ModuleType) -> No
 
 
 def test_stride_in_the_first_1x1_is_the_other_place_of_the_same_weights(torchvision: ModuleType) -> None:
-    reference = short(torchvision, "bottleneck", [1, 2, 1]).eval()
+    reference = short(torchvision, "bottleneck").eval()
     with without_values():
-        model = build("resnet50", depths=(1, 2, 1), num_classes=7, stride_in="1x1").eval()
+        model = build("resnet50", depths=(1, 2), num_classes=7, stride_in="1x1").eval()
     model.load_state_dict(from_torchvision(reference).state_dict(), assign=True)
     images = torch.randn(1, 3, 48, 32)
     with torch.no_grad():
         assert not torch.allclose(model(images), reference(images))
-        for stage in (reference.layer2, reference.layer3):
-            stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+        reference.layer2[0].conv1.stride, reference.layer2[0].conv2.stride = (2, 2), (1, 1)
         torch.testing.assert_close(model(images), reference(images))
 
 

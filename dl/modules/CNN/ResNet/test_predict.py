@@ -2,13 +2,16 @@
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from dl.modules.CNN.ResNet import predict, train
+from dl.mytorch import plot
 from dl.mytorch.data import synthetic
 
 
@@ -20,42 +23,18 @@ def picture(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def weights(torchvision: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of torchvision's ResNet-18 for ImageNet, as a file."""
+def reference(torchvision: ModuleType) -> nn.Module:
+    """torchvision's ResNet-18 for ImageNet, with random weights."""
     torch.manual_seed(0)
+    return torchvision.models.resnet18(weights=None).eval()
+
+
+@pytest.fixture(scope="module")
+def weights(reference: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its weights as a file."""
     path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    torch.save(reference.state_dict(), path)
     return path
-
-
-def test_published_weights_give_the_classes_that_torchvision_gives(
-    torchvision: ModuleType, weights: Path, picture: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    figure, features = picture.with_name("figure.png"), picture.with_name("features.png")
-    asked = ["--model", "resnet18", "--weights", str(weights), "--figure", str(figure), "--features", str(features)]
-    assert predict.main([str(picture), *asked]) == 0
-    reference = torchvision.models.resnet18(weights=None).eval()
-    reference.load_state_dict(torch.load(weights, weights_only=True))
-    best = torchvision.models.ResNet18_Weights.DEFAULT
-    with torch.no_grad(), Image.open(picture) as image:
-        likely = reference(best.transforms()(image)[None]).softmax(-1)[0].topk(5)
-    expected = [f"{p:6.1%}  {best.meta['categories'][i]}" for p, i in zip(likely.values.tolist(), likely.indices.tolist())]
-    assert [line.strip() for line in capsys.readouterr().out.splitlines()[1:6]] == [line.strip() for line in expected]
-    with Image.open(figure) as drawn, Image.open(features) as maps:
-        assert drawn.size == (800, 260) and maps.width == 1200
-
-
-def test_a_run_names_its_own_classes(
-    tmp_path: Path, picture: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = train.Config(out=str(tmp_path / "run"), data="fashion_mnist-sample", model="tiny", batch_size=16)
-    train.main(config, synthetic.image_splits())
-    capsys.readouterr()
-    assert predict.main([str(picture), "--run", config.out, "--top", "99", "--figure", str(tmp_path / "figure.png")]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 10 + 1 and any("ankle boot" in line for line in lines)
-    shares = [float(line.split("%")[0]) for line in lines[1:11]]
-    assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(100, abs=0.6)
 
 
 def odd(path: Path, kind: str) -> Path:
@@ -73,10 +52,68 @@ def odd(path: Path, kind: str) -> Path:
     return path
 
 
-def test_odd_pictures_are_answered(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What would be drawn, by the name of its file: drawing has tests of its own, and takes longer than all tests here."""
+    contents = {}
+    monkeypatch.setattr(plot, "predictions", lambda pictures, answers: answers)
+    monkeypatch.setattr(plot, "feature_maps", lambda maps: maps)
+    monkeypatch.setattr(plot, "save_figure", lambda content, path: contents.update({path.name: content}))
+    return contents
+
+
+def test_published_weights_give_the_classes_that_torchvision_gives(
+    torchvision: ModuleType,
+    reference: nn.Module,
+    weights: Path,
+    picture: Path,
+    drawn: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pixel = odd(picture.with_name("pixel.png"), "1x1")
+    asked = ["--model", "resnet18", "--weights", str(weights), "--figure", "figure.png", "--features", "features.png"]
+    assert predict.main([str(picture), str(pixel), *asked]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    best = torchvision.models.ResNet18_Weights.DEFAULT
+    for place, path in enumerate((picture, pixel)):
+        with torch.no_grad(), Image.open(path) as image:
+            likely = reference(best.transforms()(image)[None]).softmax(-1)[0].topk(5)
+        names = [best.meta["categories"][i] for i in likely.indices]
+        assert lines[6 * place :][:6] == [str(path), *(f"  {p:6.1%}  {name}" for p, name in zip(likely.values, names))]
+        assert [name for name, _ in drawn["figure.png"][place]] == names
+    assert list(drawn["features.png"]) == ["stem", *(f"blocks.{i}" for i in range(8))]
+
+
+@pytest.mark.slow
+def test_figures_are_files_to_look_at(weights: Path, picture: Path) -> None:
+    figure, features = picture.with_name("figure.png"), picture.with_name("features.png")
+    asked = ["--model", "resnet18", "--weights", str(weights), "--figure", str(figure), "--features", str(features)]
+    assert predict.main([str(picture), *asked]) == 0
+    with Image.open(figure) as drawn, Image.open(features) as maps:
+        assert drawn.size == (800, 260) and maps.width == 1200
+
+
+@pytest.fixture
+def run(tmp_path: Path, no_pictures: None, drawn: dict[str, Any]) -> str:
+    """The folder of a run of the recipe."""
+    config = train.Config(out=str(tmp_path / "run"), data="fashion_mnist-sample", model="tiny", batch_size=16, epochs=1)
+    train.main(config, synthetic.image_splits())
+    return config.out
+
+
+def test_a_run_names_its_own_classes(tmp_path: Path, picture: Path, run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert predict.main([str(picture), "--run", run, "--top", "99", "--figure", str(tmp_path / "figure.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 10 + 1 and any("ankle boot" in line for line in lines)
+    shares = [float(line.split("%")[0]) for line in lines[1:11]]
+    assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(100, abs=0.6)
+
+
+def test_odd_pictures_are_answered(tmp_path: Path, run: str, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [odd(tmp_path / f"{i}.png", kind) for i, kind in enumerate(["1x1", "L", "LA", "P", "1", "I;16", "RGBA", "CMYK"])]
-    arguments = ["--model", "resnet18", "--weights", str(weights), "--figure", str(tmp_path / "figure.png")]
-    assert predict.main([*map(str, paths), *arguments]) == 0
+    capsys.readouterr()
+    assert predict.main([*map(str, paths), "--run", run, "--figure", str(tmp_path / "figure.png")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:-1:6] == list(map(str, paths)) and len(lines) == 8 * 6 + 1
 
