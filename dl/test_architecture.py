@@ -2,10 +2,10 @@
 
     4  dl/modules/<Category>/<Model>/  train.py, test_model.py ...
     3  dl/modules/<Category>/<Model>/  model.py, task.py, data.py, convert.py; a folder without model.py is a tool
-    2  dl/mytorch/  trainer.py, layerwise.py
+    2  dl/mytorch/  trainer.py, learner.py, layerwise.py
     1  dl/mytorch/  tasks.py, translation.py, metrics.py, data/, checkpoint.py, logger.py
-    0  dl/mytorch/  config.py, distributed.py, sharding.py, optim.py, vision.py, introspect.py, plot.py, layers/,
-                    losses.py, optimizers.py, autograd/, decoding.py
+    0  dl/mytorch/  config.py, distributed.py, sharding.py, streaming.py, optim.py, vision.py, introspect.py, plot.py,
+                    layers/, losses.py, optimizers/, autograd/, decoding.py
 """
 
 import ast
@@ -25,9 +25,9 @@ MODELS = sorted(path.parent for path in ROOT.glob("modules/*/*/model.py"))
 
 FLOORS = {
     **dict.fromkeys(["config", "distributed", "sharding", "optim", "vision", "introspect", "plot", "layers"], 0),
-    **dict.fromkeys(["losses", "optimizers", "autograd", "decoding"], 0),
+    **dict.fromkeys(["losses", "optimizers", "autograd", "decoding", "streaming"], 0),
     **dict.fromkeys(["tasks", "translation", "metrics", "data", "checkpoint", "logger"], 1),
-    **dict.fromkeys(["trainer", "layerwise"], 2),
+    **dict.fromkeys(["trainer", "learner", "layerwise"], 2),
     "testing": 3,  # beside the floors: for tests, so nothing of the core may import it
 }
 # The arrows inside a floor, from what uses to what is used.
@@ -43,7 +43,10 @@ LEVEL = {
     ("metrics", "data"),
     ("data", "checkpoint"),
     ("logger", "checkpoint"),
+    ("streaming", "config"),
+    ("streaming", "sharding"),
     ("trainer", "layerwise"),
+    ("trainer", "learner"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The one training loop: every model of the project goes through it, and none has a copy."""
+"""The one training loop: every model of the project goes through it, and none has a copy. learner.py has the step."""
 
 import concurrent.futures
 import contextlib
@@ -7,27 +7,27 @@ import shutil
 import signal
 import time
 from itertools import islice
-from typing import Any, Callable, Iterator
+from typing import Any, Iterator
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
 
 from dl.mytorch import checkpoint, distributed, introspect, layerwise, sharding
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.distributed import all_sum, is_main, rank, separate_rng, to_device, world
+from dl.mytorch.learner import Learner, NotFinite
 from dl.mytorch.logger import History, Logger, open_run, read_json
-from dl.mytorch.metrics import Metrics, total
+from dl.mytorch.metrics import Metrics
 from dl.mytorch.optim import MakeOptimizer, Schedule
-from dl.mytorch.tasks import StepOutput, Task
+from dl.mytorch.tasks import Task
 
 
 class _Stopped(Exception):
     """SIGINT or SIGTERM came; the state is that between two steps."""
 
 
-class Trainer:
+class Trainer(Learner):
     """Trains `model` at `task`; everything a run writes goes to `config.out`.
 
     Args:
@@ -42,126 +42,17 @@ class Trainer:
     def __init__(
         self, model: nn.Module, task: Task, optimizer: MakeOptimizer, schedule: Schedule, config: TrainConfig
     ) -> None:
-        self.config, self.task, self.schedule = config, task, schedule
-        self.device = distributed.device(config.device)
-        self.stream = layerwise.Stream(model, self.device, config.out) if config.layerwise == "stream" else None
-        self.model = model if self.stream else model.to(self.device)
-        # Shards and files take weights of the usual layout alone.
-        if config.channels_last and config.parallel != "fsdp" and self.stream is None:
-            self.model.to(memory_format=torch.channels_last)
-        average = get_ema_multi_avg_fn(config.ema)
-        self.ema = AveragedModel(self.model, multi_avg_fn=average) if config.ema else None
-        if config.checkpoint_activations and self.stream is None:  # which does so anyway
-            sharding.recompute_activations(self.model)
-        if config.compile:
-            # Shards come and go between blocks; blocks that are alike share a program.
-            parts = sharding.outermost_blocks(self.model) if config.parallel == "fsdp" else []
-            for part in parts or [self.model]:
-                part.compile()
-        self.network = self.parallelized(self.model)  # what a training step calls
-        if self.ema is not None and config.parallel == "fsdp":
-            self.parallelized(self.ema.module)
-        self.sharded = config.parallel == "fsdp" and world() > 1
-        self.make_optimizer, made = optimizer, optimizer(self.model)
-        self.optimizers = made if isinstance(made, list) else [made]
-        self.optimizer = self.optimizers[0]
-        for group in self._param_groups():
-            group["initial_lr"] = group["lr"]
-
-        self.step = self.epoch = self.batch = 0  # updates made; position of the next batch
+        super().__init__(model, task, optimizer, config)
+        self.schedule = schedule
+        self.epoch = self.batch = 0  # position of the next batch
         self.history = History()
         self.best = math.inf
-        self.train_metrics = Metrics(task.train_metrics())  # means over the training since the last evaluation
-        self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)  # step of the first NaN or infinity
         self.signals: list[int] = []  # those that asked us to stop
         self.saved = False
         # What was saved and is not yet in last.pt, and the writing of its shards, if it has any.
         self.unkept: tuple[dict[str, Any], concurrent.futures.Future | None] | None = None
         self.logged = (0.0, 0.0)  # loss and items of train_metrics at the last point of the curve
         self.evaluation_seconds = 0.0
-
-    def parallelized(self, model: nn.Module) -> Any:
-        """What a step calls when ranks share the work. A step that calls parts of `model` by themselves wraps these."""
-        return distributed.parallelize(model, self.config.parallel, self.config.precision)
-
-    # ---- one step --------------------------------------------------------------------------------------------------
-
-    def train_step(self, batches: list[Batch]) -> None:
-        """One step from `batches`. The override point for learning that is really different: several updates, say."""
-        self.update(batches, self.task.step, self.optimizer)
-        self.update_average()
-
-    def update(self, batches: list[Batch], step: Callable[[Any, Batch], StepOutput], optimizer: torch.optim.Optimizer) -> None:
-        """One update by `optimizer` from the mean loss over all items of `batches` on all ranks, however these are spread.
-
-        `step` gives the loss, as `Task.step` does.
-        """
-        alone = len(batches) == 1 and world() == 1  # then the mean of the batch is the mean of the step
-        losses, counts = [], []
-        for i, batch in enumerate(batches):
-            unsynced = distributed.without_sync(self.network) if i + 1 < len(batches) else contextlib.nullcontext()
-            with unsynced:
-                with self.autocast():
-                    output = step(self.network, batch)
-                loss = output.loss if alone else total(output.loss, output.count)
-                loss.backward()
-            self.train_metrics.update(*output)
-            losses.append(loss.detach())
-            counts.append(output.count)
-        if self.stream is not None:
-            self.stream.rest()
-        loss = losses[0] if alone else torch.stack(losses).sum()
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = [sharding.local(p.grad) for p in parameters if p.grad is not None]
-        if not alone:
-            # Sums over items become means. DDP and FSDP have divided by the number of ranks already.
-            items, loss = all_sum(torch.stack([torch.as_tensor(sum(counts), device=self.device), loss]))
-            self._scale(gradients, world() / items)
-        self.apply_gradients(loss, gradients, optimizer)
-
-    def apply_gradients(self, loss: Tensor, gradients: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
-        """Check that loss and gradients are finite, clip, update, clear the gradients, those of other optimizers too."""
-        norms = torch._foreach_norm(gradients)
-        if self.stream is not None:  # the gradients of blocks are at home
-            norms = [norm.to(self.device) for norm in norms]
-        self.gradient_norm = torch.linalg.vector_norm(torch.stack(norms))
-        if self.sharded:
-            self.gradient_norm = all_sum(self.gradient_norm.square()).sqrt()
-        health = loss + self.gradient_norm
-        if self.device.type == "cpu":
-            if not math.isfinite(health):
-                self._refuse(self.step + 1)
-        else:  # reading it would wait for the device: the step is noted there, and read with the other sums
-            bad = ~torch.isfinite(health) & (self.first_bad == 0)
-            self.first_bad = torch.where(bad, self.step + 1, self.first_bad)
-        if self.config.clip:
-            self._scale(gradients, (self.config.clip / (self.gradient_norm + 1e-6)).clamp(max=1.0))
-        if self.stream is None:
-            optimizer.step()
-        else:
-            self.stream.update(optimizer)
-        for each in self.optimizers:
-            each.zero_grad()
-
-    def update_average(self) -> None:
-        """Move the average of the weights, if there is one."""
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
-
-    def _scale(self, gradients: list[Tensor], factor: Tensor) -> None:
-        torch._foreach_mul_(gradients, factor if self.stream is None else float(factor))
-
-    def _check_health(self) -> None:
-        if self.device.type != "cpu" and self.first_bad:
-            self._refuse(int(self.first_bad))
-
-    def _refuse(self, step: int) -> None:
-        epoch, place = divmod(step - 1, self.steps_per_epoch)
-        raise UserError(
-            f"the loss or a gradient is not finite at step {step} (epoch {epoch + 1}, batch "
-            f"{place * self.config.accumulate + 1}): stopped before the update. "
-            f"What was saved before is kept in {self.out}. A lower --lr, --clip 1 or --precision fp32 may help"
-        )
 
     # ---- the whole run ---------------------------------------------------------------------------------------------
 
@@ -193,6 +84,12 @@ class Trainer:
                 self._keep(wait=True)
                 self.logger.say(f"stopped at step {self.step} of {self.total_steps}, saved; the same command goes on")
                 raise SystemExit(128 + self.signals[0]) from None
+            except NotFinite as error:
+                epoch, place = divmod(error.step - 1, self.steps_per_epoch)
+                raise UserError(
+                    f"{error} (epoch {epoch + 1}, batch {place * self.config.accumulate + 1}): stopped before the update. "
+                    f"What was saved before is kept in {self.out}. A lower --lr, --clip 1 or --precision fp32 may help"
+                ) from None
             finally:
                 if self.unkept is not None and self.unkept[1] is not None:
                     concurrent.futures.wait([self.unkept[1]])
@@ -218,7 +115,7 @@ class Trainer:
                         self.logger.summary(introspect.summarize(model, lambda: self.task.step(model, example)))
             if not self.model.training:
                 self.model.train()
-            for group in self._param_groups():
+            for group in self.param_groups():
                 group["lr"] = group["initial_lr"] * self.schedule(self.step, self.total_steps)
             self.train_step(batches)
             self.step += 1
@@ -241,7 +138,7 @@ class Trainer:
 
     def _record(self, data: Splits) -> None:
         """Evaluate, remember, and keep the weights if they are the best so far."""
-        self._check_health()
+        self.check_health()
         val = self.evaluate(data.val)
         if self.task.monitor not in val:
             raise UserError(f"the task monitors {self.task.monitor!r}, but evaluation gives {', '.join(val)}")
@@ -310,18 +207,9 @@ class Trainer:
 
     # ---- small things ----------------------------------------------------------------------------------------------
 
-    def _param_groups(self) -> list[dict[str, Any]]:
-        """Those of all optimizers."""
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        """The precision of a forward pass."""
-        bf16 = self.config.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-
     def _log_point(self) -> None:
         """The one place where training reads sums from the device: the mean loss since the last point, and bad news."""
-        self._check_health()
+        self.check_health()
         asked = torch.tensor([len(self.signals)], dtype=torch.float64)
         loss, items, stop = all_sum(torch.cat([self.train_metrics.by_name["loss"].sums.cpu().double(), asked])).tolist()
         point = {
@@ -350,7 +238,7 @@ class Trainer:
 
     def _save(self, loader: Loader) -> None:
         """Everything that the next step depends on, in one file; weights of a large model beside it, in shards."""
-        self._check_health()
+        self.check_health()
         self._keep(wait=True)  # the state before, if its shards are still being written
         parts = self.model, self.optimizers, self.ema
         if checkpoint.use_shards(self.model):
