@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -40,6 +41,7 @@ def picture(tmp_path: Path) -> Path:
         ("CNN/LeNet", "3 x 1 x 5 x 5", "c1"),
         ("CNN/ResNet", "8 x 1 x 3 x 3", "stem, blocks.0, blocks.1"),
         ("CNN/SqueezeNet", "8 x 1 x 3 x 3", "stem, body"),
+        ("CNN/GoogLeNet", "4 x 1 x 3 x 3", "stem, body.3a, body.pool3, body.4a, body.4d"),
     ],
 )
 def test_kernels_and_features_are_drawn_for_any_network_of_convolutions(
@@ -83,69 +85,97 @@ def test_runs_of_other_kinds_are_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "CNN/LeNet")
     with pytest.raises(UserError, match="a run of CNN/LeNet, not of CNN/ResNet"):
         trained(run, "CNN/ResNet")
-    for recipe, message in (("CNN/Torn", "no recipe"), ("Linear/LinearRegression", "takes no pictures")):
+    no_classes = "does not classify pictures"
+    for recipe, message in (("CNN/Torn", "no recipe"), ("Linear/LinearRegression", no_classes), ("Generative/VAE", no_classes)):
         (run / "config.json").write_text(json.dumps({"recipe": recipe, "config": {}}))
         with pytest.raises(UserError, match=message):
             trained(run)
 
 
+def test_a_run_on_own_pictures_keeps_the_names_of_its_classes(tmp_path: Path, no_pictures: None) -> None:
+    pictures = tmp_path / "pictures"
+    for i, name in enumerate(["apple", "banana", "sky"]):
+        (pictures / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8), (80 * i, 20 * number, 0)).save(pictures / name / f"{number}.png")
+    recipe = catalogue.module("CNN/ResNet", "train")
+    flags = {"out": str(tmp_path / "run"), "data": f"folder:{pictures}", "model": "tiny", "image_size": 8, "precision": "fp32"}
+    recipe.main(recipe.Config(**flags, epochs=1))
+    (pictures / "apple").rename(pictures / "red_apple")
+    with pytest.raises(UserError, match="id 0 is 'apple' there, 'banana' here"):
+        recipe.main(recipe.Config(**flags, epochs=1))
+    shutil.rmtree(pictures)
+    assert trained(tmp_path / "run").classes == ("apple", "banana", "sky")
+
+
 PUBLISHED = [
-    ("CNN/DenseNet", "densenet121"),
-    ("CNN/GoogLeNet", "googlenet"),
+    ("CNN/DenseNet", "densenet121", "DEFAULT"),
+    ("CNN/GoogLeNet", "googlenet", "DEFAULT"),
+    ("CNN/MobileNetV2", "mobilenet_v2", "IMAGENET1K_V1"),  # whose images are prepared otherwise than the newest's
     *(
-        pytest.param(f"CNN/{folder}", name, marks=pytest.mark.parity)
-        for folder, name in [
-            ("AlexNet", "alexnet"),
-            ("ConvNeXt", "convnext_tiny"),
-            ("EfficientNet", "efficientnet_b1"),
-            ("MobileNetV2", "mobilenet_v2"),
-            ("ResNeXt", "resnext50_32x4d"),
-            ("ResNet", "resnet50"),
-            ("SqueezeNet", "squeezenet1_0"),
-            ("VGG", "vgg11_bn"),
-            ("WideResNet", "wide_resnet50_2"),
+        pytest.param(backbone, name, weights, marks=pytest.mark.parity)
+        for backbone, name, weights in [
+            ("CNN/AlexNet", "alexnet", "DEFAULT"),
+            ("CNN/ConvNeXt", "convnext_tiny", "DEFAULT"),
+            ("CNN/EfficientNet", "efficientnet_b1", "IMAGENET1K_V1"),
+            ("CNN/ResNeXt", "resnext50_32x4d", "DEFAULT"),
+            ("CNN/ResNet", "resnet50", "IMAGENET1K_V1"),
+            ("CNN/SqueezeNet", "squeezenet1_0", "DEFAULT"),
+            ("CNN/VGG", "vgg11_bn", "DEFAULT"),
+            ("CNN/WideResNet", "wide_resnet50_2", "DEFAULT"),
+            ("Transformers/ViT", "vit_b_32", "DEFAULT"),
+            ("Transformers/ViT", "vit_b_16", "IMAGENET1K_SWAG_E2E_V1"),  # of 384 pixels
+            ("Transformers/ViT", "vit_h_14", "DEFAULT"),  # of 518
         ]
     ),
-    pytest.param("Transformers/ViT", "vit_b_32", marks=pytest.mark.parity),
-    pytest.param("Transformers/ViT", "vit_h_14", marks=pytest.mark.parity),
 ]
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
-@pytest.mark.parametrize(("backbone", "name"), PUBLISHED)
+@pytest.mark.parametrize(("backbone", "name", "weights"), PUBLISHED)
 def test_published_files_are_read_as_by_torchvision_s_own_builders(
-    torchvision: ModuleType, backbone: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    torchvision: ModuleType, backbone: str, name: str, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = torchvision.models
-    best = models.get_model_weights(name).DEFAULT
+    entry = models.get_model_weights(name)[weights]
     with without_values():  # a builder without weights asks for the size of the images only where it matters
-        shapes = models.get_model(name, **({"image_size": best.meta["min_size"][0]} if "vit" in name else {})).state_dict()
-    file = {}
+        shapes = models.get_model(name, **({"image_size": entry.meta["min_size"][0]} if "vit" in name else {})).state_dict()
+    state = {}
     for key, tensor in shapes.items():
         if key.endswith("num_batches_tracked"):
             continue  # older than most files
         old = re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key)  # as DenseNet's files call them
-        file[old] = torch.rand(tensor.shape) + 0.5 if tensor.ndim == 1 else torch.randn(tensor.shape) / tensor[0].numel() ** 0.5
-    torch.save(file, tmp_path / "weights.pth")
-    monkeypatch.setattr(type(best), "get_state_dict", lambda *_, **__: dict(file))
-    reference = models.get_model(name, weights=best).eval()
-    own = published(backbone, name, tmp_path / "weights.pth")
-    images = own.prepare(torch.randint(256, (3, 300, 300), dtype=torch.uint8))
+        state[old] = torch.rand(tensor.shape) + 0.5 if tensor.ndim == 1 else torch.randn(tensor.shape) / tensor[0].numel() ** 0.5
+    file = tmp_path / Path(entry.url).name
+    torch.save(state, file)
+    monkeypatch.setattr(type(entry), "get_state_dict", lambda *_, **__: dict(state))
+    reference = models.get_model(name, weights=entry).eval()
+    own = published(backbone, name, file)
+    picture = torch.randint(256, (3, 300, 300), dtype=torch.uint8)
+    images = entry.transforms()(picture)[None]
+    assert torch.equal(own.prepare(picture), images)
     with torch.no_grad():
         expected = reference(images)
         assert expected.std() > 0.01  # and so the inputs, whose scale may be wrong, show
         torch.testing.assert_close(own.model(images), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
-def test_published_weights_are_found_by_folder_and_preset(torchvision: ModuleType, tmp_path: Path) -> None:
+def test_published_weights_are_found_by_folder_and_preset(
+    torchvision: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     reference = torchvision.models.squeezenet1_1(weights=None, num_classes=7).eval()
-    torch.save(reference.state_dict(), tmp_path / "weights.pth")
+    torch.save(dict(sorted(reference.state_dict().items())), tmp_path / "weights.pth")  # the order plays no part
     classifier = published("CNN/SqueezeNet", "squeezenet1_1", tmp_path / "weights.pth")
     pixels = torch.randint(256, (3, 70, 90), dtype=torch.uint8)
     with torch.no_grad():
         torch.testing.assert_close(classifier.model(classifier.prepare(pixels)), reference(classifier.prepare(pixels)))
     assert classifier.classes == [f"class {i}" for i in range(7)]
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth").write_bytes(b"torn")
+    with pytest.raises(UserError, match="checkpoints/squeezenet1_1-b8a52dc0.pth is damaged"):
+        published("CNN/SqueezeNet", "squeezenet1_1")
     with pytest.raises(UserError, match="CNN/NiN has no published network; there are none"):
         published("CNN/NiN")
     with pytest.raises(UserError, match="no published network small; there are squeezenet1_0, squeezenet1_1"):

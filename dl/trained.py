@@ -1,7 +1,10 @@
 """A trained network with what belongs to it: from the folder of a run, or published weights in our network."""
 
 import dataclasses
+import functools
+import math
 import re
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Callable, NamedTuple, Sequence
@@ -37,10 +40,13 @@ def trained(run: Path | str, backbone: str = "") -> Classifier:
         recipe = catalogue.module(described["recipe"], "train")
     except ModuleNotFoundError:
         raise UserError(f"{run} is a run of {described['recipe']}, which is no recipe of this project") from None
+    if not getattr(recipe.Config, "classifies", False):
+        raise UserError(f"{run} is a run of {described['recipe']}, whose network does not classify pictures")
     known = {field.name for field in dataclasses.fields(recipe.Config)}
-    if "image_size" not in known:
-        raise UserError(f"{run} is a run of {described['recipe']}, whose network takes no pictures")
-    config = recipe.Config(**{name: value for name, value in described["config"].items() if name in known})
+    values = {name: value for name, value in described["config"].items() if name in known}
+    if (names := Path(run) / "vocabulary-classes.json").exists():
+        values["data"] = f"classes:{names}"  # the pictures need not be there any more
+    config = recipe.Config(**values)
     about = image_set(config)
     model = load_weights(recipe.network(config), Path(run) / "best.pt").eval()
     return Classifier(model, lambda picture: prepare(picture, about), about.classes)
@@ -50,45 +56,58 @@ def published(backbone: str, name: str = "", weights: Path | str = "") -> Classi
     """torchvision's network `name` for ImageNet, as ours of the folder `backbone`: with its newest weights or those of a file.
 
     `name` is one of the folder's presets that torchvision has too; default: the first. The file is a state dict under
-    torchvision's names. Raises `UserError` when there is no such network, or the weights cannot be had or are of another.
+    torchvision's names; pictures are prepared as for the weights that torchvision publishes under the file's name, else as
+    for the newest. Raises `UserError` when there is no such network, or the weights cannot be had or are of another.
     """
     models = import_torchvision().models
     names = [preset for preset in catalogue.presets(backbone) if preset in models.list_models()]
     name = name or (names[0] if names else "")
     if name not in names:
         raise UserError(f"{backbone} has no published network {name}".rstrip() + f"; there are {', '.join(names) or 'none'}")
-    best = models.get_model_weights(name).DEFAULT
+    choices = models.get_model_weights(name)
+    best = next((choice for choice in choices if Path(choice.url).name == Path(weights).name), choices.DEFAULT)
+    weights = weights or _downloaded(best.url)
+    state = load(weights)
     try:
-        state = load(weights) if weights else best.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        if weights:
-            raise
-        raise UserError(
-            f"the weights of {name} cannot be downloaded from {best.url} ({error}): get the file another way and give it "
-            "with --weights FILE, or use a run of yours with --run FOLDER"
-        ) from None
-    try:
-        outputs = len(list(state.values())[-1])  # the last tensor is the bias of the classes
-        reference = _torchvision_s(name, state, num_classes=outputs, image_size=best.meta["min_size"][0])
-    except (AttributeError, IndexError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{weights or best.url} does not hold the weights of torchvision's {name} ({reason})") from None
-    classes = best.meta["categories"]
+        if name.startswith("vit_"):  # trained on images of several sizes
+            size = math.isqrt(state["encoder.pos_embedding"].shape[1] - 1) * state["conv_proj.weight"].shape[-1]
+            best = next((choice for choice in (best, *choices) if choice.meta["min_size"][0] == size), best)
+        reference = _torchvision_s(name, state, **({"image_size": size} if name.startswith("vit_") else {}))
+    except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
+        reason = textwrap.shorten(f"it lacks {error}" if isinstance(error, KeyError) else str(error), 200)
+        raise UserError(f"{weights} does not hold the weights of torchvision's {name}: {reason}") from None
+    model = catalogue.module(backbone, "convert").from_torchvision(reference).eval()
+    transforms, classes = best.transforms(), best.meta["categories"]
+    outputs = model(transforms(torch.zeros(3, 8, 8, dtype=torch.uint8))[None]).shape[-1]
     if outputs != len(classes):
         classes = [f"class {i}" for i in range(outputs)]
-    transforms = best.transforms()
-    model = catalogue.module(backbone, "convert").from_torchvision(reference).eval()
     return Classifier(model, lambda picture: transforms(picture)[None], classes)
 
 
-def _torchvision_s(name: str, state: dict[str, Tensor], num_classes: int, image_size: int) -> nn.Module:
+def _downloaded(url: str) -> Path:
+    """The file where torch keeps what it downloads, there already or fetched. Raises `UserError` when it cannot be."""
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=torch.hub.HASH_REGEX.search(path.name)[1])
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"the weights cannot be downloaded from {url} ({error}): get the file another way and give it with --weights FILE, "
+            "or take a run of yours"
+        ) from None
+    return path
+
+
+def _torchvision_s(name: str, state: dict[str, Tensor], **options: int) -> nn.Module:
     """torchvision's network with these weights, and with what its builders do for published weights and not otherwise."""
     # DenseNet's files are older than the names of its layers.
     state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): weight for key, weight in state.items()}
-    options = {"image_size": image_size} if name.startswith("vit_") else {}  # its largest was trained on larger images
+    build = functools.partial(import_torchvision().models.get_model, name, weights=None, **options)
     with warnings.catch_warnings(), without_values():
         warnings.simplefilter("ignore")  # GoogLeNet's, of initial weights that are not used
-        reference = import_torchvision().models.get_model(name, weights=None, num_classes=num_classes, **options)
+        bias = list(build().state_dict())[-1]  # of the classes
+        reference = build(num_classes=len(state[bias]))
     reference.load_state_dict(state, assign=True)
     if hasattr(reference, "transform_input"):
         reference.transform_input = True  # GoogLeNet's weights are for images of another scale
@@ -102,9 +121,9 @@ def feature_maps(classifier: Classifier, picture: Tensor, layers: Sequence[str] 
     Raises `UserError` for a layer that is not there or gives no maps, and when no layer does.
     """
     model = classifier.model
-    parts = [name for name, child in model.named_children() if not isinstance(child, nn.ModuleList)]
-    lists = [(name, len(child)) for name, child in model.named_children() if isinstance(child, nn.ModuleList)]
-    blocks = [f"{name}.{i}" for name, length in lists for i in range(length)]
+    several = {name: child for name, child in model.named_children() if isinstance(child, (nn.ModuleList, nn.ModuleDict))}
+    parts = [name for name, _ in model.named_children() if name not in several]
+    blocks = [f"{name}.{block}" for name, child in several.items() for block, _ in child.named_children()]
     try:
         with Probe(model, *(layers or parts + blocks)) as probe:
             model(classifier.prepare(picture))

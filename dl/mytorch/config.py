@@ -33,7 +33,7 @@ class TrainConfig:
     lr: float = flag(1e-3, "peak learning rate")
     weight_decay: float = flag(0.0, "weight decay")
     clip: float = flag(0.0, "largest norm of the gradient; 0 = no clipping")
-    ema: float = flag(0.0, "decay of the moving average of the weights, say 0.999; 0 = none")
+    ema: float = flag(0.0, "decay of the moving average of the weights, say 0.999 (less in the first steps); 0 = none")
     precision: Literal["fp32", "bf16"] = flag("fp32", "of the forward pass; weights stay in fp32")
     parallel: Literal["none", "ddp", "fsdp"] = flag(
         "none", "how ranks share the work, under torchrun: ddp, each has the whole model; fsdp, each has a part of every weight"

@@ -18,7 +18,7 @@ from dl.mytorch.config import UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.distributed import seed_everything, to_device
 from dl.mytorch.layers import sequential
-from dl.mytorch.logger import History, Logger, open_run, read_json
+from dl.mytorch.logger import History, Logger, read_json
 from dl.mytorch.tasks import Task
 
 Trainer = Any  # that of trainer.py, which imports this file
@@ -52,7 +52,8 @@ def greedy(trainer: Trainer, data: Splits) -> History:
     model, config = trainer.model, trainer.config
     if not all(hasattr(model, name) for name in ("before_blocks", "blocks", "after_blocks")):
         raise UserError(f"--layerwise greedy: a {type(model).__name__} has no before_blocks, blocks and after_blocks")
-    trainer.out = out = open_run(config)
+    trainer.open_folder(data)
+    out = trainer.out
     if (out / "history.json").exists():  # written at the end
         return _say(History(read_json(out / "history.json")), trainer.task.monitor)
     task = copy.copy(trainer.task)

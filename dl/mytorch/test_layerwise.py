@@ -10,6 +10,7 @@ from torch import nn
 from dl.mytorch import Trainer
 from dl.mytorch.checkpoint import load
 from dl.mytorch.config import UserError
+from dl.mytorch.data.text import TextSplits, Vocabulary
 from dl.mytorch.logger import read_json
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import Classification
@@ -19,8 +20,10 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def test_greedy_freezes_what_is_trained_and_keeps_what_it_puts_out(tmp_path: Path) -> None:
-    history = train(config(tmp_path, "greedy", epochs=2), data())
+    names = {"classes": Vocabulary("abcdefghij")}
+    history = train(config(tmp_path, "greedy", epochs=2), TextSplits(*data(), vocabularies=names))
     out = tmp_path / "greedy"
+    names["classes"].check_same(out / "vocabulary-classes.json")
     whole = load(out / "best.pt")
     for place in range(3):
         stage = load(out / f"block{place}" / "best.pt")

@@ -124,13 +124,13 @@ def test_clipping_bounds_the_step(tmp_path: Path) -> None:
 
 
 def test_moving_average_is_evaluated_and_kept(tmp_path: Path) -> None:
-    trainer = trainer_for(small_config(tmp_path, ema=0.5, eval_every=1, steps=3))
+    trainer = trainer_for(small_config(tmp_path, ema=0.2, eval_every=1, steps=4))
     seen = weights_after_each_step(trainer)
     trainer.fit(synthetic.image_splits())
     average = seen[0]  # torch's average starts from the weights after the first step
-    for weights in seen[1:]:
-        average = {name: 0.5 * average[name] + 0.5 * weights[name] for name in average}
-    assert trainer.history.best()["step"] == 3
+    for weights, decay in zip(seen[1:], (2 / 11, 0.2, 0.2), strict=True):  # (1 + n) / (10 + n) after n steps, at most --ema
+        average = {name: decay * average[name] + (1 - decay) * weights[name] for name in average}
+    assert trainer.history.best()["step"] == 4
     assert_close(checkpoint.load(tmp_path / "best.pt"), average, 1e-6)
     assert_close(last_weights(trainer), seen[-1], 0.0)
 
@@ -170,7 +170,6 @@ def test_two_optimizers_in_one_step_equal_a_loop_written_by_hand_and_resume(tmp_
     model = small_model().train()
     optimizers = two_optimizers(model)
     rates = [0.05, 0.01]
-    average = None
     for step in range(12):
         batch = next(synthetic.image_splits().train.batches(step // 4, step % 4))
         for optimizer, rate in zip(optimizers, rates):
@@ -180,7 +179,8 @@ def test_two_optimizers_in_one_step_equal_a_loop_written_by_hand_and_resume(tmp_
             F.cross_entropy(model(batch["images"]), batch["labels"]).backward()
             optimizer.step()
         now = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        average = now if average is None else {name: 0.5 * average[name] + 0.5 * now[name] for name in now}
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = now if step == 0 else {name: decay * average[name] + (1 - decay) * now[name] for name in now}
     assert_close(last_weights(whole), model.state_dict(), 0.0)
     ema = {name.removeprefix("module."): tensor for name, tensor in checkpoint.load(whole.out / "last.pt")["ema"].items()}
     assert_close(average, ema, 1e-6)

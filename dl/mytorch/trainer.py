@@ -66,9 +66,7 @@ class Trainer(Learner):
         self.started, self.evaluation_seconds = time.perf_counter(), 0.0
         self.steps_per_epoch = math.ceil(len(data.train) / self.config.accumulate)
         self.total_steps = self.config.steps or self.config.epochs * self.steps_per_epoch
-        self.out = open_run(self.config)
-        for name, vocabulary in data.vocabularies.items():
-            vocabulary.keep(self.out / f"vocabulary-{name}.json")
+        self.open_folder(data)
         self._resume()
         self.done_before = self._examples(data.train)
         with Logger(self.out, self.step, self.total_steps) as self.logger, distributed.signals_noted() as self.signals:
@@ -93,6 +91,12 @@ class Trainer(Learner):
             finally:
                 if self.unkept is not None and self.unkept[1] is not None:
                     concurrent.futures.wait([self.unkept[1]])
+
+    def open_folder(self, data: Splits) -> None:
+        """Claim `config.out` for this run, and keep there what explains the ids in its batches."""
+        self.out = open_run(self.config)
+        for name, vocabulary in data.vocabularies.items():
+            vocabulary.keep(self.out / f"vocabulary-{name}.json")
 
     def _loop(self, data: Splits) -> None:
         groups = self._groups(data.train)

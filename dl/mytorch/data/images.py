@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from dl.mytorch.data.folder import centre_square, class_names, folder_splits
 from dl.mytorch.data.idx import CLOTHES, DIGITS, fashion_mnist, mnist
 from dl.mytorch.data.loader import Splits
 from dl.mytorch.data.mat import svhn
+from dl.mytorch.data.text import TextSplits, Vocabulary
 
 
 class ImageSet(NamedTuple):
@@ -52,6 +53,8 @@ class ImageConfig(TrainConfig):
     Raises `UserError` for a set that there is not, `ValueError` for a value that cannot be meant.
     """
 
+    classifies: ClassVar[bool] = True  # the network's output for an image is a logit for each of the set's classes
+
     data: str = flag(
         "fashion_mnist",
         f"set of images: {NAMES}; or folder:PATH, a folder of pictures for each class, or tar:PATH, see data/tar.py",
@@ -77,7 +80,13 @@ class ImageConfig(TrainConfig):
 
 
 def image_set(config: ImageConfig) -> ImageSet:
-    """The set that `config.data` names. Raises `UserError` for a name that is none."""
+    """The set that `config.data` names. Raises `UserError` for a name that is none.
+
+    Of "classes:FILE" there are no images, only the names that a run on somebody's own pictures keeps in its folder: all
+    that its network needs, wherever the pictures are by then.
+    """
+    if file := _path(config, "classes:"):
+        return ImageSet(3, config.image_size, Vocabulary.load(file).tokens, True, folder.IMAGENET)
     if root := _path(config, "folder:"):
         return ImageSet(3, config.image_size, class_names(root), True, folder.IMAGENET)
     if root := _path(config, "tar:"):
@@ -101,10 +110,10 @@ def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
     mixing = [mixup(config.mixup, len(about.classes))] if config.mixup else []
     mixing += [cutmix(config.cutmix, len(about.classes))] if config.cutmix else []
     steps += [either(*mixing)] if len(mixing) == 2 else mixing
-    if root := _path(config, "folder:"):
-        return folder_splits(config, root, config.image_size, compose(*steps))
-    if root := _path(config, "tar:"):
-        return tar.tar_splits(config, root, config.image_size, compose(*steps))
+    for kind, splits in (("folder:", folder_splits), ("tar:", tar.tar_splits)):
+        if root := _path(config, kind):
+            loaders = splits(config, root, config.image_size, compose(*steps))
+            return TextSplits(*loaders, vocabularies={"classes": Vocabulary(about.classes)})  # kept with the run
     functions = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
     return functions[config.data.removesuffix("-sample")](config, compose(*steps))
 

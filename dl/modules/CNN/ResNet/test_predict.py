@@ -160,4 +160,4 @@ def test_weights_that_cannot_be_downloaded_say_what_helps(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # nothing was downloaded before
     line = refused(capsys, picture)
-    assert "download.pytorch.org" in line and "--weights FILE" in line and "--run FOLDER" in line
+    assert "download.pytorch.org" in line and "--weights FILE" in line

@@ -1,7 +1,7 @@
 """Images to learn to draw: the sets of all recipes in [-1, 1], and the flags that such recipes share."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -14,6 +14,8 @@ from dl.mytorch.data.augment import Augment, compose
 @dataclass(frozen=True)
 class PictureConfig(ImageConfig):
     """What a recipe that learns to draw images can be told. Raises `ValueError` for what would be learnt as an image."""
+
+    classifies: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
