@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import statistics
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ def record(run: Path | str) -> Path:
         **{"train": best["train"], "val": best["val"]},
         **({} if tested is None else {"test": tested["test"]}),
     }
-    words = [config["data"], config.get("model", ""), *settings(result), f"seed{config['seed']}"]
+    data = config["data"]
+    if ":" in data:  # folder:PATH; another path is another set, however much of it a name can hold
+        data = f"{data[:40]}-{zlib.crc32(data.encode()):08x}"
+    words = [data, config.get("model", ""), *settings(result), f"seed{config['seed']}"]
     name = "-".join(re.sub(r"[^\w.-]", "", word) for word in words if word)
     path = catalogue.MODULES / recipe / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)

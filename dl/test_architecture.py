@@ -33,6 +33,7 @@ FLOORS = {
 # The arrows inside a floor, from what uses to what is used.
 LEVEL = {
     ("distributed", "config"),
+    ("plot", "config"),
     ("distributed", "sharding"),
     ("sharding", "config"),
     ("tasks", "metrics"),

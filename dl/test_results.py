@@ -68,6 +68,17 @@ def test_flags_that_change_the_result_are_in_the_name_and_others_are_not(project
     assert results.record(run).stem == "fashion_mnist-tiny-accumulate2-lr0.05-clip1.0-seed0"
 
 
+def test_other_folders_of_pictures_have_other_records(project: Path) -> None:
+    records = []
+    for i, data in enumerate(["folder:a/b", "folder:ab", "folder:" + "long/" * 100]):
+        run = make_run(project / f"run{i}")
+        described = json.loads((run / "config.json").read_text())
+        described["config"]["data"] = data
+        (run / "config.json").write_text(json.dumps(described))
+        records.append(results.record(run).name)
+    assert len(set(records)) == 3 and all(name.startswith("folder") and len(name) < 120 for name in records)
+
+
 def test_recording_twice_leaves_one_record(project: Path) -> None:
     run = make_run(project / "run")
     first = results.record(run).read_bytes()

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, Sequence, TypeVar, get_args, get_origin, get_type_hints
 
@@ -53,6 +54,7 @@ class TrainConfig:
     fresh: bool = flag(False, "start over although --out holds a run")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "out", os.path.expanduser(self.out))  # shells let `--out=~/run` be
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

@@ -154,5 +154,7 @@ def _speed(of_blocks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _say(history: History, monitor: str) -> History:
-    print(history.table(monitor))
+    """Print what the last block reached, with which the whole network was tested."""
+    last = max(place for place, record in enumerate(history) if "val" in record)
+    print(History(history[last:]).table(monitor))
     return history

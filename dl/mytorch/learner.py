@@ -59,6 +59,8 @@ class Learner:
             group["initial_lr"] = group["lr"]
 
         self.step = 0  # updates made
+        self.signals: list[int] = []  # those that asked this process to stop
+        self.stop = torch.zeros(())  # how many there are on all ranks, as of the last update; on the device
         self.train_metrics = Metrics(task.train_metrics())  # means over the training since the last evaluation
         self.first_bad = torch.zeros((), dtype=torch.int64, device=self.device)  # step of the first NaN or infinity
 
@@ -95,7 +97,8 @@ class Learner:
         gradients = [sharding.local(p.grad) for p in parameters if p.grad is not None]
         if not alone:
             # Sums over items become means. DDP and FSDP have divided by the number of ranks already.
-            items, loss = all_sum(torch.stack([torch.as_tensor(sum(counts), device=self.device), loss]))
+            sums = [torch.as_tensor(number, device=self.device) for number in (sum(counts), loss, len(self.signals))]
+            items, loss, self.stop = all_sum(torch.stack(sums))
             self._scale(gradients, world() / items)
         self.apply_gradients(loss, gradients, optimizer)
 

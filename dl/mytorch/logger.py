@@ -87,6 +87,8 @@ def trained_run(run: Path | str, recipe: str = "") -> dict[str, Any]:
         module = f"dl.modules.{recipe.replace('/', '.') or 'CNN.LeNet'}.train"
         raise UserError(f"{run} holds no trained network, no best.pt; `python -m {module}` makes one")
     described = read_json(run / "config.json")
+    if not _of_a_run(described):
+        raise UserError(f"{run}/config.json is not of a run of this project")
     if recipe and described["recipe"] != recipe:
         raise UserError(f"{run} is a run of {described['recipe']}, not of {recipe}")
     return described
@@ -95,17 +97,18 @@ def trained_run(run: Path | str, recipe: str = "") -> dict[str, Any]:
 def open_run(config: TrainConfig) -> Path:
     """Claim the folder `config.out`: emptied of an old run with `fresh`, else new or of a run with the same config.
 
-    Raises `UserError` when it holds a run of another config, naming what differs.
+    Raises `UserError` when it holds a run of another config, naming what differs, or files of these names that are of no run.
     """
     out = Path(config.out)
     if is_main():
         out.mkdir(parents=True, exist_ok=True)
-        ours = any((out / name).exists() for name in FILES)  # else the pictures in it are not
-        if config.fresh and ours and not restarted():
-            for path in [*(out / name for name in FILES), *out.glob("*.png"), *out.glob("vocabulary-*.json")]:
-                path.unlink(missing_ok=True)
-            for folder in [out / "tensorboard", *out.glob("shards-*"), *out.glob("block*")]:
+        _refuse_what_is_not_ours(out)
+        if config.fresh and (out / "config.json").exists() and not restarted():
+            for folder in [out / "tensorboard", *out.glob("shards-[0-9]*"), *out.glob("block[0-9]*")]:
                 shutil.rmtree(folder, ignore_errors=True)
+            # config.json last: until then it is a run.
+            for path in [*out.glob("*.png"), *out.glob("vocabulary-*.json"), *(out / name for name in reversed(FILES))]:
+                path.unlink(missing_ok=True)
         asked = dataclasses.asdict(config)
         if (out / "config.json").exists():
             found = read_json(out / "config.json")["config"]
@@ -123,6 +126,24 @@ def open_run(config: TrainConfig) -> Path:
             write_json(_describe(config, asked), out / "config.json")
     barrier()
     return out
+
+
+def _of_a_run(described: Any) -> bool:
+    """Whether this can be the content of a run's config.json, a name that many programs give to a file of theirs."""
+    return isinstance(described, dict) and {"recipe", "config"} <= described.keys()
+
+
+def _refuse_what_is_not_ours(out: Path) -> None:
+    """Raise `UserError` for a folder in which a run would overwrite or delete another program's files."""
+    found = [name for name in FILES if (out / name).exists()]
+    try:
+        ours = _of_a_run(json.loads((out / "config.json").read_text()))
+    except FileNotFoundError:
+        ours = not found
+    except ValueError:
+        ours = True  # damaged: the caller says so, or starts over
+    if not ours:
+        raise UserError(f"{out} holds {found[0]}, which is not of a run of this project: choose another --out")
 
 
 def _describe(config: TrainConfig, asked: dict[str, Any]) -> dict[str, Any]:

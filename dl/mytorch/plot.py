@@ -3,16 +3,27 @@
 matplotlib is imported when the first picture is drawn: training that draws none does not pay for it.
 """
 
+import contextlib
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dl.mytorch.config import UserError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+PLAIN = {"parse_math": False}  # for texts that come from outside, in which $ is a dollar
+
+
+def shortened(name: str, most: int) -> str:
+    """A name of `most` characters or less."""
+    return name if len(name) <= most else f"{name[: most - 3]}..."
 
 
 def figure(width: float, height: float) -> "Figure":
@@ -44,7 +55,8 @@ def curves(history: Sequence[dict[str, Any]]) -> "Figure":
             axes.axhline(tested[name], color="tab:red", linestyle=":", label=f"test: {tested[name]:.4g}")
         axes.set_title(name.replace("_", " "))
         axes.set_xlabel("optimizer step")
-        axes.set_ylim(bottom=min(0, axes.dataLim.ymin))
+        if math.isfinite(axes.dataLim.ymin):  # else there is nothing but NaN
+            axes.set_ylim(bottom=min(0, axes.dataLim.ymin))
         axes.grid(alpha=0.3)
         axes.legend()
     return fig
@@ -83,7 +95,7 @@ def kernels(weight: Tensor) -> Tensor:
 
 
 def image_grid(images: Tensor, titles: Sequence[str], columns: int = 8) -> "Figure":
-    """Images (N, C, H, W) with N at least 1, each under its title. A title "" leaves its place empty."""
+    """Images (N, C, H, W) with N at least 1, each under its title. A title "" leaves its place empty; long lines are cut."""
     height, width = images.shape[-2:]
     columns = min(columns, len(images))
     space, gap = math.ceil(0.35 * height), math.ceil(0.15 * width)  # above each image, for its title; between images
@@ -97,7 +109,8 @@ def image_grid(images: Tensor, titles: Sequence[str], columns: int = 8) -> "Figu
     for i, title in enumerate(titles):
         x = i % columns * (width + gap) + width / 2
         y = i // columns * (height + space + gap) + space - 0.05 * height
-        axes.text(x, y, title, ha="center", va="bottom", fontsize=7, linespacing=0.9)
+        title = "\n".join(shortened(line, 24) for line in title.splitlines())
+        axes.text(x, y, title, ha="center", va="bottom", fontsize=7, linespacing=0.9, **PLAIN)
     return fig
 
 
@@ -109,7 +122,7 @@ def predictions(pictures: Sequence[Tensor], answers: Sequence[Sequence[tuple[str
         left.imshow(picture.permute(1, 2, 0).numpy())
         right.barh(range(len(answer)), [probability for _, probability in answer], color="tab:blue", alpha=0.35)
         for i, (name, probability) in enumerate(answer):
-            right.text(0.01, i, f"{probability:.1%}  {name}", va="center", fontsize=9)
+            right.text(0.01, i, f"{probability:.1%}  {name}", va="center", fontsize=9, **PLAIN)
         right.set_xlim(0, 1)
         right.set_ylim(max(len(answer), 5) - 0.5, -0.5)
         for axes in (left, right):
@@ -166,18 +179,18 @@ def word_attention(weights: dict[str, Tensor], rows: Sequence[str], columns: Seq
         box = (left, bottom, 0.28 * len(columns) / (width * across), 0.28 * len(rows) / (height * down))
         axes = fig.add_axes(box)
         axes.imshow(matrix.detach().float().cpu().numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axes.set_xticks(range(len(columns)), columns, rotation=60, ha="left", fontsize=8)
-        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        axes.set_xticks(range(len(columns)), columns, rotation=60, ha="left", fontsize=8, **PLAIN)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8, **PLAIN)
         axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
-        axes.set_xlabel(name, fontsize=8)
+        axes.set_xlabel(name, fontsize=8, **PLAIN)
     return fig
 
 
 def confusion_matrix(counts: Tensor, names: Sequence[str]) -> "Figure":
     """Counts (true class, predicted class) with the share of each true class as colour; the diagonal is left pale."""
-    counts = counts.cpu()
+    counts, names = counts.cpu(), [shortened(name, 24) for name in names]
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
-    room = 1.4  # inches left and below, for the names
+    room = 0.6 + 0.08 * max(10, *map(len, names))  # inches left and below, for the names
     cell = min(0.5, 15 / len(names))  # inches
     size = cell * len(names) + room + 0.4
     fig = figure(size, size)
@@ -185,8 +198,8 @@ def confusion_matrix(counts: Tensor, names: Sequence[str]) -> "Figure":
     wrong = shares.clone().fill_diagonal_(0)
     axes.imshow(wrong.numpy(), cmap="Reds", vmin=0, vmax=max(1e-9, wrong.max().item()))
     if len(names) <= 100:  # more could neither be read nor be drawn in a second
-        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=min(10, 60 * cell))
-        axes.set_yticks(range(len(names)), names, fontsize=min(10, 60 * cell))
+        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=min(10, 60 * cell), **PLAIN)
+        axes.set_yticks(range(len(names)), names, fontsize=min(10, 60 * cell), **PLAIN)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(names) <= 20:
@@ -230,7 +243,9 @@ def scatter(
     axes.set_ylim(low[1].item() - size, high[1].item() + size)
     axes.set_aspect("equal")
     if len(names) <= 40:
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=3)
+        legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=3)
+        for text in legend.get_texts():
+            text.set(**PLAIN)
     return fig
 
 
@@ -244,13 +259,25 @@ def to_tensor(fig: "Figure") -> Tensor:
 
 
 def save_figure(fig: "Figure", path: Path | str) -> None:
-    """A figure as a PNG."""
-    fig.savefig(path)
+    """A figure as a PNG, or whatever the ending of `path` says. Raises `UserError` when it cannot be written."""
+    with _written(path) as kind:
+        fig.savefig(path, format=kind)
 
 
 def save_image(image: Tensor, path: Path | str) -> None:
-    """An image (C, H, W) in [0, 1], of one channel or three, as a PNG."""
+    """An image (C, H, W) in [0, 1], of one channel or three, as `save_figure` does."""
     from matplotlib.image import imsave
 
     pixels = image.detach().float().cpu().clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0)
-    imsave(path, pixels.numpy())
+    with _written(path) as kind:
+        imsave(path, pixels.numpy(), format=kind)
+
+
+@contextlib.contextmanager
+def _written(path: Path | str) -> Iterator[str]:
+    """The kind of picture by the ending of `path`; what goes wrong in writing it becomes one line."""
+    try:
+        yield Path(path).suffix.lower().removeprefix(".") or "png"
+    except (OSError, ValueError, KeyError) as error:
+        reason = f"no kind of picture is named {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"the picture {path} cannot be written: {reason}") from None

@@ -138,7 +138,7 @@ class Classification(Task):
     def _remember(self, images: Tensor, labels: Tensor, logits: Tensor) -> None:
         """Count (true, predicted) pairs and keep the images whose true class came as the greatest surprise."""
         classes = logits.shape[-1]
-        guesses = logits.argmax(-1)
+        guesses = logits.topk(1).indices[:, 0]  # as top1_error breaks ties, which bf16 has
         pairs = torch.bincount(labels * classes + guesses, minlength=classes**2).view(classes, classes)
         self.confusion = pairs if self.confusion is None else self.confusion + pairs
         surprise = F.cross_entropy(logits.float(), labels, reduction="none") * (guesses != labels)

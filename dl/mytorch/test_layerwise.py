@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dl.mytorch import Trainer
+from dl.mytorch import History, Trainer, layerwise
 from dl.mytorch.checkpoint import load
 from dl.mytorch.config import UserError
 from dl.mytorch.data.text import TextSplits, Vocabulary
@@ -40,6 +40,12 @@ def test_greedy_freezes_what_is_trained_and_keeps_what_it_puts_out(tmp_path: Pat
     assert [record["epoch"] for record in history] == [1, 2, 3, 3]
     assert read_json(out / "speed.json")["examples"] == 3 * 2 * 40
     assert not torch.equal(model.blocks[0].conv.weight, Convolutions().blocks[0].conv.weight)
+
+
+def test_the_table_shows_the_network_that_was_tested(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = [{"epoch": i, "step": i, "train": {"loss": 0.5}, "val": {"loss": float(i)}} for i in (1, 2)]
+    layerwise._say(History([*blocks, {"epoch": 2, "step": 2, "test": {"loss": 3.0}}]), "loss")
+    assert capsys.readouterr().out.split()[-6:] == ["train", "0.5000", "validation", "2.0000", "test", "3.0000"]
 
 
 @pytest.mark.parametrize("stop_at", [7, 13])

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dl.mytorch import logger
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.logger import History, Logger, device_name, open_run, peak_memory, read_json
+from dl.mytorch.logger import History, Logger, device_name, open_run, peak_memory, read_json, trained_run
 
 CPU = torch.device("cpu")
 
@@ -150,7 +150,7 @@ def test_every_other_flag_may_not_differ(tmp_path: Path) -> None:
 
 def test_fresh_removes_the_files_of_the_run_and_nothing_else(tmp_path: Path) -> None:
     open_run(Config(str(tmp_path), lr=0.1))
-    mine = ["notes.txt", "my_best.pt", "data.json", "sub/curves.png", "sub/best.pt"]
+    mine = ["blocks/1.txt", "notes.txt", "my_best.pt", "data.json", "sub/curves.png", "sub/best.pt"]
     theirs = ["history.json", "speed.json", "summary.txt", "best.pt", "last.pt", "last.pt.tmp", "curves.png", "kernels.png", "tensorboard/val/events"]
     for name in mine + theirs:
         path = tmp_path / name
@@ -162,6 +162,21 @@ def test_fresh_removes_the_files_of_the_run_and_nothing_else(tmp_path: Path) -> 
     assert not (tmp_path / "tensorboard").exists()
     assert read_json(tmp_path / "config.json")["config"]["lr"] == 0.2
     open_run(Config(str(tmp_path), lr=0.2))  # and goes on without --fresh
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize(("name", "content"), [("config.json", '{"model_type": "bert"}'), ("best.pt", "somebody's")])
+def test_another_program_s_folder_is_refused_and_kept(tmp_path: Path, name: str, content: str, fresh: bool) -> None:
+    files = [name, "photo.png", "blocks_of_mine/1.txt", "block_party/1.txt", "shards-of-glass/1.txt"]
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(content)
+    with pytest.raises(UserError, match=f"holds {name}, which is not of a run of this project: choose another --out"):
+        open_run(Config(str(tmp_path), fresh=fresh))
+    assert sorted(path.read_text() for path in tmp_path.rglob("*.*")) == [content] * len(files)
+    (tmp_path / "best.pt").touch()
+    with pytest.raises(UserError, match="not of a run of this project|no trained network"):
+        trained_run(tmp_path)
 
 
 def test_damaged_json_is_a_line(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from matplotlib.image import imread
 from torch import Tensor
 
 from dl.mytorch import plot
+from dl.mytorch.config import UserError
 
 HISTORY = [
     {"epoch": 1, "step": 10, "lr": 0.1, "train": {"loss": 2.0, "top1_error": 0.9}, "val": {"loss": 1.5, "top1_error": 0.8}},
@@ -100,6 +101,11 @@ def test_every_history_can_be_drawn(history: list) -> None:
     image = plot.to_tensor(plot.curves(history))
     charts = 2 if len(history) > 0 and "val" in history[0] else 1
     assert image.shape == (3, 340, 420 * charts)
+
+
+def test_what_is_nan_in_every_record_is_drawn_as_nothing() -> None:
+    figure = plot.curves([{"step": 1, "val": {"r2": math.nan, "loss": 1.0}}, {"step": 2, "test": {"r2": math.nan}}])
+    assert plot.to_tensor(figure).shape == (3, 340, 840)
 
 
 def test_a_drawn_figure_is_an_image_between_0_and_1() -> None:
@@ -210,6 +216,16 @@ def test_a_saved_figure_is_what_is_drawn(tmp_path: Path) -> None:
     assert torch.equal(pixels, plot.to_tensor(fig))
 
 
+@pytest.mark.parametrize("name", ["none/a.png", "a.foo", "."])
+def test_what_cannot_be_written_is_a_line(tmp_path: Path, name: str) -> None:
+    figure = plot.figure(1, 1)
+    for save, content in ((plot.save_figure, figure), (plot.save_image, torch.zeros(1, 2, 2))):
+        with pytest.raises(UserError, match="^the picture .* cannot be written: .+$"):
+            save(content, tmp_path / name)
+        save(content, tmp_path / "without_ending")
+        assert (tmp_path / "without_ending").read_bytes().startswith(b"\x89PNG")
+
+
 def test_predictions_show_each_picture_with_its_answers() -> None:
     pictures = [torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8), torch.zeros(3, 1, 1, dtype=torch.uint8)]
     figure = plot.predictions(pictures, [[("cat", 0.75), ("dog", 0.25)], [("night", 1.0)]])
@@ -217,6 +233,20 @@ def test_predictions_show_each_picture_with_its_answers() -> None:
     assert texts == ["75.0%  cat", "25.0%  dog", "100.0%  night"]
     assert [len(axes.images) for axes in figure.axes] == [1, 0, 1, 0]
     assert plot.to_tensor(figure).shape == (3, 520, 800)
+
+
+def test_a_dollar_in_a_name_is_no_formula() -> None:
+    name, image = "a$_$ and more than fits", torch.rand(1, 1, 8, 8)
+    figures = [
+        plot.image_grid(image, [f"{name}\nas {name}, so long that it is cut"]),
+        plot.word_attention({"head $_$": torch.rand(1, 1)}, [name], [name]),
+        plot.confusion_matrix(torch.eye(2), [name, "b"]),
+        plot.scatter(torch.rand(3, 2), [name, "b", "b"]),
+        plot.predictions([torch.zeros(3, 8, 8, dtype=torch.uint8)], [[(name, 1.0)]]),
+    ]
+    for figure in figures:
+        plot.to_tensor(figure)
+    assert figures[0].axes[0].texts[0].get_text() == "a$_$ and more than fits\nas a$_$ and more than..."
 
 
 def test_feature_maps_show_the_channels_that_vary_most_under_the_name_of_their_layer() -> None:

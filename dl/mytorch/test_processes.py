@@ -204,6 +204,20 @@ def test_two_ranks_killed_and_resumed_leave_the_bytes_of_the_undisturbed_run(rec
     testing.assert_same_runs(whole, broken)
 
 
+def test_ranks_that_are_asked_to_stop_do_so_after_the_step_and_are_saved(recipe: Path) -> None:
+    """Long before the next line of the log, the next evaluation, and the 30 seconds after which torchrun kills."""
+    never = [word for flag in ("--log-every", "--eval-every", "--save-every") for word in (flag, "1000000")]
+    out = recipe.parent / "run"
+    flags = ["--steps", "1000000", "--parallel", "ddp", "--pause", "0.2", *never]
+    process = start(recipe, "--out", str(out), *flags, ranks=2)
+    wait_for_change(out / "summary.txt", 0, process)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    assert "saved; the same command goes on" in finish(process, 1)
+    step = checkpoint.load(out / "last.pt")["position"][0]
+    assert 0 < step < 100
+
+
 def test_shards_of_two_ranks_are_taken_up_by_one_process(recipe: Path) -> None:
     flags = ["--epochs", "20", "--save-every", "1", "--ema", "0.9", "--pause", "0.02"]
     whole, broken = recipe.parent / "whole", recipe.parent / "broken"

@@ -18,6 +18,7 @@ from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, synthetic
 from dl.mytorch.optim import Schedule, constant, sgd
 from dl.mytorch.tasks import Classification
+from dl.mytorch.test_logger import scalars
 
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -207,6 +208,16 @@ def test_stopped_at_any_step_a_run_resumes_to_the_same_bytes(tmp_path: Path, cha
     trainer.fit(synthetic.image_splits())
     assert stops >= 2
     testing.assert_same_runs(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_the_curve_of_a_resumed_run_has_the_points_of_an_undisturbed_one(tmp_path: Path) -> None:
+    flags = {"log_every": 2, "eval_every": 6, "save_every": 3}
+    fit(small_config(tmp_path / "whole", **flags), dropout=0.5)
+    config = small_config(tmp_path / "broken", **flags)
+    stopped_run(config, lambda running: running.step == 3 and signal.raise_signal(signal.SIGTERM))
+    fit(config, dropout=0.5)
+    curves = [scalars(tmp_path / run / "tensorboard/train")["step/loss"] for run in ("whole", "broken")]
+    assert curves[0] == curves[1] and [step for step, _ in curves[0]] == [2, 4, 6, 8, 10, 12]
 
 
 def test_a_resumed_run_knows_the_best_so_far(tmp_path: Path) -> None:

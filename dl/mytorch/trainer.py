@@ -47,7 +47,6 @@ class Trainer(Learner):
         self.epoch = self.batch = 0  # position of the next batch
         self.history = History()
         self.best = math.inf
-        self.signals: list[int] = []  # those that asked us to stop
         self.saved = False
         # What was saved and is not yet in last.pt, and the writing of its shards, if it has any.
         self.unkept: tuple[dict[str, Any], concurrent.futures.Future | None] | None = None
@@ -121,6 +120,7 @@ class Trainer(Learner):
                 self.model.train()
             for group in self.param_groups():
                 group["lr"] = group["initial_lr"] * self.schedule(self.step, self.total_steps)
+            asked = self.stop  # in the step before: to read that of this step would be to wait for it
             self.train_step(batches)
             self.step += 1
             self.saved = False
@@ -129,6 +129,9 @@ class Trainer(Learner):
             if self.step % self.config.log_every == 0:
                 self._log_point()
             if self.signals and world() == 1:
+                raise _Stopped
+            if world() > 1 and asked:  # ranks stop at the same step
+                self.signals = self.signals or [signal.SIGTERM]
                 raise _Stopped
 
     def _groups(self, loader: Loader) -> Iterator[list[Batch]]:
@@ -214,8 +217,7 @@ class Trainer(Learner):
     def _log_point(self) -> None:
         """The one place where training reads sums from the device: the mean loss since the last point, and bad news."""
         self.check_health()
-        asked = torch.tensor([len(self.signals)], dtype=torch.float64)
-        loss, items, stop = all_sum(torch.cat([self.train_metrics.by_name["loss"].sums.cpu().double(), asked])).tolist()
+        loss, items = all_sum(self.train_metrics.by_name["loss"].sums.cpu().double()).tolist()
         point = {
             "step/loss": (loss - self.logged[0]) / max(items - self.logged[1], 1),
             "step/lr": self.optimizer.param_groups[0]["lr"],
@@ -225,9 +227,6 @@ class Trainer(Learner):
         self.logger.scalars("train", point, self.step)
         place = f"epoch {self.step / self.steps_per_epoch:.1f}, loss {point['step/loss']:.4f}"
         self.logger.bar.set_postfix_str(place, refresh=False)
-        if stop and world() > 1:  # ranks stop at the same step, here
-            self.signals = self.signals or [signal.SIGTERM]
-            raise _Stopped
 
     def _examples(self, loader: Loader) -> int:
         return self.epoch * loader.num_examples + min(self.batch * loader.batch_size, loader.num_examples)
@@ -252,6 +251,7 @@ class Trainer(Learner):
         state = {
             **captured,
             "train_sums": self.train_metrics.state(),
+            "logged": self.logged,
             "task": checkpoint.gather_rows(self.task.state()),
             "position": (self.step, self.epoch, self.batch),
             "length": (self.steps_per_epoch, self.total_steps),
@@ -296,6 +296,7 @@ class Trainer(Learner):
             )
         checkpoint.restore(state, path, self.model, self.optimizers, self.ema)
         self.train_metrics.load_state(state["train_sums"])
+        self.logged = tuple(state.get("logged", self.logged))
         self.task.load_state(checkpoint.own_rows(state["task"]))
         self.step, self.epoch, self.batch = state["position"]
         self.history, self.best = History(state["history"]), state["best"]

@@ -1,5 +1,6 @@
 """GoogLeNet against torchvision, against table 1 of the paper, by hand, and through its real recipe."""
 
+import contextlib
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,8 @@ from dl.modules.CNN.GoogLeNet.convert import from_torchvision
 from dl.modules.CNN.GoogLeNet.model import PRESETS, AuxiliaryHead, GoogLeNetOutput, Inception, build
 from dl.modules.CNN.GoogLeNet.task import AuxiliaryClassification
 from dl.mytorch import Probe, testing
-from dl.mytorch.data import synthetic
+from dl.mytorch.config import UserError
+from dl.mytorch.data import ImageSet, synthetic
 from dl.mytorch.introspect import count_parameters, without_values
 
 VARIANTS = [{}, {"style": "paper", "width": 1 / 8}, {"aux": False}]
@@ -373,6 +375,16 @@ def test_one_batch_is_learnt_by_heart() -> None:
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "aux", "fits"), [(32, True, True), (64, True, False), (64, False, True), (224, True, True)])
+def test_images_that_the_auxiliary_heads_cannot_take_are_refused(
+    size: int, aux: bool, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = ImageSet(3, size, ("a", "b"), True, lambda batch, _: batch)
+    monkeypatch.setattr(train, "image_set", lambda config: about)
+    with contextlib.nullcontext() if fits else pytest.raises(UserError, match="--no-aux may help"), without_values():
+        train.network(train.Config(model="paper", aux=aux))
 
 
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:

@@ -5,16 +5,19 @@
     torchrun --nproc_per_node=2 -m dl.modules.CNN.GoogLeNet.train --parallel ddp
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import nn
 
 from dl.modules.CNN.GoogLeNet.model import build
 from dl.modules.CNN.GoogLeNet.task import AuxiliaryClassification
 from dl.mytorch import History, Trainer, launch, seed_everything
-from dl.mytorch.config import flag
+from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
+from dl.mytorch.introspect import without_values
 from dl.mytorch.optim import sgd, warmup_cosine
 
 
@@ -37,15 +40,22 @@ class Config(ImageConfig):
 
 
 def network(config: Config) -> nn.Module:
-    """The network that the config asks for."""
+    """The network that the config asks for. Raises `UserError` for images too large or small for its auxiliary heads."""
     about = image_set(config)
-    return build(
+    made = functools.partial(
+        build,
         config.model,
         aux=config.aux,
         in_channels=about.channels,
         num_classes=len(about.classes),
         stem="small" if about.small else "imagenet",
     )
+    try:
+        with without_values():
+            made()(torch.empty(2, about.channels, about.size, about.size))
+    except RuntimeError:
+        raise UserError(f"--model {config.model} does not fit images of {about.size} pixels; --no-aux may help") from None
+    return made()
 
 
 def main(config: Config, data: Splits | None = None) -> History:

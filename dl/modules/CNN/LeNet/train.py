@@ -23,7 +23,7 @@ class Config(ImageConfig):
     """Train LeNet-5."""
 
     out: str = "runs/CNN/LeNet"
-    data: Literal["fashion_mnist", "fashion_mnist-sample", "mnist"] = "fashion_mnist"
+    data: Literal["fashion_mnist", "fashion_mnist-sample", "mnist"] = flag("fashion_mnist", "set of images, of one channel")
     model: Literal["modern", "textbook", "lenet5", "tiny"] = flag("modern", "preset of the network, see model.py")
     epochs: int = 15
     lr: float = 0.1

@@ -107,7 +107,7 @@ class Block(nn.Module):
                 norm3=nn.BatchNorm2d(out_channels),
             )
         if se_reduction:
-            self.body.add_module("se", SqueezeExcitation(out_channels, out_channels // se_reduction, nn.ReLU()))
+            self.body.add_module("se", SqueezeExcitation(out_channels, max(1, out_channels // se_reduction), nn.ReLU()))
         self.shortcut = make_shortcut(shortcut, in_channels, out_channels, stride)
         self.act = nn.ReLU()
 

@@ -21,7 +21,7 @@ VARIANTS = [
     {"shortcut": "B", "stem": "imagenet"},
     {"shortcut": "C", "kind": "bottleneck", "width": 4},
     {"kind": "bottleneck", "width": 4, "stride_in": "1x1"},
-    {"se_reduction": 4, "stem": "pool"},
+    {"se_reduction": 16, "stem": "pool"},
 ]
 
 
