@@ -106,8 +106,13 @@ def tar_splits(config: TrainConfig, root: Path, size: int, augment: Augment | No
 
 
 def write_shards(root: Path, out: Path, samples: int = 1000) -> None:
-    """A folder of pictures, as `folder.folder_splits` takes it, as shards of so many `samples`, in an order drawn once."""
+    """A folder of pictures, as `folder.folder_splits` takes it, as shards of so many `samples`, in an order drawn once.
+
+    Raises `UserError` for a folder `out` that is not empty: older shards would be read as well, by the new classes.txt.
+    """
     names = folder.class_names(root)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty: name a new folder for the shards, or empty this one first")
     parts = {part: path for part in ("train", "val", "test") if (path := folder.part_of(root, part))} or {"": root}
     for part, source in parts.items():
         (out / part).mkdir(parents=True, exist_ok=True)

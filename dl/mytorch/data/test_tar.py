@@ -87,18 +87,36 @@ def test_names_of_classes_and_held_out_parts(root: Path) -> None:
     assert [len(split.dataset) for split in (train, val, test)] == [11, 1, 1]
 
 
+def fill(root: Path, shades: range) -> Path:
+    """A picture of each shade, in the folder of its class."""
+    for shade in shades:
+        path = root / ("even", "odd")[shade % 2] / f"{shade}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(shade))
+    return root
+
+
 def test_folders_become_shards(tmp_path: Path) -> None:
-    for part, shades in {"train": range(5), "val": range(5, 8)}.items():
-        for shade in shades:
-            path = tmp_path / "pictures" / part / ("even", "odd")[shade % 2] / f"{shade}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png(shade))
+    fill(tmp_path / "pictures" / "train", range(5))
+    fill(tmp_path / "pictures" / "val", range(5, 8))
     write_shards(tmp_path / "pictures", tmp_path / "shards", samples=2)
     assert len(list((tmp_path / "shards" / "train").iterdir())) == 3
     data = Tarred(sorted((tmp_path / "shards" / "train").iterdir()), 4, 2)
     pairs = [(int(sample["images"].float().mean()), int(sample["labels"])) for sample in data]
     assert sorted(pairs) == [(shade, shade % 2) for shade in range(5)]
     assert image_set(config(tmp_path / "shards")).classes == ("even", "odd")
+
+
+def test_shards_are_not_written_among_older_ones(tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    write_shards(fill(tmp_path / "pictures", range(6)), shards, samples=2)
+    before = {path: path.read_bytes() for path in shards.iterdir()}
+    assert len(before) == 4
+    (tmp_path / "pictures" / "even").rename(tmp_path / "pictures" / "zero")
+    with pytest.raises(UserError, match="shards is not empty: name a new folder"):
+        write_shards(tmp_path / "pictures", shards, samples=6)
+    assert {path: path.read_bytes() for path in shards.iterdir()} == before
 
 
 def test_what_is_wrong_is_named(root: Path) -> None:
