@@ -1,8 +1,9 @@
 """Pictures in tar files, `--data tar:PATH`: as many as a disk holds, a few large files instead of millions of small ones.
 
-The layout is WebDataset's (https://github.com/webdataset/webdataset): of a sample all files have one name, 0042.jpg and
-0042.cls, the number of its class as text; other files of that name are let be. PATH/classes.txt names the classes, one a
-line; the shards are PATH/train/*.tar, val and test, or PATH/*.tar. To make them from a folder of pictures:
+The layout is WebDataset's (https://github.com/webdataset/webdataset): of a sample all files have one name up to the first
+dot, 0042.jpg and 0042.cls, the number of its class as text; other files of that name, 0042.json or 0042.seg.png, are let
+be. PATH/classes.txt names the classes, one a line; the shards are PATH/train/*.tar, val and test, or PATH/*.tar. To make
+them from a folder of pictures:
 
     python -m dl.mytorch.data.tar pictures shards
 """
@@ -34,23 +35,27 @@ class Place(NamedTuple):
 def read_index(shard: Path, classes: int) -> list[Place]:
     """Where the pictures of a shard are, in the order of the file: only heads and labels are read.
 
-    Raises `UserError` for a damaged file, and for a picture without a class.
+    Raises `UserError` for a damaged file, for a picture without a class, and for a sample of two pictures.
     """
-    pictures: dict[str, tuple[int, int]] = {}
+    pictures: dict[str, list[tuple[int, int]]] = {}
     labels: dict[str, int] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                name, _, suffix = member.name.rpartition(".")
+                suffix = member.name.rpartition("/")[2].partition(".")[2]  # folders may have dots in their names
+                name = member.name.removesuffix(f".{suffix}")
                 if f".{suffix.lower()}" in folder.SUFFIXES:
-                    pictures[name] = (member.offset_data, member.size)
+                    pictures.setdefault(name, []).append((member.offset_data, member.size))
                 elif suffix == "cls":
                     labels[name] = int(tar.extractfile(member).read())
     except (tarfile.TarError, ValueError, EOFError) as error:
         raise UserError(f"{shard} is damaged or no plain tar file ({error})") from None
     if wrong := [name for name in pictures if not 0 <= labels.get(name, -1) < classes]:
         raise UserError(f"{shard}: {wrong[0]} has the class {labels.get(wrong[0], 'none')}; classes.txt names {classes}")
-    return [Place(*place, labels[name]) for name, place in pictures.items()]
+    if several := [name for name, places in pictures.items() if len(places) > 1]:
+        way_out = f"give those that are not meant other names, as {several[0]}.seg.png"
+        raise UserError(f"{shard}: {several[0]} has {len(pictures[several[0]])} pictures: {way_out}")
+    return [Place(*place, labels[name]) for name, (place,) in pictures.items()]
 
 
 class Tarred(Dataset):

@@ -77,6 +77,12 @@ def test_an_epoch_goes_on_from_any_batch(root: Path) -> None:
         assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
 
+def test_a_sample_is_what_has_one_name_up_to_the_first_dot(tmp_path: Path) -> None:
+    files = {"7.PNG": png(7), "7.seg.png": png(9), "._7.png": b"of macOS", "7.cls": b"1", "7.old.cls": b"0"}
+    shard = Tarred([write(tmp_path / "0.tar", {f"v1.0/{name}": content for name, content in files.items()})], 4, 2)
+    assert len(shard) == 1 and shard[0]["images"].unique().tolist() == [7] and shard[0]["labels"] == 1
+
+
 def test_names_of_classes_and_held_out_parts(root: Path) -> None:
     assert image_set(config(root)).classes == ("even", "odd")
     for path in (root / "train").iterdir():
@@ -126,6 +132,8 @@ def test_what_is_wrong_is_named(root: Path) -> None:
         read_index(write(root / "bad.tar", {"b.png": png(1), "b.cls": b"2"}), 2)
     with pytest.raises(UserError, match="b has the class none"):
         read_index(write(root / "bad.tar", {"b.png": png(1)}), 2)
+    with pytest.raises(UserError, match="bad.tar: b has 2 pictures: give .* as b.seg.png"):
+        read_index(write(root / "bad.tar", {"b.jpg": png(1), "b.png": png(1), "b.cls": b"1"}), 2)
     (root / "bad.tar").write_bytes(b"no tar file at all" * 100)
     with pytest.raises(UserError, match="bad.tar is damaged or no plain tar file"):
         read_index(root / "bad.tar", 2)
