@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.config import TrainConfig, UserError, flag
-from dl.mytorch.data import cifar, folder, idx, mat, tar
+from dl.mytorch.data import cifar, folder, idx, mat
 from dl.mytorch.data.augment import Augment, auto_augment, compose, cutmix, either, mixup
 from dl.mytorch.data.augment import random_crop, random_erasing, random_flip
 from dl.mytorch.data.cifar import HUNDRED, TEN, cifar10, cifar100
@@ -90,6 +90,8 @@ def image_set(config: ImageConfig) -> ImageSet:
     if root := _path(config, "folder:"):
         return ImageSet(3, config.image_size, class_names(root), True, folder.IMAGENET)
     if root := _path(config, "tar:"):
+        from dl.mytorch.data import tar  # not above: Python warns when `python -m` finds it imported already
+
         return ImageSet(3, config.image_size, tar.class_names(root), True, folder.IMAGENET)
     if config.data not in IMAGE_SETS:
         raise UserError(f"--data {config.data}: no such set of images; there are {NAMES}, folder:PATH, tar:PATH")
@@ -110,10 +112,15 @@ def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
     mixing = [mixup(config.mixup, len(about.classes))] if config.mixup else []
     mixing += [cutmix(config.cutmix, len(about.classes))] if config.cutmix else []
     steps += [either(*mixing)] if len(mixing) == 2 else mixing
-    for kind, splits in (("folder:", folder_splits), ("tar:", tar.tar_splits)):
-        if root := _path(config, kind):
-            loaders = splits(config, root, config.image_size, compose(*steps))
-            return TextSplits(*loaders, vocabularies={"classes": Vocabulary(about.classes)})  # kept with the run
+    loaders: Splits | None = None
+    if root := _path(config, "folder:"):
+        loaders = folder_splits(config, root, config.image_size, compose(*steps))
+    elif root := _path(config, "tar:"):
+        from dl.mytorch.data import tar
+
+        loaders = tar.tar_splits(config, root, config.image_size, compose(*steps))
+    if loaders is not None:
+        return TextSplits(*loaders, vocabularies={"classes": Vocabulary(about.classes)})  # kept with the run
     functions = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
     return functions[config.data.removesuffix("-sample")](config, compose(*steps))
 

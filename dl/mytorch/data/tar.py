@@ -8,6 +8,7 @@ them from a folder of pictures:
     python -m dl.mytorch.data.tar pictures shards
 """
 
+import argparse
 import io
 import sys
 import tarfile
@@ -138,7 +139,19 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    prog = "python -m dl.mytorch.data.tar"
+    parser = argparse.ArgumentParser(description="Write a folder of pictures as tar files for --data tar:SHARDS.", prog=prog)
+    parser.add_argument("pictures", type=Path, metavar="PICTURES", help="folder of pictures as --data folder:PICTURES takes it")
+    parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder to write to, new or empty")
+    options = parser.parse_args(argv)
+    try:
+        write_shards(options.pictures, options.shards)
+    except (OSError, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m dl.mytorch.data.tar PICTURES SHARDS")
-    write_shards(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(main())

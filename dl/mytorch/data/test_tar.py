@@ -1,6 +1,8 @@
 """Tar shards: what WebDataset's tools write is read; every sample once an epoch, whatever the ranks; damage is named."""
 
 import io
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from PIL import Image
 
 from dl.mytorch.config import UserError
 from dl.mytorch.data import ImageConfig, image_set, image_splits, loader
-from dl.mytorch.data.tar import Tarred, read_index, write_shards
+from dl.mytorch.data.files import DATA
+from dl.mytorch.data.tar import Tarred, main, read_index, write_shards
 
 
 def png(shade: int) -> bytes:
@@ -123,6 +126,23 @@ def test_shards_are_not_written_among_older_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="shards is not empty: name a new folder"):
         write_shards(tmp_path / "pictures", shards, samples=6)
     assert {path: path.read_bytes() for path in shards.iterdir()} == before
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures, shards = str(fill(tmp_path / "pictures", range(4))), str(tmp_path / "shards")
+    assert main([pictures, shards]) == 0 and capsys.readouterr() == ("", "")
+    (tmp_path / "empty").mkdir()
+    for wrong, out in [(pictures, shards), (str(tmp_path / "empty"), shards), (pictures, f"{pictures}/odd/1.png")]:
+        assert main([wrong, out]) == 1
+        printed, said = capsys.readouterr()
+        assert printed == "" and said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_the_command_runs_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dl.mytorch.data.tar", str(tmp_path / "nowhere"), str(tmp_path / "shards")]
+    done = subprocess.run(command, cwd=DATA.parent, capture_output=True, text=True)
+    said = f"error: --data folder:{tmp_path / 'nowhere'}: there is no such folder\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 
 
 def test_what_is_wrong_is_named(root: Path) -> None:
