@@ -101,8 +101,8 @@ def class_names(root: Path) -> tuple[str, ...]:
 
 
 def folder_splits(config: TrainConfig, root: Path, size: int, augment: Augment | None = None) -> Splits:
-    """The pictures in `root`/train, val and test. Of the classes in train (in `root`, if there is no train), each part that
-    is missing gets a tenth, drawn by the seed from each class.
+    """The pictures in `root`/train, val (or valid, or validation) and test. Of the classes in train (in `root`, if there is
+    no train), each part that is missing gets a tenth, drawn by the seed from each class.
 
     Batches: "images" (B, 3, `size`, `size`), the squares in the middle, standardised like ImageNet's; "labels" (B,).
     Pictures are read when their batch comes, by `config.num_workers` processes; `augment` sees training images as bytes.
@@ -149,12 +149,20 @@ class Pictures(Dataset):
 
 
 def part_of(root: Path, name: str) -> Path | None:
-    """The folder of a part, if it holds folders of classes: PATH/train/1.jpg are pictures of trains."""
-    return root / name if (root / name).is_dir() and _folders(root / name) else None
+    """The folder of a part, if it holds folders of classes: PATH/train/1.jpg are pictures of trains.
+
+    That of "val" may be called valid or validation. Raises `UserError` when there are several.
+    """
+    names = ("val", "valid", "validation") if name == "val" else (name,)
+    found = [root / name for name in names if (root / name).is_dir() and _folders(root / name)]
+    if len(found) > 1:
+        raise UserError(f"{root} holds {' and '.join(path.name for path in found)}, which all mean one part: keep one of them")
+    return found[0] if found else None
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """But for hidden ones, and for __MACOSX and the like, which are no classes."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
 
 
 def list_pictures(root: Path, names: tuple[str, ...]) -> list[Picture]:

@@ -184,7 +184,7 @@ def names(splits: Any) -> list[list[str]]:
 
 
 def test_a_folder_for_each_class_is_a_set_of_images(tmp_path: Path) -> None:
-    root = fill(tmp_path, {"dogs": 30, "cats": 20, ".hidden": 2})
+    root = fill(tmp_path, {"dogs": 30, "cats": 20, ".hidden": 2, "__MACOSX": 2})
     about = image_set(config(root))
     assert about[:4] == (3, 4, ("cats", "dogs"), True)
     train, val, test = names(image_splits(config(root)))
@@ -223,6 +223,16 @@ def test_parts_that_are_there_are_taken_whole_and_others_come_from_train(tmp_pat
     train, val, test = names(image_splits(config(root)))
     assert test == ["bees/000", "bees/001"] and len(train) == 30
     assert image_set(config(root)).classes == ("ants", "bees")
+
+
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_the_part_that_validates_has_other_names_too(name: str, tmp_path: Path) -> None:
+    parts = {"train": 12, name: 4, "test": 4}
+    root = fill(tmp_path, {f"{part}/{kind}": count for part, count in parts.items() for kind in ("ants", "bees")})
+    assert [len(part) for part in names(image_splits(config(root)))] == [24, 8, 8]
+    fill(root, {"val/ants": 1})
+    with pytest.raises(UserError, match=f"holds val and {name}, which all mean one part: keep one"):
+        image_splits(config(root))
 
 
 def test_pictures_of_trains_are_no_part_of_the_set(tmp_path: Path) -> None:
