@@ -34,9 +34,9 @@ class Picture(NamedTuple):
 def read_image(path: Path | str, content: BinaryIO | None = None) -> Tensor:
     """A picture as bytes (3, H, W), upright as its EXIF says, transparent parts white.
 
-    With `content`, the bytes of its file, `path` only says where they are from. Of an animation the first picture. Colour
-    profiles are not applied. Raises `UserError`, one line with the file and the cause, for what cannot be read or is larger
-    than Pillow's limit (179 million pixels).
+    With `content`, the bytes of its file, `path` only says where they are from. Of an animation the first picture. Floats
+    are from 0 to 1. Colour profiles are not applied. Raises `UserError`, one line with the file and the cause, for what
+    cannot be read or is larger than Pillow's limit (179 million pixels).
     """
     from PIL import ImageOps
 
@@ -80,6 +80,11 @@ def _rgb(image: "Image.Image") -> "Image.Image":
 
     if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
         image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
+    if image.mode == "F":  # grey of floats, which Pillow would cut off to whole numbers
+        floats = np.asarray(image)
+        if not (floats.min() >= 0 and floats.max() <= 1):  # NaN is neither
+            raise ValueError(f"its floats are from {floats.min():g} to {floats.max():g}, not from 0 to 1: save it as bytes")
+        image = Image.fromarray((floats * 255).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -56,6 +56,15 @@ def test_other_modes_become_three_channels(mode: str, tmp_path: Path) -> None:
     assert torch.equal(read_image(saved(image, tmp_path / ("a.tif" if mode == "RGBX" else "a.png"))), expected)
 
 
+def test_floats_are_from_0_to_1(tmp_path: Path) -> None:
+    floats = np.array([[0, 0.5, 1]], np.float32)
+    assert read_image(saved(Image.fromarray(floats), tmp_path / "a.tif")).tolist() == [[[0, 128, 255]]] * 3
+    for wrong in (floats * 255, floats - 0.1, floats * np.nan):
+        path = saved(Image.fromarray(wrong), tmp_path / "b.tif")
+        with pytest.raises(UserError, match=r"b.tif cannot be read: its floats are from .*, not from 0 to 1: save it as bytes"):
+            read_image(path)
+
+
 def test_one_bit_becomes_black_and_white(tmp_path: Path) -> None:
     image = read_image(saved(Image.fromarray(np.array([[True, False]])), tmp_path / "a.png"))
     assert image.tolist() == [[[255, 0]]] * 3
