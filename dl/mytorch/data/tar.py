@@ -36,7 +36,7 @@ class Place(NamedTuple):
 def read_index(shard: Path, classes: int) -> list[Place]:
     """Where the pictures of a shard are, in the order of the file: only heads and labels are read.
 
-    Raises `UserError` for a damaged file, for a picture without a class, and for a sample of two pictures.
+    Raises `UserError` for a damaged file, for a picture without a class, a class without a picture, and a sample of two.
     """
     pictures: dict[str, list[tuple[int, int]]] = {}
     labels: dict[str, int] = {}
@@ -53,6 +53,8 @@ def read_index(shard: Path, classes: int) -> list[Place]:
         raise UserError(f"{shard} is damaged or no plain tar file ({error})") from None
     if wrong := [name for name in pictures if not 0 <= labels.get(name, -1) < classes]:
         raise UserError(f"{shard}: {wrong[0]} has the class {labels.get(wrong[0], 'none')}; classes.txt names {classes}")
+    if without := labels.keys() - pictures.keys():
+        raise UserError(f"{shard}: {min(without)} has a class and no picture ({' '.join(sorted(folder.SUFFIXES))})")
     if several := [name for name, places in pictures.items() if len(places) > 1]:
         way_out = f"give those that are not meant other names, as {several[0]}.seg.png"
         raise UserError(f"{shard}: {several[0]} has {len(pictures[several[0]])} pictures: {way_out}")

@@ -152,6 +152,8 @@ def test_what_is_wrong_is_named(root: Path) -> None:
         read_index(write(root / "bad.tar", {"b.png": png(1), "b.cls": b"2"}), 2)
     with pytest.raises(UserError, match="b has the class none"):
         read_index(write(root / "bad.tar", {"b.png": png(1)}), 2)
+    with pytest.raises(UserError, match="bad.tar: b has a class and no picture .*png"):
+        read_index(write(root / "bad.tar", {"b.gif": png(1), "b.cls": b"1"}), 2)
     with pytest.raises(UserError, match="bad.tar: b has 2 pictures: give .* as b.seg.png"):
         read_index(write(root / "bad.tar", {"b.jpg": png(1), "b.png": png(1), "b.cls": b"1"}), 2)
     (root / "bad.tar").write_bytes(b"no tar file at all" * 100)
