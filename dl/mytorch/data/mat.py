@@ -2,7 +2,8 @@
 Unsupervised Feature Learning", http://ufldl.stanford.edu/housenumbers/. 73,257 + 26,032 digits cut from photographs of
 house numbers, 32x32 in colour.
 
-Looked for in `data/svhn/`, then downloaded by torchvision. For non-commercial use only, so no sample is bundled.
+Looked for in `data/svhn/`, then in `data/`, where `torchvision.datasets.SVHN(root="data")` puts it, then downloaded by
+torchvision. For non-commercial use only, so no sample is bundled.
 """
 
 import os
@@ -30,7 +31,7 @@ def _fetch(datasets: Any, folder: str) -> None:
 
 SOURCES = {
     "svhn": Source(
-        (DATA / "svhn",),
+        (DATA / "svhn", DATA),
         {"train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373", "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"},
         "put train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers/ into data/svhn",
         _fetch,

@@ -11,6 +11,7 @@ import torch
 
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import mat, svhn
+from dl.mytorch.data.files import DATA, find
 from dl.mytorch.vision import import_torchvision
 
 
@@ -66,14 +67,15 @@ def test_images_are_turned_and_ten_is_the_digit_zero() -> None:
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which SVHN is 20 + 7 images."""
+    """A data/ in which SVHN is 20 + 7 images, where `torchvision.datasets.SVHN(root="data")` puts it."""
     checksums = {}
     for i, (name, count) in enumerate((("train_32x32.mat", 20), ("test_32x32.mat", 7))):
         X, y = houses(count, seed=i)
         content = mat_file(matrix("X", X), matrix("y", y))
         (tmp_path / name).write_bytes(content)
         checksums[name] = hashlib.md5(content).hexdigest()
-    monkeypatch.setitem(mat.SOURCES, "svhn", mat.SOURCES["svhn"]._replace(places=(tmp_path,), checksums=checksums))
+    places = tuple(tmp_path / place.relative_to(DATA) for place in mat.SOURCES["svhn"].places)
+    monkeypatch.setitem(mat.SOURCES, "svhn", mat.SOURCES["svhn"]._replace(places=places, checksums=checksums, fetch=None))
     return tmp_path
 
 
@@ -88,6 +90,15 @@ def test_svhn_is_split_and_standardised(tiny: Path) -> None:
     expected = (X.transpose(3, 2, 0, 1) / 255 - mean) / std
     images = next(splits.test.batches())["images"].double()
     torch.testing.assert_close(images, torch.from_numpy(expected), atol=1e-5, rtol=0)
+
+
+def test_a_folder_of_its_own_comes_first(tiny: Path) -> None:
+    source = mat.SOURCES["svhn"]
+    assert find(source) == tiny
+    (tiny / "svhn").mkdir()
+    for name in source.checksums:
+        (tiny / "svhn" / name).write_bytes(b"")
+    assert find(source) == tiny / "svhn"
 
 
 def test_an_altered_or_short_file_is_refused_by_name(tiny: Path) -> None:
