@@ -63,12 +63,13 @@ def auto_augment(policy: str) -> Augment:
     """AutoAugment: Cubuk et al. 2018, https://arxiv.org/abs/1805.09501. One of 25 pairs of changes, drawn for each image.
 
     `policy`: "cifar10", "svhn" or "imagenet", the set for which the pairs were found. Images are bytes, of 1 channel or 3.
-    The changes are torchvision's, and draw from the global generator: seeded for the batch, and put back afterwards.
+    The changes are torchvision's, and draw from the global generator: seeded for the batch, and put back afterwards. What a
+    shape leaves empty is grey, as in the authors' code for ImageNet; theirs for CIFAR takes the mean colour (125, 123, 114).
     """
     from dl.mytorch.vision import import_torchvision
 
     transforms = import_torchvision().transforms
-    change = transforms.AutoAugment(transforms.AutoAugmentPolicy(policy))
+    change = transforms.AutoAugment(transforms.AutoAugmentPolicy(policy), fill=128)
 
     def apply(batch: Batch, generator: torch.Generator) -> Batch:
         images = batch["images"]

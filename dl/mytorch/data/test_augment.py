@@ -207,10 +207,16 @@ def test_auto_augment_is_torchvision_s_from_a_seed_of_the_batch(policy: str) -> 
     batch = byte_batch(6, height=16, width=16)
     result = applied(auto_augment(policy), batch, seed=3)
     transforms = import_torchvision().transforms
-    change = transforms.AutoAugment(transforms.AutoAugmentPolicy(policy))
+    change = transforms.AutoAugment(transforms.AutoAugmentPolicy(policy), fill=128)
     torch.manual_seed(int(torch.randint(2**32, (), generator=torch.Generator().manual_seed(3))))
     assert torch.equal(result, torch.stack([change(image) for image in batch["images"]]))
     assert not torch.equal(result, batch["images"])
+
+
+@pytest.mark.parametrize("policy", ["cifar10", "svhn", "imagenet"])
+def test_auto_augment_moves_no_black_into_a_grey_image(policy: str) -> None:
+    grey = {"images": torch.full((200, 3, 16, 16), 128, dtype=torch.uint8), "labels": torch.zeros(200)}
+    assert applied(auto_augment(policy), grey).min() > 0
 
 
 # ---- laws of all ---------------------------------------------------------------------------------------------------
