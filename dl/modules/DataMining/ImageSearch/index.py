@@ -9,7 +9,8 @@ it goes on from the last whole shard, and ends with the same bytes as if nothing
 The folder: `index.json`, and for each shard of up to 1,024 pictures the features `000000.npy`, (pictures, D) in float32,
 and their names, labels and stamps, `000000.json`. A file is written under another name and renamed; index.json, which
 comes last, holds the checksums of all, and its own. What it does not name does not count. Of `--approximate-above` pictures
-and more there are the files of approximate.py too, if faiss is there.
+and more there are the files of approximate.py too, if faiss is there. Other files in the folder are left alone, and a folder
+of other files is not taken for an index.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from dl.modules.DataMining.ImageSearch.approximate import KINDS, Approximate, bu
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
-from dl.modules.DataMining.ImageSearch.store import add_shard, check, checksum, read_manifest, read_shard
+from dl.modules.DataMining.ImageSearch.store import add_shard, check, checksum, make_folder, read_manifest, read_shard
 from dl.modules.DataMining.ImageSearch.store import remove_unnamed, write_manifest
 from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.modules.DataMining.OpenSet.scores import Mahalanobis
@@ -91,18 +92,21 @@ class Index:
         return extractor
 
 
-def update(folder: Path | str, pictures: Pictures, embed: Embed, network: dict[str, Any], seed: int = 0) -> list[str]:
-    """Bring the index in `folder` to what `pictures` are now; a line for each picture that cannot be read.
+def update(
+    folder: Path | str, pictures: Pictures, embed: Embed, network: dict[str, Any], seed: int = 0, fresh: bool = False
+) -> list[str]:
+    """Bring the index in `folder` to what `pictures` are now, or make it anew; a line for each picture that cannot be read.
 
-    Raises `UserError` when the folder holds an index of other pictures or of another network.
+    Raises `UserError` when the folder holds an index of other pictures or of another network, or what is no index.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = {"source": pictures.source, "seed": seed, "network": network, "shards": [], **UNMADE}
-    about = read_manifest(folder) if (folder / "index.json").exists() else fresh
+    make_folder(folder)
+    new = {"source": pictures.source, "seed": seed, "network": network, "shards": [], **UNMADE}
+    about = read_manifest(folder) if (folder / "index.json").exists() and not fresh else new
     for name in ("source", "seed", "network"):
-        if about[name] != fresh[name]:
+        if about[name] != new[name]:
             raise UserError(f"{folder} holds an index of another {name}: choose another --index, or --fresh to delete that one")
+    write_manifest(folder, about)  # before the shards, so that after a kill the folder is known to be an index
     remove_unnamed(folder, about)
     known, problems = _remove_gone(folder, about, dict(zip(pictures.names, pictures.stamps)))
     missing = [i for i, name in enumerate(pictures.names) if name not in known]
@@ -111,8 +115,6 @@ def update(folder: Path | str, pictures: Pictures, embed: Embed, network: dict[s
         problems += skipped
         add_shard(folder, about, rows, vectors)
         about |= UNMADE
-        write_manifest(folder, about)
-    if not (folder / "index.json").exists():
         write_manifest(folder, about)
     return problems
 
@@ -204,10 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         pictures = open_pictures(options.source, seed=options.seed)
         extractor = Extractor(options.backbone, options.weights, options.preset, options.layer)
-        if options.fresh:
-            for path in [options.index / "index.json", *options.index.glob("[0-9]*"), *options.index.glob("*.faiss")]:
-                path.unlink(missing_ok=True)
-        problems = update(options.index, pictures, extractor, extractor.about, options.seed)
+        problems = update(options.index, pictures, extractor, extractor.about, options.seed, options.fresh)
         calibrate(options.index, _held_out(options, extractor))
         try:
             approximate(options.index, options.approximate_above)

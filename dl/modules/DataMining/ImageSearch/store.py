@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from dl.mytorch.checkpoint import atomic_write, write_json
 from dl.mytorch.config import UserError
+
+OWN = re.compile(r"\d{6}\.(npy|json)(\.tmp)?|(l2|cosine)\.faiss|faiss\.tmp")  # files with other names are not the index's
 
 
 def checksum(path: Path) -> str:
@@ -65,9 +68,19 @@ def add_shard(folder: Path, about: dict[str, Any], rows: dict[str, Any], vectors
     about["shards"].append({"name": name, **sums})
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of an index, or take what is there. Raises `UserError` for one that holds something but no index."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = folder / "index.json"
+    ours = manifest.exists() and manifest.read_bytes().startswith(b'{\n "sha256"')  # others write files of this name too
+    if not ours and any(path.name != "index.json.tmp" for path in folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no index: choose another --index")
+
+
 def remove_unnamed(folder: Path, about: dict[str, Any]) -> None:
-    """Delete the shards that a kill left between their writing and that of index.json."""
-    named = {shard["name"] for shard in about["shards"]}
-    for path in folder.glob("[0-9]*"):
-        if path.name.split(".")[0] not in named or path.suffix == ".tmp":
+    """Delete the index's files that index.json does not name: a kill came between their writing and its, or they are old."""
+    named = {f"{shard['name']}.{suffix}" for shard in about["shards"] for suffix in ("npy", "json")}
+    named |= {f"{kind}.faiss" for kind in about["approximate"] or {}}
+    for path in folder.iterdir():
+        if OWN.fullmatch(path.name) and path.name not in named:
             path.unlink()

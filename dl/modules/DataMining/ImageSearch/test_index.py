@@ -258,6 +258,34 @@ def test_what_a_person_can_mend_is_one_line(
     assert "made with other weights" in refused(search, folder / "dark" / "00.png", *there)
 
 
+def test_a_folder_of_other_files_is_left_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures with numbers for names, vectors, a folder, an index.json of another kind: nothing of it is the index's."""
+    mine = tmp_path / "mine"
+    (mine / "2024").mkdir(parents=True)
+    Image.new("RGB", (5, 5)).save(mine / "0000.png")
+    (mine / "000000.npy").write_bytes(b"mine")
+    for _ in range(2):
+        before = sorted(mine.iterdir())
+        for fresh in ([], ["--fresh"]):
+            assert index.main(words(mine, "--weights", run, "--index", mine, *fresh)) == 1
+            assert capsys.readouterr().err == f"error: {mine} is not empty and holds no index: choose another --index\n"
+        assert sorted(mine.iterdir()) == before
+        (mine / "index.json").write_text('{"pages": []}')
+
+
+def test_in_the_folder_of_an_index_only_its_own_files_are_replaced(folder: Path, run: Path, tmp_path: Path) -> None:
+    out, mine = tmp_path / "index", {name: b"mine" for name in ("0000.png", "000001.png", "2024.txt", "my.faiss")}
+    same = ("--weights", run, "--index", out)
+    assert index.main(words(folder, *same)) == 0
+    before = content(out)
+    for name in [*mine, "000099.npy", "000099.json.tmp", "l2.faiss"]:  # the last three are those of an index
+        (out / name).write_bytes(b"mine")
+    assert index.main(words(folder, *same)) == 0
+    assert content(out) == before | mine
+    assert index.main(words(folder / "dark", *same, "--fresh")) == 0
+    assert len(table(out)) == 15 and mine.items() <= content(out).items()
+
+
 @pytest.mark.slow
 def test_an_index_killed_at_any_moment_goes_on_to_the_same_bytes(folder: Path, run: Path, tmp_path: Path) -> None:
     """kill -9 while it works, three times, at moments that fall into different shards."""
