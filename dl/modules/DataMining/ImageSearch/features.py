@@ -71,8 +71,9 @@ class Extractor:
             size = self([torch.zeros(3, 64, 64, dtype=torch.uint8)]).shape[1]
         except KeyError as error:
             raise UserError(str(error.args[0])) from None
+        place = str(Path(weights).resolve()) if weights else ""  # an index is searched from any folder
         self.about: dict[str, Any] = {
-            **{"backbone": backbone, "weights": weights, "preset": preset, "layer": layer, "size": size},
+            **{"backbone": backbone, "weights": place, "preset": preset, "layer": layer, "size": size},
             "sha256": fingerprint(self.classifier.model),
         }
 

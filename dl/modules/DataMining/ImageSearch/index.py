@@ -83,10 +83,13 @@ class Index:
         return open_pictures(self.about["source"], seed=self.about["seed"])
 
     def extractor(self) -> Extractor:
-        """The network that the index was made with. Raises `UserError` when it is another now."""
+        """The network that the index was made with. Raises `UserError` when it is gone, or another now."""
         network = self.about["network"]
+        if network["weights"] and not Path(network["weights"]).exists():
+            gone = f"{network['weights']}, whose network {self.folder} was made with, is gone"
+            raise UserError(f"{gone}: if it has moved, index again with its new place as --weights")
         extractor = Extractor(*(network[name] for name in ("backbone", "weights", "preset", "layer")))
-        if extractor.about != network:
+        if extractor.about["sha256"] != network["sha256"]:
             now = f"{network['weights']} holds now" if network["weights"] else "are published now"
             raise UserError(f"{self.folder} was made with other weights than {now}: index again, --fresh")
         return extractor
@@ -103,6 +106,7 @@ def update(
     make_folder(folder)
     new = {"source": pictures.source, "seed": seed, "network": network, "shards": [], **UNMADE}
     about = read_manifest(folder) if (folder / "index.json").exists() and not fresh else new
+    about["network"]["weights"] = network["weights"]  # wherever they are now: whether they are the same, "sha256" says
     for name in ("source", "seed", "network"):
         if about[name] != new[name]:
             raise UserError(f"{folder} holds an index of another {name}: choose another --index, or --fresh to delete that one")

@@ -286,6 +286,21 @@ def test_in_the_folder_of_an_index_only_its_own_files_are_replaced(folder: Path,
     assert len(table(out)) == 15 and mine.items() <= content(out).items()
 
 
+def test_an_index_is_searched_from_any_folder_and_follows_its_run(
+    folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = words(folder / "dark" / "03.png", "--index", tmp_path / "index", "--figure", tmp_path / "figure.png")
+    monkeypatch.chdir(tmp_path)
+    assert index.main(words("pictures", "--weights", "run", "--index", "index")) == 0
+    monkeypatch.chdir(folder)
+    assert search.main(asked) == 0
+    run.rename(tmp_path / "moved")
+    assert search.main(asked) == 1 and "index again with its new place as --weights" in capsys.readouterr().err
+    shards = Index(tmp_path / "index").about["shards"]
+    assert index.main(words(folder, "--weights", tmp_path / "moved", "--index", tmp_path / "index")) == 0
+    assert search.main(asked) == 0 and Index(tmp_path / "index").about["shards"] == shards
+
+
 @pytest.mark.slow
 def test_an_index_killed_at_any_moment_goes_on_to_the_same_bytes(folder: Path, run: Path, tmp_path: Path) -> None:
     """kill -9 while it works, three times, at moments that fall into different shards."""
