@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
-from dl.modules.DataMining.ImageSearch.search import ask, neighbours_pictures
+from dl.modules.DataMining.ImageSearch.search import ask
 from dl.modules.DataMining.TSNE.draw import chosen_rows, thumbnails
 from dl.modules.DataMining.TSNE.tsne import place, tsne
 from dl.mytorch import plot
@@ -90,7 +90,7 @@ def answer(source: Source, path: str | None, distance: str) -> tuple[str, list[t
         return f"**{error}**", [], _map(source.chart, None)
     features = source.extractor([picture])
     found = ask(source.index, features, 5, distance)
-    pictures = [pixels(each) for each in neighbours_pictures(source.index, found)]
+    pictures = [pixels(each) for each in source.index.shown([neighbour.row for neighbour in found.neighbours])]
     captions = [f"{neighbour.label or neighbour.name} {neighbour.distance:.4g}" for neighbour in found.neighbours]
     return f"**{found.verdict}**", list(zip(pictures, captions)), _map(source.chart, features)
 

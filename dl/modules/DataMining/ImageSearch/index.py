@@ -82,6 +82,18 @@ class Index:
         """The pictures that were indexed, where they still are."""
         return open_pictures(self.about["source"], seed=self.about["seed"])
 
+    def shown(self, rows: Sequence[int]) -> list[Tensor]:
+        """The pictures (3, H, W) of these rows; white for one that is gone since, or cannot be read any more."""
+        pictures = self.pictures()
+        places = {name: i for i, name in enumerate(pictures.names)}
+        found = []
+        for row in rows:
+            try:
+                found.append(pictures.read(places[self.names[row]]))
+            except (KeyError, UserError):
+                found.append(torch.full((3, 32, 32), 255, dtype=torch.uint8))
+        return found
+
     def extractor(self) -> Extractor:
         """The network that the index was made with. Raises `UserError` when it is gone, or another now."""
         network = self.about["network"]

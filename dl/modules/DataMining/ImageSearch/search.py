@@ -5,6 +5,7 @@
 """
 
 import argparse
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -100,20 +101,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(answer.verdict)
         for neighbour in answer.neighbours:
             print(f"  {neighbour.distance:10.4f}  {neighbour.label or '-'}  {neighbour.name}")
-        plot.save_figure(figure(picture, answer, neighbours_pictures(index, answer)), options.figure)
+        pictures = index.shown([neighbour.row for neighbour in answer.neighbours])
+        plot.save_figure(figure(picture, answer, pictures), options.figure)
         print(f"drawn: {options.figure}")
+    except BrokenPipeError:  # `search ... | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def neighbours_pictures(index: Index, answer: Answer) -> list[Tensor]:
-    """The pictures (3, H, W) of the neighbours; white for one that is gone since."""
-    pictures = index.pictures()
-    places = {name: i for i, name in enumerate(pictures.names)}
-    white = torch.full((3, 32, 32), 255, dtype=torch.uint8)
-    return [pictures.read(places[n.name]) if n.name in places else white for n in answer.neighbours]
 
 
 if __name__ == "__main__":

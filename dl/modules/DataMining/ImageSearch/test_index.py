@@ -232,6 +232,31 @@ def test_index_and_search_from_the_command_line(
     assert capsys.readouterr().out.startswith("I don't know this picture: its Mahalanobis distance to the nearest class is")
 
 
+def test_neighbours_that_cannot_be_read_any_more_are_white(folder: Path, run: Path, tmp_path: Path) -> None:
+    same = ("--index", tmp_path / "index")
+    assert index.main(words(folder, "--weights", run, *same)) == 0
+    (folder / "dark" / "00.png").write_text("no picture")
+    (folder / "dark" / "01.png").unlink()
+    figure = tmp_path / "figure.png"
+    assert search.main(words(folder / "dark" / "02.png", "--top", 15, "--figure", figure, *same)) == 0
+    assert figure.exists()
+    shown = Index(tmp_path / "index").shown([0, 1, 2])  # in the order of names
+    assert [bool((picture == 255).all()) for picture in shown] == [True, True, False]
+
+
+def test_who_has_read_enough_gets_no_error(
+    folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`search ... | head`, whose end of the pipe is closed."""
+    assert index.main(words(folder, "--weights", run, "--index", tmp_path / "index")) == 0
+    end, start = os.pipe()
+    os.close(end)
+    with open(start, "w", buffering=1) as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert search.main(words(folder / "dark" / "02.png", "--index", tmp_path / "index")) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_what_a_person_can_mend_is_one_line(
     folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

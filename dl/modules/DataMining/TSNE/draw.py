@@ -26,12 +26,8 @@ def chosen_rows(index: Index, points: int) -> Tensor:
 
 
 def thumbnails(index: Index, rows: Tensor, side: int = 32) -> Tensor:
-    """The pictures of these rows, (N, 3, side, side) in [0, 1]; white for one that is gone since."""
-    pictures = index.pictures()
-    places = {name: i for i, name in enumerate(pictures.names)}
-    white = torch.full((3, side, side), 255, dtype=torch.uint8)
-    found = [places.get(index.names[row]) for row in rows.tolist()]
-    return torch.stack([white if i is None else centre_square(pictures.read(i), side) for i in found]).float() / 255
+    """The pictures of these rows as squares, (N, 3, side, side) in [0, 1]; see `Index.shown`."""
+    return torch.stack([centre_square(picture, side) for picture in index.shown(rows.tolist())]).float() / 255
 
 
 def export(folder: Path, features: Tensor, labels: Sequence[str], images: Tensor) -> None:
@@ -65,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         points = tsne(features, options.perplexity, options.iterations)
         labels = [index.labels[row] for row in rows.tolist()]
         images = thumbnails(index, rows)
-        mark = None if new is None else place(points, features, new)
+        mark = None if new is None else place(points, features, new, min(5.0, options.perplexity))
         plot.save_figure(plot.scatter(points, labels, images, mark), options.figure)
         print(f"drawn: {options.figure}, {len(rows):,} pictures")
         if options.projector:

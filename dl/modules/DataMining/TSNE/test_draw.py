@@ -1,10 +1,12 @@
 """The map of an index, from the command line."""
 
 from pathlib import Path
+from typing import Sequence
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from dl.modules.DataMining.ImageSearch.index import update
 from dl.modules.DataMining.ImageSearch.pictures import open_pictures
@@ -14,6 +16,10 @@ from dl.mytorch.data import read_image
 NETWORK = {"backbone": "none", "weights": "", "preset": "", "layer": "", "size": 3, "sha256": ""}
 
 
+def mean_colours(pictures: Sequence[Tensor]) -> Tensor:
+    return torch.stack([picture.float().mean((1, 2)) for picture in pictures])
+
+
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
     """20 pictures of two classes, by their mean colours."""
@@ -21,7 +27,7 @@ def index(tmp_path: Path) -> Path:
         (tmp_path / "pictures" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (6, 6), (100 * (i % 2) + i, i, 50)).save(tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png")
     pictures = open_pictures(str(tmp_path / "pictures"))
-    update(tmp_path / "index", pictures, lambda read: torch.stack([p.float().mean((1, 2)) for p in read]), NETWORK)
+    update(tmp_path / "index", pictures, mean_colours, NETWORK)
     return tmp_path / "index"
 
 
@@ -35,6 +41,17 @@ def test_an_index_becomes_a_map_and_a_projector(index: Path, tmp_path: Path, cap
     assert folder.with_name("metadata.tsv").read_text().splitlines() == ["a"] * 10 + ["b"] * 10
     assert read_image(folder.with_name("sprite.png")).shape == (3, 160, 160)  # 5 x 5 places of 32
     assert (projector / "projector_config.pbtxt").exists()
+
+
+def test_a_picture_is_placed_among_few_of_which_one_cannot_be_read_any_more(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draw.Index, "extractor", lambda self: mean_colours)
+    (tmp_path / "pictures" / "a" / "0.png").write_text("no picture")
+    words = ["--index", index, "--points", 8, "--perplexity", 2, "--iterations", 5, "--figure", tmp_path / "map.png"]
+    assert draw.main([str(word) for word in [*words, "--place", tmp_path / "pictures" / "a" / "2.png"]]) == 0
+    first, second = draw.thumbnails(draw.Index(index), torch.tensor([0, 1]))
+    assert (first == 1).all() and not (second == 1).any()
 
 
 def test_a_perplexity_that_is_too_large_is_one_line(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
