@@ -35,11 +35,14 @@ class Config(ImageConfig):
     mirror: bool = flag(False, "evaluate each image together with its mirror image: twice the time, a lower error")
 
 
-def network(config: Config) -> ResNet:
-    """The network that the config asks for; what was made for ImageNet gets a small stem for images up to 64 pixels."""
+def network(config: Config, classes: int = 0) -> ResNet:
+    """The network that the config asks for, with so many outputs; 0 = one for each class of its images.
+
+    What was made for ImageNet gets a small stem for images up to 64 pixels.
+    """
     about = image_set(config)
     stem = PRESETS[config.model].get("stem", "small" if about.small else "imagenet")
-    return build(config.model, in_channels=about.channels, num_classes=len(about.classes), stem=stem)
+    return build(config.model, in_channels=about.channels, num_classes=classes or len(about.classes), stem=stem)
 
 
 def main(config: Config, data: Splits | None = None) -> History:

@@ -1,7 +1,8 @@
-"""How well each score finds what a network never learned: measures of runs of `train.py`, recorded and put into the README.
+"""How well each score finds what a network never learned: measures of runs of `train.py`.
 
     python -m dl.modules.DataMining.OpenSet.evaluate runs/DataMining/OpenSet runs/DataMining/OpenSet-2,6
-    python -m dl.modules.DataMining.OpenSet.evaluate                    # only the table, from what is recorded
+    python -m dl.modules.DataMining.OpenSet.evaluate --record RUN ...   # also into the recorded results and the README
+    python -m dl.modules.DataMining.OpenSet.evaluate                    # only the README's table, from what is recorded
 
 A run with classes held out is tested on them; one of all classes on MNIST, on noise and on the test images inverted. The
 threshold that ships accepts 95 % of the run's validation images; all figures are of test images.
@@ -9,6 +10,7 @@ threshold that ships accepts 95 % of the run's validation images; all figures ar
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from statistics import mean, stdev
@@ -26,7 +28,8 @@ from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_onl
 from dl.mytorch.checkpoint import load_weights, write_json
 from dl.mytorch.config import UserError
 from dl.mytorch.data import image_set, image_splits
-from dl.mytorch.data.idx import CLOTHES, load
+from dl.mytorch.data.idx import load
+from dl.mytorch.data.images import IMAGE_SETS
 from dl.mytorch.logger import read_json
 
 HERE = Path(__file__).parent
@@ -85,14 +88,18 @@ def measure(val: Tensor, known: Tensor, right: Tensor, unknown: Tensor) -> dict[
 
 
 def evaluate(run: Path) -> dict[str, Any]:
-    """The record of a run. Raises `UserError` for a folder that holds none of this recipe."""
+    """The record of a run. Raises `UserError` for a folder that holds none of this recipe, or one too poor to measure."""
     if not (run / "best.pt").exists() or (described := read_json(run / "config.json"))["recipe"] != "DataMining/OpenSet":
         raise UserError(f"{run} holds no run of DataMining/OpenSet; `python -m dl.modules.DataMining.OpenSet.train` makes one")
     config = Config(**described["config"])
     model = load_weights(network(config), run / "best.pt").eval()
     train, val, test = (part.dataset for part in known_only(image_splits(config), known_classes(config)))
     features, logits = outputs(model, train["images"][:FITTED], config)
-    scores = fit_all(Known(features, logits, train["labels"][:FITTED], model.head.weight.detach(), model.head.bias.detach()))
+    seen = Known(features, logits, train["labels"][:FITTED], model.head.weight.detach(), model.head.bias.detach())
+    try:
+        scores = fit_all(seen)
+    except UserError as error:
+        raise UserError(f"{run}: {error}") from None
     known = [outputs(model, part["images"], config) for part in (val, test)]
     right = known[1][1].argmax(-1) == test["labels"]
     values = {name: [score(*each) for each in known] for name, score in scores.items()}
@@ -101,17 +108,28 @@ def evaluate(run: Path) -> dict[str, Any]:
         shown = outputs(model, images, config)
         for name, score in scores.items():
             rows.append({"unknown": unknown, "score": name, **measure(*values[name], right, score(*shown))})
-    kept = ("command", "commit", "versions")
-    about = {name: getattr(config, name) for name in ("held_out", "seed", "epochs", "steps")}
-    about["error"] = 1 - right.double().mean().item()
+    kept = ("recipe", "command", "config", "commit", "versions")
+    about = {"held_out": config.held_out, "seed": config.seed, "error": 1 - right.double().mean().item()}
     return {**about, **{key: described[key] for key in kept}, "rows": rows}
+
+
+def check_alike(records: Sequence[dict[str, Any]]) -> None:
+    """Raises `UserError` unless all networks were trained alike, but for seeds and held-out classes: a table is of such."""
+    for record in records[1:]:
+        own, first = results.changed(record), results.changed(records[0])
+        names = sorted(n for n in own.keys() | first.keys() if n not in ("seed", "held_out") and own.get(n) != first.get(n))
+        if names:
+            differs = "; ".join(f"{n} {record['config'].get(n)}, not {records[0]['config'].get(n)}" for n in names)
+            other = f"{record['config']['out']} was trained otherwise than {records[0]['config']['out']} ({differs})"
+            raise UserError(f"{other}, and a table does not mix them: evaluate it alone, and without --record")
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
     """A table for each of `MEASURES`: a row for each score, a column for what was unknown, mean and deviation over seeds."""
     values: dict[tuple[str, str, str], dict[int, float]] = {}  # measure, score, column -> seed -> value
     for record in records:
-        held_out = ", ".join(CLOTHES[int(label)] for label in record["held_out"].split(",") if label)
+        classes = IMAGE_SETS[record["config"]["data"]].classes
+        held_out = ", ".join(classes[int(label)] for label in record["held_out"].split(",") if label)
         for row in record["rows"]:
             column = held_out or row["unknown"]
             for measure in MEASURES:
@@ -141,13 +159,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Measure how well scores find unknown pictures.", prog="python -m dl.modules.DataMining.OpenSet.evaluate"
     )
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs of DataMining/OpenSet")
+    parser.add_argument("--record", action="store_true", help="add the runs to the recorded results, and rewrite the README")
+    options = parser.parse_args(argv)
     try:
-        for run in parser.parse_args(argv).runs:
-            record = evaluate(run)
+        records = [evaluate(run) for run in options.runs]
+        if options.runs and not options.record:
+            check_alike(records)
+            print(table(records))
+            return 0
+        check_alike(recorded() + records)
+        for record in records:
             name = "-".join(filter(None, [record["held_out"].replace(",", "_") or "all", f"seed{record['seed']}"]))
             (HERE / "results").mkdir(exist_ok=True)
             write_json(record, HERE / "results" / f"{name}.json")
         print(results.rewrite(HERE / "README.md", "results", table(recorded())))
+    except BrokenPipeError:  # `evaluate ... | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dl.modules.DataMining.ImageSearch.exact import Exact
+from dl.mytorch.config import UserError
 
 # N pictures, C classes, D features
 
@@ -130,14 +131,15 @@ class OpenMax:
     Bendale & Boult 2016, https://arxiv.org/abs/1511.06233. Algorithm 1: for each class the mean logits of the training
     pictures that are rightly classified, and a Weibull distribution of the `tail` largest Euclidean distances to it, moved
     to begin 1 below the least of these, as libMR does. Algorithm 2: of the `alpha` largest logits, the i-th (from 0) loses
-    the share (alpha - i) / alpha * F(distance) to the class "unknown". Raises `ValueError` for a class without any.
+    the share (alpha - i) / alpha * F(distance) to the class "unknown". Raises `UserError` for a class without any.
     """
 
     def __init__(self, logits: Tensor, labels: Tensor, tail: int = 20, alpha: int = 3) -> None:
         logits = logits.double()
         right = logits.argmax(-1) == labels
         if missing := set(range(logits.shape[1])) - set(labels[right].tolist()):
-            raise ValueError(f"no training picture of class {min(missing)} is rightly classified")
+            cause = f"no training picture of class {min(missing)} is rightly classified"
+            raise UserError(f"{cause}, and OpenMax needs some of each: train longer")
         self.alpha = min(alpha, logits.shape[1])
         self.means = torch.stack([logits[right & (labels == c)].mean(0) for c in range(logits.shape[1])])  # (C, C)
         fits = []

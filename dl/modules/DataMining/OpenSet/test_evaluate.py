@@ -2,15 +2,20 @@
 
 import dataclasses
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from dl import results
+from dl.modules.CNN.ResNet.model import build
 from dl.modules.DataMining.OpenSet import evaluate, scores, train
 from dl.mytorch import testing
+from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, Splits, synthetic
+from dl.mytorch.introspect import without_values
 
 
 def pictures(count: int, seed: int) -> Batch:
@@ -49,6 +54,24 @@ def test_classes_that_cannot_be_held_out_are_refused(tmp_path: Path, wrong: str)
         config(tmp_path, held_out=wrong)
 
 
+def test_data_that_is_not_in_memory_is_refused(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match="sets that fit into memory only: fashion_mnist, "):
+        train.Config(out=str(tmp_path), data=f"folder:{tmp_path}")
+
+
+def test_networks_for_imagenet_get_a_small_stem_and_the_default_is_what_it_was() -> None:
+    with without_values():
+        large = train.network(train.Config(model="resnet18", held_out="0"))
+    assert large.stem.conv.kernel_size == (3, 3) and large.head.out_features == 9
+    torch.manual_seed(0)
+    own = train.network(train.Config(held_out="2,6")).state_dict()
+    torch.manual_seed(0)
+    before = build("small", in_channels=1, num_classes=8).state_dict()
+    assert own.keys() == before.keys() and all(torch.equal(own[name], before[name]) for name in own)
+
+
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     testing.assert_resumes_exactly(train.main, config(tmp_path, held_out="2"), splits)
 
@@ -65,28 +88,75 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+TWO = {"MSP": lambda features, logits: scores.msp(logits), "length": lambda features, logits: -features.norm(dim=1)}
+
+
+def make_run(asked: train.Config) -> Path:
+    """What a run leaves of itself that matters here, with random weights."""
+    run = Path(asked.out)
+    run.mkdir()
+    described = {"recipe": "DataMining/OpenSet", "config": dataclasses.asdict(asked)}
+    described |= {"command": "", "commit": "", "versions": {}}
+    (run / "config.json").write_text(json.dumps(described))
+    torch.save(train.network(asked).state_dict(), run / "best.pt")
+    return run
+
+
 @pytest.mark.parametrize(("held_out", "unknown"), [("2,3", ["held out"]), ("", ["MNIST", "noise", "inverted"])])
 def test_a_run_is_measured_recorded_and_in_the_table(
     here: Path, held_out: str, unknown: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = config(here / "run", held_out=held_out, seed=4)
-    (here / "run").mkdir()
-    described = {"recipe": "DataMining/OpenSet", "config": dataclasses.asdict(asked)}
-    described |= {"command": "", "commit": "", "versions": {}}
-    (here / "run" / "config.json").write_text(json.dumps(described))
-    torch.save(train.network(asked).state_dict(), here / "run" / "best.pt")
-    two = {"MSP": lambda features, logits: scores.msp(logits), "length": lambda features, logits: -features.norm(dim=1)}
-    monkeypatch.setattr(evaluate, "fit_all", lambda known: two)
-    assert evaluate.main([str(here / "run")]) == 0
+    run = make_run(config(here / "run", held_out=held_out, seed=4))
+    monkeypatch.setattr(evaluate, "fit_all", lambda known: TWO)
+    assert evaluate.main([str(run), "--record"]) == 0
     (path,) = (here / "results").glob("*.json")
     record = json.loads(path.read_text())
     assert path.name == ("2_3-seed4.json" if held_out else "all-seed4.json")
-    assert [row["unknown"] for row in record["rows"]] == [name for name in unknown for _ in two]
+    assert [row["unknown"] for row in record["rows"]] == [name for name in unknown for _ in TWO]
     for row in record["rows"]:
         assert all(0 <= row[name] <= 1 for name in ("auroc", "aupr_in", "aupr_out", "fpr95", "accepted", "rejected"))
         assert row["accepted_conformal"] >= row["accepted"] > 0.5
     lines = (here / "README.md").read_text().splitlines()
-    assert sum(line.startswith("| ") for line in lines) == len(evaluate.MEASURES) * (2 + len(two))
+    assert sum(line.startswith("| ") for line in lines) == len(evaluate.MEASURES) * (2 + len(TWO))
+
+
+def test_nothing_is_recorded_unasked_and_what_was_trained_otherwise_is_never(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate, "fit_all", lambda known: TWO)
+    runs = [make_run(config(here / f"run{i}", seed=i)) for i in range(2)]
+    runs.append(make_run(dataclasses.replace(config(here / "run2"), model="small")))
+    before = (here / "README.md").read_text()
+    assert evaluate.main([str(runs[0])]) == 0
+    assert "| length |" in capsys.readouterr().out
+    assert not (here / "results").exists() and (here / "README.md").read_text() == before
+    assert evaluate.main([*map(str, runs[:2]), "--record"]) == 0  # they differ in their seeds
+    recorded, shown = evaluate.recorded(), (here / "README.md").read_text()
+    capsys.readouterr()
+    for words in (["--record", str(runs[2])], [str(runs[0]), str(runs[2])]):
+        assert evaluate.main(words) == 1
+        error = capsys.readouterr().err
+        assert "run2 was trained otherwise than" in error and "(model small, not tiny)" in error and error.count("\n") == 1
+    assert len(recorded) == 2 and evaluate.recorded() == recorded and (here / "README.md").read_text() == shown
+
+
+def test_a_run_too_poor_to_measure_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(config(here / "run"))
+    assert evaluate.main([str(run)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {run}: no training picture of class ") and error.endswith(": train longer\n")
+
+
+def test_who_has_read_enough_gets_no_error(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`evaluate | head`, whose end of the pipe is closed."""
+    end, start = os.pipe()
+    os.close(end)
+    with open(start, "w", buffering=1) as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert evaluate.main([]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,5 +164,6 @@ def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().err.startswith(f"error: {tmp_path} holds no run of DataMining/OpenSet")
 
 
-def test_the_readme_shows_what_is_recorded() -> None:
+def test_the_readme_shows_what_is_recorded_of_runs_trained_alike() -> None:
     assert evaluate.table(evaluate.recorded()) in (evaluate.HERE / "README.md").read_text()
+    evaluate.check_alike(evaluate.recorded())

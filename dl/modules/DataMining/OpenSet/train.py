@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from dl.modules.CNN.ResNet import train as resnet
-from dl.modules.CNN.ResNet.model import ResNet, build
+from dl.modules.CNN.ResNet.model import ResNet
 from dl.mytorch import History, Trainer, launch, seed_everything
-from dl.mytorch.config import flag
+from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Batch, Loader, Splits, image_set, image_splits
+from dl.mytorch.data.images import IMAGE_SETS, NAMES
 from dl.mytorch.optim import sgd, warmup_cosine
 from dl.mytorch.tasks import Classification
 
@@ -22,12 +23,15 @@ class Config(resnet.Config):
     """Train a ResNet on a part of the classes of Fashion-MNIST, or of another set that fits into memory."""
 
     out: str = "runs/DataMining/OpenSet"
+    data: str = flag("fashion_mnist", f"set of images: {NAMES}")
     held_out: str = flag("", "numbers of the classes that training never sees, by commas, say 2,6")
     epochs: int = 3
     label_smoothing: float = 0.0  # plain cross-entropy, as the papers of the scores train
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.data not in IMAGE_SETS:
+            raise UserError(f"--data {self.data}: classes are held out of sets that fit into memory only: {NAMES}")
         numbers = self.held_out.split(",") if self.held_out else []
         classes = len(image_set(self).classes)
         valid = all(n.isdecimal() and int(n) < classes for n in numbers) and len(set(numbers)) == len(numbers) <= classes - 2
@@ -42,7 +46,7 @@ def known_classes(config: Config) -> list[int]:
 
 def network(config: Config) -> ResNet:
     """The network that the config asks for, with an output for each known class."""
-    return build(config.model, in_channels=image_set(config).channels, num_classes=len(known_classes(config)))
+    return resnet.network(config, len(known_classes(config)))
 
 
 def only(batch: Batch, classes: list[int]) -> Batch:
