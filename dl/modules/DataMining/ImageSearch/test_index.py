@@ -235,10 +235,10 @@ def test_index_and_search_from_the_command_line(
 def test_neighbours_that_cannot_be_read_any_more_are_white(folder: Path, run: Path, tmp_path: Path) -> None:
     same = ("--index", tmp_path / "index")
     assert index.main(words(folder, "--weights", run, *same)) == 0
+    query, figure = shutil.copy(folder / "dark" / "00.png", tmp_path / "query.png"), tmp_path / "figure.png"
     (folder / "dark" / "00.png").write_text("no picture")
     (folder / "dark" / "01.png").unlink()
-    figure = tmp_path / "figure.png"
-    assert search.main(words(folder / "dark" / "02.png", "--top", 15, "--figure", figure, *same)) == 0
+    assert search.main(words(query, "--top", 1, "--figure", figure, *same)) == 0
     assert figure.exists()
     shown = Index(tmp_path / "index").shown([0, 1, 2])  # in the order of names
     assert [bool((picture == 255).all()) for picture in shown] == [True, True, False]
@@ -314,7 +314,7 @@ def test_in_the_folder_of_an_index_only_its_own_files_are_replaced(folder: Path,
 def test_an_index_is_searched_from_any_folder_and_follows_its_run(
     folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = words(folder / "dark" / "03.png", "--index", tmp_path / "index", "--figure", tmp_path / "figure.png")
+    asked = words(folder / "dark" / "03.png", "--index", tmp_path / "index", "--figure", tmp_path / "figure.png", "--top", 1)
     monkeypatch.chdir(tmp_path)
     assert index.main(words("pictures", "--weights", "run", "--index", "index")) == 0
     monkeypatch.chdir(folder)
