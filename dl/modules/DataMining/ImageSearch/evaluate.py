@@ -1,9 +1,11 @@
-"""How often the nearest pictures are of the query's class: recall@1, recall@5 and mAP, recorded and put into the README.
+"""How often the nearest pictures are of the query's class: recall@1, recall@5 and mAP.
 
     python -m dl.modules.DataMining.ImageSearch.evaluate fashion --weights runs/CNN/ResNet
     python -m dl.modules.DataMining.ImageSearch.evaluate fashion --weights runs/DataMining/MetricLearning
-    python -m dl.modules.DataMining.ImageSearch.evaluate hymenoptera FOLDER --weights squeezenet1_0.pth
-    python -m dl.modules.DataMining.ImageSearch.evaluate table        # only the table, from what is recorded
+    python -m dl.modules.DataMining.ImageSearch.evaluate hymenoptera FOLDER --weights squeezenet1_0.pth --record
+    python -m dl.modules.DataMining.ImageSearch.evaluate table        # only the README's, from what is recorded
+
+With --record the figures also go into the recorded results, one for each set and loss, and into the README.
 
 fashion: the first 1,000 test images of Fashion-MNIST among 10,000 of those that the run trained on, by its features and by
 raw pixels; and the shares of other test images, digits (MNIST), noise and inverted images that the index does not know.
@@ -175,9 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", nargs="?", default="", help="of hymenoptera, with the folders train and val")
     parser.add_argument("--weights", default="", help="folder of a run, or file of torchvision's SqueezeNet 1.0")
     parser.add_argument("--figure", type=Path, default=Path(), help="also write a picture of some queries")
+    parser.add_argument("--record", action="store_true", help="add the figures to the recorded results and the README")
     options = parser.parse_args(argv)
     try:
-        (HERE / "results").mkdir(exist_ok=True)
         if options.set == "fashion":
             index, test = open_pictures("fashion_mnist"), open_pictures("fashion_mnist", "test")
             first = [test.labels.index(label) for label in dict.fromkeys(test.labels[:QUERIES])]
@@ -191,7 +193,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             record = evaluate("hymenoptera", extractor, index, test, range(len(test.names)), shown, options.figure)
         if options.set != "table":
             record["run"] = about_run(options.weights)
+            if not options.record:
+                print(table([record]))
+                return 0
             name = "-".join(filter(None, [record["data"], record["run"].get("loss")]))
+            (HERE / "results").mkdir(exist_ok=True)
             write_json(record, HERE / "results" / f"{name}.json")
         print(results.rewrite(HERE / "README.md", "results", table(recorded())))
     except (UserError, OSError) as error:
