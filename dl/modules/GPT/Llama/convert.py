@@ -21,6 +21,10 @@ NAMES = (
     (r"\.self_attn\.v_proj", ".attention.layer.value"),
     (r"\.self_attn\.o_proj", ".attention.layer.output"),
     (r"\.mlp\.(gate|up|down)_proj", r".feed_forward.layer.\1"),
+    (r"\.block_sparse_moe\.", ".mlp."),  # of transformers 4, whose experts are one by one
+    (r"\.w1\.", ".gate."),
+    (r"\.w2\.", ".down."),
+    (r"\.w3\.", ".up."),
     (r"\.mlp\.gate\.", ".feed_forward.layer.router."),
     (r"\.mlp\.experts", ".feed_forward.layer.experts"),
     (r"^lm_head", "output"),
@@ -48,8 +52,11 @@ def from_transformers(reference: nn.Module) -> Llama:
         raise ValueError("linear layers with biases are not this paper's")
     if config.hidden_act != "silu":
         raise ValueError(f"hidden_act {config.hidden_act!r} is not silu")
-    if config.rope_parameters["rope_type"] != "default":
-        raise ValueError(f"rotary positions of type {config.rope_parameters['rope_type']!r} are not this paper's")
+    rotary = getattr(config, "rope_parameters", None)
+    if rotary is None:  # transformers 4
+        rotary = {"rope_type": "default", "rope_theta": config.rope_theta, **(getattr(config, "rope_scaling", None) or {})}
+    if rotary["rope_type"] != "default":
+        raise ValueError(f"rotary positions of type {rotary['rope_type']!r} are not this paper's")
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     if head_dim * config.num_attention_heads != config.hidden_size:
         raise ValueError(f"heads of width {head_dim} do not add up to the width {config.hidden_size}")
@@ -61,7 +68,7 @@ def from_transformers(reference: nn.Module) -> Llama:
         hidden_dim=config.intermediate_size,
         vocab_size=config.vocab_size,
         max_length=config.max_position_embeddings,
-        rotary_base=config.rope_parameters["rope_theta"],
+        rotary_base=rotary["rope_theta"],
         norm_eps=config.rms_norm_eps,
         tied=reference.lm_head.weight is reference.model.embed_tokens.weight,
         **experts,
@@ -74,7 +81,7 @@ def from_transformers(reference: nn.Module) -> Llama:
             continue
         for theirs, our in NAMES:
             name = re.sub(theirs, our, name)
-        if ".experts." in name:  # of all experts in one
+        if name.endswith("_proj"):  # of all experts in one
             weights |= _of_each_expert(name, weight)
         else:
             weights[name] = weight
