@@ -13,7 +13,7 @@ class AveragingTrainer(Trainer):
 
     Once an evaluation is worse than the best of those more than `patience` before it (the paper's n), what is evaluated
     and kept is the mean of the weights after each step since. Whether it is so is read from the history alone, so a run
-    goes on exactly. Not for `--ema` and `--parallel fsdp`.
+    goes on exactly. Not for `--ema`, `--layerwise` and `--parallel fsdp`.
     """
 
     patience = 5

@@ -22,7 +22,7 @@ class LanguageConfig(TrainConfig):
         "shakespeare", "text: words of WikiText-2, or characters of Shakespeare"
     )
     length: int = flag(64, "tokens through which a gradient goes back; the state goes on beyond")
-    dropout: float = flag(-1.0, "dropout of embeddings and layers; -1: that of the preset")
+    dropout: float = flag(-1.0, "dropout of embeddings and layers, of awd that of its last layer alone; -1: that of the preset")
     optimizer: Literal["adamw", "ntasgd"] = flag(
         "adamw", "adamw: rises, then falls to 0; ntasgd: a constant rate, weights averaged once validation stalls"
     )
@@ -39,8 +39,11 @@ class LanguageConfig(TrainConfig):
         self._check("dropout", self.dropout == -1 or 0 <= self.dropout < 1, "at least 0 and below 1, or -1")
         for name in ("activation", "slowness"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
+        self._check("slowness", self.slowness == 0 or self.length > 1, "0 with --length 1, in which nothing changes")
         if self.optimizer == "ntasgd":
             self._check("ema", self.ema == 0, "0 with --optimizer ntasgd, which has an average of its own")
+            self._check("parallel", self.parallel != "fsdp", "none or ddp with --optimizer ntasgd, which averages whole weights")
+            self._check("layerwise", self.layerwise == "none", "none with --optimizer ntasgd, which averages all blocks at once")
 
 
 def network(config: LanguageConfig, build: Callable[..., nn.Module], vocab_size: int) -> nn.Module:

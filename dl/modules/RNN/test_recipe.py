@@ -131,7 +131,8 @@ def test_flags_reach_model_task_and_trainer(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_impossible_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for flags in ("--length 0", "--dropout 1", "--activation -1", "--ema 0.9 --optimizer ntasgd"):
+    averaged = [f"{flag} --optimizer ntasgd" for flag in ("--ema 0.9", "--parallel fsdp", "--layerwise stream")]
+    for flags in ("--length 0", "--dropout 1", "--activation -1", "--slowness 1 --length 1", *averaged):
         with pytest.raises(SystemExit):
             parse(lstm_train.Config, flags.split())
         assert f"{flags.split()[0]} has to be" in capsys.readouterr().err
