@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from dl.modules.Transformers.BERT.model import BERT
@@ -42,8 +43,19 @@ NAMES = (
     (r"^cls\.predictions\.bias", "mlm_head.bias"),
     (r"^cls\.seq_relationship", "nsp_head"),
 )
-# Other names of weights that are there already; the numbers 0, 1, 2 ..., which old files hold.
-TWICE = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "embeddings.position_ids")
+# Other names of weights that are there already, with the first ones; the numbers 0, 1, 2 ..., which old files hold.
+TWICE = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+    "embeddings.position_ids": "",
+}
+OWN_OUTPUT = "the output layer has weights of its own; the paper's has those of the token embeddings"
+# What a config.json means by what it leaves out; those of 2018 and 2019 leave out a lot.
+DEFAULTS = {
+    **{"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "vocab_size": 30522},
+    **{"max_position_embeddings": 512, "type_vocab_size": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-12},
+    **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+}
 
 
 def from_transformers(reference: nn.Module) -> BERT:
@@ -57,7 +69,7 @@ def from_transformers(reference: nn.Module) -> BERT:
     heads = getattr(reference, "cls", None)
     encoder = getattr(reference, "bert", reference)
     if hasattr(heads, "predictions") and heads.predictions.decoder.weight is not encoder.embeddings.word_embeddings.weight:
-        raise ValueError("the output layer has weights of its own; the paper's has those of the token embeddings")
+        raise ValueError(OWN_OUTPUT)
     weights = renamed(reference.state_dict())
     model = network(reference.config.to_dict(), weights)
     model.load_state_dict(weights)
@@ -67,17 +79,26 @@ def from_transformers(reference: nn.Module) -> BERT:
 def from_folder(folder: Path | str, heads: bool = True) -> BERT:
     """The network in a folder of published files: config.json and model.safetensors, or the older pytorch_model.bin.
 
-    With the heads of pre-training if they are in the file and `heads` is True. Raises `UserError` for files that are
-    missing, damaged or do not fit together, `ValueError` as `from_transformers`.
+    With the heads of pre-training if they are in the file and `heads` is True, else without any. Raises `UserError` for files
+    that are missing, damaged or do not fit together, and for what `from_transformers` refuses.
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
-    if config.get("model_type") != "bert":
-        raise UserError(f"{folder / 'config.json'} is of the model type {config.get('model_type')!r}; this is for 'bert'")
+    if config.get("model_type", "bert") != "bert":
+        raise UserError(f"{folder / 'config.json'} is of the model type {config['model_type']!r}; this is for 'bert'")
     old = folder / "pytorch_model.bin"
     path = old if old.exists() and not (folder / "model.safetensors").exists() else folder / "model.safetensors"
-    weights = {name: weight for name, weight in renamed(load(path)).items() if heads or "_head." not in name}
-    return put_weights(network(config, weights), weights, path)
+    state = load(path)
+    weights = renamed(state)
+    if not heads:
+        weights = {name: x for name, x in weights.items() if "_head." not in name and not name.startswith("classifier.")}
+    elif any(not torch.equal(state[name], state[first]) for name, first in TWICE.items() if {name, first} <= state.keys()):
+        raise UserError(f"{path}: {OWN_OUTPUT}")
+    try:
+        model = network(config, weights)
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'}: {error}") from None
+    return put_weights(model, weights, path)
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -93,6 +114,7 @@ def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def network(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> BERT:
     """The network of a configuration of transformers, with the heads that there are weights for, but not these weights."""
+    config = {**DEFAULTS, **config}
     if config.get("is_decoder") or config.get("add_cross_attention"):
         raise ValueError("a decoder, or a model with cross attention, is no network of this paper")
     if config["hidden_act"] not in ACTIVATIONS:
