@@ -2,7 +2,7 @@
 
     python -m dl.modules.Transformers.BERT.finetune --data sst2 --weights PATH
 
-PATH is a folder with config.json, model.safetensors (or pytorch_model.bin) and vocab.txt, as
+PATH is a folder with config.json, model.safetensors (or pytorch_model.bin) and vocab.txt (or tokenizer.json), as
 https://huggingface.co/google-bert/bert-base-uncased and https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2 have
 them. For the second `--pooling mean` is the better start: it was trained on means.
 """
@@ -47,7 +47,7 @@ def checked(encoder: BERT, vocabulary: Vocabulary, config: Config) -> BERT:
     """The encoder, if vocabulary and length fit it; else raises `UserError`."""
     known, most = encoder.token_embedding.num_embeddings, len(encoder.positions.table)
     if len(vocabulary) != known:
-        raise UserError(f"{config.weights}: vocab.txt has {len(vocabulary)} tokens, the weights have {known}")
+        raise UserError(f"{config.weights}: the vocabulary has {len(vocabulary)} tokens, the weights have {known}")
     if encoder.pooler is None:
         raise UserError(f"{config.weights}: the weights are without a pooler, which the classifier starts from")
     if config.length > most:

@@ -94,7 +94,7 @@ def test_recipe_starts_from_published_files_and_keeps_their_vocabulary(tmp_path:
 @pytest.mark.parametrize(
     ("vocabulary", "changes", "message"),
     [
-        ([*VOCABULARY, "new"], {}, "vocab.txt has 13 tokens, the weights have 12"),
+        ([*VOCABULARY, "new"], {}, "the vocabulary has 13 tokens, the weights have 12"),
         (VOCABULARY, {"length": 17}, "--length 17 is more than the 16 positions"),
     ],
 )

@@ -32,14 +32,19 @@ class WordPiece:
     Pieces inside a word begin with "##". Raises `UserError` for a vocabulary without [PAD], [UNK], [CLS] or [SEP].
 
     Args:
-        lowercase: "uncased": in lower case and without accents.
+        lowercase: "uncased": in lower case.
+        strip_accents: letters without their accents; default: as `lowercase`.
+        ideographs: each is a word of its own.
     """
 
-    def __init__(self, vocabulary: Vocabulary, lowercase: bool = True) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, lowercase: bool = True, strip_accents: bool | None = None, ideographs: bool = True
+    ) -> None:
         for token in (PADDING, UNKNOWN, CLS, SEP):
             if token not in vocabulary:
                 raise UserError(f"a vocabulary of {len(vocabulary)} pieces without {token} is none of BERT's")
-        self.vocabulary, self.lowercase = vocabulary, lowercase
+        self.vocabulary, self.lowercase, self.ideographs = vocabulary, lowercase, ideographs
+        self.strip_accents = lowercase if strip_accents is None else strip_accents
         self.pieces = lru_cache(maxsize=100_000)(self._pieces)  # most words of a text have been there before
 
     @property
@@ -49,10 +54,26 @@ class WordPiece:
 
     @classmethod
     def load(cls, folder: Path | str) -> "WordPiece":
-        """From vocab.txt, a piece a line, and tokenizer_config.json, if it is there, in a folder of published weights."""
-        settings = Path(folder, "tokenizer_config.json")
+        """From a folder of published weights: vocab.txt, a piece a line, or tokenizer.json, which is all that transformers 5
+        writes; and tokenizer_config.json, if it is there. Raises `UserError` for files that are damaged or of another kind.
+        """
+        settings, path = Path(folder, "tokenizer_config.json"), Path(folder, "vocab.txt")
         options = read_json(settings) if settings.exists() else {}
-        return cls(Vocabulary(read_lines(Path(folder, "vocab.txt"))), options.get("do_lower_case", True))
+        newer = path.with_name("tokenizer.json")
+        if newer.exists() and not path.exists():
+            path, pieces = newer, _pieces_of(newer)
+        else:
+            pieces = read_lines(path)
+        try:
+            vocabulary = Vocabulary(pieces)
+        except ValueError as error:  # one is there twice
+            raise UserError(f"{path}: {error}") from None
+        return cls(
+            vocabulary,
+            lowercase=options.get("do_lower_case", True),
+            strip_accents=options.get("strip_accents"),
+            ideographs=options.get("tokenize_chinese_chars", True),
+        )
 
     def tokenize(self, text: str) -> list[str]:
         """Text -> pieces. What looks like a special token is text as any other."""
@@ -65,9 +86,12 @@ class WordPiece:
     def words(self, text: str) -> list[str]:
         """Words and punctuation marks, each of these on its own."""
         text = "".join(" " if _is_space(c) else c for c in text if _is_space(c) or not _is_control(c))
-        text = _IDEOGRAPHS.sub(r" \1 ", text)
+        if self.ideographs:
+            text = _IDEOGRAPHS.sub(r" \1 ", text)
+        if self.strip_accents:
+            text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
         if self.lowercase:
-            text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn").lower()
+            text = text.lower()
         return "".join(f" {c} " if _is_punctuation(c) else c for c in text).split()
 
     def _pieces(self, word: str) -> tuple[str, ...]:
@@ -85,13 +109,25 @@ class WordPiece:
         return tuple(found)
 
 
+def _pieces_of(path: Path) -> list[str]:
+    """The pieces in a tokenizer.json, which has much else."""
+    model = read_json(path).get("model", {})
+    ids = model.get("vocab")
+    if model.get("type") != "WordPiece" or sorted(ids.values()) != list(range(len(ids))):
+        raise UserError(f"{path} holds no pieces of words (WordPiece) with the ids 0, 1, 2 ...")
+    return sorted(ids, key=ids.__getitem__)
+
+
 def _is_space(character: str) -> bool:
     return character in "\t\n\r" or unicodedata.category(character).startswith("Z")
 
 
 def _is_control(character: str) -> bool:
-    """Characters that show nothing, and the one for what could not be decoded."""
-    return character == "\ufffd" or unicodedata.category(character).startswith("C")
+    """Characters that show nothing, and the one for what could not be decoded.
+
+    Those for private use (Co) are among them as in transformers; the paper's code keeps these.
+    """
+    return character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cf", "Co")
 
 
 def _is_punctuation(character: str) -> bool:
