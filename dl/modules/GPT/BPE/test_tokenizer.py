@@ -1,5 +1,6 @@
 """BPE against its definition word for word, by its laws, and against tokenizers and tiktoken (in the parity tier)."""
 
+import json
 import random
 import time
 from collections import Counter
@@ -179,6 +180,22 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, file: str, old: str, 
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(UserError, match=message):
         BPE.load(tmp_path)
+
+
+def test_the_one_file_of_transformers_5(bpe: BPE, tmp_path: Path) -> None:
+    """Its merges are strings or pairs."""
+    bpe.save(tmp_path)
+    ids = json.loads((tmp_path / "vocab.json").read_text())
+    merges = (tmp_path / "merges.txt").read_text().splitlines()[1:]
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).unlink()
+    for written in (merges, [merge.split(" ") for merge in merges]):
+        (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": ids, "merges": written}}))
+        assert BPE.load(tmp_path) == bpe
+    for model, message in (({"vocab": ids}, "is damaged"), ({"vocab": ids, "merges": merges[1:]}, "its merges and .* do not fit")):
+        (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
+        with pytest.raises(UserError, match=message):
+            BPE.load(tmp_path)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

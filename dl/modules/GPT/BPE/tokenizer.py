@@ -23,6 +23,8 @@ from dl.mytorch.data.textfiles import read_text
 from dl.mytorch.distributed import is_main
 
 END_OF_TEXT = "<|endoftext|>"
+# Where ids and merges are published; the last is one file for both.
+FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"), ("tokenizer.json", "its merges"))
 Pair = tuple[int, int]
 
 
@@ -161,21 +163,27 @@ class BPE:
 
     @classmethod
     def load(cls, folder: Path | str) -> "BPE":
-        """What `save` wrote, or GPT-2's published files: vocab.json and merges.txt, or encoder.json and vocab.bpe.
+        """What `save` wrote, or GPT-2's published files: vocab.json and merges.txt, or encoder.json and vocab.bpe, or
+        tokenizer.json alone, as transformers 5 writes it.
 
         Raises `UserError` when they are missing or damaged, or do not fit together.
         """
         folder = Path(folder)
-        names = ("encoder.json", "vocab.bpe") if (folder / "encoder.json").exists() else ("vocab.json", "merges.txt")
+        names = next((names for names in FILES if (folder / names[0]).exists()), FILES[0])
         try:
-            vocabulary: dict[str, int] = json.loads(read_text(folder / names[0]))
+            content = json.loads(read_text(folder / names[0]))
+            if names[0] == "tokenizer.json":
+                content, merges = content["model"]["vocab"], content["model"]["merges"]
+            else:
+                merges = [line for line in read_text(folder / names[1]).split("\n")[1:] if line]
+            vocabulary: dict[str, int] = content
             tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-        except (ValueError, AttributeError, TypeError) as error:
+            merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise error if isinstance(error, UserError) else UserError(f"{folder / names[0]} is damaged ({error})") from None
-        lines = [line for line in read_text(folder / names[1]).split("\n")[1:] if line]
         try:
-            pairs = [tuple(vocabulary[part] for part in line.split(" ")) for line in lines]
-            bpe = cls(pairs, special=tokens[256 + len(lines) :])
+            pairs = [tuple(vocabulary[part] for part in merge) for merge in merges]
+            bpe = cls(pairs, special=tokens[256 + len(merges) :])
         except (KeyError, ValueError) as error:
             raise UserError(f"{folder}: {names[1]} and {names[0]} do not fit ({error})") from None
         for i, (own, theirs) in enumerate(zip(bpe._shown(), tokens)):
