@@ -28,6 +28,7 @@ from dl.mytorch.data.loader import Loader
 from dl.mytorch.data.sequences import IGNORED, blocks, windows
 from dl.mytorch.data.tokens import write_tokens
 from dl.mytorch.logger import read_json
+from dl.mytorch.vision import import_torchvision
 
 TEXT = "to be or not to be, that is the question\n" * 20
 BOTH = pytest.mark.parametrize("train", [gpt2_train, llama_train], ids=["GPT2", "Llama"])
@@ -159,6 +160,12 @@ def test_tokens_that_the_vocabulary_lacks_are_refused(folder: Path, tmp_path: Pa
         text_splits(config(gpt2_train, tmp_path, data=f"folder:{folder}"), 8)
 
 
+def test_a_folder_of_another_network_of_transformers_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_neo"}')
+    assert gpt2_generate.main([str(tmp_path), "to be"]) == 1
+    assert "holds a network of the type 'gpt_neo'; this is for 'gpt2'" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory otherwise")
 def test_training_on_a_token_file_takes_memory_that_does_not_grow_with_it(tmp_path: Path, folder: Path) -> None:
@@ -178,6 +185,7 @@ def test_training_on_a_token_file_takes_memory_that_does_not_grow_with_it(tmp_pa
 
 @pytest.mark.parity
 def test_a_folder_of_transformers_continues_a_text(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    import_torchvision()  # which transformers imports if it is there
     transformers = pytest.importorskip("transformers")
     sizes = {"vocab_size": 270, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 40}
     reference = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=None, eos_token_id=None))
@@ -186,3 +194,12 @@ def test_a_folder_of_transformers_continues_a_text(tmp_path: Path, folder: Path,
     bpe = BPE.load(folder)
     ids = reference.eval().generate(torch.tensor([bpe.encode("to be")]), max_new_tokens=9, do_sample=False)
     assert capsys.readouterr().out.rstrip("\n") == bpe.decode(ids[0].tolist()).rstrip("\ufffd\n")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "merges.txt").unlink()
+    for content, message in ((whole, "merges.txt does not exist"), (whole[:-9], "cannot be had"), (b"", "cannot be had")):
+        (folder / "model.safetensors").write_bytes(content)
+        assert gpt2_generate.main([str(folder), "to be"]) == 1
+        assert message in capsys.readouterr().err
+    (folder / "model.safetensors").unlink()
+    assert gpt2_generate.main([str(folder), "to be"]) == 1
+    assert "no file named model.safetensors" in capsys.readouterr().err

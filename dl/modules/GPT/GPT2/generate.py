@@ -16,16 +16,21 @@ from dl.modules.GPT.GPT2.convert import from_transformers
 from dl.modules.GPT.GPT2.model import build
 from dl.modules.GPT.GPT2.train import Config
 from dl.mytorch.config import UserError
+from dl.mytorch.data.textfiles import read_json
 from dl.mytorch.vision import import_torchvision
 
 PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 
 
 def published(name: str) -> Writer:
-    """OpenAI's weights by their name, or a folder that transformers' `save_pretrained` wrote, with GPT-2's two BPE files.
+    """OpenAI's weights by their name, or a folder that transformers' `save_pretrained` wrote, with the tokenizer's files.
 
-    Raises `UserError` when they are not to be had.
+    Raises `UserError` when they are not to be had, damaged, or of another network.
     """
+    if name not in PUBLISHED:
+        kind = read_json(Path(name) / "config.json").get("model_type", "gpt2")
+        if kind != "gpt2":
+            raise UserError(f"{name} holds a network of the type {kind!r}; this is for 'gpt2'")
     import_torchvision()  # which transformers imports if it is there
     try:
         import transformers
@@ -35,15 +40,18 @@ def published(name: str) -> Writer:
     place = f"openai-community/{name}" if name in PUBLISHED else name
     try:
         reference = transformers.GPT2LMHeadModel.from_pretrained(place)
-        folder = [Path(cached_file(place, file)).parent for file in ("vocab.json", "merges.txt")][0]
-    except OSError as error:
+        folder = Path(name)
+        if name in PUBLISHED:
+            folder = [Path(cached_file(place, file)).parent for file in ("vocab.json", "merges.txt")][0]
+    except Exception as error:  # a damaged file makes it raise nearly anything
         raise UserError(f"{place} cannot be had ({' '.join(str(error).split())})") from None
     return Writer(from_transformers(reference), BPE.load(folder))
 
 
 def load(run: str) -> Writer:
-    """A run's folder, a name in `PUBLISHED`, or a folder of transformers."""
-    if run in PUBLISHED or (Path(run) / "merges.txt").exists():
+    """A run's folder, a name in `PUBLISHED`, or a folder of transformers, whose config.json names no recipe."""
+    described = Path(run) / "config.json"
+    if run in PUBLISHED or (described.exists() and "recipe" not in read_json(described)):
         return published(run)
     return command.trained(Path(run), "GPT/GPT2", Config, build)
 
