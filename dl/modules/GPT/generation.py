@@ -163,7 +163,7 @@ def stream(
         mask = None if padding_mask is None else padding_mask[:, first:]
         logits = model(new if cached else tokens[:, first:], mask, cache)[:, -1]  # (B, V)
         if repetition_penalty != 1:
-            seen = _note(seen, logits, tokens if step == 0 else new, padding_mask if step == 0 else None)
+            seen = _note(seen, logits, tokens if step == 0 else tokens[:, -1:], padding_mask if step == 0 else None)
         token = sampler.choose(logits, seen, generator)
         if stop:
             token = torch.where(done, tokens[:, -1], token)

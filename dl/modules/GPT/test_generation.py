@@ -70,6 +70,16 @@ def test_padding_is_no_token_of_the_text() -> None:
         assert generate(model, **padded([[prompt], [3, 1, 4]], padding=alone), **options)[0, -1] == alone
 
 
+def test_padding_is_no_token_of_the_text_in_a_new_context_either() -> None:
+    """The context of 8 is full at once, and the first row still has padding in its last half: any token may fill it up."""
+    model, texts = tiny(max_length=8), set()
+    for padding in range(11):
+        prompts = padded([[5], list(range(8))], padding)
+        text = generate(model, **prompts, max_new_tokens=9, temperature=0.0, repetition_penalty=50.0)
+        texts.add(tuple(text[0, 8:].tolist()))
+    assert len(texts) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 def test_a_compiled_model_writes_the_same_tokens_with_one_program_for_all_lengths() -> None:
