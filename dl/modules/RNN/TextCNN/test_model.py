@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from dl.modules.RNN.TextCNN import train
 from dl.modules.RNN.TextCNN.data import Words, word_splits
@@ -16,6 +16,7 @@ from dl.mytorch.data.sst2 import Review, review_splits
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.logger import read_json
 from dl.mytorch.optim import sgd
+from dl.mytorch.sharding import shard
 from dl.mytorch.tasks import SentenceClassification
 from dl.mytorch.test_decoding import LENGTHS, PAD, sources
 
@@ -103,6 +104,20 @@ def test_rows_of_the_output_stay_within_their_norm() -> None:
     torch.testing.assert_close(model.output.weight.norm(dim=1), torch.tensor([2.0, 0.1]))
     torch.testing.assert_close(model.output.weight[0, :2], torch.tensor([1.2, 1.6]))
     assert train.bounded(sgd, 0.0) is sgd
+
+
+def test_rows_of_a_sharded_output_stay_within_their_norm() -> None:
+    model, (tokens, mask) = build("tiny"), example()
+    model.output.weight.data.fill_(3.0)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        shard(model, "cpu", 1)
+        optimizer = train.bounded(sgd(1e-9), 2.0)(model)
+        model(tokens, mask).sum().backward()
+        optimizer.step()
+        torch.testing.assert_close(model.output.weight.full_tensor().norm(dim=1), torch.full((2,), 2.0))
+    finally:
+        distributed.destroy_process_group()
 
 
 def made(count: int) -> list[Review]:

@@ -45,7 +45,8 @@ def bounded(make: MakeOptimizer, max_norm: float) -> MakeOptimizer:
     def optimizer(model: TextCNN) -> torch.optim.Optimizer:
         def cut(*_: Any) -> None:
             weight = model.output.weight.data
-            weight.copy_(weight.renorm(2, 0, max_norm))
+            norms = weight.norm(dim=1, keepdim=True)
+            weight.mul_(max_norm / norms.clamp(min=max_norm))  # not renorm, which knows no shards (--parallel fsdp)
 
         made = make(model)
         made.register_step_post_hook(cut)
