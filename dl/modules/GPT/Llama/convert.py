@@ -102,34 +102,40 @@ def _of_each_expert(name: str, weights: Tensor) -> dict[str, Tensor]:
 def from_llama2c(path: Path | str) -> Llama:
     """The model in a file of https://github.com/karpathy/llama2.c, first version: seven int32, then float32 weights.
 
-    Raises `ValueError` when the file is not as long as its header says.
+    Raises `ValueError` when the file is of a later version, or not as long as its header says.
     """
     content = Path(path).read_bytes()
     if len(content) < 28:
         raise ValueError(f"{path} has {len(content)} bytes: no model of llama2.c, whose header has 28")
+    if content.startswith(b"24ka"):  # "ak42" as an integer
+        raise ValueError(f"{path} is of a later version of llama2.c; `python export.py --version 0` there writes the first")
     dim, hidden_dim, depth, num_heads, num_kv_heads, vocab_size, max_length = np.frombuffer(content, "<i4", 7).tolist()
     tied = vocab_size > 0  # a negative one says that the output layer has weights of its own
-    model = Llama(
-        dim, depth, num_heads, num_kv_heads, hidden_dim, abs(vocab_size), max_length, norm_eps=1e-5, tied=tied
-    )
+    vocab_size = abs(vocab_size)
+    if min(dim, hidden_dim, depth, num_heads, num_kv_heads, vocab_size, max_length) < 1:
+        raise ValueError(f"{path} is no model of llama2.c: its header says sizes below 1")
+    # Before the model is made, for which any number in a header would ask for memory.
+    head_dim = dim // num_heads
+    rotary_tables = max_length * head_dim
+    of_block = 2 * dim * (dim + num_kv_heads * head_dim) + 3 * dim * hidden_dim + 2 * dim
+    wanted = (1 if tied else 2) * vocab_size * dim + depth * of_block + dim + rotary_tables
+    if len(content) != 28 + 4 * wanted:
+        raise ValueError(f"{path} has {len(content):,} bytes, its header says {28 + 4 * wanted:,}")
+    model = Llama(dim, depth, num_heads, num_kv_heads, hidden_dim, vocab_size, max_length, norm_eps=1e-5, tied=tied)
+    values = torch.from_numpy(np.frombuffer(content, "<f4", offset=28).copy())
     layers = (
         ("attention.norm", False),
         *((f"attention.layer.{part}", part in ("query", "key")) for part in ("query", "key", "value", "output")),
         ("feed_forward.norm", False),
         *((f"feed_forward.layer.{part}", False) for part in ("gate", "down", "up")),
     )
-    rotary_tables = max_length * (dim // num_heads)
-    wanted = sum(p.numel() for p in model.parameters()) + rotary_tables
-    values = torch.from_numpy(np.frombuffer(content, "<f4", offset=28).copy())
-    if len(values) != wanted:
-        raise ValueError(f"{path} has {len(values):,} weights, its header says {wanted:,}")
     place = 0
 
     def fill(parameter: Tensor, turn: bool = False) -> None:
         nonlocal place
         weight = values[place : place + parameter.numel()].view(parameter.shape)
         if turn:  # its rotary pairs are rows (2i, 2i + 1) of each head, ours (i, i + D/2)
-            weight = weight.unflatten(0, (-1, dim // num_heads // 2, 2)).transpose(1, 2).flatten(0, 2)
+            weight = weight.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
         parameter.data.copy_(weight)
         place += parameter.numel()
 

@@ -182,9 +182,17 @@ def test_a_file_of_llama2c_has_adjacent_rotary_pairs(tmp_path: Path, tied: bool)
     model = from_llama2c(tmp_path / "model.bin").eval()
     expected = by_hand(dict(reference.named_parameters()), TOKENS[0], heads=2, kv_heads=1, adjacent=True)
     assert (model(TOKENS[:1])[0] - expected).abs().max() <= 1e-9
-    for damage in (b"", llama2c(reference, tied)[:-4], llama2c(reference, tied) + bytes(4)):
-        (tmp_path / "model.bin").write_bytes(damage)
-        with pytest.raises(ValueError, match="has 0 bytes" if not damage else "its header says"):
+    whole = llama2c(reference, tied)
+    for content, message in (
+        (b"", "has 0 bytes"),
+        (whole[:-4], "its header says"),
+        (whole + bytes(4), "its header says"),
+        (struct.pack("<i", 10**9) + whole[4:], "its header says"),  # a dim for which no memory suffices
+        (bytes(4) + whole[4:], "sizes below 1"),
+        (struct.pack("<2i", 0x616B3432, 1) + whole, "of a later version of llama2.c"),
+    ):
+        (tmp_path / "model.bin").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
             from_llama2c(tmp_path / "model.bin")
 
 
