@@ -50,7 +50,7 @@ def parse(argv: Sequence[str] | None, recipe: str, run_help: str) -> argparse.Na
     parser.add_argument("--top-p", type=float, default=1.0, help="only the likeliest of this share (default: %(default)s)")
     parser.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: repeat less (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of the draws; default: another text each time")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def write(writer: Writer, options: argparse.Namespace) -> None:

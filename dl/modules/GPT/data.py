@@ -13,6 +13,7 @@ from dl.mytorch.data.tokens import map_tokens, shuffled_stretches
 from dl.mytorch.data.wikitext2 import text
 
 MOST_VALIDATION = 2**20  # tokens
+PART = 2**24  # tokens that are looked through at once
 WIKITEXT2_PIECES = 4000
 
 
@@ -49,8 +50,10 @@ def folder_splits(config: TrainConfig, folder: Path, length: int) -> TextSplits:
     bpe, ids = BPE.load(folder), map_tokens(folder / "tokens.bin")
     cut = len(ids) - min(len(ids) // 10, MOST_VALIDATION)
     validation = torch.from_numpy(ids[cut:].astype("int64"))
-    if validation.numel() and int(validation.max()) >= len(bpe):
-        raise UserError(f"{folder}: tokens.bin has the id {int(validation.max())}, the vocabulary only {len(bpe)}")
+    for start in range(0, len(ids), PART):
+        largest = int(map_tokens(folder / "tokens.bin")[start : start + PART].max())  # mapped anew: pages may leave memory
+        if largest >= len(bpe):
+            raise UserError(f"{folder}: tokens.bin has the id {largest}, the vocabulary only {len(bpe)}")
     return TextSplits(
         shuffled_stretches(folder / "tokens.bin", length, config.batch_size, end=cut, seed=config.seed),
         Loader(blocks(validation, length), config.batch_size),

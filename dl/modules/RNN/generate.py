@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=0.8, help="0 = always the likeliest (default: %(default)s)")
     parser.add_argument("--top-k", type=int, default=0, help="only the k likeliest; 0 = all (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of the draws; default: another text each time")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     try:
         model, vocabulary = trained(options.run)
         tokens = options.prompt.split() if separator(vocabulary) else list(options.prompt)

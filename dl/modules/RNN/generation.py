@@ -11,7 +11,12 @@ from dl.mytorch.data import Vocabulary
 def generate(
     model: nn.Module, tokens: Tensor, max_new_tokens: int, temperature: float = 1.0, top_k: int = 0, seed: int | None = None
 ) -> Tensor:
-    """The prompts with what follows: tokens (B, T) -> (B, T + max_new_tokens). The model is in evaluation mode."""
+    """The prompts with what follows: tokens (B, T) -> (B, T + max_new_tokens). The model is in evaluation mode.
+
+    Raises `ValueError` for options that cannot be meant.
+    """
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens has to be 0 or more; got {max_new_tokens}")
     sampler = Sampler(temperature, top_k)
     generator = None if seed is None else torch.Generator(tokens.device).manual_seed(seed)
     new, state = tokens, None

@@ -174,13 +174,14 @@ def test_a_run_continues_a_text(tmp_path: Path, no_pictures: None, capsys: pytes
     texts = []
     for seed in ("1", "1", "2"):
         capsys.readouterr()
-        assert command.main([str(tmp_path / "run"), "to be", "--tokens", "30", "--seed", seed]) == 0
+        assert command.main([str(tmp_path / "run"), "--tokens", "30", "--seed", seed, "to be"]) == 0
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] != texts[2] and texts[0].startswith("to be") and len(texts[0]) == 5 + 30 + 1
     described = read_json(tmp_path / "run" / "config.json") | {"recipe": "CNN/LeNet"}
     for arguments, message in (
         ([tmp_path / "run", ""], "one token at least"),
         ([tmp_path / "run", "X"], "'X' is not in the vocabulary"),
+        ([tmp_path / "run", "to", "--tokens", "-5"], "max_new_tokens has to be 0 or more; got -5"),
         ([tmp_path, "to"], "holds no trained network"),
         ([tmp_path / "run", "to"], "is a run of CNN/LeNet, not of RNN/RNN, RNN/GRU, RNN/LSTM"),
     ):

@@ -30,7 +30,7 @@ def parts(path: Path) -> Iterator[str]:
     """
     rest = ""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:  # a byte order mark is no part of the text
             while more := file.read(PART):
                 rest += more
                 cut = max((place.start() for place in re.finditer(r"\n(?=\S)", rest)), default=0)
@@ -51,6 +51,8 @@ def prepare(out: Path, texts: Sequence[Path], vocab_size: int, bpe: BPE | None =
     bpe = bpe or BPE.train((part for path in texts for part in islice(parts(path), LEARNT_FROM)), vocab_size)
     if len(bpe) > MOST:
         raise UserError(f"a vocabulary of {len(bpe):,} does not fit into two bytes a token: {MOST:,} at most")
+    if END_OF_TEXT not in bpe.special:
+        raise UserError(f"the vocabulary has no {END_OF_TEXT}, which ends each document: leave out --bpe to learn one with it")
     end = [bpe.special[END_OF_TEXT]]
     bpe.save(out)
     encoded = (chain(map(bpe.encode, parts(path)), [end]) for path in texts)
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("texts", type=Path, nargs="+", metavar="TEXT", help="file of text in UTF-8, a document")
     parser.add_argument("--vocab-size", type=int, default=8000, help="tokens to learn (default: %(default)s)")
     parser.add_argument("--bpe", type=Path, help="folder of a vocabulary that is there, say GPT-2's, in place of one to learn")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     try:
         given = BPE.load(options.bpe) if options.bpe else None
         bpe, count = prepare(options.out, options.texts, options.vocab_size, given)

@@ -35,10 +35,19 @@ def test_documents_are_packed_with_an_end_after_each(tmp_path: Path, capsys: pyt
     assert BPE.load(tmp_path / "more") == bpe
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"\xef\xbb\xbf" + LINES.encode())
+    assert "".join(parts(tmp_path / "text")) == LINES
+
+
 def test_what_cannot_be_read_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "latin").write_bytes(b"caf\xe9")
     (tmp_path / "empty").touch()
+    BPE.train(TEXT, 300, special=()).save(tmp_path / "pieces")
     for name, message in (("none", "none cannot be read"), ("latin", "can't decode byte 0xe9"), ("empty", "empty text")):
         assert main([str(tmp_path / "out"), str(tmp_path / name)]) == 1
         assert message in capsys.readouterr().err
+    (tmp_path / "text").write_text(TEXT)
+    assert main([str(tmp_path / "out"), "--bpe", str(tmp_path / "pieces"), str(tmp_path / "text")]) == 1
+    assert "the vocabulary has no <|endoftext|>" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

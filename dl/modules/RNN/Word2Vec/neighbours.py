@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("words", nargs="+", metavar="WORD")
     parser.add_argument("--count", type=int, default=8, help="words to show (default: %(default)s)")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
+    if options.count < 1:
+        parser.error(f"--count has to be at least 1; got {options.count}")
     try:
         for line in neighbours(*trained(options.run), options.words, options.count):
             print(line)

@@ -174,10 +174,13 @@ def test_recipe_resumes_exactly_and_finds_the_sense_of_words(
     assert nearest == [{"dog", "cow", "pig"}, {"one", "six", "ten"}]
     assert NegativeSampling(vocabulary).preview(model)["neighbours"].startswith("two: ")
     capsys.readouterr()
-    assert command.main([str(tmp_path / "whole"), "cat", "two", "--count", "3"]) == 0
+    assert command.main([str(tmp_path / "whole"), "--count", "3", "cat", "two"]) == 0
     assert capsys.readouterr().out.splitlines() == lines
     assert command.main([str(tmp_path / "whole"), "rare"]) == 1
     assert "'rare' is not in the vocabulary" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main([str(tmp_path / "whole"), "cat", "--count", "0"])
+    assert "--count has to be at least 1; got 0" in capsys.readouterr().err
 
 
 def test_recipe_offers_every_preset_and_refuses_impossible_flags() -> None:

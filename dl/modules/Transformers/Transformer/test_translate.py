@@ -50,7 +50,7 @@ def test_sentences_are_translated_by_the_best_weights_and_the_search_that_is_ask
     found = {}
     for beams, search in searches.items():
         expected = [" ".join(target.decode(search(model, row, begin=BEGIN, end=END)[0])) for row in rows]
-        assert translate.main([str(run), *SENTENCES, "--beams", beams]) == 0
+        assert translate.main([str(run), "--beams", beams, *SENTENCES]) == 0
         captured = capsys.readouterr()
         assert captured.out.splitlines() == [f"{sentence} -> {words}" for sentence, words in zip(SENTENCES, expected)]
         assert captured.err == "".join(f"not in the vocabulary, read as <unk>: {word}\n" for word in ".g")
@@ -58,7 +58,17 @@ def test_sentences_are_translated_by_the_best_weights_and_the_search_that_is_ask
     assert found["1"] != found["3"]
 
 
-def test_the_picture_shows_what_each_word_looked_at(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signs_are_no_words_of_a_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As one of padding, say, nothing would attend to it."""
+    translator = translate.trained(run)
+    assert torch.equal(translator.encode("<pad> a <bos> <eos>"), translator.encode("x a x x"))
+    assert translate.main([str(run), "<pad>"]) == 0
+    assert capsys.readouterr().err == "not in the vocabulary, read as <unk>: <pad>\n"
+
+
+def test_the_picture_shows_what_each_word_looked_at(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     drawn: list[Any] = []
     word_attention = plot.word_attention
     monkeypatch.setattr(plot, "word_attention", lambda *given: drawn.extend(given) or word_attention(*given))
@@ -69,6 +79,8 @@ def test_the_picture_shows_what_each_word_looked_at(run: Path, tmp_path: Path, m
     torch.testing.assert_close(weights["mean"], (weights["head 1"] + weights["head 2"]) / 2)
     torch.testing.assert_close(weights["head 1"].sum(1), torch.ones(3))
     assert imread(tmp_path / "figure.png").std() > 0
+    assert translate.main([str(run), "A b.", "--figure", str(tmp_path / "figure.foo")]) == 1
+    assert "error: Format 'foo' is not supported" in capsys.readouterr().err
 
 
 def test_bleu_is_that_of_the_test_sentences_of_the_run(

@@ -19,10 +19,12 @@ from dl.mytorch import Probe, plot
 from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.data import TextSplits, Vocabulary, translation
-from dl.mytorch.data.text import BEGIN, END
+from dl.mytorch.data.text import BEGIN, END, PADDING, UNKNOWN
 from dl.mytorch.data.translation import tokenize
 from dl.mytorch.logger import trained_run
 from dl.mytorch.translation import Translation
+
+SIGNS = (PADDING, BEGIN, END)  # never a word of a sentence
 
 
 class Translator(NamedTuple):
@@ -45,11 +47,12 @@ class Translator(NamedTuple):
         if len(words) + 1 > self.model.max_length:
             shown = " ".join(words[:5])
             raise UserError(f"{shown!r}... has {len(words)} words; the network has {self.model.max_length - 1} places")
+        words = [UNKNOWN if word in SIGNS else word for word in words]
         return torch.tensor([self.task.source.encode([*words, END])])
 
     def unknown(self, sentence: str) -> list[str]:
         """The words that the vocabulary lacks."""
-        return [word for word in tokenize(sentence) if word not in self.task.source]
+        return [word for word in tokenize(sentence) if word not in self.task.source or word in SIGNS]
 
     def __call__(self, sentence: str) -> list[str]:
         """The words of the translation."""
@@ -107,7 +110,7 @@ def parse(argv: Sequence[str] | None, module: str) -> argparse.Namespace:
     parser.add_argument("--beams", type=int, default=1, help="beam of the search, 1 is greedy (default: %(default)s)")
     parser.add_argument("--figure", type=Path, help="also draw what the first translation looked at into this file")
     parser.add_argument("--test", action="store_true", help="also translate the run's test sentences, for their BLEU")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     if options.beams < 1:
         parser.error(f"--beams has to be at least 1; got {options.beams}")
     if not options.sentences and (options.figure or not options.test):
@@ -134,7 +137,7 @@ def main(
                 print(f"drawn: {options.figure}")
         if options.test:
             print(f"BLEU of the test sentences: {100 * translator.test_bleu():.2f}")
-    except (UserError, OSError) as error:
+    except (OSError, ValueError) as error:  # `UserError` is one
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
