@@ -42,8 +42,8 @@ class LanguageConfig(TrainConfig):
         self._check("slowness", self.slowness == 0 or self.length > 1, "0 with --length 1, in which nothing changes")
         if self.optimizer == "ntasgd":
             self._check("ema", self.ema == 0, "0 with --optimizer ntasgd, which has an average of its own")
-            self._check("parallel", self.parallel != "fsdp", "none or ddp with --optimizer ntasgd, which averages whole weights")
-            self._check("layerwise", self.layerwise == "none", "none with --optimizer ntasgd, which averages all blocks at once")
+            self._check("parallel", self.parallel != "fsdp", "none or ddp with --optimizer ntasgd, which averages the whole")
+            self._check("layerwise", self.layerwise == "none", "none with --optimizer ntasgd, which averages the whole")
 
 
 def network(config: LanguageConfig, build: Callable[..., nn.Module], vocab_size: int) -> nn.Module:

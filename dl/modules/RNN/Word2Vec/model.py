@@ -7,7 +7,8 @@ https://arxiv.org/abs/1301.3781: words that stand among the same words get vecto
 Skip-gram names a word from one word near it, CBOW from the mean of all words near it. Both are one network, which is given
 one input word or several; what differs is in data.py, with the windows and the drawing of negative words.
 
-Deviations: none of architecture.
+Deviations: none of architecture. Among the negative words may be the true word itself; https://github.com/tmikolov/word2vec
+leaves such a draw out.
 """
 
 from typing import Any
