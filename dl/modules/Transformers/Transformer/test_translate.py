@@ -80,7 +80,7 @@ def test_the_picture_shows_what_each_word_looked_at(
     torch.testing.assert_close(weights["head 1"].sum(1), torch.ones(3))
     assert imread(tmp_path / "figure.png").std() > 0
     assert translate.main([str(run), "A b.", "--figure", str(tmp_path / "figure.foo")]) == 1
-    assert "error: Format 'foo' is not supported" in capsys.readouterr().err
+    assert "Format 'foo' is not supported" in capsys.readouterr().err
 
 
 def test_bleu_is_that_of_the_test_sentences_of_the_run(

@@ -137,7 +137,7 @@ def main(
                 print(f"drawn: {options.figure}")
         if options.test:
             print(f"BLEU of the test sentences: {100 * translator.test_bleu():.2f}")
-    except (OSError, ValueError) as error:  # `UserError` is one
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
