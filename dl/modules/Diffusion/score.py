@@ -22,12 +22,14 @@ from torch import Tensor, nn
 
 from dl import catalogue
 from dl.modules.CNN.ResNet import predict
+from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.DDPM.sample import SAMPLERS, Trained, check, first_noise, sample, trained
 from dl.modules.Diffusion.frechet import frechet_distance
 from dl.mytorch import Probe
 from dl.mytorch.checkpoint import write_json
 from dl.mytorch.config import UserError
-from dl.mytorch.data import ImageConfig, Splits, image_splits
+from dl.mytorch.data import Splits, image_splits
+from dl.mytorch.data.images import IMAGE_SETS
 from dl.mytorch.logger import device_name, read_json
 from dl.results import markdown_table, rewrite
 
@@ -68,8 +70,8 @@ def standardised(images: Tensor, found: Trained) -> Tensor:
 def drawn(options: argparse.Namespace, found: Trained, splits: Splits) -> tuple[Tensor, Tensor | None]:
     """The images (N, C, H, W) to be scored, in [-1, 1], and the classes that were asked for (N,), if any."""
     if options.real:
-        images = splits.train.dataset
-        return images["images"][: options.num] / 127.5 - 1, images["labels"][: options.num]
+        batch = some_examples(splits.train, options.num)
+        return batch["images"] / 127.5 - 1, batch["labels"]
     asked = torch.arange(options.num) % len(found.about.classes) if found.model.num_classes else None
     noise = first_noise(found, options.num, options.seed)
     return sample(found, noise, asked, options.sampler, options.steps, options.guidance, seed=options.seed), asked
@@ -77,11 +79,11 @@ def drawn(options: argparse.Namespace, found: Trained, splits: Splits) -> tuple[
 
 def scores(options: argparse.Namespace, found: Trained, classifier: nn.Module) -> dict[str, Any]:
     """The scores of `options.num` images against as many of the test set, with what was asked and the seconds it took."""
-    splits = image_splits(ImageConfig(out=str(options.run), data=found.config.data))
+    splits = image_splits(found.config)
+    test = some_examples(splits.test, options.num)["images"]
     started = time.perf_counter()
     images, asked = drawn(options, found, splits)
     seconds = time.perf_counter() - started
-    test = splits.test.dataset["images"][: options.num]
     real, _ = features(classifier, found.about.standard({"images": test}, torch.Generator())["images"])
     fake, said = features(classifier, standardised(images, found))
     precision, recall = precision_recall(real, fake)
@@ -145,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(options, found)
         if options.num < 8:
             raise UserError(f"--num has to be at least 8; got {options.num}")
+        if options.record and found.config.data not in IMAGE_SETS:
+            raise UserError(f"--record keeps scores of sets that all have, not of --data {found.config.data}")
         if classifier.classes != found.about.classes:
             raise UserError(f"{options.classifier} was trained on other classes than {options.run}")
         row = scores(options, found, classifier.model)

@@ -2,18 +2,22 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dl.modules.CNN.ResNet import train as resnet
 from dl.modules.Diffusion import score
-from dl.modules.Diffusion.DDPM.sample import trained
-from dl.modules.Diffusion.DDPM.test_sample import make_run
+from dl.modules.Diffusion.DDPM import sample
+from dl.modules.Diffusion.DDPM.data import some_examples
+from dl.modules.Diffusion.DDPM.test_sample import CONFIG, make_run
 from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
 from dl.mytorch import checkpoint
-from dl.mytorch.data import Loader, Splits
+from dl.mytorch.data import ImageConfig, Loader, Splits, image_splits
+from dl.mytorch.data.tar import write_shards
 from dl.mytorch.logger import read_json
 
 
@@ -56,13 +60,28 @@ def test_precision_falls_with_drawn_points_off_the_real_ones_and_recall_with_mis
 @pytest.fixture
 def runs(tmp_path: Path) -> list[str]:
     """A diffusion model's and a classifier's, with the weights of the start."""
-    config = resnet.Config(out="unused", data="fashion_mnist-sample", model="tiny")
-    folder = tmp_path / "resnet"
+    return [str(make_run(tmp_path / "ddpm")), "--classifier", make_classifier(tmp_path / "resnet", data="fashion_mnist-sample")]
+
+
+def make_classifier(folder: Path, **data: Any) -> str:
+    """A run of a classifier with the weights of the start."""
+    config = resnet.Config(out="unused", model="tiny", **data)
     folder.mkdir()
     described = {"recipe": "CNN/ResNet", "config": dataclasses.asdict(config), "command": "", "commit": ""}
     checkpoint.write_json(described, folder / "config.json")
     checkpoint.save(resnet.network(config).state_dict(), folder / "best.pt")
-    return [str(make_run(tmp_path / "ddpm")), "--classifier", str(folder)]
+    return str(folder)
+
+
+def make_pictures(kind: str, folder: Path) -> dict[str, Any]:
+    """24 grey pictures of two classes in a folder, or in shards of tar: the flags that name them."""
+    for i in range(24):
+        path = folder / ("train" if i < 14 else "test") / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (10 * i,) * 3).save(path)
+    if kind == "tar":
+        write_shards(folder, folder / "shards")
+    return {"data": f"{kind}:{folder / 'shards' if kind == 'tar' else folder}", "image_size": 8}
 
 
 @pytest.fixture
@@ -113,8 +132,27 @@ def test_recorded_scores_replace_those_of_the_same_settings(
     assert readme.read_text().count("| ddim |") == 1
 
 
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_samples_are_compared_with_pictures_in_files(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    data = make_pictures(kind, tmp_path / "pictures")
+    run = str(make_run(tmp_path / "ddpm", dataclasses.replace(CONFIG, **data)))
+    seen = {}
+    monkeypatch.setattr(sample.plot, "save_image", lambda image, path: seen.update(shape=image.shape))
+    assert sample.main([run, "--num", "2", "--steps", "1", "--nearest"]) == 0 and seen["shape"] == (3, 16, 4 * 17 - 1)
+    words = [run, "--classifier", make_classifier(tmp_path / "resnet", **data), "--steps", "1"]
+    for more in ([], ["--real"]):
+        assert score.main([*words, "--num", "8", *more]) == 0
+    assert score.main([*words, "--num", "11"]) == 1 and "there are 10 images" in capsys.readouterr().err
+    assert score.main([*words, "--num", "8", "--record"]) == 1 and "--record keeps" in capsys.readouterr().err
+    chosen = some_examples(image_splits(ImageConfig(out="unused", **data)).test, 5)
+    assert chosen["images"].shape == (5, 3, 8, 8) and chosen["images"].dtype == torch.uint8
+    assert chosen["labels"].unique().tolist() == [0, 1]  # the first 5 of a folder are of one
+
+
 def test_drawn_images_reach_the_classifier_as_real_ones_do(runs: list[str]) -> None:
-    found = trained(Path(runs[0]))
+    found = sample.trained(Path(runs[0]))
     pixels = torch.randint(256, (5, 1, 28, 28), dtype=torch.uint8)
     real = found.about.standard({"images": pixels}, torch.Generator())["images"]
     torch.testing.assert_close(standardised(pixels / 127.5 - 1, found), real)

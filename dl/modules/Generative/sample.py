@@ -15,7 +15,7 @@ from torch import nn
 
 from dl import catalogue
 from dl.modules.Diffusion.DDPM.data import PictureConfig
-from dl.modules.Diffusion.DDPM.sample import nearest
+from dl.modules.Diffusion.DDPM.sample import beside_nearest
 from dl.modules.Generative.pictures import picture, samples, walks
 from dl.mytorch import load_weights, plot
 from dl.mytorch.config import UserError
@@ -72,8 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             images = samples(found.model, options.num, options.seed)
         if options.nearest:
-            training = image_splits(found.config).train.dataset["images"] / 255
-            images = torch.stack([images, nearest(images, training)], dim=1).flatten(0, 1)
+            images = (beside_nearest(images * 2 - 1, image_splits(found.config).train) + 1) / 2
         plot.save_image(picture(images, columns), options.out)
         print(f"drawn: {options.out}")
     except (UserError, OSError) as error:

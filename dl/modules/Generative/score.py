@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dl.modules.CNN.ResNet import predict
+from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
 from dl.modules.Generative.pictures import samples
 from dl.modules.Generative.sample import Trained, trained
@@ -34,7 +35,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 @torch.no_grad()
 def scores(found: Trained, classifier: nn.Module, num: int, seed: int) -> tuple[float, float, float]:
     """Frechet distance, precision and recall of `num` samples against as many images of the test set."""
-    test = image_splits(found.config).test.dataset["images"][:num]
+    test = some_examples(image_splits(found.config).test, num)["images"]
     real, _ = features(classifier, found.about.standard({"images": test}, torch.Generator())["images"])
     drawn, _ = features(classifier, standardised(samples(found.model, num, seed) * 2 - 1, found))
     return frechet_distance(real, drawn), *precision_recall(real, drawn)

@@ -2,22 +2,23 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dl import catalogue
-from dl.modules.CNN.ResNet import train as resnet
+from dl.modules.Diffusion.test_score import make_pictures
 from dl.modules.Generative import sample, score
 from dl.modules.Generative.pictures import on_lines, samples, walks
 from dl.mytorch import checkpoint
 from dl.mytorch.data import Loader, Splits
 
 
-def make_run(folder: Path, recipe: str) -> Path:
+def make_run(folder: Path, recipe: str, data: str = "fashion_mnist-sample", **options: Any) -> Path:
     """What a training leaves that sampling reads, with the weights of the start."""
     train = catalogue.module(recipe, "train")
-    config = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", device="cpu")
+    config = train.Config(out="unused", data=data, model="tiny", device="cpu", **options)
     folder.mkdir()
     checkpoint.write_json({"recipe": recipe, "config": dataclasses.asdict(config)}, folder / "config.json")
     checkpoint.save(train.network(config).state_dict(), folder / "best.pt")
@@ -70,17 +71,14 @@ def test_samples_repeat_with_a_seed_in_any_parts_and_lines_begin_and_end_with_sa
 def test_scores_are_stated_and_what_cannot_be_is_refused(
     tmp_path: Path, pixels: torch.Tensor, capsys: pytest.CaptureFixture
 ) -> None:
-    config = resnet.Config(out="unused", data="fashion_mnist-sample", model="tiny", device="cpu")
-    judge = tmp_path / "resnet"
-    judge.mkdir()
-    checkpoint.write_json({"recipe": "CNN/ResNet", "config": dataclasses.asdict(config)}, judge / "config.json")
-    checkpoint.save(resnet.network(config).state_dict(), judge / "best.pt")
+    judge = make_run(tmp_path / "resnet", "CNN/ResNet")
     run = make_run(tmp_path / "run", "Generative/VAE")
     assert score.main([str(run), "--classifier", str(judge), "--num", "12"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("Frechet distance ") and "precision" in said and "recall" in said
     for main, words, message in (
         (score.main, [str(run), "--classifier", str(judge), "--num", "3"], "--num has to be at least 8"),
+        (score.main, [str(run), "--classifier", str(judge), "--num", "13"], "--num 13: there are 12 images to compare with"),
         (sample.main, [str(run), "--num", "0"], "--num has to be at least 1"),
         (sample.main, [str(judge)], "is a run of CNN/ResNet, not of Generative/DCGAN or Generative/VAE"),
         (sample.main, [str(tmp_path)], "holds no trained network"),
@@ -88,3 +86,12 @@ def test_scores_are_stated_and_what_cannot_be_is_refused(
         assert main(words) == 1
         error = capsys.readouterr().err
         assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_samples_are_compared_with_pictures_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_pictures("folder", tmp_path / "pictures")
+    run, judge = (str(make_run(tmp_path / recipe[-3:], recipe, **data)) for recipe in ("Generative/VAE", "CNN/ResNet"))
+    seen = {}
+    monkeypatch.setattr(sample.plot, "save_image", lambda image, path: seen.update(shape=image.shape))
+    assert sample.main([run, "--num", "2", "--nearest"]) == 0 and seen["shape"] == (3, 16, 4 * 17 - 1)
+    assert score.main([run, "--classifier", judge, "--num", "8"]) == 0

@@ -7,7 +7,7 @@ import torch
 
 from dl.modules.Diffusion.DDPM.model import UNet
 from dl.mytorch.config import UserError, flag
-from dl.mytorch.data import Batch, ImageConfig, Splits, image_set, image_splits
+from dl.mytorch.data import Batch, ImageConfig, Loader, Splits, image_set, image_splits
 from dl.mytorch.data.augment import Augment, compose
 
 
@@ -62,6 +62,17 @@ def signed(standard: Augment) -> Augment:
         return batch | {"images": (batch["images"] - low) / (high - low) * 2 - 1}
 
     return apply
+
+
+def some_examples(loader: Loader, count: int) -> Batch:
+    """`count` examples as they are stored: "images" (count, C, H, W) of bytes and "labels" (count,), always the same ones.
+
+    They are the first of a set in memory, and drawn at random from files, which may be in the order of the classes.
+    Raises `UserError` when there are fewer.
+    """
+    if count > loader.num_examples:
+        raise UserError(f"--num {count}: there are {loader.num_examples} images to compare with, so ask for that many at most")
+    return next(Loader(loader.dataset, count, shuffle=not loader.in_memory).batches())
 
 
 def signed_splits(config: PictureConfig) -> Splits:

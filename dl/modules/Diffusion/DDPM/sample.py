@@ -9,6 +9,7 @@ It takes runs of DiT and FlowMatching, too.
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple, Sequence
@@ -27,7 +28,7 @@ from dl.modules.Diffusion.FlowMatching.flow import euler
 from dl.mytorch import plot
 from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError
-from dl.mytorch.data import ImageConfig, ImageSet, image_set, image_splits
+from dl.mytorch.data import ImageSet, Loader, image_set, image_splits
 from dl.mytorch.distributed import device
 from dl.mytorch.logger import read_json
 
@@ -118,15 +119,16 @@ def between(noise: Tensor, frames: int = FRAMES) -> Tensor:
     return (mixed / angle.sin()).view(-1, *noise.shape[1:])
 
 
-def nearest(images: Tensor, training: Tensor) -> Tensor:
-    """For each image (N, C, H, W) the one of `training` (M, C, H, W) with the smallest squared difference of pixels."""
-    return training[torch.cdist(images.flatten(1), training.flatten(1)).argmin(1)]
-
-
-def beside_nearest(images: Tensor, found: Trained) -> Tensor:
-    """Each image and behind it its nearest training image, (2N, C, H, W)."""
-    training = image_splits(ImageConfig(out="unused", data=found.config.data)).train.dataset["images"] / 127.5 - 1
-    return torch.stack([images, nearest(images, training)], dim=1).flatten(0, 1)
+def beside_nearest(images: Tensor, training: Loader, batch: int = 1000) -> Tensor:
+    """Each image (N, C, H, W) in [-1, 1] and behind it that of the training set with the smallest squared difference of
+    pixels, (2N, C, H, W). A `batch` of the set is in memory at a time, for it may be on disk."""
+    best, least = torch.zeros_like(images), torch.full((len(images),), math.inf)
+    for part in Loader(training.dataset, batch, num_workers=training.num_workers).batches():
+        pixels = part["images"] / 127.5 - 1
+        distances, places = torch.cdist(images.flatten(1), pixels.flatten(1)).min(1)
+        nearer = distances < least
+        best[nearer], least = pixels[places[nearer]], least.minimum(distances)
+    return torch.stack([images, best], dim=1).flatten(0, 1)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -195,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             labels = None if labels is None else labels.repeat_interleave(FRAMES)
         images = sample(found, noise, labels, options.sampler, options.steps, options.guidance, options.eta, options.seed)
         if options.nearest:
-            images, columns = beside_nearest(images, found), 8
+            images, columns = beside_nearest(images, image_splits(found.config).train), 8
         plot.save_image(picture(images, columns), options.out)
         print(f"drawn: {options.out}")
     except (UserError, OSError) as error:

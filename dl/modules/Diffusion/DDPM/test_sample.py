@@ -82,17 +82,18 @@ def test_a_flow_is_sampled_by_its_own_sampler(tmp_path: Path, monkeypatch: pytes
     torch.testing.assert_close(drawn, expected)
 
 
-def test_nearest_training_images_stand_behind_the_samples(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearest_training_images_stand_behind_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.randint(256, (9, 1, 28, 28), dtype=torch.uint8)
     loader = Loader({"images": pixels, "labels": torch.zeros(9)}, 4)
-    monkeypatch.setattr(sample, "image_splits", lambda config: Splits(loader, loader))
     training = pixels / 127.5 - 1
-    shown = sample.beside_nearest(training[[4, 2]] + 0.1, sample.trained(run))
+    shown = sample.beside_nearest(training[[4, 2]] + 0.1, loader, batch=2)
     torch.testing.assert_close(shown, torch.stack([training[4] + 0.1, training[4], training[2] + 0.1, training[2]]))
     seen = {}
+    monkeypatch.setattr(sample, "image_splits", lambda config: seen.update(config=config) or Splits(loader, loader))
     monkeypatch.setattr(sample.plot, "save_image", lambda image, path: seen.update(shape=image.shape))
-    assert sample.main([str(run), "--num", "5", "--steps", "1", "--nearest"]) == 0
-    assert seen["shape"] == (1, 2 * 57 - 1, 8 * 57 - 1)
+    config = dataclasses.replace(CONFIG, seed=1)  # which draws the training set
+    assert sample.main([str(make_run(tmp_path / "run", config)), "--num", "5", "--steps", "1", "--nearest"]) == 0
+    assert seen == {"shape": (1, 2 * 57 - 1, 8 * 57 - 1), "config": config}
 
 
 @pytest.mark.parametrize(
