@@ -15,9 +15,14 @@ PREDICTIONS = ("epsilon", "x0", "v")
 # T steps of the process, B batch
 
 
-def linear_betas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tensor:
-    """Section 4: variances that grow linearly, (T,) in float64."""
-    return torch.linspace(first, last, steps, dtype=torch.float64)
+def linear_betas(steps: int = 1000, first: float = 1e-4, last: float = 0.02, largest: float = 0.999) -> Tensor:
+    """Section 4: variances that grow linearly, from `first` to `last` in the paper's 1000 steps. (T,) in float64.
+
+    Fewer steps add as much noise, each 1000 / steps as much, as in Nichol & Dhariwal's code, and none above `largest`:
+    samplers begin with pure noise, which has to be what is left in the end.
+    """
+    scale = 1000 / steps
+    return torch.linspace(scale * first, scale * last, steps, dtype=torch.float64).clamp(max=largest)
 
 
 def cosine_betas(steps: int = 1000, offset: float = 0.008, largest: float = 0.999) -> Tensor:

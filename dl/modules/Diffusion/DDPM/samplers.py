@@ -168,6 +168,6 @@ def dpm_solver_step(
 def _images(denoise: Denoiser, process: Process, x: Tensor, t: int, clip: bool) -> tuple[Tensor, Tensor | None]:
     """What the denoiser takes the clean images to be, and v where the variance is learned."""
     times = torch.full((len(x),), t, device=x.device)
-    output = denoise(x, times)
+    output = denoise(x, times).to(x.dtype)  # a network under autocast gives bf16
     images = process.clean(output, x, times)
     return images.clamp(-1, 1) if clip else images, process.split(output)[1]

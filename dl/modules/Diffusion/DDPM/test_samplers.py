@@ -55,6 +55,12 @@ def test_schedules_are_those_of_the_papers() -> None:
     assert cosine[-1] == 0.999 and linear.dtype == torch.float64
 
 
+@pytest.mark.parametrize("steps", [2, 10, 100, 2000])
+def test_any_number_of_linear_steps_ends_in_noise(steps: int) -> None:
+    assert torch.equal(linear_betas(1000), torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
+    assert linear_betas(steps).max() <= 0.999 and Process("linear", steps=steps).alpha_bar[-1] < 0.001
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_noised_images_have_the_mean_and_variance_of_equation_4(schedule: str) -> None:
     process = Process(schedule)
@@ -148,6 +154,12 @@ def test_clipping_keeps_what_is_predicted_in_range() -> None:
     for sampler in (ddpm, ddim, dpm_solver_2m):
         assert sampler(lambda x, times: 3 * x.sign(), process, noise(), steps=4).abs().max() <= 1 + 1e-12
         assert sampler(lambda x, times: 3 * x.sign(), process, noise(), steps=4, clip=False).abs().max() > 2
+
+
+def test_images_have_the_precision_of_the_noise_whatever_the_network_computes_in() -> None:
+    process = Process("linear", "x0", steps=10)
+    for sampler in (ddpm, ddim, dpm_solver_2m):
+        assert sampler(lambda x, times: x.bfloat16(), process, noise().float(), steps=2).dtype == torch.float32
 
 
 def test_dpm_solver_is_of_second_order_where_ddim_is_of_first() -> None:
@@ -258,14 +270,17 @@ def test_every_step_is_diffusers(
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' use of numpy
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("steps", [10, 25])
-def test_every_step_of_the_solver_is_diffusers(diffusers: ModuleType, steps: int, prediction: str) -> None:
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("steps", [7, 10, 25])
+def test_every_step_of_the_solver_is_diffusers(diffusers: ModuleType, steps: int, clip: bool, prediction: str) -> None:
     process = Process("linear", prediction)
-    reference = diffusers.DPMSolverMultistepScheduler(prediction_type=THEIRS[prediction], timestep_spacing="trailing")
+    options = {"prediction_type": THEIRS[prediction], "timestep_spacing": "trailing"}
+    options |= {"thresholding": clip, "sample_max_value": 1.0}  # its thresholds go from 1 to that: all are 1
+    reference = diffusers.DPMSolverMultistepScheduler(**options)
     reference.set_timesteps(steps)
     bars = process.alpha_bar[reference.timesteps]
     reference.sigmas = torch.cat([((1 - bars) / bars).sqrt(), torch.zeros(1, dtype=torch.float64)])  # its own: numpy's float32
-    compare(reference, functools.partial(dpm_solver_2m, steps=steps, clip=False), process, {}, False)
+    compare(reference, functools.partial(dpm_solver_2m, steps=steps, clip=clip), process, {}, False)
 
 
 def compare(reference: Any, sampler: Callable[..., Tensor], process: Process, step: dict[str, Any], random: bool) -> None:
