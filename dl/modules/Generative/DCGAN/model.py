@@ -104,7 +104,8 @@ class DCGAN(nn.Module):
     ) -> None:
         super().__init__()
         if image_size % 2 ** len(widths):
-            raise ValueError(f"images of {image_size} pixels cannot be halved {len(widths)} times")
+            times = len(widths)
+            raise ValueError(f"images of {image_size} pixels cannot be halved {times} times: multiples of {2**times} can")
         self.latent = latent
         self.generator = Generator(latent, widths, channels, image_size, kernel_size)
         self.discriminator = Discriminator(widths, channels, image_size, kernel_size)

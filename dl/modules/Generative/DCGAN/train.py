@@ -15,7 +15,7 @@ from dl.modules.Generative.DCGAN.model import DCGAN, build
 from dl.modules.Generative.DCGAN.task import Adversarial
 from dl.modules.Generative.DCGAN.trainer import AdversarialTrainer
 from dl.mytorch import History, launch, seed_everything
-from dl.mytorch.config import flag
+from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Splits, image_set
 from dl.mytorch.optim import adamw, constant
 
@@ -39,9 +39,12 @@ class Config(PictureConfig):
 
 
 def network(config: Config) -> DCGAN:
-    """Both networks that the config asks for."""
+    """Both networks that the config asks for. Raises `UserError` when they do not fit the images."""
     about = image_set(config)
-    return build(config.model, channels=about.channels, image_size=about.size)
+    try:
+        return build(config.model, channels=about.channels, image_size=about.size)
+    except ValueError as error:
+        raise UserError(f"--model {config.model} does not fit --data {config.data}: {error}") from None
 
 
 def main(config: Config, data: Splits | None = None) -> History:

@@ -79,7 +79,8 @@ class VAE(nn.Module):
     ) -> None:
         super().__init__()
         if image_size % 2 ** len(widths):
-            raise ValueError(f"images of {image_size} pixels cannot be halved {len(widths)} times")
+            times = len(widths)
+            raise ValueError(f"images of {image_size} pixels cannot be halved {times} times: multiples of {2**times} can")
         self.latent = latent
         if widths:
             self.encoder, self.decoder = convolutional(in_channels, image_size, latent, hidden, widths)

@@ -14,6 +14,7 @@ from dl.modules.Generative.VAE import train
 from dl.modules.Generative.VAE.model import PRESETS, Reparameterization, build
 from dl.modules.Generative.VAE.task import NegativeELBO, kl_divergence, manifold, reconstruction_loss, unit
 from dl.mytorch import testing
+from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Splits, synthetic
 from dl.mytorch.introspect import count_parameters, without_values
 
@@ -194,3 +195,11 @@ def test_recipe_offers_presets_and_refuses_what_would_change_the_images() -> Non
     assert set(get_type_hints(train.Config)["model"].__args__) == set(PRESETS)
     with pytest.raises(ValueError, match="--mixup"):
         dataclasses.replace(CONFIG, mixup=0.2)
+
+
+def test_images_that_the_network_cannot_halve_are_refused_before_training(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    config = train.Config(out="unused", data=f"folder:{tmp_path}", image_size=30, model="conv")
+    with pytest.raises(UserError, match="--model conv does not fit .*: images of 30 pixels .* 2 times: multiples of 4 can"):
+        train.network(config)

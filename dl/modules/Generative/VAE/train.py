@@ -12,7 +12,7 @@ from dl.modules.Diffusion.DDPM.data import PictureConfig, signed_splits
 from dl.modules.Generative.VAE.model import VAE, build
 from dl.modules.Generative.VAE.task import NegativeELBO
 from dl.mytorch import History, Trainer, launch, seed_everything
-from dl.mytorch.config import flag
+from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Splits, image_set
 from dl.mytorch.optim import adamw, warmup_cosine
 
@@ -30,9 +30,12 @@ class Config(PictureConfig):
 
 
 def network(config: Config) -> VAE:
-    """The network that the config asks for."""
+    """The network that the config asks for. Raises `UserError` when it does not fit the images."""
     about = image_set(config)
-    return build(config.model, in_channels=about.channels, image_size=about.size)
+    try:
+        return build(config.model, in_channels=about.channels, image_size=about.size)
+    except ValueError as error:
+        raise UserError(f"--model {config.model} does not fit --data {config.data}: {error}") from None
 
 
 def main(config: Config, data: Splits | None = None) -> History:

@@ -16,6 +16,7 @@ from dl.modules.Transformers.ViT.convert import from_torchvision, interpolate_po
 from dl.modules.Transformers.ViT.model import PRESETS, ViT, build
 from dl.modules.Transformers.ViT.task import AttentiveClassification, class_attention
 from dl.mytorch import Probe, plot, testing
+from dl.mytorch.config import UserError
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
 from dl.mytorch.layers.test_attention import torch_names
@@ -268,3 +269,20 @@ def test_recipe_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_recipe_takes_every_preset_that_it_offers() -> None:
     offered = train.Config.__annotations__["model"].__args__
     assert set(offered) <= set(PRESETS)
+
+
+def test_patches_that_do_not_divide_the_images_are_refused_before_training(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    for options, message in (
+        ({"data": "fashion_mnist-sample", "patch_size": 5}, "patches of 5 pixels do not divide an image of 28; give"),
+        ({"data": f"folder:{tmp_path}", "image_size": 100}, "patches of 16 pixels do not divide an image of 100; give"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train.network(train.Config(out="unused", **options))
+
+
+@pytest.mark.parametrize("wrong", [{"patch_size": -4}, {"dropout": 1.5}])
+def test_recipe_refuses_what_cannot_be_meant(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="--" + next(iter(wrong)).replace("_", "-")):
+        train.Config(out="unused", data="fashion_mnist-sample", **wrong)
