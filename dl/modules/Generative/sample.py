@@ -15,7 +15,7 @@ from torch import nn
 
 from dl import catalogue
 from dl.modules.Diffusion.DDPM.data import PictureConfig
-from dl.modules.Diffusion.DDPM.sample import beside_nearest
+from dl.modules.Diffusion.DDPM.sample import beside_nearest, check_out
 from dl.modules.Generative.pictures import picture, samples, walks
 from dl.mytorch import load_weights, plot
 from dl.mytorch.config import UserError
@@ -63,6 +63,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     try:
+        check_out(options.out)
         found = trained(options.run)
         if options.num < 1 or options.seed < 0:
             raise UserError(f"--num has to be at least 1 and --seed 0 or more; got {options.num} and {options.seed}")

@@ -55,6 +55,8 @@ def from_diffusers(reference: nn.Module) -> UNet:
     kinds = {f"{name}{side}Block2D" for name in ("", "Attn") for side in ("Down", "Up")}
     wrong = [f"{name} {config[name]!r}" for name, value in FIXED.items() if config[name] != value]
     wrong += [kind for kind in (*config["down_block_types"], *config["up_block_types"]) if kind not in kinds]
+    if config["num_class_embeds"] == 1:
+        wrong.append("num_class_embeds 1, no class beside that of no label")
     attention = tuple(i for i, kind in enumerate(config["down_block_types"]) if kind.startswith("Attn"))
     mirrored = tuple(i for i, kind in enumerate(reversed(config["up_block_types"])) if kind.startswith("Attn"))
     if wrong or attention != mirrored:

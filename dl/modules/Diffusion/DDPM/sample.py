@@ -2,8 +2,8 @@
 
     python -m dl.modules.Diffusion.DDPM.sample --steps 50 --num 64 --label 3 --out grid.png     # the run runs/Diffusion/DDPM
     python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --label 3 --guidance 3 --sampler dpm_solver_2m --steps 10
-    python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --num 16 --nearest       # are they copies?
-    python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --num 8 --interpolate    # from one sample to another
+    python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --num 16 --nearest                # are they copies?
+    python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --num 8 --interpolate --label 3   # from one to another
 
 It takes runs of DiT and FlowMatching, too.
 """
@@ -35,6 +35,7 @@ from dl.mytorch.logger import read_json
 SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpm_solver_2m": dpm_solver_2m, "euler": euler}
 RECIPES = ("Diffusion/DDPM", "Diffusion/DiT", "Diffusion/FlowMatching")
 FRAMES = 8  # of an interpolation, with both ends
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff", ".gif", ".pdf")  # what can be written
 
 
 class Trained(NamedTuple):
@@ -137,7 +138,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.Diffusion.DDPM.sample")
     parser.add_argument("run", type=Path, nargs="?", default=Path(Config.out), help="folder of a run (default: %(default)s)")
     parser.add_argument("--num", type=int, default=64, help="how many images (default: %(default)s)")
-    parser.add_argument("--label", default="", help="number or name of a class; default: all in turn")
+    parser.add_argument("--label", default="", help="number or name of a class; default: all in turn; to interpolate, 0")
     parser.add_argument("--guidance", type=float, default=1.0, help="scale of the guidance; 1 = none (default: %(default)s)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="default: ddim; for a flow euler")
     parser.add_argument("--steps", type=int, default=50, help="steps of the sampler (default: %(default)s)")
@@ -145,7 +146,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prediction", default="", help="insist that the run predicts this: epsilon, x0, v or velocity")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--nearest", action="store_true", help="show each sample with the nearest training image behind it")
-    parser.add_argument("--interpolate", action="store_true", help=f"{FRAMES} images from each sample's noise to the next's")
+    parser.add_argument("--interpolate", action="store_true", help="draw the way from each sample to the next")
     parser.add_argument("--out", type=Path, default=Path("grid.png"), help="picture to write (default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -165,6 +166,12 @@ def chosen_labels(asked: str, num: int, trained: Trained) -> Tensor | None:
     return torch.full((num,), names.index(asked) if asked in names else int(asked))
 
 
+def check_out(out: Path) -> None:
+    """Raises `UserError` for a name that no kind of picture has: before time is spent on what it shows."""
+    if out.suffix.lower() not in PICTURES:
+        raise UserError(f"--out {out}: the name of a picture ends in {', '.join(PICTURES)}")
+
+
 def check(options: argparse.Namespace, found: Trained) -> None:
     """Raises `UserError` for what this run cannot do; puts the usual sampler where none was asked for."""
     options.sampler = options.sampler or found.samplers[0]
@@ -176,15 +183,22 @@ def check(options: argparse.Namespace, found: Trained) -> None:
         raise UserError(f"--steps {options.steps}: this run's process has {total}, and sampling takes from 1 to so many")
     if options.guidance != 1 and not found.model.num_classes:
         raise UserError("--guidance needs a run with classes, which this one has not")
+    if options.guidance != 1 and not found.config.drop_label:
+        raise UserError("--guidance needs a run that has seen images without a label, and this one had --drop-label 0")
+    if not math.isfinite(options.guidance):
+        raise UserError(f"--guidance has to be a finite number; got {options.guidance}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     try:
+        check_out(options.out)
         found = trained(options.run, options.prediction)
         check(options, found)
         if options.num < 1 or not 0 <= options.eta <= 1:
             raise UserError(f"--num has to be at least 1 and --eta from 0 to 1; got {options.num} and {options.eta}")
+        if options.eta and options.sampler != "ddim":
+            raise UserError(f"--eta is the noise of ddim's steps; --sampler {options.sampler} has no such number")
         if options.interpolate and (options.sampler == "ddpm" or options.eta):
             raise UserError("--interpolate takes a sampler that adds no noise: ddim without --eta, dpm_solver_2m, euler")
         if options.interpolate and options.num < 2:
@@ -194,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         columns = len(found.about.classes) if labels is not None and not options.label else 8
         if options.interpolate:
             noise, columns = between(noise), FRAMES
-            labels = None if labels is None else labels.repeat_interleave(FRAMES)
+            labels = None if labels is None else labels[:1].expand(len(noise))  # with two, a row would not end at the next
         images = sample(found, noise, labels, options.sampler, options.steps, options.guidance, options.eta, options.seed)
         if options.nearest:
             images, columns = beside_nearest(images, image_splits(found.config).train), 8

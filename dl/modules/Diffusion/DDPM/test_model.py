@@ -195,7 +195,13 @@ def test_the_paper_s_network_is_diffusers_too() -> None:
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
-    "wrong", [{"flip_sin_to_cos": True}, {"norm_eps": 1e-5}, {"down_block_types": ("DownBlock2D", "DownBlock2D")}]
+    "wrong",
+    [
+        {"flip_sin_to_cos": True},
+        {"norm_eps": 1e-5},
+        {"num_class_embeds": 1},
+        {"down_block_types": ("DownBlock2D", "DownBlock2D")},
+    ],
 )
 def test_networks_of_other_papers_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="no network of this paper"):

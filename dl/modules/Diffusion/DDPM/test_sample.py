@@ -65,10 +65,12 @@ def test_interpolations_go_from_each_noise_to_the_next_on_an_arc(run: Path, monk
     torch.testing.assert_close(way.flatten(2).norm(dim=2), torch.ones(3, 5).double())  # on the straight line down to 0.7
     steps = (way[:, 1:] - way[:, :-1]).flatten(2).norm(dim=2)
     torch.testing.assert_close(steps, steps[:, :1].expand(3, 4))  # even
-    seen = {}
+    seen, draw = {}, sample.sample
+    monkeypatch.setattr(sample, "sample", lambda *arguments: seen.update(labels=arguments[2]) or draw(*arguments))
     monkeypatch.setattr(sample.plot, "save_image", lambda image, path: seen.update(shape=image.shape))
-    assert sample.main([str(run), "--num", "2", "--steps", "1", "--interpolate"]) == 0
-    assert seen["shape"] == (1, 2 * 57 - 1, 8 * 57 - 1)
+    for words, label in (([], 0), (["--label", "3"], 3)):  # of one class, so that a row ends where the next begins
+        assert sample.main([str(run), "--num", "2", "--steps", "1", "--interpolate", *words]) == 0
+        assert seen["shape"] == (1, 2 * 57 - 1, 8 * 57 - 1) and seen["labels"].tolist() == 16 * [label]
 
 
 def test_a_flow_is_sampled_by_its_own_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +108,9 @@ def test_nearest_training_images_stand_behind_the_samples(tmp_path: Path, monkey
         (["--num", "0"], "--num has to be at least 1"),
         (["--sampler", "euler"], "a network that predicts v takes ddim, ddpm, dpm_solver_2m"),
         (["--sampler", "ddpm", "--interpolate"], "--interpolate takes a sampler that adds no noise"),
+        (["--sampler", "dpm_solver_2m", "--eta", "0.5"], "--eta is the noise of ddim's steps; --sampler dpm_solver_2m"),
+        (["--guidance", "nan"], "--guidance has to be a finite number; got nan"),
+        (["--out", "a.xyz"], "--out a.xyz: the name of a picture ends in .png, .jpg"),
         (["--num", "1", "--interpolate"], "--interpolate goes from sample to sample: --num at least 2"),
     ],
 )
@@ -120,10 +125,12 @@ def test_what_cannot_be_is_refused_in_one_line(
 def test_other_folders_and_runs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     plain = make_run(tmp_path / "plain", dataclasses.replace(CONFIG, classes=False))
     other = make_run(tmp_path / "other", recipe="CNN/LeNet")
+    labelled = make_run(tmp_path / "labelled", dataclasses.replace(CONFIG, drop_label=0.0))
     for words, message in (
         ([str(tmp_path)], "holds no trained network"),
         ([str(other)], "is a run of CNN/LeNet"),
         ([str(plain), "--label", "3"], "trained without classes"),
         ([str(plain), "--guidance", "3"], "--guidance needs a run with classes"),
+        ([str(labelled), "--guidance", "3"], "this one had --drop-label 0"),
     ):
         assert sample.main(words) == 1 and message in capsys.readouterr().err
