@@ -1,8 +1,10 @@
 """Train DiT on images, as DDPM is trained; its samples are a picture of the run.
 
     python -m dl.modules.Diffusion.DiT.train
-    python -m dl.modules.Diffusion.DiT.train --schedule linear --prediction epsilon --learned-variance   # the paper's process
-    python -m dl.modules.Diffusion.DiT.train --data cifar10 --model dit_s_2 --flip --epochs 500 --lr 1e-4 --ema 0.9999
+    python -m dl.modules.Diffusion.DiT.train --schedule linear --prediction epsilon --learned-variance \\
+        --out runs/Diffusion/DiT-paper    # the paper's process
+    python -m dl.modules.Diffusion.DiT.train --data cifar10 --model dit_s_2 --flip --epochs 500 --lr 1e-4 --ema 0.9999 \\
+        --out runs/Diffusion/DiT-S
 """
 
 from dataclasses import dataclass
