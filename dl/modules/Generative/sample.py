@@ -19,7 +19,7 @@ from dl.modules.Diffusion.DDPM.sample import beside_nearest, check_out
 from dl.modules.Generative.pictures import picture, samples, walks
 from dl.mytorch import load_weights, plot
 from dl.mytorch.config import UserError
-from dl.mytorch.data import ImageSet, image_set, image_splits
+from dl.mytorch.data import ImageSet, data_of_run, image_set, image_splits
 from dl.mytorch.distributed import device
 from dl.mytorch.logger import trained_run
 
@@ -40,7 +40,7 @@ def trained(run: Path) -> Trained:
     if described["recipe"] not in RECIPES:
         raise UserError(f"{run} is a run of {described['recipe']}, not of {' or '.join(RECIPES)}")
     recipe = catalogue.module(described["recipe"], "train")
-    config = recipe.Config(**described["config"])
+    config = recipe.Config(**{**described["config"], "data": data_of_run(run, described["config"]["data"])})
     model = load_weights(recipe.network(config), run / "best.pt").eval().to(device(config.device))
     return Trained(model, image_set(config), config)
 

@@ -1,18 +1,21 @@
 """The commands that draw and score samples: a picture for every way to ask, one line for what cannot be."""
 
 import dataclasses
+import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
 from dl import catalogue
+from dl.modules.Diffusion.DDPM import sample as diffusion
 from dl.modules.Diffusion.test_score import make_pictures
 from dl.modules.Generative import sample, score
 from dl.modules.Generative.pictures import on_lines, samples, walks
 from dl.mytorch import checkpoint
-from dl.mytorch.data import Loader, Splits
+from dl.mytorch.data import Loader, Splits, Vocabulary
 
 
 def make_run(folder: Path, recipe: str, data: str = "fashion_mnist-sample", **options: Any) -> Path:
@@ -96,3 +99,17 @@ def test_samples_are_compared_with_pictures_in_files(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sample.plot, "save_image", lambda image, path: seen.update(shape=image.shape))
     assert sample.main([run, "--num", "2", "--nearest"]) == 0 and seen["shape"] == (3, 16, 4 * 17 - 1)
     assert score.main([run, "--classifier", judge, "--num", "8"]) == 0
+
+
+@pytest.mark.parametrize(("recipe", "command"), [("Generative/VAE", sample), ("Diffusion/DDPM", diffusion)])
+def test_a_run_draws_when_its_pictures_are_gone(
+    tmp_path: Path, recipe: str, command: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", recipe, **make_pictures("folder", tmp_path / "pictures"))
+    Vocabulary("ab").save(run / "vocabulary-classes.json")
+    shutil.rmtree(tmp_path / "pictures")
+    monkeypatch.setattr(command.plot, "save_image", lambda image, path: None)
+    short = ["--steps", "2"] if command is diffusion else []
+    assert command.main([str(run), "--num", "2", *short]) == 0
+    assert command.main([str(run), "--num", "2", *short, "--nearest"]) == 1
+    assert "was trained on pictures that are not where they were" in capsys.readouterr().err

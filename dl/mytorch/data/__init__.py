@@ -3,7 +3,7 @@
 from dl.mytorch.data.cifar import cifar10, cifar100
 from dl.mytorch.data.folder import centre_square, read_image
 from dl.mytorch.data.idx import fashion_mnist, mnist
-from dl.mytorch.data.images import ImageConfig, ImageSet, image_set, image_splits, prepare
+from dl.mytorch.data.images import ImageConfig, ImageSet, data_of_run, image_set, image_splits, prepare
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.mat import svhn
 from dl.mytorch.data.shakespeare import shakespeare
@@ -13,7 +13,7 @@ from dl.mytorch.data.wikitext2 import wikitext2
 
 __all__ = [
     *("Batch", "Loader", "Splits"),
-    *("ImageConfig", "ImageSet", "image_set", "image_splits", "prepare"),
+    *("ImageConfig", "ImageSet", "data_of_run", "image_set", "image_splits", "prepare"),
     *("centre_square", "read_image"),
     *("cifar10", "cifar100", "fashion_mnist", "mnist", "svhn"),
     *("TextSplits", "Vocabulary", "shakespeare", "translation", "wikitext2"),

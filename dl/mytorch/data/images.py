@@ -98,6 +98,13 @@ def image_set(config: ImageConfig) -> ImageSet:
     return IMAGE_SETS[config.data]
 
 
+def data_of_run(run: Path | str, data: str) -> str:
+    """The `--data` of a run's config; where its pictures are gone, "classes:FILE" with the names that the run keeps."""
+    kind, _, place = data.partition(":")
+    names = Path(run) / "vocabulary-classes.json"
+    return f"classes:{names}" if place and names.exists() and not Path(place).expanduser().exists() else data
+
+
 def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
     """The images that `config.data` names, in training changed as the config says.
 
@@ -121,6 +128,8 @@ def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
         loaders = tar.tar_splits(config, root, config.image_size, compose(*steps))
     if loaders is not None:
         return TextSplits(*loaders, vocabularies={"classes": Vocabulary(about.classes)})  # kept with the run
+    if _path(config, "classes:"):
+        raise UserError(f"{config.out} was trained on pictures that are not where they were, and this takes them")
     functions = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
     return functions[config.data.removesuffix("-sample")](config, compose(*steps))
 

@@ -28,7 +28,7 @@ from dl.modules.Diffusion.FlowMatching.flow import euler
 from dl.mytorch import plot
 from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError
-from dl.mytorch.data import ImageSet, Loader, image_set, image_splits
+from dl.mytorch.data import ImageSet, Loader, data_of_run, image_set, image_splits
 from dl.mytorch.distributed import device
 from dl.mytorch.logger import read_json
 
@@ -60,7 +60,7 @@ def trained(run: Path, prediction: str = "") -> Trained:
     if described["recipe"] not in RECIPES:
         raise UserError(f"{run} is a run of {described['recipe']}, not of {', '.join(RECIPES)}")
     recipe = catalogue.module(described["recipe"], "train")
-    config = recipe.Config(**described["config"])
+    config = recipe.Config(**{**described["config"], "data": data_of_run(run, described["config"]["data"])})
     process = recipe.process(config)
     if prediction and prediction != process.prediction:
         raise UserError(f"{run} was trained to predict {process.prediction}, not {prediction}")
