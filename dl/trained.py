@@ -78,7 +78,7 @@ def published(backbone: str, name: str = "", weights: Path | str = "") -> Classi
         raise UserError(f"{weights} does not hold the weights of torchvision's {name}: {reason}") from None
     model = catalogue.module(backbone, "convert").from_torchvision(reference).eval()
     transforms, classes = best.transforms(), best.meta["categories"]
-    outputs = model(transforms(torch.zeros(3, 8, 8, dtype=torch.uint8))[None]).shape[-1]
+    outputs = len(list(reference.parameters())[-1])
     if outputs != len(classes):
         classes = [f"class {i}" for i in range(outputs)]
     return Classifier(model, lambda picture: transforms(picture)[None], classes)
@@ -106,7 +106,7 @@ def _torchvision_s(name: str, state: dict[str, Tensor], **options: int) -> nn.Mo
     build = functools.partial(import_torchvision().models.get_model, name, weights=None, **options)
     with warnings.catch_warnings(), without_values():
         warnings.simplefilter("ignore")  # GoogLeNet's, of initial weights that are not used
-        bias = list(build().state_dict())[-1]  # of the classes
+        bias = [name for name, _ in build().named_parameters()][-1]  # of the classes
         reference = build(num_classes=len(state[bias]))
     reference.load_state_dict(state, assign=True)
     if hasattr(reference, "transform_input"):

@@ -138,6 +138,7 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pyte
         assert printed == "" and said.startswith("error: ") and said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_command_runs_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dl.mytorch.data.tar", str(tmp_path / "nowhere"), str(tmp_path / "shards")]
     done = subprocess.run(command, cwd=DATA.parent, capture_output=True, text=True)
