@@ -84,7 +84,8 @@ def binary_cross_entropy_with_logits(
         raise ValueError(f"targets of shape {tuple(target.shape)} for logits {tuple(input.shape)}")
     below = (-input.abs()).exp().log1p()  # log(1 + e^-|x|), which cannot overflow
     positives = target if pos_weight is None else target * pos_weight
-    loss = positives * (below + (-input).clamp_min(0)) + (1 - target) * (below + input.clamp_min(0))
+    zero = input.new_zeros(())  # where the two are equal, `maximum` has the gradient 1/2, as the curve has at 0
+    loss = positives * (below + torch.maximum(-input, zero)) + (1 - target) * (below + torch.maximum(input, zero))
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 

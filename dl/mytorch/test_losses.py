@@ -63,6 +63,12 @@ def test_binary_cross_entropy_is_torch_s(reduction: str) -> None:
         losses.binary_cross_entropy_with_logits(x, torch.rand(4, 1))
 
 
+def test_binary_cross_entropy_at_0_has_torch_s_gradient() -> None:
+    target = torch.tensor([0.0, 0.3, 0.5, 1.0]).double()
+    for pos_weight in (None, torch.tensor(3.0).double()):
+        compare("binary_cross_entropy_with_logits", torch.zeros(4), target, pos_weight=pos_weight, reduction="none")
+
+
 @pytest.mark.parametrize("reduction", [*REDUCTIONS, "batchmean"])
 @pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
 def test_kl_divergence_is_torch_s(reduction: str) -> None:
