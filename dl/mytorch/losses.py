@@ -156,15 +156,17 @@ def ctc_loss(
     Args:
         log_probs: (T, B, K), logarithms of probabilities.
         targets: (B, S), filled up with anything, or all joined, (sum of target_lengths,).
+        input_lengths: (B,), steps of each; of none, a path reads as the empty target alone.
         reduction: "mean" divides each loss by the length of its target first.
         zero_infinity: a target that is too long for any path to read counts 0, not infinity.
     """
     device = log_probs.device
     lengths = torch.as_tensor(target_lengths, device=device)
     if targets.ndim == 1:
-        targets = pad_sequence(targets.split(lengths.tolist()), batch_first=True, padding_value=blank)
-    ends = torch.as_tensor(input_lengths, device=device) - 1
-    final = _log_beginnings(log_probs, targets, blank)[ends, torch.arange(len(ends), device=device)]  # (B, 2S + 1)
+        targets = pad_sequence(targets.split(lengths.tolist()), batch_first=True)
+    targets = targets.masked_fill(torch.arange(targets.shape[1], device=device) >= lengths[:, None], blank)
+    steps = torch.as_tensor(input_lengths, device=device)
+    final = _log_beginnings(log_probs, targets, blank)[steps, torch.arange(len(steps), device=device)]  # (B, 2S + 1)
     in_blank = final.gather(1, 2 * lengths[:, None])  # paths that end with the blank behind the last symbol
     in_symbol = final.gather(1, (2 * lengths[:, None] - 1).clamp_min(0)).masked_fill(lengths[:, None] == 0, NEVER)
     likelihood = torch.logaddexp(in_blank, in_symbol).squeeze(1)
@@ -173,18 +175,20 @@ def ctc_loss(
 
 
 def _log_beginnings(log_probs: Tensor, targets: Tensor, blank: int) -> Tensor:
-    """Equations 6 and 7 in logarithms: (T, B, 2S + 1), of all beginnings of paths that at a step stand at a place.
+    """Equations 6 and 7 in logarithms: (T + 1, B, 2S + 1), of all beginnings of paths that after t steps stand at a place.
 
-    Places are those of the target with a blank before, between and behind its symbols.
+    Places are those of the target with a blank before, between and behind its symbols. Before the first step, all stand
+    at the first blank: from there they come to it, or to the first symbol.
     """
     steps, batch, _ = log_probs.shape
     places = targets.new_full((batch, 2 * targets.shape[1] + 1), blank)
     places[:, 1::2] = targets  # (B, S) -> (B, 2S + 1)
     may_skip = (places != blank) & (places != F.pad(places, (2, 0), value=blank)[:, :-2])  # the blank between two that differ
     emitted = log_probs.gather(2, places.expand(steps, -1, -1))  # (T, B, K) -> (T, B, 2S + 1)
-    begun = torch.arange(places.shape[1], device=places.device) < 2  # with the first blank, or the first symbol
-    alphas = [torch.where(begun, emitted[0], NEVER)]
-    for now in emitted[1:]:
+    start = emitted.new_full(places.shape, NEVER)
+    start[:, 0] = 0.0
+    alphas = [start]
+    for now in emitted:
         stayed = alphas[-1]
         moved = F.pad(stayed, (1, 0), value=NEVER)[:, :-1]
         skipped = F.pad(stayed, (2, 0), value=NEVER)[:, :-2].masked_fill(~may_skip, NEVER)

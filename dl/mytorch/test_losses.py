@@ -141,6 +141,21 @@ def test_ctc_of_empty_and_of_unreadable_targets_is_torch_s(zero_infinity: bool) 
         torch.testing.assert_close(own, twin, rtol=0, atol=1e-10)
 
 
+def test_ctc_of_no_steps_reads_as_the_empty_target_alone() -> None:
+    targets, ends, lengths = torch.tensor([[1, 2], [1, 2], [1, 2]]), torch.tensor([5, 0, 0]), torch.tensor([2, 1, 0])
+    x = torch.randn(5, 3, 4).log_softmax(2)
+    own, twin = (f(x, targets, ends, lengths, reduction="none") for f in (losses.ctc_loss, F.ctc_loss))
+    torch.testing.assert_close(own, twin)
+    assert own[1:].tolist() == [math.inf, 0.0]
+
+
+def test_ctc_does_not_look_at_what_targets_are_filled_up_with() -> None:
+    x, ends, lengths = torch.randn(5, 2, 4).log_softmax(2), torch.tensor([5, 4]), torch.tensor([1, 2])
+    expected = losses.ctc_loss(x, torch.tensor([[1, 0], [2, 3]]), ends, lengths)
+    for padding in (-1, 2, 100):
+        assert torch.equal(losses.ctc_loss(x, torch.tensor([[1, padding], [2, 3]]), ends, lengths), expected)
+
+
 def test_ctc_sums_over_all_paths() -> None:
     probabilities = torch.rand(4, 1, 3).double().softmax(2)
     target = [1, 2]
