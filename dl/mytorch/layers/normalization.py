@@ -45,14 +45,14 @@ def batch_norm(
     """input (B, C, ...) -> (B, C, ...), with statistics (C,): in training those of the batch, else the running ones.
 
     Training moves the running ones by the share `momentum` towards those of the batch; the variance that is remembered is
-    the unbiased one. Raises `ValueError` for training on one number a channel.
+    the unbiased one. An empty batch moves none. Raises `ValueError` for training on one number a channel.
     """
     if training:
         count = input.numel() // input.shape[1]
         if count == 1:
             raise ValueError(f"one number a channel has no variance to train with: input {tuple(input.shape)}")
         mean, variance = moments(input, [0, *range(2, input.ndim)])  # (1, C, 1, ...)
-        if running_mean is not None and running_var is not None:
+        if count and running_mean is not None and running_var is not None:
             with torch.no_grad():
                 running_mean.lerp_(mean.flatten().to(running_mean.dtype), momentum)
                 running_var.lerp_((variance.flatten() * count / (count - 1)).to(running_var.dtype), momentum)

@@ -34,7 +34,8 @@ def test_batch_norm_and_its_running_statistics_are_torch_s(
     assert tracked == ("running_mean" in own.state_dict())
     if tracked:
         assert own.num_batches_tracked == 3 and own.running_mean.abs().min() > 0
-        assert_same_function(own, twin, torch.randn(0, *shape[1:]))
+        for training in (False, True):  # nothing moves the running statistics, which stay numbers
+            assert_same_function(own.train(training), twin.train(training), torch.randn(0, *shape[1:]))
 
 
 def test_batch_norm_refuses_what_torch_s_refuses() -> None:
