@@ -71,10 +71,10 @@ def conv2d(
     For this product every window is written out ("im2col"), which takes I J times the memory of the input.
 
     input (B, C, H, W), weight (G D, C / G, I, J), bias (G D,) -> (B, G D, Y, X). With groups, each of the G parts of the
-    output sees only its part of the input.
+    output sees only its part of the input. Raises `RuntimeError` for another number of channels than the weight's.
     """
     seen = windows(pad_for(input, weight, stride, padding, dilation), tuple(weight.shape[2:]), stride, dilation)
-    seen = seen.unflatten(1, (groups, -1))  # (B, C, Y, X, I, J) -> (B, G, C/G, Y, X, I, J)
+    seen = seen.unflatten(1, (groups, weight.shape[1]))  # (B, C, Y, X, I, J) -> (B, G, C/G, Y, X, I, J)
     kernels = weight.unflatten(0, (groups, -1))  # (G D, C/G, I, J) -> (G, D, C/G, I, J)
     output = torch.einsum("bgcyxij,gdcij->bgdyx", seen, kernels).flatten(1, 2)  # (B, G, D, Y, X) -> (B, G D, Y, X)
     return output if bias is None else output + bias[:, None, None]
@@ -90,7 +90,8 @@ def conv2d_by_sums(
     groups: int = 1,
 ) -> Tensor:
     """`conv2d` without the copy: a sum over the places of the kernel, at each of which it is 1x1 on a shifted image."""
-    padded = pad_for(input, weight, stride, padding, dilation).unflatten(1, (groups, -1))  # (B, G, C/G, H, W)
+    padded = pad_for(input, weight, stride, padding, dilation)
+    padded = padded.unflatten(1, (groups, weight.shape[1]))  # (B, C, H, W) -> (B, G, C/G, H, W)
     kernels = weight.unflatten(0, (groups, -1))  # (G, D, C/G, I, J)
     sides = zip(padded.shape[3:], weight.shape[2:], pair(stride), pair(dilation))
     slices = [  # for each place of the kernel, what it meets as it moves on by the stride

@@ -5,8 +5,11 @@ from torch import Tensor, nn
 
 
 def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
-    """Rows of `weight` (V, C) by number: input (...) of integers -> (..., C). The row `padding_idx` gets no gradient."""
-    rows = weight[input]
+    """Rows of `weight` (V, C) by number: input (...) of integers from 0 -> (..., C). The row `padding_idx` gets no gradient.
+
+    Raises `IndexError` for a number that no row has.
+    """
+    rows = weight.index_select(0, input.flatten()).view(*input.shape, weight.shape[1])  # weight[input] would take -1
     if padding_idx is None:
         return rows
     padding = (input == padding_idx % len(weight))[..., None]  # -1 is the last row

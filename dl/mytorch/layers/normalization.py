@@ -6,7 +6,6 @@
     RMS norm     as layer norm, without the mean               Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467
 """
 
-import math
 from typing import Any, Sequence
 
 import torch
@@ -63,8 +62,8 @@ def batch_norm(
 
 
 def _by_channel(x: Tensor | None, like: Tensor) -> Tensor | None:
-    """(C,) -> (C, 1, ...), which broadcasts to `like` (B, C, ...)."""
-    return None if x is None else x.view(-1, *[1] * (like.ndim - 2))
+    """(C,) -> (C, 1, ...), which broadcasts to `like` (B, C, ...). Raises `RuntimeError` when they differ in C."""
+    return None if x is None else x.view(like.shape[1], *[1] * (like.ndim - 2))
 
 
 def layer_norm(
@@ -75,22 +74,29 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Over the last dimensions, whose sizes are `normalized_shape`, as those of weight and bias: (..., C) -> (..., C)."""
-    mean, variance = moments(input, [*range(-len(normalized_shape), 0)])
+    mean, variance = moments(input, _last_dims(input, normalized_shape))
     return scaled(normalized(input, mean, variance, eps), weight, bias)
 
 
 def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     """input / sqrt(mean of its squares + eps) weight; `eps` is by default the smallest step of the number type at 1."""
     eps = torch.finfo(input.dtype).eps if eps is None else eps
-    mean_square = input.square().mean(tuple(range(-len(normalized_shape), 0)), keepdim=True)
+    mean_square = input.square().mean(_last_dims(input, normalized_shape), keepdim=True)
     return scaled(input / (mean_square + eps).sqrt(), weight, None)
+
+
+def _last_dims(input: Tensor, sizes: Sequence[int]) -> list[int]:
+    """The last dimensions, as many as `sizes`. Raises `ValueError` when those are not their sizes."""
+    if input.shape[-len(sizes) :] != tuple(sizes):
+        raise ValueError(f"an input {tuple(input.shape)}, whose last dimensions are not {tuple(sizes)}")
+    return [*range(-len(sizes), 0)]
 
 
 def group_norm(
     input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
     """Each of `num_groups` groups of channels by itself; weight and bias are (C,): (B, C, ...) -> (B, C, ...)."""
-    groups = input.reshape(len(input), num_groups, math.prod(input.shape[1:]) // num_groups)  # (B, G, C/G ...)
+    groups = input.unflatten(1, (num_groups, -1)).flatten(2)  # (B, C, ...) -> (B, G, C/G ...)
     output = normalized(groups, *moments(groups, [-1]), eps).view(input.shape)
     return scaled(output, _by_channel(weight, input), _by_channel(bias, input))
 

@@ -101,7 +101,8 @@ class _Recurrent(nn.Module):
 class _Cell(_Recurrent):
     """One step. `factory`: device and dtype of the parameters.
 
-    forward: input (B, C), state or None for zeros -> new state. It is h (B, H); of an LSTM (h, c), both (B, H).
+    forward: input (B, C), state or None for zeros -> new state. It is h (B, H); of an LSTM (h, c), both (B, H). One
+    example alone has no B.
     """
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **factory: Any) -> None:
@@ -110,7 +111,7 @@ class _Cell(_Recurrent):
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         weight_ih, weight_hh, bias_ih, bias_hh = self._weights()
-        zeros = (input.new_zeros(len(input), self.hidden_size),) * self.state_size
+        zeros = (input.new_zeros(*input.shape[:-1], self.hidden_size),) * self.state_size
         state = zeros if hx is None else self._to_tuple(hx)
         return self._from_tuple(self.step(linear(input, weight_ih, bias_ih), state, weight_hh, bias_hh))
 

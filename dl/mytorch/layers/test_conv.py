@@ -121,3 +121,16 @@ def test_what_cannot_be_is_refused() -> None:
         conv2d(x, weight, padding="wide")
     with pytest.raises(ValueError, match="3 groups"):
         layers.Conv2d(6, 4, 1, groups=3)
+
+
+@pytest.mark.parametrize("module", [layers, nn])
+def test_another_number_of_channels_is_refused(module: Any) -> None:
+    for groups in (1, 4):  # in groups of one channel, any number of them could be one
+        for channels in (groups + 2, 2 * groups):
+            for name, x in (("Conv1d", torch.randn(2, channels, 5)), ("Conv2d", torch.randn(2, channels, 5, 5))):
+                with pytest.raises(RuntimeError):
+                    getattr(module, name)(groups, 4, 3, groups=groups)(x)
+            with pytest.raises(RuntimeError):
+                module.ConvTranspose2d(groups, 4, 3, groups=groups)(torch.randn(2, channels, 5, 5))
+    with pytest.raises(RuntimeError):
+        conv2d_by_sums(torch.randn(2, 3, 5, 5), torch.randn(4, 1, 3, 3))

@@ -26,6 +26,13 @@ def test_a_seed_gives_the_weights_of_torch_s_and_padding_starts_at_0(padding: in
     assert padding is None or not weights[0][padding].any()
 
 
+@pytest.mark.parametrize("number", [-1, 5])
+def test_a_number_that_no_row_has_is_refused(number: int) -> None:
+    for module in (layers, nn):
+        with pytest.raises(IndexError):
+            module.Embedding(5, 2)(torch.tensor([number]))
+
+
 def test_gradients_equal_finite_differences() -> None:
     tokens = torch.tensor([[0, 1], [1, 1]])
     assert torch.autograd.gradcheck(lambda weight: embedding(tokens, weight), torch.randn(3, 2).double().requires_grad_())

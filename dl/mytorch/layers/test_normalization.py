@@ -73,6 +73,20 @@ def test_group_norm_is_torch_s(groups: int, affine: bool) -> None:
         layers.GroupNorm(4, 6)
 
 
+@pytest.mark.parametrize("module", [layers, nn])
+def test_other_sizes_than_the_weights_are_refused(module: Any) -> None:
+    for layer, shape in (
+        (module.LayerNorm(5), (4, 1)),
+        (module.LayerNorm((3, 5)), (2, 1, 5)),
+        (module.RMSNorm(5), (4, 1)),
+        (module.GroupNorm(1, 1), (2, 3)),
+        (module.GroupNorm(2, 4, affine=False), (2, 3, 2)),  # 3 channels do not divide into 2 groups, though 6 numbers do
+        (module.BatchNorm2d(1).eval(), (2, 3, 4, 4)),
+    ):
+        with pytest.raises((RuntimeError, ValueError)):
+            layer(torch.randn(shape))
+
+
 def test_an_empty_batch_gives_an_empty_batch() -> None:
     assert layers.GroupNorm(2, 4)(torch.randn(0, 4, 3)).shape == (0, 4, 3)  # torch's refuses it
 

@@ -23,6 +23,8 @@ def test_cells_equal_torch_s(kind: str, bias: bool) -> None:
     assert_same_function(own, twin, torch.randn(5, C))
     assert_same_function(own, twin, torch.randn(5, C), states(kind, 5, H))
     assert_same_function(own, twin, torch.randn(0, C))
+    assert_same_function(own, twin, torch.randn(C))
+    assert_same_function(own, twin, torch.randn(C), states(kind, H))
 
 
 @pytest.mark.parametrize("kind", KINDS)
