@@ -15,13 +15,15 @@ NEVER = -1e30  # for log 0, which has no gradient
 # B batch, K classes, C width of an embedding, T steps of the input, S symbols of the target
 
 
-def _reduced(loss: Tensor, reduction: str, count: Tensor | int | None = None) -> Tensor:
+def _reduced(loss: Tensor, reduction: str, count: Tensor | None = None) -> Tensor:
     """Mean over `count` (default: the elements), sum, or each by itself. Raises `ValueError` for another word."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction {reduction!r}: there are "mean", "sum" and "none"')
     if reduction == "none":
         return loss
-    return loss.sum() if reduction == "sum" else loss.sum() / (loss.numel() if count is None else count)
+    if reduction == "sum":
+        return loss.sum()
+    return loss.mean() if count is None else loss.sum() / count  # a sum of many could overflow in half precision
 
 
 def cross_entropy(
@@ -45,7 +47,7 @@ def cross_entropy(
         surprise = surprise * weight.view(1, -1, *[1] * (input.ndim - 2))
     if target.is_floating_point():
         loss = (surprise * target).sum(1)  # (B, K, ...) -> (B, ...)
-        count = loss.numel()
+        count = None
     else:
         ignored = target == ignore_index
         chosen = target.masked_fill(ignored, 0)

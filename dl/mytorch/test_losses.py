@@ -53,6 +53,11 @@ def test_regression_losses_are_torch_s(reduction: str) -> None:
         compare("huber_loss", x, y, reduction=reduction, delta=delta)
 
 
+def test_a_mean_does_not_overflow_in_half_precision() -> None:
+    x, y = torch.full((70_000,), 2.0, dtype=torch.float16), torch.zeros(70_000, dtype=torch.float16)
+    assert losses.mse_loss(x, y) == F.mse_loss(x, y) == 4
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_binary_cross_entropy_is_torch_s(reduction: str) -> None:
     x = torch.cat([torch.randn(3, 4), torch.tensor([[-1e3, 1e3, -40.0, 40.0]])])

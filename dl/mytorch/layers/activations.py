@@ -54,7 +54,7 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + e^(beta x)) / beta; x itself where beta x is above `threshold`, where the two are as good as equal."""
-    large = beta * input > threshold
+    large = beta * input > min(threshold, math.log(torch.finfo(input.dtype).max))  # e^11.1 is too large for float16
     small = torch.where(large, torch.zeros_like(input), input)  # where it is not used, e^x could overflow
     return torch.where(large, input, torch.log1p(torch.exp(beta * small)) / beta)
 

@@ -4,6 +4,8 @@
     layer norm   each example, or token, over its features     Ba et al. 2016, https://arxiv.org/abs/1607.06450
     group norm   each example over a group of channels         Wu & He 2018, https://arxiv.org/abs/1803.08494
     RMS norm     as layer norm, without the mean               Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467
+
+Inputs in half precision are computed in float32, and what comes out is rounded once.
 """
 
 from typing import Any, Sequence
@@ -14,8 +16,14 @@ from torch import Tensor, nn
 # B batch, C channels or features, G groups
 
 
+def widened(input: Tensor) -> Tensor:
+    """Half types as float32: in float16, the square of 256 is already infinite. Others as they are."""
+    return input.to(torch.promote_types(input.dtype, torch.float32))
+
+
 def moments(input: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Mean and variance over `dims`, which stay as dimensions of length 1."""
+    """Mean and variance over `dims`, which stay as dimensions of length 1; at least in float32."""
+    input = widened(input)
     mean = input.mean(dims, keepdim=True)
     return mean, (input - mean).square().mean(dims, keepdim=True)
 
@@ -58,7 +66,7 @@ def batch_norm(
     else:
         mean, variance = _by_channel(running_mean, input), _by_channel(running_var, input)
     output = normalized(input, mean, variance, eps)
-    return scaled(output, _by_channel(weight, input), _by_channel(bias, input))
+    return scaled(output, _by_channel(weight, input), _by_channel(bias, input)).to(input.dtype)
 
 
 def _by_channel(x: Tensor | None, like: Tensor) -> Tensor | None:
@@ -75,14 +83,15 @@ def layer_norm(
 ) -> Tensor:
     """Over the last dimensions, whose sizes are `normalized_shape`, as those of weight and bias: (..., C) -> (..., C)."""
     mean, variance = moments(input, _last_dims(input, normalized_shape))
-    return scaled(normalized(input, mean, variance, eps), weight, bias)
+    return scaled(normalized(input, mean, variance, eps), weight, bias).to(input.dtype)
 
 
 def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """input / sqrt(mean of its squares + eps) weight; `eps` is by default the smallest step of the number type at 1."""
-    eps = torch.finfo(input.dtype).eps if eps is None else eps
-    mean_square = input.square().mean(_last_dims(input, normalized_shape), keepdim=True)
-    return scaled(input / (mean_square + eps).sqrt(), weight, None)
+    """input / sqrt(mean of its squares + eps) weight; `eps` is by default the smallest step at 1 of the type it computes in."""
+    wide = widened(input)
+    eps = torch.finfo(wide.dtype).eps if eps is None else eps
+    mean_square = wide.square().mean(_last_dims(input, normalized_shape), keepdim=True)
+    return scaled(wide / (mean_square + eps).sqrt(), weight, None).to(input.dtype)
 
 
 def _last_dims(input: Tensor, sizes: Sequence[int]) -> list[int]:
@@ -98,7 +107,7 @@ def group_norm(
     """Each of `num_groups` groups of channels by itself; weight and bias are (C,): (B, C, ...) -> (B, C, ...)."""
     groups = input.unflatten(1, (num_groups, -1)).flatten(2)  # (B, C, ...) -> (B, G, C/G ...)
     output = normalized(groups, *moments(groups, [-1]), eps).view(input.shape)
-    return scaled(output, _by_channel(weight, input), _by_channel(bias, input))
+    return scaled(output, _by_channel(weight, input), _by_channel(bias, input)).to(input.dtype)
 
 
 class _BatchNorm(nn.Module):

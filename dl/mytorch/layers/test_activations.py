@@ -58,6 +58,13 @@ def test_other_number_types_give_torch_s_output_within_their_precision(name: str
     torch.testing.assert_close(own, twin, rtol=0, atol=8 * torch.finfo(dtype).eps)
 
 
+def test_softplus_does_not_overflow_in_half_precision() -> None:
+    x = torch.cat([torch.linspace(-12, 12, 99), torch.tensor([15.0, 30.0])]).half().requires_grad_()
+    own, twin = activations.softplus(x), F.softplus(x)
+    torch.testing.assert_close(own, twin, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(*(torch.autograd.grad(y.sum(), x)[0] for y in (own, twin)), rtol=0, atol=2e-3)
+
+
 def test_an_unknown_gelu_is_refused() -> None:
     with pytest.raises(ValueError, match="'exact': there are"):
         activations.gelu(torch.zeros(1), approximate="exact")

@@ -101,6 +101,21 @@ def test_other_number_types_give_torch_s_output_within_their_precision(dtype: to
     torch.testing.assert_close(own, twin, **tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_outputs_are_torch_s_where_squares_overflow_and_of_its_type(dtype: torch.dtype) -> None:
+    x, tolerance = torch.tensor([[300.0, -300.0, 100.0, 50.0]], dtype=dtype), {"rtol": torch.finfo(dtype).eps, "atol": 1e-3}
+    weight, running = torch.full((4,), 3.0, dtype=dtype), (torch.full((4,), 50.0), torch.full((4,), 1e5))
+    for own, twin, *arguments in (
+        (normalization.layer_norm, F.layer_norm, x, [4], weight, weight),
+        (normalization.rms_norm, F.rms_norm, x, [4], weight),
+        (normalization.rms_norm, F.rms_norm, x / 1e5, [4]),  # where the default of eps counts
+        (normalization.group_norm, F.group_norm, x, 2, weight, weight),
+        (normalization.batch_norm, F.batch_norm, x, *running),
+        (normalization.batch_norm, F.batch_norm, x.T.contiguous(), None, None, None, None, True),
+    ):
+        torch.testing.assert_close(own(*arguments), twin(*arguments), **tolerance)
+
+
 def test_gradients_equal_finite_differences() -> None:
     x, weight, bias = (torch.randn(shape).double().requires_grad_() for shape in ((3, 4), (4,), (4,)))
 
