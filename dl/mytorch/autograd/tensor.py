@@ -150,7 +150,7 @@ class Tensor:
 
     def transpose(self, *axes: int) -> "Tensor":
         """The axes in this order."""
-        back = np.argsort(axes)
+        back = np.argsort([axis % self.data.ndim for axis in axes])  # -1 is the last
         return Tensor(self.data.transpose(axes), parents=(self,), pull=lambda g: (g.transpose(back),))
 
     def pad(self, *widths: tuple[int, int]) -> "Tensor":

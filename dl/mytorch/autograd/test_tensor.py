@@ -70,6 +70,7 @@ def test_operations_equal_torch_s(name: str) -> None:
 
 def test_operations_that_torch_writes_otherwise_equal_torch_s() -> None:
     compare(lambda a: a.transpose(2, 0, 1), lambda a: a.permute(2, 0, 1), normal(2, 3, 4))
+    compare(lambda a: a.transpose(-1, 0, 1), lambda a: a.permute(-1, 0, 1), normal(2, 3, 4))
     compare(lambda a: a.max(1), lambda a: a.max(1).values, normal(2, 3, 4))
     compare(lambda a: a.pad((0, 0), (1, 2)), lambda a: torch.nn.functional.pad(a, (1, 2)), normal(2, 3))
 
