@@ -11,7 +11,7 @@ from typing import Callable, Sequence, Union
 import numpy as np
 
 Pull = Callable[[np.ndarray], Sequence[np.ndarray]]  # dL/d output -> dL/d input, for every input
-Number = Union["Tensor", float]
+Number = Union["Tensor", np.ndarray, float]
 Axes = int | tuple[int, ...] | None
 
 _count = itertools.count()
@@ -21,8 +21,10 @@ class Tensor:
     """An array whose operations are remembered when `requires_grad`, or when it is made from one of which that is true.
 
     After `backward` of what was made from it, `grad` of a tensor that nothing was the parent of has its gradient, added
-    to what was there before. A plain number in an operation takes the type of the tensor.
+    to what was there before. A plain number or array in an operation takes the type of the tensor, if that has fractions.
     """
+
+    __array_ufunc__ = None  # array * tensor is left to `__rmul__`: NumPy would multiply by each of its numbers
 
     def __init__(
         self, data: np.ndarray | float, requires_grad: bool = False, parents: Sequence["Tensor"] = (), pull: Pull | None = None
@@ -62,7 +64,9 @@ class Tensor:
     # ---- arithmetic ------------------------------------------------------------------------------------------------
 
     def _other(self, other: Number) -> "Tensor":
-        return other if isinstance(other, Tensor) else Tensor(np.asarray(other, dtype=self.data.dtype))
+        if isinstance(other, Tensor):
+            return other
+        return Tensor(np.asarray(other, dtype=self.data.dtype if self.data.dtype.kind == "f" else None))
 
     def __add__(self, other: Number) -> "Tensor":
         other = self._other(other)
@@ -73,10 +77,13 @@ class Tensor:
         return Tensor(self.data * other.data, parents=(self, other), pull=lambda g: (g * other.data, g * self.data))
 
     def __pow__(self, power: float) -> "Tensor":
-        return Tensor(self.data**power, parents=(self,), pull=lambda g: (g * power * self.data ** (power - 1),))
+        def pull(g: np.ndarray) -> Sequence[np.ndarray]:
+            return (g * power * self.data ** (power - 1) if power else np.zeros_like(g),)  # 0 * 0^-1 would be NaN
+
+        return Tensor(self.data**power, parents=(self,), pull=pull)
 
     def __neg__(self) -> "Tensor":
-        return self * -1.0
+        return self * -1
 
     def __sub__(self, other: Number) -> "Tensor":
         return self + -self._other(other)
@@ -92,13 +99,17 @@ class Tensor:
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def __matmul__(self, other: "Tensor") -> "Tensor":
+    def __matmul__(self, other: Number) -> "Tensor":
         """(..., n, k) @ (..., k, m) -> (..., n, m)."""
+        other = self._other(other)
 
         def pull(g: np.ndarray) -> Sequence[np.ndarray]:
             return g @ other.data.swapaxes(-1, -2), self.data.swapaxes(-1, -2) @ g
 
         return Tensor(self.data @ other.data, parents=(self, other), pull=pull)
+
+    def __rmatmul__(self, other: Number) -> "Tensor":
+        return self._other(other) @ self
 
     # ---- functions of each number ----------------------------------------------------------------------------------
 

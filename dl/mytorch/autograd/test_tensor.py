@@ -110,6 +110,29 @@ def test_a_chain_longer_than_the_stack_is_deep() -> None:
     assert x.grad == 2001
 
 
+def test_the_power_0_has_no_gradient() -> None:
+    compare(lambda a: a**0, lambda a: a**0, np.array([0.0, 2.0, -1.0]))
+
+
+def test_arrays_stand_on_either_side() -> None:
+    array = normal(3, 3)
+    for operation in (
+        lambda a, b: b + a,
+        lambda a, b: b - a,
+        lambda a, b: b * a,
+        lambda a, b: b / a,
+        lambda a, b: b @ a + a @ b,
+        lambda a, b: b[0, 0] * a,  # a number of NumPy's
+    ):
+        compare(lambda a: operation(a, array), lambda a: operation(a, torch.from_numpy(array)), 2 * normal(3, 3))
+
+
+def test_whole_numbers_have_fractions_of_them() -> None:
+    x = Tensor(np.array([1, 2, 4]))
+    assert x.mean().data == pytest.approx(7 / 3) and (x * 0.5).data.tolist() == [0.5, 1.0, 2.0]
+    assert (-x).data.dtype == (x + 1).data.dtype == x.data.dtype
+
+
 def test_numbers_take_the_type_of_the_tensor() -> None:
     x = Tensor(np.ones(3, dtype=np.float32), requires_grad=True)
     y = (1 - x * 2.0) / 3 + x.mean() + x.sigmoid()
