@@ -45,8 +45,10 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """`attention` with the arguments of `F.scaled_dot_product_attention`, where a mask is True at what is seen.
 
-    Raises `ValueError` for a mask of numbers.
+    Raises `ValueError` for a mask of numbers, and for a mask beside `is_causal`, which is one already.
     """
+    if attn_mask is not None and is_causal:
+        raise ValueError("attn_mask and is_causal: give one mask that has both")
     if attn_mask is not None and attn_mask.dtype != torch.bool:
         raise ValueError(f"a mask of {attn_mask.dtype}: here a mask is bool, True where a key is seen")
     if scale is not None:

@@ -89,3 +89,5 @@ def test_attention_takes_what_torch_s_takes(options: dict) -> None:
         assert_same_function(lambda *x: own(*x, seen), lambda *x: F.scaled_dot_product_attention(*x, seen), *inputs)
         with pytest.raises(ValueError, match="float32"):
             own(*inputs, torch.zeros(3, 5))
+        with pytest.raises(ValueError, match="is_causal"):
+            own(*inputs, seen, is_causal=True)
