@@ -31,8 +31,10 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 
 
 def sigmoid(input: Tensor) -> Tensor:
-    """1 / (1 + e^-x), as a hyperbolic tangent of half the size, which cannot overflow."""
-    return (1 + torch.tanh(input / 2)) / 2
+    """1 / (1 + e^-x), written as e^x / (1 + e^x), which keeps its digits where it is almost 0."""
+    largest = math.floor(math.log(torch.finfo(input.dtype).max))  # whose power does not overflow; there it is 1 already
+    power = input.clamp_max(largest).exp()
+    return power / (1 + power)
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:

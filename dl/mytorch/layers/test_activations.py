@@ -58,6 +58,17 @@ def test_other_number_types_give_torch_s_output_within_their_precision(name: str
     torch.testing.assert_close(own, twin, rtol=0, atol=8 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("name", ["sigmoid", "silu"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_sigmoid_keeps_its_digits_where_it_is_almost_0(name: str, dtype: torch.dtype) -> None:
+    x = torch.tensor([-1e4, -80.0, -20.0, -12.0, 0.0, 11.5, 20.0, 100.0, 1e4], dtype=dtype, requires_grad=True)
+    own, twin = getattr(activations, name)(x), getattr(F, name)(x)
+    eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
+    for result, expected in ((own, twin), *zip(*(torch.autograd.grad(y.sum(), x) for y in (own, twin)))):
+        torch.testing.assert_close(result[:4], expected[:4], rtol=4 * eps, atol=tiny / 100)
+        torch.testing.assert_close(result[4:], expected[4:], rtol=0, atol=4 * eps)
+
+
 def test_softplus_does_not_overflow_in_half_precision() -> None:
     x = torch.cat([torch.linspace(-12, 12, 99), torch.tensor([15.0, 30.0])]).half().requires_grad_()
     own, twin = activations.softplus(x), F.softplus(x)
