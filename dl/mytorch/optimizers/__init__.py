@@ -3,7 +3,7 @@
 They stand in for torch's anywhere: `Trainer(optimizer=lambda model: Lion(decay_groups(model, 0.1), lr=1e-4), ...)`. Recipes
 take torch's, which move all parameters of a model in one call. States have torch's names.
 
-Left out: options that change speed and not the result (`foreach`, `fused`, `capturable` ...), and `maximize`.
+Left out: options that change speed and not the result (`foreach`, `fused`, `capturable` ...), `maximize`, sparse gradients.
 """
 
 from dl.mytorch.optimizers.adaptive import LAMB, Adagrad, Adam, AdamW, Lion, RMSprop

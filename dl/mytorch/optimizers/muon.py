@@ -12,7 +12,7 @@ class Muon(Optimizer):
     """Momentum whose step for a matrix is made orthogonal: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon.
 
     For hidden layers; embeddings, outputs, biases and norms stay with AdamW. Kernels are taken as matrices (out, the rest),
-    which torch's class refuses. Raises `ValueError` for a vector.
+    which torch's class refuses. Raises `ValueError` for a vector, and for an unknown `adjust_lr_fn`.
 
     Args:
         ns_coefficients, ns_steps, eps: see `orthogonalized`.
@@ -32,6 +32,8 @@ class Muon(Optimizer):
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,
     ) -> None:
+        if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
+            raise ValueError(f'adjust_lr_fn {adjust_lr_fn!r}: there are "original" and "match_rms_adamw"')
         options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
         options |= {"ns_coefficients": ns_coefficients, "eps": eps, "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn}
         super().__init__(params, options)

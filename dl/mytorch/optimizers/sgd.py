@@ -10,7 +10,18 @@ Values = dict[str, Any]
 
 
 class Optimizer(torch.optim.Optimizer):
-    """`step` calls `update` for every parameter that has a gradient. torch's class keeps groups and states."""
+    """`step` calls `update` for every parameter that has a gradient. torch's class keeps groups and states.
+
+    Raises `ValueError` for options that torch refuses too, and in a step for a sparse gradient.
+    """
+
+    def __init__(self, params: Parameters, options: Values) -> None:
+        for name in ("lr", "momentum", "weight_decay", "eps"):
+            if options.get(name, 0.0) < 0:
+                raise ValueError(f"{name} {options[name]} is below 0")
+        if not all(0 <= beta < 1 for beta in options.get("betas", ())):
+            raise ValueError(f"betas {options['betas']}: each is from 0 to below 1")
+        super().__init__(params, options)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -21,6 +32,8 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
+                    if parameter.grad.is_sparse:
+                        raise ValueError("a sparse gradient: make the embedding without sparse=True, or take torch's optimizer")
                     state = self.state[parameter]
                     state["step"] = state.get("step", 0) + 1
                     self.update(parameter, parameter.grad, state, group)
@@ -42,7 +55,8 @@ class SGD(Optimizer):
     """p <- p - lr g, with momentum p <- p - lr b where b <- momentum b + (1 - dampening) g: Polyak 1964.
 
     `nesterov` goes on to where the momentum will lead: g + momentum b in place of b (Sutskever et al. 2013,
-    https://proceedings.mlr.press/v28/sutskever13.html). `weight_decay` adds weight_decay p to g.
+    https://proceedings.mlr.press/v28/sutskever13.html). `weight_decay` adds weight_decay p to g. Raises `ValueError` for
+    `nesterov` without momentum, or with dampening.
     """
 
     def __init__(
@@ -54,6 +68,8 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
+        if nesterov and (not momentum or dampening):
+            raise ValueError(f"nesterov needs a momentum and no dampening; got {momentum} and {dampening}")
         options = {"lr": lr, "momentum": momentum, "dampening": dampening}
         super().__init__(params, options | {"weight_decay": weight_decay, "nesterov": nesterov})
 

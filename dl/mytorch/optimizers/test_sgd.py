@@ -83,6 +83,34 @@ def test_a_closure_is_called_with_gradients() -> None:
     assert weight.item() == pytest.approx(2 - 0.1 * 4)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("SGD", {"lr": -1.0}),
+        ("SGD", {"momentum": -0.9}),
+        ("SGD", {"nesterov": True}),
+        ("SGD", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}),
+        ("Adagrad", {"weight_decay": -0.1}),
+        ("RMSprop", {"eps": -1e-8}),
+        ("Adam", {"betas": (0.9, 1.0)}),
+        ("Muon", {"adjust_lr_fn": "match_rms"}),
+    ],
+    ids=str,
+)
+def test_options_that_torch_refuses_are_refused(name: str, options: dict[str, Any]) -> None:
+    for module in (optimizers, torch.optim):
+        with pytest.raises(ValueError):
+            getattr(module, name)([nn.Parameter(torch.zeros(2, 2))], **options)
+
+
+@pytest.mark.parametrize("name", optimizers.__all__)
+def test_a_sparse_gradient_is_refused(name: str) -> None:
+    embedding = nn.Embedding(3, 2, sparse=True)
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match="sparse=True"):
+        getattr(optimizers, name)(embedding.parameters(), lr=0.1).step()
+
+
 @pytest.mark.parametrize("name", optimizers.__all__)
 def test_a_saved_state_goes_on_with_the_same_bits(name: str, tmp_path: Any) -> None:
     options = {"momentum": 0.9} if name == "SGD" else {}
