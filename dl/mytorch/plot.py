@@ -109,7 +109,7 @@ def image_grid(images: Tensor, titles: Sequence[str], columns: int = 8) -> "Figu
     for i, title in enumerate(titles):
         x = i % columns * (width + gap) + width / 2
         y = i // columns * (height + space + gap) + space - 0.05 * height
-        title = "\n".join(shortened(line, 24) for line in title.splitlines())
+        title = "\n".join(shortened(line, 22) for line in title.splitlines())
         axes.text(x, y, title, ha="center", va="bottom", fontsize=7, linespacing=0.9, **PLAIN)
     return fig
 

@@ -246,7 +246,7 @@ def test_a_dollar_in_a_name_is_no_formula() -> None:
     ]
     for figure in figures:
         plot.to_tensor(figure)
-    assert figures[0].axes[0].texts[0].get_text() == "a$_$ and more than fits\nas a$_$ and more than..."
+    assert figures[0].axes[0].texts[0].get_text() == "a$_$ and more than ...\nas a$_$ and more th..."
 
 
 def test_feature_maps_show_the_channels_that_vary_most_under_the_name_of_their_layer() -> None:
