@@ -40,7 +40,7 @@ class Learner:
         # Shards and files take weights of the usual layout alone.
         if config.channels_last and config.parallel != "fsdp" and self.stream is None:
             self.model.to(memory_format=torch.channels_last)
-        self.ema = AveragedModel(self.model, multi_avg_fn=self._average) if config.ema else None
+        self.ema = AveragedModel(self.model) if config.ema else None
         if config.checkpoint_activations and self.stream is None:  # which does so anyway
             sharding.recompute_activations(self.model)
         if config.compile:
@@ -127,13 +127,15 @@ class Learner:
             each.zero_grad()
 
     def update_average(self) -> None:
-        """Move the average of the weights, if there is one."""
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
+        """Move the average of the weights, if there is one: by `config.ema`, but in the beginning each step counts for more.
 
-    def _average(self, averages: list[Tensor], weights: list[Tensor], _: Any) -> None:
-        """With `config.ema` as decay, but less in the beginning, or a short run would keep the weights of its first steps."""
-        get_ema_multi_avg_fn(min(self.config.ema, (1 + self.step) / (10 + self.step)))(averages, weights, _)
+        The weights of the first steps, which are bad, would else be a large part of the average of a short run.
+        """
+        if self.ema is None:
+            return
+        if self.config.ema:
+            self.ema.multi_avg_fn = get_ema_multi_avg_fn(min(self.config.ema, (1 + self.step) / (10 + self.step)))
+        self.ema.update_parameters(self.model)
 
     def _scale(self, gradients: list[Tensor], factor: Tensor) -> None:
         torch._foreach_mul_(gradients, factor if self.stream is None else float(factor))
