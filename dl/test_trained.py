@@ -41,7 +41,6 @@ def picture(tmp_path: Path) -> Path:
         ("CNN/LeNet", "3 x 1 x 5 x 5", "c1"),
         ("CNN/ResNet", "8 x 1 x 3 x 3", "stem, blocks.0, blocks.1"),
         ("CNN/SqueezeNet", "8 x 1 x 3 x 3", "stem, body"),
-        ("CNN/GoogLeNet", "4 x 1 x 3 x 3", "stem, body.3a, body.pool3, body.4a, body.4d"),
     ],
 )
 def test_kernels_and_features_are_drawn_for_any_network_of_convolutions(
@@ -81,6 +80,11 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, picture: Path, capsys:
     assert "holds no trained network" in refused("kernels", str(tmp_path))
 
 
+def test_parts_of_a_network_that_it_keeps_by_name_give_maps(tmp_path: Path) -> None:
+    maps = feature_maps(trained(make_run(tmp_path / "run", "CNN/GoogLeNet")), torch.zeros(3, 28, 28, dtype=torch.uint8))
+    assert list(maps) == ["stem", "body.3a", "body.pool3", "body.4a", "body.4d"]
+
+
 def test_runs_of_other_kinds_are_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "CNN/LeNet")
     with pytest.raises(UserError, match="a run of CNN/LeNet, not of CNN/ResNet"):
@@ -109,8 +113,8 @@ def test_a_run_on_own_pictures_keeps_the_names_of_its_classes(tmp_path: Path, no
 
 
 PUBLISHED = [
-    ("CNN/DenseNet", "densenet121", "DEFAULT"),
-    ("CNN/GoogLeNet", "googlenet", "DEFAULT"),
+    pytest.param("CNN/DenseNet", "densenet121", "DEFAULT", marks=pytest.mark.slow),
+    pytest.param("CNN/GoogLeNet", "googlenet", "DEFAULT", marks=pytest.mark.slow),
     ("CNN/MobileNetV2", "mobilenet_v2", "IMAGENET1K_V1"),  # whose images are prepared otherwise than the newest's
     *(
         pytest.param(backbone, name, weights, marks=pytest.mark.parity)
