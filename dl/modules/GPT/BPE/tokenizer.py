@@ -28,11 +28,13 @@ FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"), ("tokenize
 Pair = tuple[int, int]
 
 
-def _characters(*categories: str) -> str:
-    """The characters of these Unicode categories (first letters) as ranges inside a [] of `re`, which has no \\p{L}."""
-    inside = [unicodedata.category(chr(i))[0] in categories for i in range(sys.maxunicode + 1)] + [False]
-    edges = [i for i in range(len(inside)) if inside[i] != (i > 0 and inside[i - 1])]
-    return "".join(f"\\U{first:08x}-\\U{after - 1:08x}" for first, after in zip(edges[::2], edges[1::2]))
+# The first letter of each character's Unicode category: L for letters, N for numbers.
+_KINDS = "".join([unicodedata.category(chr(i))[0] for i in range(sys.maxunicode + 1)])
+
+
+def _characters(kind: str) -> str:
+    """The characters of a kind as ranges inside a [] of `re`, which has no \\p{L}."""
+    return "".join(f"\\U{found.start():08x}-\\U{found.end() - 1:08x}" for found in re.finditer(f"{kind}+", _KINDS))
 
 
 _LETTER, _NUMBER = _characters("L"), _characters("N")
