@@ -46,7 +46,7 @@ REASONS = {
     "SiLU": FUSED,
     "Softmax": FUSED,
     "attention": "the weights are written out; torch's kernel keeps a tile of them at a time",
-    "embedding": "the gradient is that of an index; torch's adds rows in one call",
+    "embedding": "the same copies of rows, and sums of their gradients",
     "RNN": IN_PYTHON,
     "LSTM": IN_PYTHON,
     "GRU": IN_PYTHON,
