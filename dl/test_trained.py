@@ -149,7 +149,8 @@ def test_published_files_are_read_as_by_torchvision_s_own_builders(
         if key.endswith("num_batches_tracked"):
             continue  # older than most files
         old = re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key)  # as DenseNet's files call them
-        state[old] = torch.rand(tensor.shape) + 0.5 if tensor.ndim == 1 else torch.randn(tensor.shape) / tensor[0].numel() ** 0.5
+        scale = tensor[0].numel() ** -0.5
+        state[old] = torch.rand(tensor.shape) + 0.5 if tensor.ndim == 1 else torch.randn(tensor.shape) * scale
     file = tmp_path / Path(entry.url).name
     torch.save(state, file)
     monkeypatch.setattr(type(entry), "get_state_dict", lambda *_, **__: dict(state))

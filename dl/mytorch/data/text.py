@@ -113,7 +113,8 @@ class Vocabulary:
 class TextSplits(Splits):
     """Splits with `vocabularies`, by the name of the tensor in a batch whose ids they explain: the same for all splits.
 
-    For somebody's own pictures there is one of "classes". A run that trains on them keeps each in its folder, as vocabulary-<name>.json, and refuses to go on with another.
+    For somebody's own pictures there is one of "classes". A run that trains on them keeps each in its folder, as
+    vocabulary-<name>.json, and refuses to go on with another.
     """
 
     def __new__(
