@@ -4,12 +4,11 @@ Each command imports what it needs when it runs: `--help` and a mistyped name do
 """
 
 import argparse
-import os
 import runpy
 import sys
 from typing import Callable, Sequence
 
-from dl import catalogue
+from dl import catalogue, pipe
 from dl.catalogue import UnknownName
 
 NAMING = "MODEL is a name (CNN/LeNet, or lenet) or the path of its folder or of a file in it."
@@ -24,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args)
     except BrokenPipeError:  # `python -m dl list | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+        pipe.let_go()
         return 0
     except UnknownName as error:
         print(f"error: {error}", file=sys.stderr)

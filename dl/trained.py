@@ -68,11 +68,12 @@ def published(backbone: str, name: str = "", weights: Path | str = "") -> Classi
     best = next((choice for choice in choices if Path(choice.url).name == Path(weights).name), choices.DEFAULT)
     weights = weights or _downloaded(best.url)
     state = load(weights)
+    options = {}
     try:
         if name.startswith("vit_"):  # trained on images of several sizes
-            size = math.isqrt(state["encoder.pos_embedding"].shape[1] - 1) * state["conv_proj.weight"].shape[-1]
+            options["image_size"] = size = math.isqrt(state["encoder.pos_embedding"].shape[1] - 1) * state["conv_proj.weight"].shape[-1]
             best = next((choice for choice in (best, *choices) if choice.meta["min_size"][0] == size), best)
-        reference = _torchvision_s(name, state, **({"image_size": size} if name.startswith("vit_") else {}))
+        reference = _torchvision_s(name, state, **options)
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
         reason = textwrap.shorten(f"it lacks {error}" if isinstance(error, KeyError) else str(error), 200)
         raise UserError(f"{weights} does not hold the weights of torchvision's {name}: {reason}") from None

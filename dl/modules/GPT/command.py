@@ -14,9 +14,8 @@ from dl.modules.GPT.generation import stream
 from dl.modules.GPT.recipe import LanguageConfig, network
 from dl.modules.GPT.task import Tokens, to_text
 from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import UserError
 from dl.mytorch.data import Vocabulary
-from dl.mytorch.logger import read_json
+from dl.mytorch.logger import trained_run
 
 
 class Writer(NamedTuple):
@@ -28,11 +27,7 @@ class Writer(NamedTuple):
 
 def trained(run: Path, recipe: str, config_class: type[LanguageConfig], build: Callable[..., nn.Module]) -> Writer:
     """The best checkpoint of a run of `recipe`, say "GPT/GPT2". Raises `UserError` for a folder that holds none."""
-    if not (run / "best.pt").exists():
-        raise UserError(f"{run} holds no trained network, no best.pt; `python -m dl train {recipe}` makes one")
-    described = read_json(run / "config.json")
-    if described["recipe"] != recipe:
-        raise UserError(f"{run} is a run of {described['recipe']}, not of {recipe}")
+    described = trained_run(run, recipe)
     path = run / "vocabulary-tokens.json"
     pieces = isinstance(json.loads(path.read_text()), dict)
     tokens = BPE.read(path) if pieces else Vocabulary.load(path)

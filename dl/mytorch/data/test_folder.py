@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, ImageConfig, centre_square, folder, image_set, image_splits, images, read_image

@@ -5,7 +5,6 @@
 """
 
 import argparse
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
+from dl import pipe
 from dl.modules.DataMining.ImageSearch.exact import power
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plot.save_figure(figure(picture, answer, pictures), options.figure)
         print(f"drawn: {options.figure}")
     except BrokenPipeError:  # `search ... | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+        pipe.let_go()
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -10,7 +10,6 @@ threshold that ships accepts 95 % of the run's validation images; all figures ar
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from statistics import mean, stdev
@@ -19,7 +18,7 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
-from dl import results
+from dl import pipe, results
 from dl.modules.DataMining.ImageSearch.features import features_and_logits
 from dl.modules.DataMining.OpenSet import measures
 from dl.modules.DataMining.OpenSet.scores import Known, fit_all
@@ -30,7 +29,7 @@ from dl.mytorch.config import UserError
 from dl.mytorch.data import image_set, image_splits
 from dl.mytorch.data.idx import load
 from dl.mytorch.data.images import IMAGE_SETS
-from dl.mytorch.logger import read_json
+from dl.mytorch.logger import trained_run
 
 HERE = Path(__file__).parent
 FITTED = 20_000  # training images that the scores are fitted to
@@ -89,7 +88,7 @@ def measure(val: Tensor, known: Tensor, right: Tensor, unknown: Tensor) -> dict[
 
 def evaluate(run: Path) -> dict[str, Any]:
     """The record of a run. Raises `UserError` for a folder that holds none of this recipe, or one too poor to measure."""
-    if not (run / "best.pt").exists() or (described := read_json(run / "config.json"))["recipe"] != "DataMining/OpenSet":
+    if not (run / "best.pt").exists() or (described := trained_run(run))["recipe"] != "DataMining/OpenSet":
         raise UserError(f"{run} holds no run of DataMining/OpenSet; `python -m dl.modules.DataMining.OpenSet.train` makes one")
     config = Config(**described["config"])
     model = load_weights(network(config), run / "best.pt").eval()
@@ -174,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_json(record, HERE / "results" / f"{name}.json")
         print(results.rewrite(HERE / "README.md", "results", table(recorded())))
     except BrokenPipeError:  # `evaluate ... | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+        pipe.let_go()
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

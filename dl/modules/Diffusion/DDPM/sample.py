@@ -30,7 +30,7 @@ from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.data import ImageSet, Loader, data_of_run, image_set, image_splits
 from dl.mytorch.distributed import device
-from dl.mytorch.logger import read_json
+from dl.mytorch.logger import trained_run
 
 SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpm_solver_2m": dpm_solver_2m, "euler": euler}
 RECIPES = ("Diffusion/DDPM", "Diffusion/DiT", "Diffusion/FlowMatching")
@@ -56,7 +56,7 @@ def trained(run: Path, prediction: str = "") -> Trained:
     """The best checkpoint of a run. Raises `UserError` for a folder without one, and for a run of another `prediction`."""
     if not (run / "best.pt").exists():
         raise UserError(f"{run} holds no trained network, no best.pt; `python -m dl.modules.Diffusion.DDPM.train` makes one")
-    described = read_json(run / "config.json")
+    described = trained_run(run)
     if described["recipe"] not in RECIPES:
         raise UserError(f"{run} is a run of {described['recipe']}, not of {', '.join(RECIPES)}")
     recipe = catalogue.module(described["recipe"], "train")

@@ -22,7 +22,7 @@ from dl.modules.Generative.DCGAN.task import Adversarial, PixelFrechetDistance, 
 from dl.modules.Generative.DCGAN.trainer import AdversarialTrainer
 from dl.mytorch import checkpoint, testing
 from dl.mytorch.config import UserError
-from dl.mytorch.data import Batch, Splits, synthetic
+from dl.mytorch.data import Batch, synthetic
 from dl.mytorch.logger import read_json
 from dl.mytorch.optim import adamw, constant
 

@@ -12,7 +12,7 @@ from dl.modules.Transformers.BERT.model import SentenceClassifier, build, senten
 from dl.modules.Transformers.BERT.test_convert import VOCABULARY, publish
 from dl.modules.Transformers.BERT.test_model import PADDING, TOKENS, tiny
 from dl.modules.Transformers.BERT.wordpiece import WordPiece
-from dl.mytorch import TrainConfig, testing
+from dl.mytorch import testing
 from dl.mytorch.checkpoint import load
 from dl.mytorch.config import UserError, parse
 from dl.mytorch.data import TextSplits, Vocabulary
