@@ -53,7 +53,7 @@ LEVEL = {
 
 def imports(path: Path) -> Iterator[str]:
     """The full names of what a file imports, `from a import b` as both "a" and "a.b"."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -104,7 +104,7 @@ def model_names_in_the_core(root: Path) -> list[str]:
     for path in sources(root / "mytorch"):
         if "layers" in path.parts:
             continue
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
@@ -136,6 +136,21 @@ def missing_files(root: Path) -> list[str]:
     return found
 
 
+def opened_without_encoding(root: Path) -> list[str]:
+    """Text files that are read or written in the encoding of the machine: on Windows that is not UTF-8."""
+    found = []
+    for path in [*root.glob("*.py"), *root.glob("mytorch/*.py"), *root.glob("benchmarks/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+                continue
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            mode = next((a.value for a in node.args if isinstance(a, ast.Constant) and str(a.value)[:1] in "rwxa"), "r")
+            opened = isinstance(node.func, ast.Name) and name == "open" and "b" not in mode
+            if opened or (name == "read_text" and not node.args) or (name == "write_text" and len(node.args) == 1):
+                found.append(f"{path.relative_to(root)}:{node.lineno}")
+    return found
+
+
 def anonymous_layers(model: nn.Module) -> list[str]:
     """Layers named by a digit, but for the place in a list of repeated blocks."""
     found = []
@@ -164,6 +179,10 @@ def test_folders_are_complete() -> None:
     assert missing_files(ROOT) == []
 
 
+def test_text_files_are_utf_8_on_every_system() -> None:
+    assert opened_without_encoding(ROOT) == []
+
+
 @pytest.mark.parametrize("folder", MODELS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_models_offer_presets_and_every_layer_has_a_name(folder: Path) -> None:
     model = importlib.import_module(".".join(["dl", *folder.relative_to(ROOT).parts, "model"]))
@@ -190,7 +209,7 @@ def test_arrows_that_point_up_are_found(copy: Path) -> None:
         "mytorch/logger.py": "from dl.mytorch import testing",
     }
     for file, line in wrong.items():
-        (copy / file).write_text(line + "\n" + (copy / file).read_text())
+        (copy / file).write_text(line + "\n" + (copy / file).read_text(encoding="utf-8"), encoding="utf-8")
     assert {found.split()[0] for found in arrows_that_point_up(copy)} == set(wrong)
 
 
@@ -204,11 +223,13 @@ def test_other_damage_is_found(copy: Path) -> None:
     damage |= {"modules/DataMining/TSNE lacks README.md", "modules/DataMining/OpenSet has no tests"}
     assert damage <= set(missing_files(copy))
     model = copy / "modules/CNN/LeNet/model.py"
-    model.write_text("from dl.mytorch.tasks import Task\n" + model.read_text())
+    model.write_text("from dl.mytorch.tasks import Task\n" + model.read_text(encoding="utf-8"), encoding="utf-8")
     assert wrong_imports_of_models(copy)
     trainer = copy / "mytorch/trainer.py"
-    trainer.write_text(trainer.read_text() + '\nSPECIAL = "LeNet"\n')
+    trainer.write_text(trainer.read_text(encoding="utf-8") + '\nSPECIAL = "LeNet"\n', encoding="utf-8")
     assert model_names_in_the_core(copy)
+    (copy / "doctor.py").write_text("x.read_text()\nopen(x)\nopen(x, 'rb')\nopen(x, 'w')\n", encoding="utf-8")
+    assert opened_without_encoding(copy) == ["doctor.py:1", "doctor.py:2", "doctor.py:4"]
     named = nn.Sequential()
     named.add_module("conv1", nn.Conv2d(1, 1, 1))
     blocks = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])

@@ -23,7 +23,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of models of our own: CNN/Alpha, CNN/Twin, RNN/Twin."""
     for name in ("CNN/Alpha", "CNN/Twin", "RNN/Twin"):
         (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "model.py").write_text(DOCSTRING)
+        (tmp_path / name / "model.py").write_text(DOCSTRING, encoding="utf-8")
     (tmp_path / "CNN" / "Empty").mkdir()
     monkeypatch.setattr(catalogue, "MODULES", tmp_path)
     return tmp_path
@@ -69,17 +69,17 @@ def test_paper_is_read_from_the_docstring(models: Path) -> None:
 
 
 def test_a_paper_without_title_year_and_link_leaves_them_empty(models: Path) -> None:
-    (models / "CNN" / "Alpha" / "model.py").write_text('"""Just a name"""')
+    (models / "CNN" / "Alpha" / "model.py").write_text('"""Just a name"""', encoding="utf-8")
     assert catalogue.paper("CNN/Alpha") == ("Just a name", "", "", "")
 
 
 def test_a_paper_may_be_older_than_computers(models: Path) -> None:
-    (models / "CNN" / "Alpha" / "model.py").write_text('"""Squares.\n\n"Comets", A.-M. Legendre, 1805, http://example.org/1\n"""')
+    (models / "CNN" / "Alpha" / "model.py").write_text('"""Squares.\n\n"Comets", A.-M. Legendre, 1805, http://example.org/1\n"""', encoding="utf-8")
     assert catalogue.paper("CNN/Alpha") == ("Squares", "Comets", "1805", "http://example.org/1")
 
 
 def test_a_link_ends_before_the_sign_that_follows_it(models: Path) -> None:
-    (models / "CNN" / "Alpha" / "model.py").write_text('"""A.\n\n"T", 2015, https://arxiv.org/abs/1512.03385: more\n"""')
+    (models / "CNN" / "Alpha" / "model.py").write_text('"""A.\n\n"T", 2015, https://arxiv.org/abs/1512.03385: more\n"""', encoding="utf-8")
     assert catalogue.paper("CNN/Alpha").link == "https://arxiv.org/abs/1512.03385"
 
 

@@ -48,7 +48,8 @@ def test_a_python_too_old_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_versions_are_compared_with_the_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "requirements.txt").write_text("# pins\ntorch==2.13.0\nnumpy==2.4.6\ntqdm==4.70.1\nmissing-one==1.0\n-e .\n")
+    pins = "# pins\ntorch==2.13.0\nnumpy==2.4.6\ntqdm==4.70.1\nmissing-one==1.0\n-e .\n"
+    (tmp_path / "requirements.txt").write_text(pins, encoding="utf-8")
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
     installed = {"torch": "2.13.0+cpu", "numpy": "2.4.7", "tqdm": "4.70.1"}
 

@@ -90,8 +90,8 @@ def test_a_model_that_does_not_import_is_a_row_of_the_list(
 ) -> None:
     for name in ("CNN/LeNet", "CNN/Torn"):
         (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "model.py").write_text((LENET / "model.py").read_text())
-    (tmp_path / "CNN" / "Torn" / "model.py").write_text("def broken(")
+        (tmp_path / name / "model.py").write_text((LENET / "model.py").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "CNN" / "Torn" / "model.py").write_text("def broken(", encoding="utf-8")
     monkeypatch.setattr(catalogue, "MODULES", tmp_path)
     assert front.main(["list"]) == 0
     out = capsys.readouterr().out

@@ -104,7 +104,7 @@ def train(name: str, out: Path, parallel: str, shards: int = 1, **changes: Any) 
 def run_rank(rank: int, folder: Path, ranks: int) -> None:
     torch.set_num_threads(1)
     plot.curves, plot.save_figure = lambda history: None, lambda figure, path: None
-    sys.stdout = sys.stderr = open("/dev/null", "w")
+    sys.stdout = sys.stderr = open("/dev/null", "w", encoding="utf-8")
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{ranks}", rank=rank, world_size=ranks)
     for name in CASES:
         for parallel in ("ddp", "fsdp"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,10 +23,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with LeNet alone and its three READMEs."""
     folder = tmp_path / "dl" / "modules" / "CNN" / "LeNet"
     folder.mkdir(parents=True)
-    (folder / "model.py").write_text((catalogue.MODULES / "CNN" / "LeNet" / "model.py").read_text())
-    (folder / "README.md").write_text(README.format("results"))
+    shutil.copy(catalogue.MODULES / "CNN" / "LeNet" / "model.py", folder)
+    (folder / "README.md").write_text(README.format("results"), encoding="utf-8")
     for name in ("README.md", "README.zh-CN.md"):
-        (tmp_path / name).write_text(README.format("models"))
+        (tmp_path / name).write_text(README.format("models"), encoding="utf-8")
     monkeypatch.setattr(catalogue, "ROOT", tmp_path)
     monkeypatch.setattr(catalogue, "MODULES", tmp_path / "dl" / "modules")
     return tmp_path
@@ -47,14 +48,14 @@ def make_run(folder: Path, error: float = 0.1, finished: bool = True, recipe: st
         history.append({"epoch": 2, "step": 20, "test": {"loss": 0.25, "top1_error": error}})
     speed = {"device": "abacus", "seconds": 70.0, "training_seconds": 60.0, "examples": 9, "peak_memory_bytes": 1000}
     for name, content in (("config", described), ("history", history), ("speed", speed)):
-        (folder / f"{name}.json").write_text(json.dumps(content))
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 
 def test_a_record_holds_the_run_at_its_best_epoch(project: Path) -> None:
     path = results.record(make_run(project / "run", seed=3))
     assert path == project / "dl" / "modules" / "CNN" / "LeNet" / "results" / "fashion_mnist-modern-seed3.json"
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     assert (record["recipe"], record["seed"], record["commit"], record["ranks"]) == ("CNN/LeNet", 3, "abc", 1)
     assert (record["training_seconds"], record["seconds"], record["peak_memory_bytes"]) == (60.0, 70.0, 1000)
     assert (record["file"], record["best_epoch"]) == ("train", 2)
@@ -72,9 +73,9 @@ def test_other_folders_of_pictures_have_other_records(project: Path) -> None:
     records = []
     for i, data in enumerate(["folder:a/b", "folder:ab", "folder:" + "long/" * 100]):
         run = make_run(project / f"run{i}")
-        described = json.loads((run / "config.json").read_text())
+        described = json.loads((run / "config.json").read_text(encoding="utf-8"))
         described["config"]["data"] = data
-        (run / "config.json").write_text(json.dumps(described))
+        (run / "config.json").write_text(json.dumps(described), encoding="utf-8")
         records.append(results.record(run).name)
     assert len(set(records)) == 3 and all(name.startswith("folder") and len(name) < 120 for name in records)
 
@@ -95,7 +96,7 @@ def test_what_is_no_finished_run_of_a_model_is_refused(project: Path) -> None:
         results.record(make_run(project / "half", finished=False))
     with pytest.raises(UserError, match="no model in"):
         results.record(make_run(project / "foreign", recipe="CNN/Other"))
-    (make_run(project / "damaged") / "history.json").write_text('[{"epo')
+    (make_run(project / "damaged") / "history.json").write_text('[{"epo', encoding="utf-8")
     with pytest.raises(UserError, match="history.json is damaged"):
         results.record(project / "damaged")
     assert not list(project.rglob("results/*"))
@@ -118,7 +119,7 @@ def test_a_run_without_a_test_split_is_judged_by_its_best_validation(project: Pa
     for seed in (0, 1):
         run = make_run(project / f"run{seed}", finished=False, seed=seed)
         (run / "curves.png").touch()  # the sign of its end
-        record = json.loads(results.record(run).read_text())
+        record = json.loads(results.record(run).read_text(encoding="utf-8"))
         assert "test" not in record and record["best_epoch"] == 2 and record["val"] == {"loss": 0.0}
     lines = results.results_table("CNN/LeNet").splitlines()
     assert "| validation loss |" in lines[0] and "| 0.0000 \u00b1 0.0000 |" in lines[2]
@@ -168,18 +169,18 @@ def test_a_model_without_records_says_so(project: Path) -> None:
 
 def test_a_readme_without_markers_is_left_alone(project: Path) -> None:
     text = "Tables stand between `<!-- models -->` and `<!-- /models -->`.\n"
-    (project / "README.md").write_text(text)
+    (project / "README.md").write_text(text, encoding="utf-8")
     (project / "README.zh-CN.md").unlink()
     reports = results.rewrite_readmes()
     assert "left alone" in reports[1] and "is not there" in reports[2]
-    assert (project / "README.md").read_text() == text
+    assert (project / "README.md").read_text(encoding="utf-8") == text
 
 
 def test_the_command_makes_the_run_with_the_defaults_of_today(project: Path) -> None:
     run = make_run(project / "run", seed=3, lr=0.2, flip=not Config.flip, model="textbook", data="mnist", num_workers=2)
     flip = "--no-flip" if Config.flip else "--flip"
     expected = f"python -m dl.modules.CNN.LeNet.train --data mnist --lr 0.2 {flip} --model textbook"
-    assert results.command(json.loads(results.record(run).read_text())) == expected
+    assert results.command(json.loads(results.record(run).read_text(encoding="utf-8"))) == expected
 
 
 def test_a_recipe_beside_train_has_its_own_defaults_and_command(project: Path) -> None:
@@ -203,7 +204,7 @@ def test_a_run_of_the_front_door_can_be_recorded(project: Path, tmp_path_factory
     flags = ["--data", "fashion_mnist-sample", "--model", "tiny", "--steps", "2", "--out", "run"]
     elsewhere = tmp_path_factory.mktemp("elsewhere")  # in a copy of the folders, `dl` would be the copy
     subprocess.run([sys.executable, "-m", "dl", "train", "lenet", *flags], cwd=elsewhere, check=True, timeout=300)
-    record = json.loads(results.record(elsewhere / "run").read_text())
+    record = json.loads(results.record(elsewhere / "run").read_text(encoding="utf-8"))
     assert record["command"] == f"python -m dl.modules.CNN.LeNet.train {' '.join(flags)}"
     assert 0 < record["test"]["top1_error"] <= 1
 

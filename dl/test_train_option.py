@@ -20,9 +20,9 @@ def test_train_option_trains_and_leaves_a_run(tmp_path: Path) -> None:
     flags = f"--data fashion_mnist-sample --model tiny --epochs 1 --out {tmp_path}/run"
     done = run_pytest("--train", LENET, f"--train-args={flags}")
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
-    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    history = json.loads((tmp_path / "run" / "history.json").read_text(encoding="utf-8"))
     assert history[-1]["test"]["top1_error"] < 0.8  # of ten classes, in a few steps of a tiny network: it has learnt
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["recipe"] == "CNN/LeNet"
+    assert json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["recipe"] == "CNN/LeNet"
 
 
 @pytest.mark.slow

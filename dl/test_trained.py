@@ -24,7 +24,7 @@ def make_run(folder: Path, recipe: str, **flags: object) -> Path:
     train = catalogue.module(recipe, "train")
     config = train.Config(out=str(folder), model="tiny", **flags)
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"recipe": recipe, "config": dataclasses.asdict(config)}))
+    (folder / "config.json").write_text(json.dumps({"recipe": recipe, "config": dataclasses.asdict(config)}), encoding="utf-8")
     torch.save(train.network(config).state_dict(), folder / "best.pt")
     return folder
 
@@ -91,7 +91,7 @@ def test_runs_of_other_kinds_are_refused(tmp_path: Path) -> None:
         trained(run, "CNN/ResNet")
     no_classes = "does not classify pictures"
     for recipe, message in (("CNN/Torn", "no recipe"), ("Linear/LinearRegression", no_classes), ("Generative/VAE", no_classes)):
-        (run / "config.json").write_text(json.dumps({"recipe": recipe, "config": {}}))
+        (run / "config.json").write_text(json.dumps({"recipe": recipe, "config": {}}), encoding="utf-8")
         with pytest.raises(UserError, match=message):
             trained(run)
 

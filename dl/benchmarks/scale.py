@@ -86,7 +86,7 @@ class PeakMemory:
             self.thread.start()
         else:
             self.before = self._memory("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")  # begins a new VmHWM
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # begins a new VmHWM
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -105,13 +105,13 @@ class PeakMemory:
             self.most = max(self.most, self._memory("RssAnon"))
 
     def _memory(self, kind: str) -> int:
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(status.partition(f"{kind}:")[2].split()[0]) * 1024
 
 
 def loopback_bytes() -> int:
     """What went through the loopback device since the machine started."""
-    return int(Path("/proc/net/dev").read_text().partition("lo:")[2].split()[0])
+    return int(Path("/proc/net/dev").read_text(encoding="utf-8").partition("lo:")[2].split()[0])
 
 
 def measure(config: Config) -> None:

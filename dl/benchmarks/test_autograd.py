@@ -50,7 +50,7 @@ def test_the_benchmark_records_what_it_measured(tmp_path: Path) -> None:
     torch.manual_seed(0)
     out = tmp_path / "results" / "autograd.json"
     autograd.main(["--seeds", "0", "1", "--epochs", "8", "--out", str(out)], lambda seed: synthetic.image_splits())
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text(encoding="utf-8"))
     assert record["runs"].keys() == {"numpy", "torch"} and record["epochs"] == 8
     for own, twin in zip(*record["runs"].values()):
         assert own["test_error"] == pytest.approx(twin["test_error"], abs=0.11) and own["seconds_per_epoch"] > 0

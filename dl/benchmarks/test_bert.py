@@ -12,7 +12,7 @@ def test_the_benchmark_records_what_it_measured(tmp_path: Path, capsys: pytest.C
     pytest.importorskip("transformers")
     out = tmp_path / "results" / "bert.json"
     bert.main(["--rounds", "1", "--batch-size", "2", "--length", "8", "--out", str(out)])
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text(encoding="utf-8"))
     assert {"command", "commit", "device", "load_average", "versions"} < record.keys()
     assert record["tokens_per_second"].keys() == set(bert.NAMES)
     assert all(len(speeds) == 1 and speeds[0] > 0 for speeds in record["tokens_per_second"].values())

@@ -15,7 +15,7 @@ def test_the_benchmark_records_what_it_measured(tmp_path: Path, capsys: pytest.C
     out = tmp_path / "results" / "diffusion.json"
     words = ["--rounds", "1", "--batch-size", "2", "--samples", "1", "--steps", "2", "--sample-rounds", "1"]
     diffusion.main([*words, "--out", str(out)])
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text(encoding="utf-8"))
     assert {"command", "commit", "device", "load_average", "versions"} < record.keys()
     for quantity in ("training_images_per_second", "seconds_to_sample"):
         assert record[quantity].keys() == set(diffusion.NAMES)

@@ -61,11 +61,11 @@ def test_a_folder_without_nanogpt_is_refused(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parity
 def test_the_benchmark_records_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("transformers")
-    (tmp_path / "model.py").write_text(PEER)
+    (tmp_path / "model.py").write_text(PEER, encoding="utf-8")
     out = tmp_path / "results" / "gpt.json"
     flags = ["--network", "tiny", "--rounds", "2", "--texts", "1", "--no-compile", "--out", str(out)]
     gpt.main(["--nanogpt", str(tmp_path), *flags])
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text(encoding="utf-8"))
     assert {"command", "commit", "device", "load_average", "versions"} < record.keys()
     assert record["tokens_per_second"].keys() == {"training", "writing, batch 1", "writing, batch 16"}
     assert record["tokens_per_second"]["training"].keys() == {"nanoGPT", "transformers", "ours", "+ bf16"}

@@ -11,9 +11,9 @@ README = Path(conv.__file__).with_name("README.md")
 
 
 def test_the_table_in_the_readme_is_the_recorded_one() -> None:
-    record = json.loads(layers.RESULTS.read_text())
+    record = json.loads(layers.RESULTS.read_text(encoding="utf-8"))
     assert list(record["seconds"]) == list(layers.REASONS)
-    assert layers.table(record["seconds"]) in README.read_text()
+    assert layers.table(record["seconds"]) in README.read_text(encoding="utf-8")
 
 
 def test_the_table_has_medians_and_the_ratio_of_each_round() -> None:
@@ -34,6 +34,6 @@ def test_both_sides_of_every_pair_give_the_same_and_what_is_measured_is_recorded
         torch.testing.assert_close(*results, rtol=0, atol=1e-4)
     out = tmp_path / "results" / "layers.json"
     layers.main(["--rounds", "1", "--out", str(out)])
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text(encoding="utf-8"))
     assert list(record["seconds"]) == list(layers.REASONS)
     assert all(own > 0 and twin > 0 for ((own, twin),) in record["seconds"].values())

@@ -14,7 +14,7 @@ def test_the_benchmark_records_what_it_measured(tmp_path: Path, capsys: pytest.C
     out = tmp_path / "results" / "optimizers.json"
     names = ["SGD, momentum 0.9", "Muon"]
     optimizers.main(["--only", ";".join(names), "--epochs", "30", "--model", "tiny", "--out", str(out)], synthetic.image_splits())
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text(encoding="utf-8"))
     assert list(record["best"]) == names and out.with_suffix(".png").exists()
     for name, run in record["best"].items():
         assert run["steps"] == [30, 60, 90, 120] and run["val_loss"][-1] < math.log(10)  # better than guessing

@@ -10,7 +10,7 @@ from dl.benchmarks import trainer
 def test_the_quick_benchmark_records_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "results" / "trainer.json"
     trainer.main(["--quick", "--only", "ours,floor,torchvision", "--out", str(out)])
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text(encoding="utf-8"))
     assert {"command", "commit", "device", "load_average", "versions"} < record.keys()
     assert (record["data"], record["rounds"], record["steps"], record["batch_size"]) == ("fashion_mnist-sample", 1, 20, 128)
     assert record["results"].keys() == {"ours", "floor", "torchvision"}

@@ -13,7 +13,7 @@ def test_the_benchmark_records_what_it_measured(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "CNN/ResNet")
     words = ["--weights", run, "--data", "fashion_mnist-sample", "--points", 120, "--out", tmp_path / "tsne.json"]
     tsne.main([str(word) for word in words])
-    record = json.loads((tmp_path / "tsne.json").read_text())
+    record = json.loads((tmp_path / "tsne.json").read_text(encoding="utf-8"))
     assert record["points"] == 120 and "ours" in record["maps"]
     assert all(0 < own["trustworthiness"] <= 1 and own["seconds"] > 0 for own in record["maps"].values())
 

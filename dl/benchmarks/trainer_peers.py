@@ -103,7 +103,7 @@ def ours(job: Job, channels_last: bool = False) -> Timing:
     length = {"epochs": job.epochs, "steps": job.steps}
     config = train.Config(str(out), job.data, batch_size=BATCH, channels_last=channels_last, fresh=True, **length)
     train.main(config, splits(job))
-    speed = json.loads((out / "speed.json").read_text())
+    speed = json.loads((out / "speed.json").read_text(encoding="utf-8"))
     return speed["examples"], speed["training_seconds"]
 
 

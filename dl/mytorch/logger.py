@@ -72,7 +72,7 @@ def _number(name: str, value: float) -> str:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; `UserError` when it is damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); --fresh starts the run over") from None
 
@@ -137,7 +137,7 @@ def _refuse_what_is_not_ours(out: Path) -> None:
     """Raise `UserError` for a folder in which a run would overwrite or delete another program's files."""
     found = [name for name in FILES if (out / name).exists()]
     try:
-        ours = _of_a_run(json.loads((out / "config.json").read_text()))
+        ours = _of_a_run(json.loads((out / "config.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         ours = not found
     except ValueError:
@@ -267,7 +267,7 @@ class Logger:
     def summary(self, text: str) -> None:
         """Write summary.txt."""
         if is_main():
-            (self.out / "summary.txt").write_text(text + "\n")
+            (self.out / "summary.txt").write_text(text + "\n", encoding="utf-8")
 
     def speed(self, device: torch.device, seconds: float, training_seconds: float, examples: int) -> None:
         """Rewrite speed.json: this session's figures and, in the sums, those of the sessions before it."""

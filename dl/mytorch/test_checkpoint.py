@@ -95,7 +95,7 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypat
 
 
 def test_a_place_that_cannot_be_written_is_a_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     for path in (tmp_path / "nowhere" / "state.pt", tmp_path / "file" / "state.pt"):
         with pytest.raises(UserError, match="cannot write .*state.pt"):
             save(STATE, path)
@@ -104,10 +104,10 @@ def test_a_place_that_cannot_be_written_is_a_line(tmp_path: Path) -> None:
 def test_json_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     write_json({"b": [1, 2.5], "a": None}, path)
-    assert json.loads(path.read_text()) == {"b": [1, 2.5], "a": None}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"b": [1, 2.5], "a": None}
     with pytest.raises(TypeError):
         write_json({"b": object()}, path)
-    assert json.loads(path.read_text())["b"] == [1, 2.5]
+    assert json.loads(path.read_text(encoding="utf-8"))["b"] == [1, 2.5]
     assert os.listdir(tmp_path) == ["value.json"]
 
 

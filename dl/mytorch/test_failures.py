@@ -102,7 +102,7 @@ def test_a_rank_that_falls_silent_ends_the_others(recipe: Path) -> None:
 def test_ranks_with_different_flags_are_refused(recipe: Path) -> None:
     script = recipe.parent / "differ.sh"
     flags = f"--out {recipe.parent / 'x'} --parallel ddp --lr 0.$((RANK + 1)) --seed $RANK"
-    script.write_text(f"exec {sys.executable} {recipe} {flags}\n")
+    script.write_text(f"exec {sys.executable} {recipe} {flags}\n", encoding="utf-8")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
     process = subprocess.run([*torchrun, "sh", str(script)], capture_output=True, text=True, timeout=300)
     assert process.returncode == 1

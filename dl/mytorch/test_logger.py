@@ -155,7 +155,7 @@ def test_fresh_removes_the_files_of_the_run_and_nothing_else(tmp_path: Path) -> 
     for name in mine + theirs:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
+        path.write_text(name, encoding="utf-8")
     open_run(Config(str(tmp_path), lr=0.2, fresh=True))
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {*mine, "config.json"}
@@ -170,17 +170,17 @@ def test_another_program_s_folder_is_refused_and_kept(tmp_path: Path, name: str,
     files = [name, "photo.png", "blocks_of_mine/1.txt", "block_party/1.txt", "shards-of-glass/1.txt"]
     for file in files:
         (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).write_text(content)
+        (tmp_path / file).write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=f"holds {name}, which is not of a run of this project: choose another --out"):
         open_run(Config(str(tmp_path), fresh=fresh))
-    assert sorted(path.read_text() for path in tmp_path.rglob("*.*")) == [content] * len(files)
+    assert sorted(path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.*")) == [content] * len(files)
     (tmp_path / "best.pt").touch()
     with pytest.raises(UserError, match="not of a run of this project|no trained network"):
         trained_run(tmp_path)
 
 
 def test_damaged_json_is_a_line(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"config": ')
+    (tmp_path / "config.json").write_text('{"config": ', encoding="utf-8")
     with pytest.raises(UserError, match=r"config.json is damaged .*--fresh"):
         open_run(Config(str(tmp_path)))
 

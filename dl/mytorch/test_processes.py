@@ -109,7 +109,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "train.py"
-    path.write_text(RECIPE)
+    path.write_text(RECIPE, encoding="utf-8")
     return path
 
 

@@ -198,7 +198,7 @@ def test_a_model_that_ignores_its_input_is_not_called_causal() -> None:
 
 def write_run(folder: Path, history: Any = (1, 2), best: float = 0.5, last: Any = None) -> Path:
     folder.mkdir()
-    (folder / "history.json").write_text(json.dumps(history))
+    (folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
     checkpoint.save({"w": torch.tensor(best)}, folder / "best.pt")
     checkpoint.save(last or {"a": [torch.ones(2), {"b": (1, "x")}]}, folder / "last.pt")
     return folder

@@ -125,7 +125,7 @@ launch(lambda config: main(config, splits(), dropout=0.0), TrainConfig)
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_two_ranks_equal_one_process_although_their_rows_differ(tmp_path: Path, accumulate: int) -> None:
     recipe = tmp_path / "train.py"
-    recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE, encoding="utf-8")
     flags = ["--data", "made up", "--epochs", "3", "--accumulate", str(accumulate)]
     finish(start(recipe, "--out", str(tmp_path / "one"), *flags))
     finish(start(recipe, "--out", str(tmp_path / "two"), "--parallel", "ddp", *flags, ranks=2))

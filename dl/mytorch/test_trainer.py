@@ -344,7 +344,7 @@ def test_another_config_is_refused_and_fresh_starts_over(tmp_path: Path) -> None
 
 def test_history_is_the_same_in_memory_and_on_disk_and_holds_no_clock(tmp_path: Path) -> None:
     trainer = fit(small_config(tmp_path))
-    assert json.loads((tmp_path / "history.json").read_text()) == trainer.history
+    assert json.loads((tmp_path / "history.json").read_text(encoding="utf-8")) == trainer.history
     assert all(set(record) <= {"epoch", "step", "lr", "train", "val", "test"} for record in trainer.history)
 
 
@@ -361,5 +361,5 @@ def test_without_a_test_split_the_run_ends_with_its_best_checkpoint(tmp_path: Pa
 def test_config_of_a_run_can_be_rebuilt_from_its_file(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     fit(config)
-    assert TrainConfig(**json.loads((tmp_path / "config.json").read_text())["config"]) == config
+    assert TrainConfig(**json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["config"]) == config
     assert dataclasses.asdict(config)["lr"] == 0.05

@@ -27,7 +27,7 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> Declared:
 def put_in_place(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A torchvision that consists of `code`."""
     (folder / "torchvision").mkdir()
-    (folder / "torchvision" / "__init__.py").write_text(code)
+    (folder / "torchvision" / "__init__.py").write_text(code, encoding="utf-8")
     monkeypatch.setitem(sys.modules, "torchvision", None)  # remembered, and put back after the test
     del sys.modules["torchvision"]
     monkeypatch.syspath_prepend(folder)
