@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dl import catalogue
-from dl.mytorch.checkpoint import atomic_write, write_json
 from dl.mytorch.config import UserError
+from dl.mytorch.files import atomic_write, write_json
 from dl.mytorch.logger import FREE, History
 
 Record = dict[str, Any]

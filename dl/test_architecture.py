@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent
 MODELS = sorted(path.parent for path in ROOT.glob("modules/*/*/model.py"))
 
 FLOORS = {
-    **dict.fromkeys(["config", "distributed", "sharding", "optim", "vision", "introspect", "plot", "layers"], 0),
+    **dict.fromkeys(["config", "files", "distributed", "sharding", "optim", "vision", "introspect", "plot", "layers"], 0),
     **dict.fromkeys(["losses", "optimizers", "autograd", "decoding", "streaming"], 0),
     **dict.fromkeys(["tasks", "translation", "metrics", "data", "checkpoint", "logger"], 1),
     **dict.fromkeys(["trainer", "learner", "layerwise"], 2),
@@ -33,6 +33,7 @@ FLOORS = {
 # The arrows inside a floor, from what uses to what is used.
 LEVEL = {
     ("distributed", "config"),
+    ("files", "config"),
     ("plot", "config"),
     ("distributed", "sharding"),
     ("sharding", "config"),

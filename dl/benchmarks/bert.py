@@ -34,9 +34,9 @@ from dl.modules.Transformers.BERT.model import build
 from dl.modules.Transformers.BERT.task import PreTraining
 from dl.modules.Transformers.BERT.train import Config
 from dl.mytorch import Trainer
-from dl.mytorch.checkpoint import write_json
 from dl.mytorch.data import Batch
 from dl.mytorch.data.sequences import IGNORED
+from dl.mytorch.files import write_json
 from dl.mytorch.optim import adamw, constant
 from dl.mytorch.vision import import_torchvision
 

@@ -15,7 +15,7 @@ from typing import Any, Callable, Sequence
 
 from dl.benchmarks.trainer import about_this_machine
 from dl.modules.GPT.BPE.tokenizer import BPE
-from dl.mytorch.checkpoint import write_json
+from dl.mytorch.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "bpe.json"
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # tiktoken's of GPT-2

@@ -37,7 +37,7 @@ from dl.modules.Diffusion.DDPM.samplers import ddim
 from dl.modules.Diffusion.DDPM.task import Denoising
 from dl.modules.Diffusion.DDPM.train import Config
 from dl.mytorch import Trainer
-from dl.mytorch.checkpoint import write_json
+from dl.mytorch.files import write_json
 from dl.mytorch.optim import adamw, constant
 from dl.mytorch.vision import import_torchvision
 

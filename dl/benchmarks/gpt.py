@@ -46,8 +46,8 @@ from dl.modules.GPT.GPT2.model import PRESETS, build
 from dl.modules.GPT.GPT2.train import Config
 from dl.modules.GPT.task import TextModeling
 from dl.mytorch import Trainer
-from dl.mytorch.checkpoint import write_json
 from dl.mytorch.data import Batch, Vocabulary
+from dl.mytorch.files import write_json
 from dl.mytorch.optim import adamw, constant
 from dl.mytorch.vision import import_torchvision
 

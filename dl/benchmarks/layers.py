@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from dl.benchmarks.trainer import about_this_machine
 from dl.mytorch import layers, losses, optimizers
-from dl.mytorch.checkpoint import write_json
+from dl.mytorch.files import write_json
 from dl.mytorch.layers.attention import scaled_dot_product_attention
 from dl.mytorch.layers.conv import conv2d_by_sums
 

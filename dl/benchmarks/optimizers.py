@@ -23,8 +23,8 @@ from torch import nn
 from dl.benchmarks.trainer import about_this_machine
 from dl.modules.MLP.MLP.model import build
 from dl.mytorch import optimizers, plot
-from dl.mytorch.checkpoint import write_json
 from dl.mytorch.data import ImageConfig, Splits, image_splits
+from dl.mytorch.files import write_json
 from dl.mytorch.losses import cross_entropy
 from dl.mytorch.optim import warmup_cosine
 

@@ -33,9 +33,9 @@ from dl.benchmarks.trainer import about_this_machine
 from dl.modules.CNN.ResNet.model import build
 from dl.modules.CNN.ResNet.train import Config
 from dl.mytorch import Trainer
-from dl.mytorch.checkpoint import write_json
 from dl.mytorch.data import Batch
 from dl.mytorch.distributed import to_device
+from dl.mytorch.files import write_json
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import Classification
 from dl.mytorch.vision import import_torchvision

@@ -39,9 +39,9 @@ from dl.benchmarks.scale_formulas import Sizes, communication, memory, plan
 from dl.benchmarks.trainer import about_this_machine
 from dl.modules.GPT.GPT2.model import build
 from dl.mytorch import TrainConfig, Trainer, launch, seed_everything
-from dl.mytorch.checkpoint import write_json
 from dl.mytorch.data import Batch
 from dl.mytorch.distributed import device, is_main, rank, synchronize, world
+from dl.mytorch.files import write_json
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.optim import adamw, constant
 from dl.mytorch.tasks import LanguageModeling

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dl.benchmarks.trainer import about_this_machine
 from dl.modules.DataMining.ImageSearch.exact import Exact
-from dl.mytorch.checkpoint import write_json
+from dl.mytorch.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
 TASKS = {"one query, L2": (1, "l2"), "1,000 queries, L2": (1000, "l2"), "50 queries, L1": (50, "l1")}

@@ -48,7 +48,7 @@ from typing import Any, Sequence
 import torch
 
 from dl.benchmarks.trainer_peers import BATCH, CONTENDERS, Job
-from dl.mytorch.checkpoint import write_json
+from dl.mytorch.files import write_json
 from dl.mytorch.logger import device_name, peak_memory
 
 RESULTS = Path(__file__).parent / "results" / "trainer.json"

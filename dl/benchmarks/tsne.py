@@ -22,8 +22,8 @@ from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import open_pictures
 from dl.modules.DataMining.TSNE.tsne import kl_divergence, similarities, tsne
 from dl.mytorch import plot
-from dl.mytorch.checkpoint import write_json
 from dl.mytorch.data import centre_square
+from dl.mytorch.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "tsne.json"
 

@@ -1,63 +1,23 @@
-"""Files that are whole or not there: written under a temporary name, flushed to the disk, renamed. Never trusted when read."""
+"""Atomic checkpoint files: written to a temporary name, fsynced, renamed; always loaded with `weights_only=True`."""
 
 import contextlib
 import json
-import os
 import pickle
-import shutil
 import tempfile
 import zipfile
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dl.mytorch.config import UserError
 from dl.mytorch.distributed import background_group, gather_objects, is_main, rank, rng_state, set_rng_state, world
+from dl.mytorch.files import atomic_write
 from dl.mytorch.sharding import like, whole
 
-
 LARGE = 2**30  # bytes
-
-
-@contextlib.contextmanager
-def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
-    """A file to write to that appears at `path` when the block ends, and only then. `UserError` when it cannot be written."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if not isinstance(error, (OSError, RuntimeError)):  # torch.save reports a full disk as a RuntimeError
-            raise
-        cause = error if isinstance(error, OSError) else error.__context__
-        reason = cause.strerror if isinstance(cause, OSError) else str(error)
-        free = f" ({shutil.disk_usage(path.parent).free / 1e6:.1f} MB free there)" if path.parent.is_dir() else ""
-        kept = "; the copy from before is kept" if path.exists() else ""
-        raise UserError(f"cannot write {path}: {reason}{free}{kept}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut, where the system has a way to."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-
-
-def write_json(value: Any, path: Path | str) -> None:
-    """`value` as indented JSON."""
-    with atomic_write(path) as file:
-        file.write((json.dumps(value, indent=1) + "\n").encode())
 
 
 def save(state: dict[str, Any], path: Path | str) -> None:

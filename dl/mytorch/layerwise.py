@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from dl.mytorch import checkpoint, sharding
-from dl.mytorch.checkpoint import write_json
 from dl.mytorch.config import UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.distributed import seed_everything, to_device
+from dl.mytorch.files import write_json
 from dl.mytorch.layers import sequential
 from dl.mytorch.logger import History, Logger, read_json
 from dl.mytorch.tasks import Task

@@ -15,9 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dl.mytorch import plot
-from dl.mytorch.checkpoint import write_json
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.distributed import barrier, is_main, restarted, world
+from dl.mytorch.files import write_json
 
 # Flags that change where and how fast a run goes, but not what it computes: a resumed run may change them.
 FREE = {

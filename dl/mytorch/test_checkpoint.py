@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from dl.mytorch import checkpoint, testing
-from dl.mytorch.checkpoint import atomic_write, load, load_weights, put_weights, save, write_json
+from dl.mytorch.checkpoint import load, load_weights, put_weights, save
 from dl.mytorch.config import UserError
+from dl.mytorch.files import write_json
 from dl.mytorch.layers import sequential
 
 
@@ -64,51 +65,11 @@ def test_a_save_that_fails_half_way_keeps_the_old_file(
     assert os.listdir(tmp_path) == ["state.pt"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, TypeError, MemoryError])
-def test_whatever_stops_a_write_leaves_the_old_file_alone(error: type[BaseException], tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    with pytest.raises(error):
-        with atomic_write(path) as file:
-            file.write(b"new")
-            raise error
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    with atomic_write(path) as file:
-        file.write(b"half")
-        assert not path.exists()
-    assert path.read_bytes() == b"half"
-
-
-def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = []
-    for name in ("fsync", "replace"):
-        real = getattr(os, name)
-        monkeypatch.setattr(checkpoint.os, name, lambda *args, real=real, name=name: (done.append(name), real(*args)))
-    with atomic_write(tmp_path / "file") as file:
-        file.write(b"x" * 100_000)
-    assert done[:2] == ["fsync", "replace"]
-
-
 def test_a_place_that_cannot_be_written_is_a_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     for path in (tmp_path / "nowhere" / "state.pt", tmp_path / "file" / "state.pt"):
         with pytest.raises(UserError, match="cannot write .*state.pt"):
             save(STATE, path)
-
-
-def test_json_is_written_whole(tmp_path: Path) -> None:
-    path = tmp_path / "value.json"
-    write_json({"b": [1, 2.5], "a": None}, path)
-    assert json.loads(path.read_text(encoding="utf-8")) == {"b": [1, 2.5], "a": None}
-    with pytest.raises(TypeError):
-        write_json({"b": object()}, path)
-    assert json.loads(path.read_text(encoding="utf-8"))["b"] == [1, 2.5]
-    assert os.listdir(tmp_path) == ["value.json"]
 
 
 class Malicious:

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -250,7 +251,7 @@ def test_a_signal_during_evaluation_leaves_the_evaluation_to_the_next_start(tmp_
 def test_a_crash_anywhere_in_a_file_write_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As kill -9 does it: the process ends before, or right after, the n-th rename."""
     fit(small_config(tmp_path / "whole"), dropout=0.5)
-    replace = checkpoint.os.replace
+    replace = os.replace
     crashes = 0
     for n, after in itertools.product(range(1, 30, 4), (False, True)):  # each kind of file comes by; every n would take minutes
         out = tmp_path / f"broken{n}{after}"
@@ -264,12 +265,12 @@ def test_a_crash_anywhere_in_a_file_write_resumes_to_the_same_bytes(tmp_path: Pa
             if calls == n:
                 raise KeyboardInterrupt("killed")
 
-        monkeypatch.setattr(checkpoint.os, "replace", dying)
+        monkeypatch.setattr(os, "replace", dying)
         try:
             fit(small_config(out), dropout=0.5)
         except KeyboardInterrupt:
             crashes += 1
-        monkeypatch.setattr(checkpoint.os, "replace", replace)
+        monkeypatch.setattr(os, "replace", replace)
         if calls < n:
             break
         fit(small_config(out), dropout=0.5)

@@ -26,10 +26,10 @@ from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.DDPM.sample import SAMPLERS, Trained, check, first_noise, sample, trained
 from dl.modules.Diffusion.frechet import frechet_distance
 from dl.mytorch import Probe
-from dl.mytorch.checkpoint import write_json
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Splits, image_splits
 from dl.mytorch.data.images import IMAGE_SETS
+from dl.mytorch.files import write_json
 from dl.mytorch.logger import device_name, read_json
 from dl.results import markdown_table, rewrite
 

@@ -18,6 +18,7 @@ from dl.modules.Diffusion.score import features, frechet_distance, precision_rec
 from dl.mytorch import checkpoint
 from dl.mytorch.data import ImageConfig, Loader, Splits, image_splits
 from dl.mytorch.data.tar import write_shards
+from dl.mytorch.files import write_json
 from dl.mytorch.logger import read_json
 
 
@@ -68,7 +69,7 @@ def make_classifier(folder: Path, **data: Any) -> str:
     config = resnet.Config(out="unused", model="tiny", **data)
     folder.mkdir()
     described = {"recipe": "CNN/ResNet", "config": dataclasses.asdict(config), "command": "", "commit": ""}
-    checkpoint.write_json(described, folder / "config.json")
+    write_json(described, folder / "config.json")
     checkpoint.save(resnet.network(config).state_dict(), folder / "best.pt")
     return str(folder)
 
@@ -127,7 +128,7 @@ def test_recorded_scores_replace_those_of_the_same_settings(
     assert [row["steps"] for row in kept["scores"]] == [2, 1]
     assert [line.split(" | ")[1] for line in readme.read_text().splitlines() if "ddim" in line] == ["2", "1"]
     again = read_json(Path(runs[0]) / "config.json") | {"command": "another"}
-    checkpoint.write_json(again, Path(runs[0]) / "config.json")
+    write_json(again, Path(runs[0]) / "config.json")
     assert score.main([*runs, "--num", "12", "--steps", "3", "--record"]) == 0  # another run: its scores alone
     assert readme.read_text().count("| ddim |") == 1
 

@@ -16,6 +16,7 @@ from dl.modules.Generative import sample, score
 from dl.modules.Generative.pictures import on_lines, samples, walks
 from dl.mytorch import checkpoint
 from dl.mytorch.data import Loader, Splits, Vocabulary
+from dl.mytorch.files import write_json
 
 
 def make_run(folder: Path, recipe: str, data: str = "fashion_mnist-sample", **options: Any) -> Path:
@@ -23,7 +24,7 @@ def make_run(folder: Path, recipe: str, data: str = "fashion_mnist-sample", **op
     train = catalogue.module(recipe, "train")
     config = train.Config(out="unused", data=data, model="tiny", device="cpu", **options)
     folder.mkdir()
-    checkpoint.write_json({"recipe": recipe, "config": dataclasses.asdict(config)}, folder / "config.json")
+    write_json({"recipe": recipe, "config": dataclasses.asdict(config)}, folder / "config.json")
     checkpoint.save(train.network(config).state_dict(), folder / "best.pt")
     return folder
 

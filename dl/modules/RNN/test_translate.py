@@ -12,7 +12,7 @@ from dl.modules.RNN.BahdanauAttention import train as attention_train
 from dl.modules.RNN.Seq2Seq import train as seq2seq_train
 from dl.modules.RNN.Seq2Seq.test_model import splits
 from dl.mytorch import plot
-from dl.mytorch.checkpoint import write_json
+from dl.mytorch.files import write_json
 from dl.mytorch.logger import read_json
 from dl.mytorch.metrics import BLEU
 

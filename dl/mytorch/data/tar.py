@@ -18,11 +18,11 @@ from typing import NamedTuple, Sequence
 import torch
 from torch.utils.data import Dataset
 
-from dl.mytorch.checkpoint import atomic_write
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import folder
 from dl.mytorch.data.augment import Augment
 from dl.mytorch.data.loader import Batch, Splits
+from dl.mytorch.files import atomic_write
 
 
 class Place(NamedTuple):

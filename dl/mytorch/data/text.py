@@ -6,11 +6,11 @@ from typing import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from dl.mytorch.checkpoint import write_json
 from dl.mytorch.config import UserError
-from dl.mytorch.data.textfiles import read_json
 from dl.mytorch.data.loader import Loader, Splits
+from dl.mytorch.data.textfiles import read_json
 from dl.mytorch.distributed import is_main
+from dl.mytorch.files import write_json
 
 UNKNOWN, PADDING, BEGIN, END = "<unk>", "<pad>", "<bos>", "<eos>"
 

@@ -8,10 +8,10 @@ import zipfile
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple
 
-from dl.mytorch.checkpoint import atomic_write
 from dl.mytorch.config import UserError
 from dl.mytorch.data.files import read_bytes
 from dl.mytorch.distributed import barrier, is_main
+from dl.mytorch.files import atomic_write
 
 DATA = Path(__file__).parents[3] / "data"
 

@@ -6,9 +6,9 @@ from typing import Iterable, Sequence
 import numpy as np
 import torch
 
-from dl.mytorch.checkpoint import atomic_write
 from dl.mytorch.config import UserError
 from dl.mytorch.data.loader import Batch, Loader
+from dl.mytorch.files import atomic_write
 
 KIND = np.dtype("<u2")  # two bytes each, little end first, nothing else in the file: as nanoGPT has it
 MOST = 2**16  # ids

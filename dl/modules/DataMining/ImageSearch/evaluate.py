@@ -28,9 +28,9 @@ from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
 from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.mytorch import plot
-from dl.mytorch.checkpoint import write_json
 from dl.mytorch.config import UserError
 from dl.mytorch.data import centre_square
+from dl.mytorch.files import write_json
 from dl.mytorch.logger import trained_run
 
 HERE = Path(__file__).parent

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dl.mytorch.checkpoint import atomic_write, write_json
 from dl.mytorch.config import UserError
+from dl.mytorch.files import atomic_write, write_json
 
-OWN = re.compile(r"\d{6}\.(npy|json)(\.tmp)?|(l2|cosine)\.faiss|faiss\.tmp")  # files with other names are not the index's
+OWN = re.compile(r"\d{6}\.(npy|json)(\.\w+\.tmp)?|(l2|cosine)\.faiss|faiss\.tmp")  # files with other names are not the index's
 
 
 def checksum(path: Path) -> str:
@@ -73,7 +73,7 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / "index.json"
     ours = manifest.exists() and manifest.read_bytes().startswith(b'{\n "sha256"')  # others write files of this name too
-    if not ours and any(path.name != "index.json.tmp" for path in folder.iterdir()):
+    if not ours and any(not path.name.startswith("index.json.") for path in folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no index: choose another --index")
 
 

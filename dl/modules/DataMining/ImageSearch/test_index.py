@@ -79,7 +79,7 @@ def test_an_index_that_was_stopped_goes_on_to_the_same_bytes(folder: Path, tmp_p
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "broken", folder, Colours(stop_after))
     (tmp_path / "broken" / "000099.npy").write_bytes(b"written, but not yet named by index.json")
-    (tmp_path / "broken" / "000000.npy.tmp").write_bytes(b"half")
+    (tmp_path / "broken" / "000000.npy.abc.tmp").write_bytes(b"half")
     again = make(tmp_path / "broken", folder)
     assert again.count == 30 - stop_after // 4 * 4  # whole shards are kept
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
@@ -303,7 +303,7 @@ def test_in_the_folder_of_an_index_only_its_own_files_are_replaced(folder: Path,
     same = ("--weights", run, "--index", out)
     assert index.main(words(folder, *same)) == 0
     before = content(out)
-    for name in [*mine, "000099.npy", "000099.json.tmp", "l2.faiss"]:  # the last three are those of an index
+    for name in [*mine, "000099.npy", "000099.json.abc.tmp", "l2.faiss"]:  # the last three are those of an index
         (out / name).write_bytes(b"mine")
     assert index.main(words(folder, *same)) == 0
     assert content(out) == before | mine

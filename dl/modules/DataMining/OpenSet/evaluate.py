@@ -24,11 +24,12 @@ from dl.modules.DataMining.OpenSet import measures
 from dl.modules.DataMining.OpenSet.scores import Known, fit_all
 from dl.modules.DataMining.OpenSet.threshold import conformal_threshold, quantile_threshold
 from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_only, network, only
-from dl.mytorch.checkpoint import load_weights, write_json
+from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.data import image_set, image_splits
 from dl.mytorch.data.idx import load
 from dl.mytorch.data.images import IMAGE_SETS
+from dl.mytorch.files import write_json
 from dl.mytorch.logger import trained_run
 
 HERE = Path(__file__).parent

@@ -11,6 +11,7 @@ from dl.modules.Diffusion.DDPM import sample, train
 from dl.modules.Diffusion.FlowMatching import train as flow
 from dl.mytorch import checkpoint
 from dl.mytorch.data import Loader, Splits
+from dl.mytorch.files import write_json
 
 CONFIG = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", times=50, prediction="v", precision="fp32")
 
@@ -19,7 +20,7 @@ def make_run(folder: Path, config: train.Config = CONFIG, recipe: str = "Diffusi
     """What a training leaves that sampling reads, with the weights of the start."""
     folder.mkdir()
     described = {"recipe": recipe, "config": dataclasses.asdict(config), "command": "", "commit": ""}
-    checkpoint.write_json(described, folder / "config.json")
+    write_json(described, folder / "config.json")
     torch.manual_seed(0)
     network = flow.network if recipe.endswith("FlowMatching") else train.network
     checkpoint.save(network(config).state_dict(), folder / "best.pt")

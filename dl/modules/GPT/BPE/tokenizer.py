@@ -17,10 +17,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Iterable, Sequence
 
-from dl.mytorch.checkpoint import atomic_write, write_json
 from dl.mytorch.config import UserError
 from dl.mytorch.data.textfiles import read_text
 from dl.mytorch.distributed import is_main
+from dl.mytorch.files import atomic_write, write_json
 
 END_OF_TEXT = "<|endoftext|>"
 # Where ids and merges are published; the last is one file for both.
