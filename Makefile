@@ -1,16 +1,19 @@
-# A fresh machine needs Python 3.10 or newer and a package index; everything else is installed into .venv.
-PYTHON ?= python3
-BIN := .venv/bin
+# A fresh machine needs Python 3.11 or newer and a package index; everything else is installed into .venv.
+# Windows: `make` of Git Bash or MSYS2; README.md has the commands for a machine without.
+WINDOWS := $(filter Windows_NT,$(OS))$(wildcard .venv/Scripts)
+PYTHON ?= $(if $(WINDOWS),python,python3)
+BIN := .venv/$(if $(WINDOWS),Scripts,bin)
 
 .PHONY: help demo test train clean
 help:
 	@echo "make demo                              LeNet on the bundled real sample: trained, tested, drawn (2 minutes)"
-	@echo "make test                              the default tests"
+	@echo "make test ARGS='...'                   the default tests; ARGS are flags of pytest"
 	@echo "make train MODEL=CNN/LeNet ARGS='...'  train a model for real"
 	@echo "make clean                             remove the environment .venv (runs/ and data/ stay)"
 
 # Made anew when the pins change. Written to the last moment: an interrupted install starts over.
 .venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c "import dl"  # ends an older Python with one line
 	$(PYTHON) -m venv .venv
 	@echo "installing what requirements.txt pins into .venv: a minute, or some with a slow network"
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
@@ -20,7 +23,7 @@ demo: .venv/installed
 	$(BIN)/python -m dl train CNN/LeNet --data fashion_mnist-sample --out runs/demo --fresh
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 train: .venv/installed
 	$(BIN)/python -m dl train $(MODEL) $(ARGS)

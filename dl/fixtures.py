@@ -17,7 +17,7 @@ from dl.mytorch.vision import import_torchvision
 
 @pytest.fixture(autouse=True)
 def _same_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Each test starts from one seed, on one thread of the CPU, where the same sums give the same bits; without network."""
+    """Each test starts from one seed, on one thread of the CPU (`--threads`), without network."""
     if not request.node.get_closest_marker("gpu"):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -32,7 +32,7 @@ def _same_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    torch.set_num_threads(1)
+    torch.set_num_threads(request.config.getoption("--threads"))
     seed_everything(0)
 
 

@@ -44,7 +44,7 @@ def test_a_problem_is_counted_and_ends_with_status_1(
 def test_a_python_too_old_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     assert marks(list(doctor.python())) == ["ok"]
     monkeypatch.setattr(sys, "version_info", (3, 9, 18, "final", 0))
-    assert list(doctor.python()) == [Finding("problem", "Python 3.9.18 is older than 3.10, which this project needs")]
+    assert list(doctor.python()) == [Finding("problem", "Python 3.9.18 is older than 3.11, which this project needs")]
 
 
 def test_versions_are_compared_with_the_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
