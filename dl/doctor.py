@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Any, Iterator, NamedTuple
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -107,16 +107,26 @@ def devices() -> Iterator[Finding]:
         return
     able = [torch.backends.cpu.get_cpu_capability()]
     if hasattr(torch.cpu, "get_capabilities"):  # not in every torch that this project runs on
-        bf16 = [name for name, has in torch.cpu.get_capabilities().items() if has and "bf16" in name]
-        able += bf16 or ["no instructions for bf16: --precision bf16 would be slow"]
-    yield Finding("ok", f"CPU, threads: {torch.get_num_threads()}; {', '.join(able)}")
+        able += [name for name, has in torch.cpu.get_capabilities().items() if has and "bf16" in name]
+    cpu = f"CPU, threads: {torch.get_num_threads()}; {', '.join(able)}"
+    yield Finding("ok", f"{cpu}; {_auto_precision(torch.device('cpu'))}")
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
-        yield Finding("ok", f"cuda:{i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+        yield Finding("ok", f"cuda:{i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB; {_auto_precision(torch.device('cuda', i))}")
     if torch.backends.mps.is_available():
-        yield Finding("ok", "mps: Apple GPU")
+        yield Finding("ok", f"mps: Apple GPU; {_auto_precision(torch.device('mps'))}")
     if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
         yield Finding("note", f"the NVIDIA driver is not used: torch {torch.__version__} cannot; see https://pytorch.org")
+
+
+def _auto_precision(device: Any) -> str:
+    """What `--precision auto` takes on a torch.device."""
+    try:
+        from dl.mytorch.precision import native_bf16
+    except (ImportError, OSError):  # data_sets says it
+        return "--precision auto unknown"
+    native, clause = native_bf16(device)
+    return f"--precision auto takes {'bf16' if native else 'fp32'}: {clause}"
 
 
 def data_sets() -> Iterator[Finding]:

@@ -49,6 +49,7 @@ def record(run: Path | str) -> Path:
     best = History(history).best() if tested is None else next(e for e in history if e["step"] == tested["step"])
     result = {
         **{name: described[name] for name in ("recipe", "command", "config")},
+        "precision": described.get("precision", config.get("precision")),  # what was taken; config has what was asked for
         "file": described.get("file", "train"),
         "seed": config["seed"],
         **{name: described[name] for name in ("commit", "versions", "ranks")},
@@ -78,10 +79,14 @@ def _read(path: Path) -> Any:
 
 
 def changed(record: Record) -> dict[str, Any]:
-    """The fields in which a run differs from what its recipe's defaults are today, without those that change no result."""
+    """The fields in which a run differs from what its recipe's defaults are today, without those that change no result.
+
+    Its precision is the one that was taken: `--precision auto` may take another on another machine.
+    """
     config = catalogue.module(record["recipe"], record.get("file", "train")).Config
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    return {name: value for name, value in record["config"].items() if name not in FREE and value != defaults.get(name)}
+    taken = record["config"] | ({"precision": record["precision"]} if "precision" in record else {})
+    return {name: value for name, value in taken.items() if name not in FREE and value != defaults.get(name)}
 
 
 def settings(record: Record) -> list[str]:

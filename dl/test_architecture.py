@@ -4,8 +4,8 @@
     3  dl/modules/<Category>/<Model>/  model.py, task.py, data.py, convert.py; a folder without model.py is a tool
     2  dl/mytorch/  trainer.py, learner.py, layerwise.py
     1  dl/mytorch/  tasks.py, translation.py, metrics.py, data/, checkpoint.py, logger.py
-    0  dl/mytorch/  config.py, distributed.py, sharding.py, streaming.py, optim.py, vision.py, introspect.py, plot.py,
-                    layers/, losses.py, optimizers/, autograd/, decoding.py
+    0  dl/mytorch/  config.py, distributed.py, precision.py, sharding.py, streaming.py, optim.py, vision.py, introspect.py,
+                    plot.py, layers/, losses.py, optimizers/, autograd/, decoding.py
 """
 
 import ast
@@ -25,7 +25,7 @@ MODELS = sorted(path.parent for path in ROOT.glob("modules/*/*/model.py"))
 
 FLOORS = {
     **dict.fromkeys(["config", "files", "distributed", "sharding", "optim", "vision", "introspect", "plot", "layers"], 0),
-    **dict.fromkeys(["losses", "optimizers", "autograd", "decoding", "streaming"], 0),
+    **dict.fromkeys(["losses", "optimizers", "autograd", "decoding", "streaming", "precision"], 0),
     **dict.fromkeys(["tasks", "translation", "metrics", "data", "checkpoint", "logger"], 1),
     **dict.fromkeys(["trainer", "learner", "layerwise"], 2),
     "testing": 3,  # beside the floors: for tests, so nothing of the core may import it
@@ -36,6 +36,7 @@ LEVEL = {
     ("files", "config"),
     ("plot", "config"),
     ("distributed", "sharding"),
+    ("precision", "distributed"),
     ("sharding", "config"),
     ("tasks", "metrics"),
     ("tasks", "data"),

@@ -12,6 +12,7 @@ import pytest
 
 from dl import doctor
 from dl.doctor import Finding
+from dl.mytorch import precision
 from dl.mytorch.data import images, textfiles
 
 
@@ -86,6 +87,13 @@ def test_the_torchvision_mismatch_is_explained_with_its_fix(monkeypatch: pytest.
 def test_a_torchvision_that_is_missing_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     assert marks(list(doctor.torchvision_build())) == ["problem"]
+
+
+@pytest.mark.parametrize(("native", "takes"), [(True, "bf16"), (False, "fp32")])
+def test_each_device_is_shown_with_what_auto_takes(native: bool, takes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "native_bf16", lambda device: (native, f"as {device} does"))
+    cpu, *_ = doctor.devices()
+    assert cpu.text.endswith(f"; --precision auto takes {takes}: as cpu does")
 
 
 def test_without_torch_the_report_goes_on(healthy_torchvision: None, monkeypatch: pytest.MonkeyPatch) -> None:

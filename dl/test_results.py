@@ -183,6 +183,17 @@ def test_the_command_makes_the_run_with_the_defaults_of_today(project: Path) -> 
     assert results.command(json.loads(results.record(run).read_text(encoding="utf-8"))) == expected
 
 
+def test_the_precision_that_was_taken_is_recorded_and_in_the_command(project: Path) -> None:
+    run = make_run(project / "run", precision="auto")
+    described = json.loads((run / "config.json").read_text(encoding="utf-8")) | {"precision": "bf16"}
+    (run / "config.json").write_text(json.dumps(described), encoding="utf-8")
+    path = results.record(run)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert (record["config"]["precision"], record["precision"]) == ("auto", "bf16")
+    assert path.stem == "fashion_mnist-modern-precisionbf16-seed0"
+    assert results.command(record) == "python -m dl.modules.CNN.LeNet.train --precision bf16"
+
+
 def test_a_recipe_beside_train_has_its_own_defaults_and_command(project: Path) -> None:
     config = dataclasses.asdict(finetune.Config(weights="files", pooling="mean"))
     record = {"recipe": "Transformers/BERT", "file": "finetune", "config": config}

@@ -35,7 +35,12 @@ class TrainConfig:
     weight_decay: float = flag(0.0, "weight decay")
     clip: float = flag(0.0, "largest norm of the gradient; 0 = no clipping")
     ema: float = flag(0.0, "decay of the moving average of the weights, say 0.999 (less in the first steps); 0 = none")
-    precision: Literal["fp32", "bf16"] = flag("fp32", "of the forward pass; weights stay in fp32")
+    precision: Literal["auto", "fp32", "bf16"] = flag(
+        "fp32", "of the forward pass; weights stay in fp32. auto: bf16 where the device computes in it natively, else fp32"
+    )
+    deterministic: bool = flag(
+        False, "on CUDA, the same seed gives the same bits, more slowly; on one CPU it does without this flag"
+    )
     parallel: Literal["none", "ddp", "fsdp"] = flag(
         "none", "how ranks share the work, under torchrun: ddp, each has the whole model; fsdp, each has a part of every weight"
     )

@@ -44,6 +44,8 @@ def launch(main: Callable[[Config], Result], config_class: type[Config], argv: S
     except torch.OutOfMemoryError:
         _fail("the device is out of memory: halve --batch-size and double --accumulate for the same result", 1)
     except RuntimeError as error:
+        if config.deterministic and "deterministic" in str(error):
+            _fail(f"--deterministic: {str(error).partition(', but you set')[0]}; leave the flag out, or take --device cpu", 1)
         alone = os.environ.get("WORLD_SIZE", "1") == "1"  # the process group is gone by now
         if alone or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
@@ -190,6 +192,13 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def use_deterministic_algorithms() -> None:
+    """Have torch refuse what may give other bits the next time, in the whole process from now on. See `--deterministic`."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch refuses products without it
+    torch.backends.cudnn.benchmark = False  # it would choose algorithms by their time
+    torch.use_deterministic_algorithms(True)
 
 
 def rng_state() -> dict[str, Any]:

@@ -64,7 +64,8 @@ def greedy(trainer: Trainer, data: Splits) -> History:
     steps = config.steps or config.epochs * math.ceil(len(train) / config.accumulate)
     for place, head in enumerate(heads):
         seed_everything(config.seed + place)  # else a resumed run would draw other dropout
-        of_stage = dataclasses.replace(config, layerwise="none", out=str(out / f"block{place}"))
+        taken = trainer.precision.taken  # a block that is begun on another machine takes what the run took
+        of_stage = dataclasses.replace(config, layerwise="none", out=str(out / f"block{place}"), precision=taken)
         stage = Stage(model, place, head).train()
         of_block = type(trainer)(stage, task, trainer.make_optimizer, trainer.schedule, of_stage)
         best = of_block.fit(Splits(train, val)).best(task.monitor)

@@ -12,8 +12,10 @@ from dl.mytorch import distributed, sharding
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch
 from dl.mytorch.distributed import all_sum, world
+from dl.mytorch.logger import recorded_precision
 from dl.mytorch.metrics import Metrics, total
 from dl.mytorch.optim import MakeOptimizer
+from dl.mytorch.precision import choose
 from dl.mytorch.streaming import Stream
 from dl.mytorch.tasks import StepOutput, Task
 
@@ -35,6 +37,9 @@ class Learner:
     def __init__(self, model: nn.Module, task: Task, optimizer: MakeOptimizer, config: TrainConfig) -> None:
         self.config, self.task = config, task
         self.device = distributed.device(config.device)
+        self.precision = choose(config.precision, self.device, recorded_precision(config))
+        if config.deterministic:
+            distributed.use_deterministic_algorithms()
         self.stream = Stream(model, self.device, config.out) if config.layerwise == "stream" else None
         self.model = model if self.stream else model.to(self.device)
         # Shards and files take weights of the usual layout alone.
@@ -66,7 +71,7 @@ class Learner:
 
     def parallelized(self, model: nn.Module) -> Any:
         """What a step calls when ranks share the work. A step that calls parts of `model` by themselves wraps these."""
-        return distributed.parallelize(model, self.config.parallel, self.config.precision)
+        return distributed.parallelize(model, self.config.parallel, self.precision.taken)
 
     def train_step(self, batches: list[Batch]) -> None:
         """One step from `batches`. The override point for learning that is really different: several updates, say."""
@@ -151,5 +156,5 @@ class Learner:
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The precision of a forward pass."""
-        bf16 = self.config.precision == "bf16"
+        bf16 = self.precision.taken == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()

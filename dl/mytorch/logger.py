@@ -21,7 +21,8 @@ from dl.mytorch.files import write_json
 
 # Flags that change where and how fast a run goes, but not what it computes: a resumed run may change them.
 FREE = {
-    *("out", "fresh", "num_workers", "device", "parallel", "compile", "checkpoint_activations", "log_every", "save_every")
+    *("out", "fresh", "num_workers", "device", "parallel", "compile", "deterministic", "checkpoint_activations"),
+    *("log_every", "save_every"),
 }
 FILES = ("config.json", "history.json", "speed.json", "summary.txt", "best.pt", "last.pt", "last.pt.tmp", "best.pt.tmp")
 
@@ -80,6 +81,7 @@ def read_json(path: Path) -> Any:
 def trained_run(run: Path | str, recipe: str = "") -> dict[str, Any]:
     """What config.json says of a run that has a best checkpoint; with `recipe`, "<Category>/<Model>", only of one of these.
 
+    Its "precision" is what the run took, its "config" has what was asked for.
     Raises `UserError` for a folder that holds none, or a run of another recipe.
     """
     run = Path(run)
@@ -91,12 +93,33 @@ def trained_run(run: Path | str, recipe: str = "") -> dict[str, Any]:
         raise UserError(f"{run}/config.json is not of a run of this project")
     if recipe and described["recipe"] != recipe:
         raise UserError(f"{run} is a run of {described['recipe']}, not of {recipe}")
-    return described
+    return described | {"precision": _precision(described)}
 
 
-def open_run(config: TrainConfig) -> Path:
+def recorded_precision(config: TrainConfig) -> str | None:
+    """Return the precision taken by the run that `config` resumes; None for a new run, or one that `open_run` refuses."""
+    path = Path(config.out) / "config.json"
+    if (config.fresh and not restarted()) or not path.exists():
+        return None
+    described = read_json(path)
+    if not _of_a_run(described):
+        return None
+    precision = _precision(described)
+    if config.precision == "auto" and precision not in ("fp32", "bf16"):
+        raise UserError(f"{path} says precision {precision!r}, which is neither fp32 nor bf16; --fresh starts the run over")
+    return precision
+
+
+def _precision(described: dict[str, Any]) -> str | None:
+    """What a run took. Before `auto` there was, it was what was asked for."""
+    return described.get("precision", described["config"].get("precision"))
+
+
+def open_run(config: TrainConfig, precision: str | None = None) -> Path:
     """Claim the folder `config.out`: emptied of an old run with `fresh`, else new or of a run with the same config.
 
+    precision: what the run takes; default: what the config asks for. A run is resumed with the precision that it took,
+    which "auto" stands for.
     Raises `UserError` when it holds a run of another config, naming what differs, or files of these names that are of no run.
     """
     out = Path(config.out)
@@ -111,7 +134,10 @@ def open_run(config: TrainConfig) -> Path:
                 path.unlink(missing_ok=True)
         asked = dataclasses.asdict(config)
         if (out / "config.json").exists():
-            found = read_json(out / "config.json")["config"]
+            described = read_json(out / "config.json")
+            found = {**described["config"], "precision": _precision(described)}
+            if asked["precision"] == "auto":
+                asked["precision"] = found["precision"]
             differs = [
                 f"{name} {found.get(name, '(none)')} there, {asked.get(name, '(none)')} asked for"
                 for name in sorted(found.keys() | asked.keys())
@@ -123,7 +149,7 @@ def open_run(config: TrainConfig) -> Path:
                     "choose another --out, or --fresh to delete that run"
                 )
         else:
-            write_json(_describe(config, asked), out / "config.json")
+            write_json(_describe(config, asked) | {"precision": precision or config.precision}, out / "config.json")
     barrier()
     return out
 

@@ -34,6 +34,7 @@ WORDS = {
     "clip": ("1", 1.0),
     "ema": ("0.99", 0.99),
     "precision": ("bf16", "bf16"),
+    "deterministic": (None, True),
     "parallel": ("ddp", "ddp"),
     "checkpoint_activations": (None, True),
     "layerwise": ("stream", "stream"),

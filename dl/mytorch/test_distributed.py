@@ -213,6 +213,16 @@ def test_too_little_memory_is_one_line_that_helps(capsys: pytest.CaptureFixture[
     assert status == 1 and "--batch-size" in text and text.count("\n") == 1
 
 
+def test_what_cannot_be_deterministic_is_one_line_with_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(config: Config) -> None:
+        raise RuntimeError("put_ does not have a deterministic implementation, but you set 'torch.use_deterministic...")
+
+    with pytest.raises(SystemExit) as stopped:
+        launch(main, Config, ["--deterministic"])
+    line = "error: --deterministic: put_ does not have a deterministic implementation; leave the flag out, or take --device cpu\n"
+    assert stopped.value.code == 1 and capsys.readouterr().err == line
+
+
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError("a bug"), OSError("a bug"), SystemExit(130)])
 def test_anything_else_keeps_its_traceback(error: BaseException) -> None:
     def main(config: Config) -> None:

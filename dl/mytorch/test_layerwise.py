@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dl.mytorch import History, Trainer, layerwise
+from dl.mytorch import History, Trainer, layerwise, precision
 from dl.mytorch.checkpoint import load
 from dl.mytorch.config import UserError
 from dl.mytorch.data.text import TextSplits, Vocabulary
@@ -40,6 +40,15 @@ def test_greedy_freezes_what_is_trained_and_keeps_what_it_puts_out(tmp_path: Pat
     assert [record["epoch"] for record in history] == [1, 2, 3, 3]
     assert read_json(out / "speed.json")["examples"] == 3 * 2 * 40
     assert not torch.equal(model.blocks[0].conv.weight, Convolutions().blocks[0].conv.weight)
+
+
+def test_blocks_take_the_precision_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "native_bf16", lambda device: (True, "natively"))
+    trainer = Trainer(Convolutions(), Classification(), sgd(0.1), constant(), config(tmp_path, "greedy", precision="auto", steps=1))
+    monkeypatch.setattr(precision, "native_bf16", lambda device: (False, "by emulation"))  # on another machine by now
+    trainer.fit(data())
+    for folder in ("", "block0", "block2"):
+        assert read_json(tmp_path / "greedy" / folder / "config.json")["precision"] == "bf16"
 
 
 def test_the_table_shows_the_network_that_was_tested(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,9 @@
 """A step as mathematics: a loop written by hand = ours, one big batch = many small ones, two optimizers = two loops."""
 
+import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import pytest
 import torch
@@ -133,6 +134,28 @@ def test_moving_average_is_evaluated_and_kept(tmp_path: Path) -> None:
     assert trainer.history.best()["step"] == 4
     assert_close(checkpoint.load(tmp_path / "best.pt"), average, 1e-6)
     assert_close(last_weights(trainer), seen[-1], 0.0)
+
+
+@pytest.fixture
+def usual_algorithms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put back what `--deterministic` sets for the whole process."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_only_deterministic_has_torch_refuse_other_algorithms(tmp_path: Path, usual_algorithms: None) -> None:
+    for deterministic in (False, True):
+        trainer_for(small_config(tmp_path, deterministic=deterministic))
+        assert torch.are_deterministic_algorithms_enabled() is deterministic
+        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if deterministic else None)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_on_cuda_the_same_seed_gives_the_same_bits_with_deterministic(tmp_path: Path, usual_algorithms: None) -> None:
+    runs = [fit(small_config(tmp_path / name, device="cuda", deterministic=True)) for name in ("a", "b")]
+    assert_close(*(last_weights(run) for run in runs), 0.0)
 
 
 @pytest.mark.parametrize("setting", [{"precision": "bf16"}, {"channels_last": True}])

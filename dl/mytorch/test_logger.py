@@ -11,8 +11,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dl.mytorch import logger
+from dl.mytorch.checkpoint import write_json
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.logger import History, Logger, device_name, open_run, peak_memory, read_json, trained_run
+from dl.mytorch.logger import History, Logger, device_name, open_run, peak_memory, read_json, recorded_precision, trained_run
 
 CPU = torch.device("cpu")
 
@@ -127,7 +128,7 @@ def test_a_flag_that_came_or_went_since_is_named(tmp_path: Path) -> None:
 
 FREE = {
     **{"num_workers": 2, "device": "cpu", "parallel": "ddp", "compile": True, "checkpoint_activations": True},
-    **{"log_every": 7, "save_every": 9},
+    **{"deterministic": True, "log_every": 7, "save_every": 9},
 }
 
 
@@ -135,6 +136,29 @@ FREE = {
 def test_flags_that_change_no_result_may_differ(name: str, tmp_path: Path) -> None:
     open_run(Config(str(tmp_path)))
     assert open_run(Config(str(tmp_path), **{name: FREE[name]})) == tmp_path
+
+
+@pytest.mark.parametrize("before", [{}, {"precision": "auto"}])
+def test_auto_and_what_the_run_took_open_it_and_the_other_precision_does_not(before: dict[str, str], tmp_path: Path) -> None:
+    config = Config(str(tmp_path), precision=before.get("precision", "bf16"))
+    assert recorded_precision(config) is None
+    open_run(config, "bf16")
+    written = read_json(tmp_path / "config.json")
+    assert (written["config"]["precision"], written["precision"]) == (config.precision, "bf16")
+    if not before:  # a run of before there was auto
+        del written["precision"]
+        write_json(written, tmp_path / "config.json")
+    for asked in ("auto", "bf16"):
+        assert recorded_precision(Config(str(tmp_path), precision=asked)) == "bf16"
+        open_run(Config(str(tmp_path), precision=asked), "bf16")
+    with pytest.raises(UserError, match="precision bf16 there, fp32 asked for"):
+        open_run(Config(str(tmp_path), precision="fp32"))
+    assert recorded_precision(Config(str(tmp_path), precision="auto", fresh=True)) is None
+    (tmp_path / "best.pt").touch()
+    assert trained_run(tmp_path)["precision"] == "bf16"
+    write_json(written | {"precision": "fp8"}, tmp_path / "config.json")
+    with pytest.raises(UserError, match="says precision 'fp8'"):
+        recorded_precision(Config(str(tmp_path), precision="auto"))
 
 
 def test_every_other_flag_may_not_differ(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch import StepOutput, Task, TrainConfig, Trainer, checkpoint, layers, load_weights, testing
+from dl.mytorch import StepOutput, Task, TrainConfig, Trainer, checkpoint, layers, load_weights, precision, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, synthetic
 from dl.mytorch.optim import Schedule, constant, sgd
@@ -357,6 +357,24 @@ def test_without_a_test_split_the_run_ends_with_its_best_checkpoint(tmp_path: Pa
     assert_close(trainer.model.state_dict(), checkpoint.load(tmp_path / "best.pt"), 0.0)
     again = trainer_for(small_config(tmp_path))
     assert again.fit(data) == history
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_run_goes_on_in_the_precision_that_auto_took_when_it_was_begun(
+    native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, config = synthetic.image_splits(), small_config(tmp_path, precision="auto")
+    taken, other = ("bf16", "fp32") if native else ("fp32", "bf16")
+    for here, reason in ((native, "auto: a"), (not native, f"as this run was begun; auto would take {other} here: a")):
+        monkeypatch.setattr(precision, "native_bf16", lambda device: (here, "a"))
+        trainer = trainer_for(config)
+        trainer.open_folder(data)
+        assert capsys.readouterr().out == f"precision: {taken} ({reason})\n"
+        with trainer.autocast():
+            assert torch.is_autocast_enabled("cpu") is native
+        described = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+        assert (described["config"]["precision"], described["precision"]) == ("auto", taken)
+    assert trainer_for(small_config(tmp_path, precision="auto", fresh=True)).precision.taken == other
 
 
 def test_config_of_a_run_can_be_rebuilt_from_its_file(tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ class Trainer(Learner):
 
     def open_folder(self, data: Splits) -> None:
         """Claim `config.out` for this run, and keep there what explains the ids in its batches."""
-        self.out = open_run(self.config)
+        self.out = open_run(self.config, self.precision.taken)
+        if self.config.precision != "fp32" and is_main():
+            print(f"precision: {self.precision.taken} ({self.precision.reason})")
         for name, vocabulary in data.vocabularies.items():
             vocabulary.keep(self.out / f"vocabulary-{name}.json")
 

@@ -37,7 +37,7 @@ class Config(ImageConfig):
     weight_decay: float = 1e-4
     label_smoothing: float = 0.1
     flip: bool = True
-    precision: Literal["fp32", "bf16"] = "fp32"  # faster than bf16 here: most of the time goes to norms and activations
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"  # faster than bf16 here: most of the time goes to norms and activations
     channels_last: bool = True
 
 

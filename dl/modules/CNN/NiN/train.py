@@ -31,7 +31,7 @@ class Config(ImageConfig):
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     flip: bool = True
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
 
 

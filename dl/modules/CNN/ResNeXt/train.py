@@ -38,7 +38,7 @@ class Config(ImageConfig):
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     flip: bool = True
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
 
 

@@ -35,7 +35,7 @@ class Config(ImageConfig):
     lr: float = 0.2
     weight_decay: float = 5e-4
     flip: bool = True
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
 
     def __post_init__(self) -> None:

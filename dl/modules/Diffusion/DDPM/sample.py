@@ -31,6 +31,7 @@ from dl.mytorch.config import UserError
 from dl.mytorch.data import ImageSet, Loader, data_of_run, image_set, image_splits
 from dl.mytorch.distributed import device
 from dl.mytorch.logger import trained_run
+from dl.mytorch.precision import native_bf16
 
 SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpm_solver_2m": dpm_solver_2m, "euler": euler}
 RECIPES = ("Diffusion/DDPM", "Diffusion/DiT", "Diffusion/FlowMatching")
@@ -45,6 +46,7 @@ class Trained(NamedTuple):
     process: Any  # DDPM's, or a flow
     about: ImageSet
     config: DiffusionConfig
+    bf16: bool = False  # compute in bf16
 
     @property
     def samplers(self) -> list[str]:
@@ -64,8 +66,10 @@ def trained(run: Path, prediction: str = "") -> Trained:
     process = recipe.process(config)
     if prediction and prediction != process.prediction:
         raise UserError(f"{run} was trained to predict {process.prediction}, not {prediction}")
-    model = load_weights(recipe.network(config), run / "best.pt").eval().to(device(config.device))
-    return Trained(model, process, image_set(config), config)
+    where = device(config.device)
+    model = load_weights(recipe.network(config), run / "best.pt").eval().to(where)
+    bf16 = described["precision"] == "bf16" and native_bf16(where)[0]
+    return Trained(model, process, image_set(config), config, bf16)
 
 
 def first_noise(found: Trained, num: int, seed: int) -> Tensor:
@@ -88,7 +92,8 @@ def sample(
 ) -> Tensor:
     """Images (N, C, H, W) in about [-1, 1] from noise (N, C, H, W), with a progress bar, on the CPU in the end.
 
-    `labels` (N,) or None: of no class. The network computes in the precision in which it was trained.
+    `labels` (N,) or None: of no class. The network computes in the precision in which it was trained,
+    but in bf16 only where the device does so natively.
     """
     where = next(found.model.parameters()).device
     generator = torch.Generator().manual_seed(seed + 1)
@@ -96,7 +101,7 @@ def sample(
     parts = []
     with (
         tqdm(total=steps * -(-len(noise) // batch), unit="step", leave=False, disable=None) as bar,
-        torch.autocast(where.type, torch.bfloat16, enabled=found.config.precision == "bf16"),
+        torch.autocast(where.type, torch.bfloat16, enabled=found.bf16),
     ):
         for start in range(0, len(noise), batch):
             part = slice(start, start + batch)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dl.modules.Diffusion.DDPM import sample, train
 from dl.modules.Diffusion.FlowMatching import train as flow
-from dl.mytorch import checkpoint
+from dl.mytorch import checkpoint, logger
 from dl.mytorch.data import Loader, Splits
 from dl.mytorch.files import write_json
 
@@ -56,6 +56,16 @@ def test_samples_are_the_same_with_a_seed_and_in_parts(run: Path) -> None:
     assert whole.shape == (4, 1, 28, 28)
     torch.testing.assert_close(draw(1, batch=3), whole)
     assert not torch.allclose(draw(2), whole)
+
+
+def test_samples_are_drawn_in_bf16_only_if_the_run_took_it_and_it_is_native(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for taken in ("fp32", "bf16"):
+        run = make_run(tmp_path / taken, dataclasses.replace(CONFIG, precision="auto"))
+        described = logger.read_json(run / "config.json")
+        checkpoint.write_json(described | {"precision": taken}, run / "config.json")
+        for native in (False, True):
+            monkeypatch.setattr(sample, "native_bf16", lambda device: (native, ""))
+            assert sample.trained(run).bf16 is (native and taken == "bf16")
 
 
 def test_interpolations_go_from_each_noise_to_the_next_on_an_arc(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

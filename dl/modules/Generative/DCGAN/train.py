@@ -29,7 +29,7 @@ class Config(PictureConfig):
     epochs: int = 20
     batch_size: int = 128  # this, lr and beta1: the paper, section 4
     lr: float = 2e-4
-    precision: Literal["fp32", "bf16"] = "bf16"  # twice as fast on a CPU with avx512_bf16
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # twice as fast on a CPU with avx512_bf16
     channels_last: bool = True
     beta1: float = flag(0.5, "Adam's decay of the mean of gradients; 0.9 let training oscillate, says the paper")
 

@@ -35,7 +35,7 @@ class Config(TrainConfig):
     lr: float = 5e-5
     weight_decay: float = 0.01
     clip: float = 1.0
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()

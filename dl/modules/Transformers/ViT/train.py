@@ -32,7 +32,7 @@ class Config(ImageConfig):
     clip: float = 1.0
     crop: int = 2
     flip: bool = True
-    precision: Literal["fp32", "bf16"] = "bf16"  # 1.7 times as fast on a CPU with avx512_bf16
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # 1.7 times as fast on a CPU with avx512_bf16
 
     def __post_init__(self) -> None:
         super().__post_init__()
