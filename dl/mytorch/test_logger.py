@@ -11,8 +11,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dl.mytorch import logger
-from dl.mytorch.checkpoint import write_json
 from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.files import write_json
 from dl.mytorch.logger import History, Logger, device_name, open_run, peak_memory, read_json, recorded_precision, trained_run
 
 CPU = torch.device("cpu")
