@@ -24,7 +24,10 @@ FREE = {
     *("out", "fresh", "num_workers", "device", "parallel", "compile", "deterministic", "checkpoint_activations"),
     *("log_every", "save_every"),
 }
-FILES = ("config.json", "history.json", "speed.json", "summary.txt", "best.pt", "last.pt", "last.pt.tmp", "best.pt.tmp")
+FILES = (
+    *("config.json", "history.json", "speed.json", "summary.txt", "split.json"),
+    *("best.pt", "last.pt", "last.pt.tmp", "best.pt.tmp"),
+)
 
 
 class History(list):

@@ -15,6 +15,7 @@ from torch import nn
 from dl.mytorch import checkpoint, distributed, introspect, layerwise, sharding
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
+from dl.mytorch.data.split import record_split
 from dl.mytorch.distributed import all_sum, is_main, rank, separate_rng, to_device, world
 from dl.mytorch.learner import Learner, NotFinite
 from dl.mytorch.logger import History, Logger, open_run, read_json
@@ -92,12 +93,14 @@ class Trainer(Learner):
                     concurrent.futures.wait([self.unkept[1]])
 
     def open_folder(self, data: Splits) -> None:
-        """Claim `config.out` for this run, and keep there what explains the ids in its batches."""
+        """Claim `config.out` for this run, and keep there what explains the ids in its batches, and its split."""
         self.out = open_run(self.config, self.precision.taken)
         if self.config.precision != "fp32" and is_main():
             print(f"precision: {self.precision.taken} ({self.precision.reason})")
         for name, vocabulary in data.vocabularies.items():
             vocabulary.keep(self.out / f"vocabulary-{name}.json")
+        if data.split is not None:
+            record_split(data.split, self.out)
 
     def _loop(self, data: Splits) -> None:
         groups = self._groups(data.train)

@@ -40,7 +40,8 @@ def trained(run: Path) -> Trained:
     if described["recipe"] not in RECIPES:
         raise UserError(f"{run} is a run of {described['recipe']}, not of {' or '.join(RECIPES)}")
     recipe = catalogue.module(described["recipe"], "train")
-    config = recipe.Config(**{**described["config"], "data": data_of_run(run, described["config"]["data"])})
+    kept = {"out": str(run), "fresh": False, "data": data_of_run(run, described["config"]["data"])}
+    config = recipe.Config(**{**described["config"], **kept})  # the run's split is looked for in `out`
     model = load_weights(recipe.network(config), run / "best.pt").eval().to(device(config.device))
     return Trained(model, image_set(config), config)
 

@@ -1,8 +1,8 @@
 """Data sets, each by name, and the Loader that cuts them into batches."""
 
 from dl.mytorch.data.cifar import cifar10, cifar100
-from dl.mytorch.data.folder import centre_square, read_image
 from dl.mytorch.data.idx import fashion_mnist, mnist
+from dl.mytorch.data.imagefile import centre_square, read_image
 from dl.mytorch.data.images import ImageConfig, ImageSet, data_of_run, image_set, image_splits, prepare
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.mat import svhn

@@ -1,24 +1,24 @@
-"""Anyone's own pictures, `--data folder:PATH`: a folder for each class, PATH/cats/*.jpg, or PATH/train/cats/*.jpg and so on."""
+"""Anyone's own pictures, `--data folder:PATH`: a folder for each class, PATH/cats/*.jpg, or PATH/train/cats/*.jpg and so on.
 
-import warnings
+As in torchvision's ImageFolder, a class has the images of its folder and of all folders inside it. PATH may also hold one
+folder that holds all this, as archives are often packed.
+"""
+
+import os
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Callable, NamedTuple
+from typing import Iterator, NamedTuple, Sequence
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.augment import Augment, compose, normalize
-from dl.mytorch.data.loader import Batch, Loader, Splits
+from dl.mytorch.data.imagefile import SUFFIXES, centre_square, check_images, read_image
+from dl.mytorch.data.loader import Batch, Loader
+from dl.mytorch.data.split import Split, check_split
+from dl.mytorch.data.text import TextSplits, Vocabulary
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}  # torchvision's: a .gif is a web page's
 IMAGENET = normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and deviation of ImageNet's photographs
 LAYOUT = "each class needs a folder of its pictures, as PATH/cats/1.jpg or PATH/train/cats/1.jpg"
 
@@ -28,113 +28,71 @@ class Picture(NamedTuple):
     label: int
 
 
-# ---- one picture ---------------------------------------------------------------------------------------------------
-
-
-def read_image(path: Path | str, content: BinaryIO | None = None) -> Tensor:
-    """A picture as bytes (3, H, W), upright as its EXIF says, transparent parts white.
-
-    With `content`, the bytes of its file, `path` only says where they are from. Of an animation the first picture. Floats
-    are from 0 to 1. Colour profiles are not applied. Raises `UserError`, one line with the file and the cause, for what
-    cannot be read or is larger than Pillow's limit (179 million pixels).
-    """
-    from PIL import ImageOps
-
-    pixels = _opened(path, lambda image: np.array(_rgb(ImageOps.exif_transpose(image))), content)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def centre_square(image: Tensor, size: int) -> Tensor:
-    """The largest square (C, size, size) in the middle of an image (C, H, W) of bytes, made smaller or larger."""
-    height, width = image.shape[1:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = image[None, :, top : top + side, left : left + side]
-    return F.interpolate(square, size=(size, size), mode="bilinear", antialias=True)[0]
-
-
-def _opened(path: Path | str, use: Callable[["Image.Image"], Any], content: BinaryIO | None = None) -> Any:
-    """`use` of the opened image; whatever goes wrong becomes one line."""
-    from PIL import Image, UnidentifiedImageError
-
-    path = Path(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, and of large pictures below the limit
-            with Image.open(content or path) as image:
-                return use(image)
-    except FileNotFoundError:
-        cause = "there is no such file"
-    except IsADirectoryError:
-        cause = "is a folder, not a picture"
-    except UnidentifiedImageError:
-        cause = "is not a picture of a known format" if content or path.stat().st_size else "is empty"
-    except Exception as error:  # the readers of the many formats raise whatever they come upon
-        cause = f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
-    raise UserError(f"{path} {cause}")
-
-
-def _rgb(image: "Image.Image") -> "Image.Image":
-    """An image of any mode as one of 8 bits in red, green and blue."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
-        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
-    if image.mode == "F":  # grey of floats, which Pillow would cut off to whole numbers
-        floats = np.asarray(image)
-        if not (floats.min() >= 0 and floats.max() <= 1):  # NaN is neither
-            raise ValueError(f"its floats are from {floats.min():g} to {floats.max():g}, not from 0 to 1: save it as bytes")
-        image = Image.fromarray((floats * 255).round().astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-# ---- a folder of them ----------------------------------------------------------------------------------------------
+def set_folder(root: Path) -> Path:
+    """Return the folder that holds the classes or parts: `root`, or the one in it, as archives are often packed."""
+    inside = _folders(root) if root.is_dir() else []
+    if len(inside) == 1 and _folders(inside[0]) and not any(_is_image(path) for path in inside[0].iterdir()):
+        return root if inside[0].name == "train" else inside[0]
+    return root
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """The names of the classes, in alphabetical order. Raises `UserError` unless `root` holds the folders of two or more."""
+    """Return the names of the classes, in alphabetical order.
+
+    Raises `UserError` unless `root` holds the folders of two or more, with names in UTF-8.
+    """
     if not root.is_dir():
         raise UserError(f"--data folder:{root}: there is no such folder")
-    names = tuple(path.name for path in _folders(part_of(root, "train") or root))
+    top = set_folder(root)
+    names = tuple(path.name for path in _folders(part_of(top, "train") or top))
     if len(names) < 2:
         found = f"the one class {names[0]}" if names else "no folders"
         raise UserError(f"--data folder:{root} holds {found}: there have to be two classes at least, and {LAYOUT}")
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # it could neither be drawn nor be logged at the end
+            raise UserError(f"--data folder:{root}: the folder {os.fsencode(name)!r} has no name in UTF-8: rename it") from None
     return names
 
 
-def folder_splits(config: TrainConfig, root: Path, size: int, augment: Augment | None = None) -> Splits:
+def folder_splits(config: TrainConfig, root: Path, size: int, augment: Augment | None = None) -> TextSplits:
     """The pictures in `root`/train, val (or valid, or validation) and test. Of the classes in train (in `root`, if there is
     no train), each part that is missing gets a tenth, drawn by the seed from each class.
 
     Batches: "images" (B, 3, `size`, `size`), the squares in the middle, standardised like ImageNet's; "labels" (B,).
     Pictures are read when their batch comes, by `config.num_workers` processes; `augment` sees training images as bytes.
-    Raises `UserError` when a part or a class of training has no pictures, or when a file is no picture: the beginnings
-    of all files are looked at before training.
+    Raises `UserError` when a part or a class of training has no pictures, when a file is no picture (the beginnings of all
+    files are looked at before training), or when the run in `config.out` began with other pictures.
     """
-    names = class_names(root)
-    parts = {part: list_pictures(folder, names) for part in ("train", "val", "test") if (folder := part_of(root, part))}
-    missing = [part for part in ("val", "test") if part not in parts]
-    pictures = parts["train"] if "train" in parts else list_pictures(root, names)
-    if without := set(range(len(names))) - {picture.label for picture in pictures}:
+    names, root = class_names(root), set_folder(root)
+    parts = _listed(root, names)
+    if without := set(range(len(names))) - {picture.label for picture in parts["train"]}:
         raise UserError(f"{root} has no pictures to train on of {', '.join(names[i] for i in sorted(without))}; {LAYOUT}")
-    parts |= _held_out(pictures, missing, config.seed)
+    parts |= _held_out(parts["train"], [part for part in ("val", "test") if part not in parts], config.seed)
     if empty := [part for part, pictures in parts.items() if not pictures]:
         raise UserError(f"{root} has too few pictures: none are left for {' and '.join(empty)}")
-    _check([picture.path for pictures in parts.values() for picture in pictures])
-    return picture_splits(config, {part: Pictures(of, size) for part, of in parts.items()}, augment)
+    check_images([picture.path for pictures in parts.values() for picture in pictures])
+    split = {part: [picture.path.relative_to(root).as_posix() for picture in of] for part, of in parts.items()}
+    return picture_splits(config, {part: Pictures(of, size) for part, of in parts.items()}, augment, names, split)
 
 
-def picture_splits(config: TrainConfig, sets: dict[str, Dataset], augment: Augment | None) -> Splits:
-    """Loaders of "train", "val" and "test", standardised like ImageNet's; `augment` sees training images as bytes."""
+def picture_splits(
+    config: TrainConfig, sets: dict[str, Dataset], augment: Augment | None, classes: Sequence[str], split: Split
+) -> TextSplits:
+    """Loaders of "train", "val" and "test", standardised like ImageNet's; `augment` sees training images as bytes.
+
+    Raises `UserError` when `split` is not that of the run in `config.out`.
+    """
+    check_split(split, config)
     augmented = IMAGENET if augment is None else compose(augment, IMAGENET)
     workers = config.num_workers
-    return Splits(
+    return TextSplits(
         Loader(sets["train"], config.batch_size, shuffle=True, seed=config.seed, num_workers=workers, augment=augmented),
         Loader(sets["val"], config.batch_size, num_workers=workers, augment=IMAGENET),
         Loader(sets["test"], config.batch_size, num_workers=workers, augment=IMAGENET),
+        vocabularies={"classes": Vocabulary(classes)},
+        split=split,
     )
 
 
@@ -174,12 +132,33 @@ def list_pictures(root: Path, names: tuple[str, ...]) -> list[Picture]:
     """Class by class, by name. Files that have no picture's suffix, and hidden ones, do not count."""
     if unknown := [path.name for path in _folders(root) if path.name not in names]:
         raise UserError(f"{root} holds classes that are not in train: {', '.join(unknown)}")
-    pictures = []
-    for label, name in enumerate(names):
-        files = sorted((root / name).iterdir()) if (root / name).is_dir() else []
-        chosen = [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
-        pictures += [Picture(file, label) for file in chosen if not file.is_dir()]
-    return pictures
+    folders = [(root / name, label) for label, name in enumerate(names) if (root / name).is_dir()]
+    return [Picture(path, label) for folder, label in folders for path in _images(folder)]
+
+
+def _images(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield the images of a folder by name, then those of the folders in it; links are followed."""
+    above = (*above, os.path.realpath(folder))
+    if above[-1] in above[:-1]:
+        raise UserError(f"{folder} is a link to a folder that it is in: remove it")
+    yield from sorted(path for path in folder.iterdir() if _is_image(path))
+    for inside in _folders(folder):
+        yield from _images(inside, above)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+
+
+def _listed(root: Path, names: tuple[str, ...]) -> dict[str, list[Picture]]:
+    """The pictures of the parts that there are, "train" at least."""
+    parts = {part: folder for part in ("train", "val", "test") if (folder := part_of(root, part))}
+    if "train" in parts:
+        return {part: list_pictures(folder, names) for part, folder in parts.items()}
+    for folder in parts.values():
+        if {path.name for path in _folders(folder)} & set(names):
+            raise UserError(f"{root} holds {folder.name} and no train: move the folders of the other classes into {root}/train")
+    return {"train": list_pictures(root, names)}
 
 
 def _held_out(pictures: list[Picture], missing: list[str], seed: int) -> dict[str, list[Picture]]:
@@ -195,16 +174,3 @@ def _held_out(pictures: list[Picture], missing: list[str], seed: int) -> dict[st
             own = own[share:]
         parts["train"] += own
     return parts
-
-
-def _check(paths: list[Path]) -> None:
-    """Look at the beginning of each file. Raises `UserError` that counts the bad ones and names the first."""
-    bad = []
-    for path in paths:
-        try:
-            _opened(path, lambda image: None)
-        except UserError as error:
-            bad.append(str(error))
-    if bad:
-        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise UserError(f"{len(bad)} of {len(paths)} pictures have to be repaired or removed: {'; '.join(bad[:3])}{more}")

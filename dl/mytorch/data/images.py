@@ -12,11 +12,12 @@ from dl.mytorch.data import cifar, folder, idx, mat
 from dl.mytorch.data.augment import Augment, auto_augment, compose, cutmix, either, mixup
 from dl.mytorch.data.augment import random_crop, random_erasing, random_flip
 from dl.mytorch.data.cifar import HUNDRED, TEN, cifar10, cifar100
-from dl.mytorch.data.folder import centre_square, class_names, folder_splits
+from dl.mytorch.data.folder import class_names, folder_splits
 from dl.mytorch.data.idx import CLOTHES, DIGITS, fashion_mnist, mnist
+from dl.mytorch.data.imagefile import centre_square
 from dl.mytorch.data.loader import Splits
 from dl.mytorch.data.mat import svhn
-from dl.mytorch.data.text import TextSplits, Vocabulary
+from dl.mytorch.data.text import Vocabulary
 
 
 class ImageSet(NamedTuple):
@@ -119,15 +120,12 @@ def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
     mixing = [mixup(config.mixup, len(about.classes))] if config.mixup else []
     mixing += [cutmix(config.cutmix, len(about.classes))] if config.cutmix else []
     steps += [either(*mixing)] if len(mixing) == 2 else mixing
-    loaders: Splits | None = None
     if root := _path(config, "folder:"):
-        loaders = folder_splits(config, root, config.image_size, compose(*steps))
-    elif root := _path(config, "tar:"):
+        return folder_splits(config, root, config.image_size, compose(*steps))
+    if root := _path(config, "tar:"):
         from dl.mytorch.data import tar
 
-        loaders = tar.tar_splits(config, root, config.image_size, compose(*steps))
-    if loaders is not None:
-        return TextSplits(*loaders, vocabularies={"classes": Vocabulary(about.classes)})  # kept with the run
+        return tar.tar_splits(config, root, config.image_size, compose(*steps))
     if _path(config, "classes:"):
         raise UserError(f"{config.out} was trained on pictures that are not where they were, and this takes them")
     functions = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}

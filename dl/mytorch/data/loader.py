@@ -164,4 +164,5 @@ class Splits(NamedTuple):
     train: Loader
     val: Loader
     test: Loader | None = None
-    vocabularies = MappingProxyType({})  # no field of the tuple: see TextSplits
+    vocabularies = MappingProxyType({})  # these are no fields of the tuple: see TextSplits
+    split = None

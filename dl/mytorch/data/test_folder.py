@@ -1,177 +1,23 @@
-"""Folders of pictures: every kind of picture, every kind of damage, every layout."""
+"""Folders of pictures: every layout, every kind of damage."""
 
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from dl.mytorch.config import UserError
-from dl.mytorch.data import Batch, ImageConfig, centre_square, folder, image_set, image_splits, images, read_image
+from dl.mytorch.data import Batch, ImageConfig, image_set, image_splits, images, split
 from dl.mytorch.data.augment import random_flip
-
-# Two rows of three pixels: red green blue, black grey white.
-PIXELS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [128, 128, 128], [255, 255, 255]]], np.uint8)
-COLOURS = torch.from_numpy(PIXELS).permute(2, 0, 1)
-GREYS = torch.tensor([[76, 150, 29], [0, 128, 255]], dtype=torch.uint8).expand(3, 2, 3)  # ITU-R 601: 0.299, 0.587, 0.114
-
-
-def saved(image: Image.Image, path: Path, **options: Any) -> Path:
-    image.save(path, **options)
-    return path
-
-
-# ---- one picture ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".ppm"])
-def test_colours_are_read_as_they_were_saved(suffix: str, tmp_path: Path) -> None:
-    image = read_image(saved(Image.fromarray(PIXELS), tmp_path / f"a{suffix}"))
-    assert image.dtype == torch.uint8 and image.is_contiguous() and torch.equal(image, COLOURS)
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
-def test_lossy_pictures_come_out_nearly_as_they_went_in(suffix: str, tmp_path: Path) -> None:
-    ramp = np.broadcast_to(np.arange(0, 256, 8, dtype=np.uint8)[None, :, None], (16, 32, 3))
-    image = read_image(saved(Image.fromarray(ramp.copy()), tmp_path / f"a{suffix}", quality=95))
-    assert image.shape == (3, 16, 32)
-    assert (image.int() - torch.from_numpy(ramp.copy()).permute(2, 0, 1).int()).abs().max() <= 4
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "I;16", "RGBX", "P"])
-def test_other_modes_become_three_channels(mode: str, tmp_path: Path) -> None:
-    image = Image.fromarray(PIXELS)
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
-        assert image.mode == "I;16"
-    elif mode == "P":
-        image = image.quantize(6)
-    else:
-        image = image.convert(mode)
-    expected = COLOURS if mode in ("RGBX", "P") else GREYS
-    assert torch.equal(read_image(saved(image, tmp_path / ("a.tif" if mode == "RGBX" else "a.png"))), expected)
-
-
-def test_floats_are_from_0_to_1(tmp_path: Path) -> None:
-    floats = np.array([[0, 0.5, 1]], np.float32)
-    assert read_image(saved(Image.fromarray(floats), tmp_path / "a.tif")).tolist() == [[[0, 128, 255]]] * 3
-    for wrong in (floats * 255, floats - 0.1, floats * np.nan):
-        path = saved(Image.fromarray(wrong), tmp_path / "b.tif")
-        with pytest.raises(UserError, match=r"b.tif cannot be read: its floats are from .*, not from 0 to 1: save it as bytes"):
-            read_image(path)
-
-
-def test_one_bit_becomes_black_and_white(tmp_path: Path) -> None:
-    image = read_image(saved(Image.fromarray(np.array([[True, False]])), tmp_path / "a.png"))
-    assert image.tolist() == [[[255, 0]]] * 3
-
-
-def test_cmyk_becomes_red_green_and_blue(tmp_path: Path) -> None:
-    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # no cyan: red
-    read = read_image(saved(image, tmp_path / "a.jpg", quality=100))
-    assert (read.float().mean((1, 2)) - torch.tensor([255.0, 0.0, 0.0])).abs().max() < 6
-
-
-def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
-    pixels = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 51]]], np.uint8)
-    image = read_image(saved(Image.fromarray(pixels), tmp_path / "a.png"))
-    assert image[:, 0].T.tolist() == [[255, 0, 0], [255, 255, 255], [204, 204, 204]]
-    palette = Image.fromarray(PIXELS).quantize(6)
-    image = read_image(saved(palette, tmp_path / "b.png", transparency=palette.getpixel((0, 0))))
-    assert image[:, 0, 0].tolist() == [255] * 3 and torch.equal(image[:, :, 1:], COLOURS[:, :, 1:])
-
-
-# EXIF's orientation: how the stored rows and columns have to be turned to stand upright.
-UPRIGHT = {
-    1: lambda x: x,
-    2: lambda x: x.flip(2),
-    3: lambda x: x.flip(1, 2),
-    4: lambda x: x.flip(1),
-    5: lambda x: x.transpose(1, 2),
-    6: lambda x: x.rot90(-1, (1, 2)),
-    7: lambda x: x.flip(1, 2).transpose(1, 2),
-    8: lambda x: x.rot90(1, (1, 2)),
-}
-
-
-@pytest.mark.parametrize("orientation", UPRIGHT)
-def test_pictures_stand_upright(orientation: int, tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = saved(Image.fromarray(PIXELS), tmp_path / "a.png", exif=exif)
-    assert torch.equal(read_image(path), UPRIGHT[orientation](COLOURS))
-
-
-def test_one_pixel_is_a_picture(tmp_path: Path) -> None:
-    path = saved(Image.new("RGB", (1, 1), (1, 2, 3)), tmp_path / "a.png")
-    assert read_image(path).flatten().tolist() == [1, 2, 3]
-    assert centre_square(read_image(path), 5).flatten(1).T.unique(dim=0).tolist() == [[1, 2, 3]]
-
-
-def damaged(kind: str, path: Path) -> str:
-    """Make `path` what cannot be read; a part of what is said of it."""
-    content = saved(Image.fromarray(PIXELS.repeat(40, 0).repeat(40, 1)), path).read_bytes()
-    if kind == "missing":
-        path.unlink()
-        return "there is no such file"
-    if kind == "folder":
-        path.unlink()
-        path.mkdir()
-        return "is a folder"
-    contents = {
-        "empty": (b"", "is empty"),
-        "cut off": (content[: len(content) * 2 // 3], "cannot be read"),
-        "two bytes": (content[:2], "not a picture"),
-        "a web page": (b"<!DOCTYPE html><html>Not Found</html>", "not a picture"),
-    }
-    path.write_bytes(contents[kind][0])
-    return contents[kind][1]
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".gif", ".bmp", ".tif"])
-@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "cut off", "two bytes", "a web page"])
-def test_what_is_no_picture_is_refused_in_one_line(kind: str, suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"a{suffix}"
-    cause = damaged(kind, path)
-    with pytest.raises(UserError) as refused:
-        read_image(path)
-    message = str(refused.value)
-    assert message.startswith(str(path)) and "\n" not in message
-    assert cause in message or kind == "cut off"  # a short BMP, say, is no picture at all
-
-
-def test_a_picture_of_too_many_pixels_is_refused_with_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = saved(Image.new("1", (100, 100)), tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)  # up to twice of that is a warning only
-    assert read_image(path).shape == (3, 100, 100)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4999)
-    with pytest.raises(UserError, match=r"a.png cannot be read: .*10000 pixels"):
-        read_image(path)
-
-
-@pytest.mark.parametrize(("height", "width"), [(4, 4), (4, 7), (9, 4), (1, 200)])
-def test_the_square_is_the_middle(height: int, width: int) -> None:
-    image = torch.arange(3 * height * width).remainder(256).to(torch.uint8).view(3, height, width)
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    assert torch.equal(centre_square(image, side), image[:, top : top + side, left : left + side])
-
-
-def test_a_smaller_square_is_a_mean_of_pixels_not_a_choice() -> None:
-    stripes = torch.tensor([0, 255], dtype=torch.uint8).repeat(33).expand(3, 66, 66)  # 1 pixel wide; each third one is 0 or 255
-    assert (centre_square(stripes, 22).float() - 127.5).abs().max() < 20
-    assert centre_square(stripes, 22).shape == (3, 22, 22)
-
-
-# ---- a folder of them ----------------------------------------------------------------------------------------------
 
 
 def picture(path: Path, value: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return saved(Image.new("RGB", (8, 6), (value, value, value)), path)
+    Image.new("RGB", (8, 6), (value, value, value)).save(path)
+    return path
 
 
 def fill(root: Path, counts: dict[str, int]) -> Path:
@@ -183,7 +29,7 @@ def fill(root: Path, counts: dict[str, int]) -> Path:
 
 
 def config(root: Path, **changes: Any) -> ImageConfig:
-    return ImageConfig("unused", f"folder:{root}", **({"batch_size": 16, "image_size": 4} | changes))
+    return ImageConfig(data=f"folder:{root}", **({"out": "unused", "batch_size": 16, "image_size": 4} | changes))
 
 
 def names(splits: Any) -> list[list[str]]:
@@ -296,7 +142,7 @@ def test_training_images_are_changed_as_bytes(tmp_path: Path) -> None:
         ({"a": 1, "b": 1}, "none are left for val and test"),
         ({"train/a": 5, "train/b": 5, "val/a": 0}, "none are left for val"),
         ({"train/a": 5, "train/b": 5, "test/a": 1, "test/d": 1}, "classes that are not in train: d"),
-        ({"a": 5, "b": 5, "val/a": 1, "val/b": 1}, "no pictures to train on of val"),
+        ({"a": 5, "b": 5, "val/a": 1, "val/b": 1}, "holds val and no train: move"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else None,
 )
@@ -333,7 +179,7 @@ def test_pictures_that_are_none_are_counted_and_named_before_training(tmp_path: 
 def test_a_picture_that_is_cut_off_ends_training_with_one_line(workers: int, tmp_path: Path) -> None:
     root = fill(tmp_path, {"a": 5, "b": 5})
     for path in root.glob("*/*.png"):
-        saved(Image.effect_noise((64, 64), 50), path)
+        Image.effect_noise((64, 64), 50).save(path)
         path.write_bytes(path.read_bytes()[:900])
     splits = image_splits(config(root, num_workers=workers))  # the beginnings are those of pictures
     with pytest.raises(UserError, match=r"\.png cannot be read: ") as refused:
@@ -355,5 +201,51 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert image_set(config(Path("~/set"))).classes == ("a", "b")
 
 
-def test_hidden_names_and_unknown_suffixes_are_none_of_the_known() -> None:
-    assert {".jpg", ".jpeg", ".png"} <= folder.SUFFIXES and all(suffix == suffix.lower() for suffix in folder.SUFFIXES)
+def test_images_in_folders_of_a_class_are_its_own(tmp_path: Path) -> None:
+    root = fill(tmp_path, {"a": 8, "a/more/of/it": 8, "a/.hidden": 3, "b/x": 8, "b/y": 8})
+    train, val, test = names(image_splits(config(root)))
+    assert len(train + val + test) == 32 and image_set(config(root)).classes == ("a", "b")
+    (root / "b" / "x" / "again").symlink_to(root / "b", target_is_directory=True)
+    with pytest.raises(UserError, match="again is a link to a folder that it is in"):
+        image_splits(config(root))
+
+
+def test_the_one_folder_of_an_unpacked_archive_is_looked_into(tmp_path: Path) -> None:
+    fill(tmp_path, {"published/train/a": 5, "published/train/b": 5, "published/val/a": 1, "__MACOSX/a": 1})
+    assert image_set(config(tmp_path)).classes == ("a", "b")
+    assert [len(part) for part in names(image_splits(config(tmp_path)))] == [8, 1, 2]
+
+
+def test_a_class_called_val_is_no_part(tmp_path: Path) -> None:
+    fill(tmp_path, {"val": 5, "val/more": 5, "other": 10})
+    assert image_set(config(tmp_path)).classes == ("other", "val")
+    assert sum(len(part) for part in names(image_splits(config(tmp_path)))) == 20
+
+
+@pytest.mark.skipif(os.name == "nt" or os.uname().sysname == "Darwin", reason="names are Unicode on this system")
+def test_a_class_whose_name_is_not_utf_8_is_refused_before_training(tmp_path: Path) -> None:
+    root = fill(tmp_path, {"tea": 5})
+    os.mkdir(os.fsencode(root) + b"/caf\xe9")
+    with pytest.raises(UserError, match=r"the folder b'caf\\xe9' has no name in UTF-8: rename it"):
+        config(root)
+
+
+def test_a_run_is_not_resumed_with_other_images(tmp_path: Path) -> None:
+    """Each would be split anew, so that the test could hold what was trained on."""
+    root = fill(tmp_path / "set", {"a": 30, "b": 30})
+    of_run = config(root, out=str(tmp_path))
+    first = image_splits(of_run)
+    split.record_split(first.split, tmp_path)
+    assert names(image_splits(of_run)) == names(first)
+    added = picture(root / "a" / "000a.png")
+    with pytest.raises(UserError, match=r"not what the run in .* was begun with \(1 new, a/000a.png first\)"):
+        image_splits(of_run)
+    assert len(image_splits(config(root, out=str(tmp_path), fresh=True)).split["train"]) == 49
+    added.rename(root / "b" / "000a.png")
+    (root / "b" / "003.png").unlink()
+    with pytest.raises(UserError, match=r"\(1 new, b/000a.png first; 1 gone, b/003.png first\)"):
+        image_splits(of_run)
+    (root / "b" / "000a.png").rename(root / "b" / "003.png")
+    assert names(image_splits(of_run)) == names(first)
+    with pytest.raises(UserError, match="its parts are others"):
+        split.record_split(first.split | {"val": first.split["test"], "test": first.split["val"]}, tmp_path)

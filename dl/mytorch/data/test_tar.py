@@ -14,6 +14,7 @@ from PIL import Image
 from dl.mytorch.config import UserError
 from dl.mytorch.data import ImageConfig, image_set, image_splits, loader
 from dl.mytorch.data.files import DATA
+from dl.mytorch.data.split import record_split
 from dl.mytorch.data.tar import Tarred, main, read_index, write_shards
 
 
@@ -48,7 +49,7 @@ def root(tmp_path: Path) -> Path:
         write(tmp_path / f"{name}.tar", samples(shades))
     write(tmp_path / "val" / "0.tar", samples(range(20, 25)))
     write(tmp_path / "test" / "0.tar", samples(range(30, 33)))
-    (tmp_path / "classes.txt").write_text("even\nodd\n")
+    (tmp_path / "classes.txt").write_text("even\nodd\n", encoding="utf-8")
     return tmp_path
 
 
@@ -109,8 +110,9 @@ def test_folders_become_shards(tmp_path: Path) -> None:
     fill(tmp_path / "pictures" / "train", range(5))
     fill(tmp_path / "pictures" / "val", range(5, 8))
     write_shards(tmp_path / "pictures", tmp_path / "shards", samples=2)
-    assert len(list((tmp_path / "shards" / "train").iterdir())) == 3
-    data = Tarred(sorted((tmp_path / "shards" / "train").iterdir()), 4, 2)
+    shards = sorted((tmp_path / "shards" / "train").glob("*.tar"))
+    assert [len(read_index(shard, 2)) for shard in shards] == [2, 2, 1]
+    data = Tarred(shards, 4, 2)
     pairs = [(int(sample["images"].float().mean()), int(sample["labels"])) for sample in data]
     assert sorted(pairs) == [(shade, shade % 2) for shade in range(5)]
     assert image_set(config(tmp_path / "shards")).classes == ("even", "odd")
@@ -121,7 +123,7 @@ def test_shards_are_not_written_among_older_ones(tmp_path: Path) -> None:
     shards.mkdir()
     write_shards(fill(tmp_path / "pictures", range(6)), shards, samples=2)
     before = {path: path.read_bytes() for path in shards.iterdir()}
-    assert len(before) == 4
+    assert len(before) == 8  # three shards with their indices, the names of the classes, the checksums
     (tmp_path / "pictures" / "even").rename(tmp_path / "pictures" / "zero")
     with pytest.raises(UserError, match="shards is not empty: name a new folder"):
         write_shards(tmp_path / "pictures", shards, samples=6)
@@ -141,15 +143,79 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pyte
 @pytest.mark.slow
 def test_the_command_runs_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dl.mytorch.data.tar", str(tmp_path / "nowhere"), str(tmp_path / "shards")]
-    done = subprocess.run(command, cwd=DATA.parent, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=DATA.parent, capture_output=True, text=True, encoding="utf-8")
     said = f"error: --data folder:{tmp_path / 'nowhere'}: there is no such folder\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+@pytest.mark.parametrize("name", ["a\u2028x", "a\nx", "a\x85x", "a\x0cx"])
+def test_names_of_classes_may_hold_what_ends_a_line(name: str, tmp_path: Path) -> None:
+    fill(tmp_path / "pictures", range(4))
+    (tmp_path / "pictures" / "even").rename(tmp_path / "pictures" / name)
+    write_shards(tmp_path / "pictures", tmp_path / "shards")
+    assert image_set(config(tmp_path / "shards")).classes == (name, "odd")
+    if name != "a\nx":
+        (tmp_path / "shards" / "classes.json").unlink()
+        (tmp_path / "shards" / "classes.txt").write_text(f"{name}\r\nodd\r\n", encoding="utf-8", newline="")
+        assert image_set(config(tmp_path / "shards")).classes == (name, "odd")
+
+
+def changed(content: bytes, how: str) -> bytes:
+    """A shard of several samples, damaged without a trace for a reader that stops at the first header it cannot read."""
+    header = content.index(b".cls", 2000) // 512 * 512  # one in the middle
+    return {
+        "a bit of a header": content[: header + 3] + bytes([content[header + 3] ^ 1]) + content[header + 4 :],
+        "cut": content[:header],
+        "cut at the end": content[: len(content.rstrip(b"\0")) // 512 * 512 + 512],
+        "a hole": content[:header] + bytes(1024) + content[header + 1024 :],
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["a bit of a header", "cut", "cut at the end", "a hole"])
+def test_a_damaged_shard_is_no_shorter_set(how: str, tmp_path: Path) -> None:
+    shard = write(tmp_path / "0.tar", samples(range(6)))
+    assert len(read_index(shard, 2)) == 6
+    shard.write_bytes(changed(shard.read_bytes(), how))
+    with pytest.raises(UserError, match="0.tar is damaged or no plain tar file"):
+        read_index(shard, 2)
+
+
+def test_a_shard_with_an_index_is_what_was_written_or_refused(tmp_path: Path) -> None:
+    write_shards(fill(tmp_path / "pictures", range(6)), tmp_path / "shards")
+    shard = tmp_path / "shards" / "000000.tar"
+    content = shard.read_bytes()
+    data = Tarred([shard], 4, 2)
+    expected = [example["images"] for example in data]
+    for how in ("a bit of a header", "cut", "a hole"):
+        shard.write_bytes(changed(content, how))
+        if how == "cut":
+            with pytest.raises(UserError, match="000000.tar was changed since its index was made"):
+                read_index(shard, 2)
+        else:  # headers are not read
+            assert all(torch.equal(example["images"], image) for example, image in zip(Tarred([shard], 4, 2), expected))
+    place = read_index(shard, 2)[3]
+    shard.write_bytes(content[: place.start + 50] + bytes([content[place.start + 50] ^ 4]) + content[place.start + 51 :])
+    with pytest.raises(UserError, match=r"000000.tar, bytes \d+ to \d+, was changed since it was written"):
+        Tarred([shard], 4, 2)[3]
+    index = shard.with_suffix(".json")
+    index.write_text(index.read_text(encoding="utf-8").replace("1", "0", 1), encoding="utf-8")
+    with pytest.raises(UserError, match="000000.json was changed since it was written"):
+        read_index(shard, 2)
+
+
+def test_a_run_is_not_resumed_with_other_shards(root: Path) -> None:
+    of_run = ImageConfig(str(root), f"tar:{root}", image_size=4)
+    record_split(image_splits(of_run).split, root)
+    image_splits(of_run)
+    write(root / "train" / "3.tar", samples(range(40, 42)))
+    with pytest.raises(UserError, match=r"\(1 new, train/3.tar: 2 samples, .* first\)"):
+        image_splits(of_run)
 
 
 def test_what_is_wrong_is_named(root: Path) -> None:
     with pytest.raises(UserError, match="bytes .* is not a picture"):
         Tarred([write(root / "bad.tar", {"a.png": b"nothing", "a.cls": b"0"})], 4, 2)[0]
-    with pytest.raises(UserError, match="b has the class 2; classes.txt names 2"):
+    with pytest.raises(UserError, match="b has the class 2; there are names of 2"):
         read_index(write(root / "bad.tar", {"b.png": png(1), "b.cls": b"2"}), 2)
     with pytest.raises(UserError, match="b has the class none"):
         read_index(write(root / "bad.tar", {"b.png": png(1)}), 2)
@@ -157,6 +223,16 @@ def test_what_is_wrong_is_named(root: Path) -> None:
         read_index(write(root / "bad.tar", {"b.gif": png(1), "b.cls": b"1"}), 2)
     with pytest.raises(UserError, match="bad.tar: b has 2 pictures: give .* as b.seg.png"):
         read_index(write(root / "bad.tar", {"b.jpg": png(1), "b.png": png(1), "b.cls": b"1"}), 2)
+    with pytest.raises(UserError, match="bad.tar: b has more than one class"):
+        read_index(write(root / "bad.tar", {"b.cls": b"1", "b.png": png(1), "./b.cls": b"1"} | {"b.cls": b"1" * 21}), 2)
+    with tarfile.open(root / "bad.tar", "w") as tar:
+        member = tarfile.TarInfo("b.png")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    with pytest.raises(UserError, match="bad.tar: b.png is no plain file"):
+        read_index(root / "bad.tar", 2)
+    with pytest.raises(UserError, match="train is a folder, not a file"):
+        read_index(root / "train", 2)
     (root / "bad.tar").write_bytes(b"no tar file at all" * 100)
     with pytest.raises(UserError, match="bad.tar is damaged or no plain tar file"):
         read_index(root / "bad.tar", 2)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dl.mytorch.config import UserError
 from dl.mytorch.data.loader import Loader, Splits
+from dl.mytorch.data.split import Split
 from dl.mytorch.data.textfiles import read_json
 from dl.mytorch.distributed import is_main
 from dl.mytorch.files import write_json
@@ -111,15 +112,21 @@ class Vocabulary:
 
 
 class TextSplits(Splits):
-    """Splits with `vocabularies`, by the name of the tensor in a batch whose ids they explain: the same for all splits.
+    """Splits with what a run keeps in its folder, and refuses to go on with another of.
 
-    For somebody's own pictures there is one of "classes". A run that trains on them keeps each in its folder, as
-    vocabulary-<name>.json, and refuses to go on with another.
+    `vocabularies`, by the name of the tensor in a batch whose ids they explain, become vocabulary-<name>.json; for somebody's
+    own pictures there is one of "classes". `split` says which examples each part has, see split.py.
     """
 
     def __new__(
-        cls, train: Loader, val: Loader, test: Loader | None = None, *, vocabularies: Mapping[str, Vocabulary]
+        cls,
+        train: Loader,
+        val: Loader,
+        test: Loader | None = None,
+        *,
+        vocabularies: Mapping[str, Vocabulary],
+        split: Split | None = None,
     ) -> "TextSplits":
         splits = super().__new__(cls, train, val, test)
-        splits.vocabularies = vocabularies
+        splits.vocabularies, splits.split = vocabularies, split
         return splits

@@ -133,7 +133,7 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path, picture: Path
     assert "text.jpg is not a picture" in refused(capsys, tmp_path / "text.jpg")
     assert "empty.png is empty" in refused(capsys, tmp_path / "empty.png")
     assert "cut.png cannot be read" in refused(capsys, tmp_path / "cut.png")
-    assert "nothing.png there is no such file" in refused(capsys, tmp_path / "nothing.png")
+    assert "nothing.png does not exist" in refused(capsys, tmp_path / "nothing.png")
     assert "is a folder" in refused(capsys, tmp_path)
 
 

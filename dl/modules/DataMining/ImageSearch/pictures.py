@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dl.mytorch.config import UserError
 from dl.mytorch.data import ImageConfig, image_set, image_splits, read_image
-from dl.mytorch.data.folder import SUFFIXES
+from dl.mytorch.data.imagefile import SUFFIXES
 from dl.mytorch.data.images import IMAGE_SETS
 
 

@@ -62,7 +62,8 @@ def trained(run: Path, prediction: str = "") -> Trained:
     if described["recipe"] not in RECIPES:
         raise UserError(f"{run} is a run of {described['recipe']}, not of {', '.join(RECIPES)}")
     recipe = catalogue.module(described["recipe"], "train")
-    config = recipe.Config(**{**described["config"], "data": data_of_run(run, described["config"]["data"])})
+    kept = {"out": str(run), "fresh": False, "data": data_of_run(run, described["config"]["data"])}
+    config = recipe.Config(**{**described["config"], **kept})  # the run's split is looked for in `out`
     process = recipe.process(config)
     if prediction and prediction != process.prediction:
         raise UserError(f"{run} was trained to predict {process.prediction}, not {prediction}")

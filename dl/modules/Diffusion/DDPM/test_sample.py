@@ -105,8 +105,10 @@ def test_nearest_training_images_stand_behind_the_samples(tmp_path: Path, monkey
     monkeypatch.setattr(sample, "image_splits", lambda config: seen.update(config=config) or Splits(loader, loader))
     monkeypatch.setattr(sample.plot, "save_image", lambda image, path: seen.update(shape=image.shape))
     config = dataclasses.replace(CONFIG, seed=1)  # which draws the training set
-    assert sample.main([str(make_run(tmp_path / "run", config)), "--num", "5", "--steps", "1", "--nearest"]) == 0
-    assert seen == {"shape": (1, 2 * 57 - 1, 8 * 57 - 1), "config": config}
+    run = str(make_run(tmp_path / "run", config))
+    assert sample.main([run, "--num", "5", "--steps", "1", "--nearest"]) == 0
+    # The folder that the run is in now holds its split, wherever it was trained.
+    assert seen == {"shape": (1, 2 * 57 - 1, 8 * 57 - 1), "config": dataclasses.replace(config, out=run)}
 
 
 @pytest.mark.parametrize(
