@@ -144,21 +144,23 @@ def assert_gradients_flow(model: nn.Module, batch: Batch, task: Task | None = No
 
 
 def assert_overfits(
-    model: nn.Module, batch: Batch, task: Task | None = None, lr: float = 1e-2, steps: int = 100, below: float = 0.05
+    model: nn.Module, batch: Batch, task: Task | None = None, lr: float = 1e-2, steps: int = 300, below: float = 0.05
 ) -> None:
-    """At most `steps` of Adam on one batch bring its loss under half of `below`, or `steps` under `below`."""
+    """At most `steps` of Adam on one batch bring its loss below `below`.
+
+    Choose `lr` so that a third of the steps suffice for any seed: how many it takes depends on the rounding of the processor.
+    """
     task = task or Classification()
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     model.train()
     for _ in range(steps):
         loss = task.step(model, batch).loss
-        if loss < below / 2:
+        if loss < below:
             return
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    reached = task.step(model, batch).loss.item()
-    assert reached < below, f"the loss on one batch is still {reached:.4f} after {steps} steps, not below {below}"
+    raise AssertionError(f"the loss on one batch is still {loss.item():.4f} after {steps} steps, not below {below}")
 
 
 @torch.no_grad()

@@ -47,7 +47,8 @@ def test_quick_draws_are_as_independent_as_torch_s_and_gradients_go_where_number
 @pytest.mark.parametrize("p", [0.0, 1e-9, 1 - 1e-9, 1.0])
 def test_quick_dropout_at_the_ends(p: float) -> None:
     x = torch.ones(1000)
-    assert layers.QuickDropout(p)(x).count_nonzero() == (1000 if p < 0.5 else 0)
+    # p is rounded to a 65,536th, but neither to 0 nor to 1: of 1,000 numbers 0.015 are expected on the other side
+    assert layers.QuickDropout(p)(x).count_nonzero() == pytest.approx(1000 if p < 0.5 else 0, abs=0 if p in (0, 1) else 5)
     assert torch.equal(layers.QuickDropout(p).eval()(x), x)
     assert layers.QuickDropout(p)(torch.empty(0, 5)).shape == (0, 5)
 

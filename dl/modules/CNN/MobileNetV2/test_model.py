@@ -192,8 +192,8 @@ def test_every_parameter_gets_a_gradient() -> None:
     testing.assert_gradients_flow(build("tiny"), synthetic.images(8, channels=3))
 
 
-def test_one_batch_is_learnt_by_heart() -> None:
-    testing.assert_overfits(build("tiny", in_channels=1, dropout=0.0), synthetic.images(16, size=16), steps=60, lr=4e-2)
+def test_network_overfits_one_batch() -> None:
+    testing.assert_overfits(build("tiny", in_channels=1, dropout=0.0), synthetic.images(16, size=16), lr=4e-2)
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------

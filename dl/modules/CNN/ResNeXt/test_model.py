@@ -212,8 +212,8 @@ def test_every_parameter_gets_a_gradient(stem: str) -> None:
     testing.assert_gradients_flow(build("tiny", stem=stem), synthetic.images(8, channels=3))
 
 
-def test_one_batch_is_learnt_by_heart() -> None:
-    testing.assert_overfits(build("tiny", in_channels=1), synthetic.images(16, size=8), steps=50, lr=4e-2)
+def test_network_overfits_one_batch() -> None:
+    testing.assert_overfits(build("tiny", in_channels=1), synthetic.images(16, size=8), lr=4e-2)
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------

@@ -205,8 +205,8 @@ def test_every_parameter_gets_a_gradient(batch_norm: bool, head: str) -> None:
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_one_batch_is_learnt_by_heart(batch_norm: bool) -> None:
-    testing.assert_overfits(build("tiny", batch_norm=batch_norm), synthetic.images(16), steps=60)
+def test_network_overfits_one_batch(batch_norm: bool) -> None:
+    testing.assert_overfits(build("tiny", batch_norm=batch_norm), synthetic.images(16))
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def test_every_parameter_gets_a_gradient() -> None:
     testing.assert_gradients_flow(build("tiny"), rows(20, 3, noise=0.5), Regression())
 
 
-def test_one_batch_without_noise_is_learnt_by_heart() -> None:
+def test_model_overfits_one_batch_without_noise() -> None:
     testing.assert_overfits(build("tiny"), rows(16, 3, noise=0), Regression(), lr=0.1, below=1e-3)
 
 

@@ -74,8 +74,8 @@ def test_every_parameter_gets_a_gradient() -> None:
     testing.assert_gradients_flow(build(), synthetic.images(32))
 
 
-def test_one_batch_is_learnt_by_heart() -> None:
-    testing.assert_overfits(build(), synthetic.images(16), steps=60)
+def test_network_overfits_one_batch() -> None:
+    testing.assert_overfits(build(), synthetic.images(16))
 
 
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:

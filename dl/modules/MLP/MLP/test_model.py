@@ -84,8 +84,8 @@ def test_every_parameter_gets_a_gradient(preset: str) -> None:
 
 
 @pytest.mark.parametrize(("preset", "lr"), [("large", 1e-3), ("d2l", 1e-3), ("tiny", 1e-2)])
-def test_one_batch_is_learnt_by_heart(preset: str, lr: float) -> None:
-    testing.assert_overfits(build(preset), synthetic.images(16), lr=lr, steps=60)
+def test_network_overfits_one_batch(preset: str, lr: float) -> None:
+    testing.assert_overfits(build(preset), synthetic.images(16), lr=lr)
 
 
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:

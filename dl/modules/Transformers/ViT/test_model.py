@@ -209,8 +209,8 @@ def test_every_parameter_gets_a_gradient() -> None:
     testing.assert_gradients_flow(randomized(build("tiny", head_dim=6)), synthetic.images(8))
 
 
-def test_one_batch_is_learnt_by_heart() -> None:
-    testing.assert_overfits(build("tiny"), synthetic.images(16), steps=60)
+def test_network_overfits_one_batch() -> None:
+    testing.assert_overfits(build("tiny"), synthetic.images(16))
 
 
 def test_images_of_another_size_are_refused() -> None:
