@@ -3,9 +3,9 @@
     4  dl/modules/<Category>/<Model>/  train.py, test_model.py ...
     3  dl/modules/<Category>/<Model>/  model.py, task.py, data.py, convert.py; a folder without model.py is a tool
     2  dl/mytorch/  trainer.py, learner.py, layerwise.py
-    1  dl/mytorch/  tasks.py, translation.py, metrics.py, data/, checkpoint.py, logger.py
+    1  dl/mytorch/  tasks.py, translation.py, metrics.py, data/, checkpoint.py, shards.py, logger.py
     0  dl/mytorch/  config.py, distributed.py, precision.py, sharding.py, streaming.py, optim.py, vision.py, introspect.py,
-                    plot.py, layers/, losses.py, optimizers/, autograd/, decoding.py
+                    plot.py, safetensors.py, files.py, layers/, losses.py, optimizers/, autograd/, decoding.py
 """
 
 import ast
@@ -25,8 +25,8 @@ MODELS = sorted(path.parent for path in ROOT.glob("modules/*/*/model.py"))
 
 FLOORS = {
     **dict.fromkeys(["config", "files", "distributed", "sharding", "optim", "vision", "introspect", "plot", "layers"], 0),
-    **dict.fromkeys(["losses", "optimizers", "autograd", "decoding", "streaming", "precision"], 0),
-    **dict.fromkeys(["tasks", "translation", "metrics", "data", "checkpoint", "logger"], 1),
+    **dict.fromkeys(["losses", "optimizers", "autograd", "decoding", "streaming", "precision", "safetensors"], 0),
+    **dict.fromkeys(["tasks", "translation", "metrics", "data", "checkpoint", "shards", "logger"], 1),
     **dict.fromkeys(["trainer", "learner", "layerwise"], 2),
     "testing": 3,  # beside the floors: for tests, so nothing of the core may import it
 }
@@ -45,6 +45,9 @@ LEVEL = {
     ("translation", "data"),
     ("metrics", "data"),
     ("data", "checkpoint"),
+    ("checkpoint", "shards"),
+    ("safetensors", "config"),
+    ("safetensors", "files"),
     ("logger", "checkpoint"),
     ("streaming", "config"),
     ("streaming", "sharding"),

@@ -1,19 +1,17 @@
 """Atomic checkpoint files: written to a temporary name, fsynced, renamed; always loaded with `weights_only=True`."""
 
-import contextlib
-import json
 import pickle
-import tempfile
 import zipfile
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from dl.mytorch import safetensors, shards
 from dl.mytorch.config import UserError
-from dl.mytorch.distributed import background_group, gather_objects, is_main, rank, rng_state, set_rng_state, world
+from dl.mytorch.distributed import gather_objects, is_main, rank, rng_state, set_rng_state, world
 from dl.mytorch.files import atomic_write
 from dl.mytorch.sharding import like, whole
 
@@ -35,11 +33,13 @@ def load(path: Path | str, mapped: bool = False) -> dict[str, Any]:
     """
     try:
         if Path(path).suffix == ".safetensors":
-            return _read_safetensors(path)
+            return safetensors.read(path)
         if Path(path).is_dir():
-            return _read_shards(path)
+            return _read_shards(Path(path))
         mapped = mapped and Path(path).stat().st_size > LARGE and zipfile.is_zipfile(path)  # not of an old version of torch
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except pickle.UnpicklingError as error:
@@ -51,23 +51,6 @@ def load(path: Path | str, mapped: bool = False) -> dict[str, Any]:
             raise
         reason = str(error).partition("\n")[0][:100] or "it ends too early"
         raise UserError(f"{path} is damaged or not a checkpoint ({reason})") from None
-
-
-_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
-
-
-def _read_safetensors(path: Path | str) -> dict[str, Tensor]:
-    """https://github.com/huggingface/safetensors, "Format": the length of a header, the header in JSON, the numbers."""
-    content = Path(path).read_bytes()
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in header.items():
-        first, last = (start + place for place in entry["data_offsets"])
-        numbers = torch.frombuffer(bytearray(content[first:last]), dtype=_TYPES[entry["dtype"]])
-        tensors[name] = numbers.view(entry["shape"])
-    return tensors
 
 
 # ---- the state of training -----------------------------------------------------------------------------------------
@@ -88,25 +71,24 @@ def capture_shards(
     """The same of a large model: each rank writes what it has into `folder`, and the state only names it. See `use_shards`.
 
     What is written is copied first, then written while training goes on. When the future is done on rank 0, all is there;
-    `finish_shards` raises what went wrong.
+    its result raises `UserError` if something went wrong.
     """
-    from torch.distributed import checkpoint as dcp
-
-    shards = _shards(model, optimizers, average)
-    writing = dcp.async_save(shards, checkpoint_id=folder, process_group=background_group())
-    return {"shards": folder.name, "rng": gather_objects(rng_state())}, writing
-
-
-def finish_shards(writing: Future, folder: Path) -> None:
-    """Wait for the shards to be written. Raises `UserError` when they could not be."""
-    with _short_errors(f"cannot write {folder}"):
-        writing.result()
+    parts = {"model": model.state_dict(), "ema": {} if average is None else average.state_dict()}
+    named = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+    rest = []  # what is no tensor: learning rates and the like
+    for i, optimizer in enumerate(optimizers):
+        state = optimizer.state_dict()
+        rest.append({**state, "state": {j: {} for j in state["state"]}})
+        for j, of_one in state["state"].items():
+            named |= {f"optimizers.{i}.{j}.{name}": value for name, value in of_one.items() if isinstance(value, Tensor)}
+            rest[i]["state"][j] |= {name: value for name, value in of_one.items() if not isinstance(value, Tensor)}
+    return {"shards": folder.name, "optimizers": rest, "rng": gather_objects(rng_state())}, shards.write(folder, named)
 
 
 def restore(state: dict[str, Any], path: Path, model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> None:
     """Put back what `capture` gave; `path` is where it is from. A rank that had no part keeps its generators."""
     if "shards" in state:
-        _load_shards(path.with_name(state["shards"]), model, optimizers, average)
+        _restore_shards(path.with_name(state["shards"]), state["optimizers"], model, optimizers, average)
     else:
         put_weights(model, state["model"], path)
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -127,43 +109,46 @@ def use_shards(model: nn.Module) -> bool:
     return shared and sum(p.numel() * p.element_size() for p in parameters) > LARGE
 
 
-def _shards(model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> dict[str, Any]:
-    """By the names of parameters, so that any number of ranks can load it; optimizers that are new get a state of zeros."""
-    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict  # takes a second
+def _restore_shards(
+    folder: Path, rest: list[dict[str, Any]], model: nn.Module, optimizers: Optimizers, average: nn.Module | None
+) -> None:
+    """`rest` is what `capture_shards` found of the optimizers beside tensors."""
+    found = shards.open_folder(folder)
+    own = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    if average is not None:
+        own |= {f"ema.{name}": tensor for name, tensor in average.state_dict().items()}
+    for i, optimizer in enumerate(optimizers):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for name in (name for name in found if name.startswith(f"optimizers.{i}.")):
+            try:
+                place, of_one = name.split(".", 3)[2:]
+                own[name] = rest[i]["state"][int(place)][of_one] = _zeros(parameters[int(place)], found[name])
+            except (IndexError, KeyError, ValueError):
+                raise UserError(f"{folder} belongs to another model: its {name} is of no parameter") from None
+    for name in own.keys() | found.keys():
+        both = name in own and name in found
+        if not both or (found[name].shape, found[name].dtype) != (tuple(own[name].shape), own[name].dtype):
+            raise UserError(f"{folder} belongs to another model: {name} is missing or of another shape or type in one of them")
+    for name, tensor in own.items():
+        shards.fill(tensor, name, found[name])
+    for optimizer, saved in zip(optimizers, rest, strict=True):
+        optimizer.load_state_dict(saved)
 
-    state = {"model": model.state_dict(), "optimizers": get_optimizer_state_dict(model, optimizers)}
-    return state | ({"ema": average.state_dict()} if average is not None else {})
+
+def _zeros(parameter: Tensor, saved: shards.Tensors) -> Tensor:
+    """What an optimizer's state of `parameter` is copied into: shared among ranks as the parameter is, if it has its shape."""
+    if tuple(parameter.shape) == saved.shape:
+        return torch.zeros_like(parameter, dtype=saved.dtype)
+    return torch.zeros(saved.shape, dtype=saved.dtype)
 
 
-def _load_shards(folder: Path, model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> None:
-    from torch.distributed import checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
-
-    state = _shards(model, optimizers, average)
-    with _short_errors(f"cannot read {folder}"):
-        dcp.load(state, checkpoint_id=folder, no_dist=world() == 1)  # into the tensors of the model
-    set_optimizer_state_dict(model, optimizers, state["optimizers"])
-
-
-def _read_shards(folder: Path | str) -> dict[str, Any]:
-    """All of it, in one process, as plain tensors."""
-    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
-
-    with tempfile.TemporaryDirectory(dir=folder) as place, _short_errors(f"cannot read {folder}"):
-        dcp_to_torch_save(folder, f"{place}/whole.pt")
-        return torch.load(f"{place}/whole.pt", map_location="cpu", weights_only=True)
-
-
-@contextlib.contextmanager
-def _short_errors(what: str) -> Iterator[None]:
-    """What goes wrong with the shards of one rank, torch tells all ranks, with the whole stack; a line is enough."""
-    from torch.distributed.checkpoint.api import CheckpointException
-
-    try:
-        yield
-    except CheckpointException as error:
-        place, (cause, _) = min(error.failures.items())
-        raise UserError(f"{what}: {str(cause).partition(chr(10))[0] or type(cause).__name__} (rank {place})") from None
+def _read_shards(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """All tensors of a folder of shards, in one process, by what they are part of."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in shards.read(folder).items():
+        part, _, own = name.partition(".")
+        parts.setdefault(part, {})[own] = tensor
+    return parts
 
 
 def gather_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -256,12 +256,12 @@ def all_gather(x: Tensor) -> Tensor:
     return torch.cat([part[:length] for part, length in zip(parts, lengths)]).to(x.device)
 
 
-def gather_objects(value: Any) -> list[Any]:
-    """The small Python object `value` of every rank, in the order of ranks."""
+def gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """The small Python object `value` of every rank, in the order of ranks; by way of `group`, if given, one of all ranks."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group)
     return values
 
 

@@ -278,7 +278,7 @@ class Trainer(Learner):
             if not (wait or writing.done()):
                 return
             shards = self.out / state["shards"]
-            checkpoint.finish_shards(writing, shards)
+            writing.result()
         self.unkept = None
         if is_main():
             checkpoint.save(state, self.out / "last.pt")
