@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dl.mytorch import logger
 from dl.mytorch.config import TrainConfig, UserError
@@ -212,10 +211,17 @@ def test_damaged_json_is_a_line(tmp_path: Path) -> None:
 # ---- what is written -------------------------------------------------------------------------------------------------
 
 
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Tag -> (step, value), as TensorBoard reads them."""
+def read_events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow to import
+
     events = EventAccumulator(str(folder))
     events.Reload()
+    return events
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Tag -> (step, value), as TensorBoard reads them."""
+    events = read_events(folder)
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
@@ -251,8 +257,7 @@ def test_the_end_of_a_run_is_pictures_history_and_the_test_beside_the_flags(
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert str(tmp_path / f"{name}.png") in printed
     assert read_json(tmp_path / "history.json") == history
-    events = EventAccumulator(str(tmp_path / "tensorboard" / "test"))
-    events.Reload()
+    events = read_events(tmp_path / "tensorboard" / "test")
     tags = events.Tags()
     assert {"loss", "top1_error", "test/loss"} <= set(tags["scalars"])
     assert events.Scalars("test/loss")[0].value == 0.625

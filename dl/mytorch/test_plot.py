@@ -2,15 +2,21 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from matplotlib.figure import Figure
-from matplotlib.image import imread
 from torch import Tensor
 
 from dl.mytorch import plot
 from dl.mytorch.config import UserError
+
+
+def read_pixels(path: Path) -> Tensor:
+    """The colours of a picture file (3, height, width), from 0 to 1."""
+    from matplotlib.image import imread  # slow to import, which collecting tests does without
+
+    return torch.from_numpy(imread(path))[..., :3].permute(2, 0, 1)
 
 HISTORY = [
     {"epoch": 1, "step": 10, "lr": 0.1, "train": {"loss": 2.0, "top1_error": 0.9}, "val": {"loss": 1.5, "top1_error": 0.8}},
@@ -73,7 +79,7 @@ def test_kernels_are_in_colour_for_3_channels_and_grey_one_by_one_else() -> None
     assert 0 <= picture.min() and picture.max() <= 1
 
 
-def lines(fig: Figure, chart: int) -> dict[str, list[tuple[float, float]]]:
+def lines(fig: Any, chart: int) -> dict[str, list[tuple[float, float]]]:
     """Label -> points of the lines of one chart."""
     return {line.get_label(): [(float(x), float(y)) for x, y in zip(*line.get_data())] for line in fig.axes[chart].lines}
 
@@ -205,14 +211,14 @@ def test_a_confusion_matrix_of_many_classes_stays_a_picture_of_moderate_size() -
 def test_a_saved_image_is_read_back(channels: int, tmp_path: Path) -> None:
     image = torch.linspace(0, 1, channels * 4 * 5).view(channels, 4, 5)
     plot.save_image(image, tmp_path / "image.png")
-    pixels = torch.from_numpy(imread(tmp_path / "image.png"))[..., :3].permute(2, 0, 1)
+    pixels = read_pixels(tmp_path / "image.png")
     torch.testing.assert_close(pixels, image.expand(3, 4, 5), atol=1 / 255, rtol=0)
 
 
 def test_a_saved_figure_is_what_is_drawn(tmp_path: Path) -> None:
     fig = plot.curves(HISTORY)
     plot.save_figure(fig, tmp_path / "curves.png")
-    pixels = torch.from_numpy(imread(tmp_path / "curves.png"))[..., :3].permute(2, 0, 1)
+    pixels = read_pixels(tmp_path / "curves.png")
     assert torch.equal(pixels, plot.to_tensor(fig))
 
 

@@ -221,9 +221,14 @@ def test_auto_augment_moves_no_black_into_a_grey_image(policy: str) -> None:
 
 # ---- laws of all ---------------------------------------------------------------------------------------------------
 
+
+def auto(batch: Batch, generator: torch.Generator) -> Batch:
+    return auto_augment("cifar10")(batch, generator)  # made here, and not when tests are collected: torchvision is slow to import
+
+
 STEPS = {
     **{"normalize": normalize([0.5] * 3, [0.5] * 3), "crop": random_crop(2), "flip": random_flip()},
-    **{"erase": random_erasing(0.7), "mixup": mixup(1.0, 64), "cutmix": cutmix(1.0, 64), "auto": auto_augment("cifar10")},
+    **{"erase": random_erasing(0.7), "mixup": mixup(1.0, 64), "cutmix": cutmix(1.0, 64), "auto": auto},
 }
 STEPS["all"] = compose(*(STEPS[name] for name in ("flip", "crop", "auto", "erase", "mixup", "normalize")))
 

@@ -24,7 +24,7 @@ LEARNT_FROM = 10  # parts of each file
 
 
 def parts(path: Path) -> Iterator[str]:
-    """The text of a UTF-8 file in parts of about `PART` characters, cut where no word of `WORDS` is: before a line's end.
+    """The text of a UTF-8 file in parts of about `PART` characters, cut where no word of `word_pattern()` is: before a line's end.
 
     Raises `UserError` when it is missing or no UTF-8.
     """

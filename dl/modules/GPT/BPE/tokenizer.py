@@ -8,6 +8,7 @@ Deviations: letters and numbers are those of the running Python's Unicode (`unic
 or an older one.
 """
 
+import functools
 import heapq
 import json
 import re
@@ -28,22 +29,22 @@ FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"), ("tokenize
 Pair = tuple[int, int]
 
 
-# The first letter of each character's Unicode category: L for letters, N for numbers.
-_KINDS = "".join([unicodedata.category(chr(i))[0] for i in range(sys.maxunicode + 1)])
+@functools.cache
+def word_pattern() -> re.Pattern[str]:
+    """What matches each word of a text in turn. Made when first asked for: it looks at each character of Unicode.
 
+    https://github.com/openai/gpt-2, src/encoder.py: endings; words, numbers, other signs, with a space before them; spaces.
+    """
+    # The first letter of each character's Unicode category: L for letters, N for numbers.
+    kinds = "".join([unicodedata.category(chr(i))[0] for i in range(sys.maxunicode + 1)])
+    letter, number = (
+        "".join(f"\\U{found.start():08x}-\\U{found.end() - 1:08x}" for found in re.finditer(f"{kind}+", kinds)) for kind in "LN"
+    )  # as ranges inside a [] of `re`, which has no \p{L}
+    space = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's; \s of `re` has four more
+    return re.compile(
+        f"'s|'t|'re|'ve|'m|'ll|'d| ?[{letter}]+| ?[{number}]+| ?[^{space}{letter}{number}]+|[{space}]+(?![^{space}])|[{space}]+"
+    )
 
-def _characters(kind: str) -> str:
-    """The characters of a kind as ranges inside a [] of `re`, which has no \\p{L}."""
-    return "".join(f"\\U{found.start():08x}-\\U{found.end() - 1:08x}" for found in re.finditer(f"{kind}+", _KINDS))
-
-
-_LETTER, _NUMBER = _characters("L"), _characters("N")
-_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's; \s of `re` has four more
-# https://github.com/openai/gpt-2, src/encoder.py: endings; words, numbers, other signs, with a space before them; spaces.
-WORDS = re.compile(
-    f"'s|'t|'re|'ve|'m|'ll|'d| ?[{_LETTER}]+| ?[{_NUMBER}]+| ?[^{_SPACE}{_LETTER}{_NUMBER}]+"
-    f"|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+"
-)
 
 # GPT-2's files show each byte as one visible character, and its first 256 ids are the bytes in the order of these.
 _VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -98,7 +99,7 @@ class BPE:
             raise UserError(f"a vocabulary of {vocab_size} has no room for 256 bytes and {len(special)} special tokens")
         counts: Counter[str] = Counter()
         for part in [text] if isinstance(text, str) else text:
-            counts.update(WORDS.findall(part))
+            counts.update(word_pattern().findall(part))
         if not counts:
             raise UserError("no tokens can be learnt from an empty text")
         words = [_bytes(word) for word in counts]
@@ -110,7 +111,7 @@ class BPE:
         """Ids of a text. Bytes that are no UTF-8 may come as `bytes.decode(errors="surrogateescape")` makes them."""
         ids: list[int] = []
         known = self.known
-        for word in WORDS.findall(text):
+        for word in word_pattern().findall(text):
             if word not in known:
                 if len(known) >= 2**18:
                     known.clear()
