@@ -1,5 +1,6 @@
 """What differs between models in training: the loss, the errors, what to show. The loop is the same for all."""
 
+import math
 from typing import NamedTuple, Sequence
 
 import torch
@@ -59,7 +60,7 @@ class Task:
 
 
 class Classification(Task):
-    """One label per example: cross-entropy, top-1 and top-5 error.
+    """One label per example: cross-entropy, top-1 and, of more than five classes, top-5 error.
 
     Batches: "images" (B, C, H, W) and "labels" (B,). Label smoothing (Szegedy et al. 2015, section 7,
     https://arxiv.org/abs/1512.00567) acts on the training loss only, so that validation losses compare. So do "targets"
@@ -68,10 +69,12 @@ class Classification(Task):
     With `mirror`, evaluation takes the mean logits of each image and its mirror image, for twice the time (half of the
     ten-crop testing of Krizhevsky et al. 2012, section 4.1).
 
-    The report shows the confusion matrix, the most confused pairs of classes and the surest mistakes of the test.
+    The report shows the confusion matrix, the most confused pairs of classes and the surest mistakes of the test; of more
+    classes than `most_pairs` allows, only the mistakes, since the matrix would take gigabytes.
     """
 
     keep = 256  # mistakes that are kept for the pictures
+    most_pairs = 2**20  # of a true and a predicted class, that are counted
 
     def __init__(
         self,
@@ -99,7 +102,8 @@ class Classification(Task):
 
     def metrics(self) -> dict[str, Metric]:
         self._forget()  # an evaluation begins with this call
-        return {"top1_error": TopKError(1), "top5_error": TopKError(5)}
+        classes = len(self.class_names) or math.inf
+        return {f"top{k}_error": TopKError(k) for k in (1, 5) if k < classes}  # else it would be 0 for any network
 
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
         weight = introspect.first_kernels(model)
@@ -107,17 +111,19 @@ class Classification(Task):
 
     def report(self, model: nn.Module) -> dict[str, Tensor | str]:
         """Under several ranks, the confusion matrix counts all; the examples are those of rank 0."""
-        if self.confusion is None:
+        if not self.mistakes:
             return {}
-        confusion = all_sum(self.confusion)
-        names = self.class_names or [str(i) for i in range(len(confusion))]
-        pictures = {"confusion": plot.to_tensor(plot.confusion_matrix(confusion, names))}
+        names = self.class_names or [str(i) for i in range(self.classes)]
+        pictures: dict[str, Tensor | str] = {}
+        if self.confusion is not None:
+            confusion = all_sum(self.confusion)
+            pictures["confusion"] = plot.to_tensor(plot.confusion_matrix(confusion, names))
         wrong = {name: kept[self.mistakes["surprise"] > 0].cpu() for name, kept in self.mistakes.items()}
         if len(wrong["labels"]):
             pairs = zip(wrong["labels"].tolist(), wrong["guesses"].tolist())
             titles = [f"{names[label]}\nas {names[guess]}" for label, guess in pairs]
             pictures["mistakes"] = plot.to_tensor(plot.image_grid(wrong["images"][:32], titles[:32]))
-            rows = _of_most_confused(confusion, wrong)
+            rows = [] if self.confusion is None else _of_most_confused(confusion, wrong)
             images = torch.cat([wrong["images"], torch.zeros_like(wrong["images"][:1])])  # -1: an empty place
             titles = [*titles, ""]
             if rows:  # else none of the kept mistakes is of these pairs
@@ -137,10 +143,12 @@ class Classification(Task):
 
     def _remember(self, images: Tensor, labels: Tensor, logits: Tensor) -> None:
         """Count (true, predicted) pairs and keep the images whose true class came as the greatest surprise."""
-        classes = logits.shape[-1]
+        self.classes = classes = logits.shape[-1]
         guesses = logits.topk(1).indices[:, 0]  # as top1_error breaks ties, which bf16 has
-        pairs = torch.bincount(labels * classes + guesses, minlength=classes**2).view(classes, classes)
-        self.confusion = pairs if self.confusion is None else self.confusion + pairs
+        if classes**2 <= self.most_pairs:
+            if self.confusion is None:
+                self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=labels.device)
+            self.confusion.view(-1).index_add_(0, labels * classes + guesses, torch.ones_like(labels))
         surprise = F.cross_entropy(logits.float(), labels, reduction="none") * (guesses != labels)
         new = {"images": images, "labels": labels, "guesses": guesses, "surprise": surprise}
         if self.mistakes:

@@ -84,6 +84,21 @@ def test_errors_are_top_1_and_top_5_and_new_at_each_call() -> None:
     assert all(metrics[name] is not others[name] for name in metrics)
 
 
+@pytest.mark.parametrize(("classes", "errors"), [(2, ["top1_error"]), (5, ["top1_error"]), (6, ["top1_error", "top5_error"])])
+def test_a_top_k_error_that_is_always_0_is_not_shown(classes: int, errors: list[str]) -> None:
+    assert list(Classification(class_names=list("abcdef")[:classes]).metrics()) == errors
+
+
+def test_no_matrix_is_made_of_very_many_classes() -> None:
+    """Of ImageNet-21k it would take 3.2 GB for each batch."""
+    task = Classification()
+    logits = torch.zeros(2, 20_000)
+    logits[:, 7] = 1
+    task._remember(torch.zeros(2, 1, 4, 4), torch.tensor([7, 19_999]), logits)
+    assert task.confusion is None and task.mistakes["labels"].tolist() == [19_999, 7]
+    assert list(task.report(nn.Identity())) == ["mistakes"]
+
+
 def test_the_monitored_quantity_can_be_chosen() -> None:
     assert Classification().monitor == "loss"
     assert Classification(monitor="top1_error").monitor == "top1_error"
