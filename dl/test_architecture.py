@@ -35,6 +35,7 @@ LEVEL = {
     ("distributed", "config"),
     ("files", "config"),
     ("plot", "config"),
+    ("introspect", "config"),
     ("distributed", "sharding"),
     ("precision", "distributed"),
     ("sharding", "config"),

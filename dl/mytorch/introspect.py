@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from dl.mytorch.config import UserError
+
 
 class _WithoutFilling(TorchFunctionMode):
     """Half of the time goes into initial weights, which have no values to get."""
@@ -96,6 +98,37 @@ def summarize(model: nn.Module, call: Callable[[], Any]) -> str:
             rows.append((label, type(modules[name]).__name__, shape, f"{count_parameters(modules[name]):,}", f"{cost:,}"))
     rows.append(("total", root, shapes.get("", ""), f"{count_parameters(model):,}", f"{counter.get_total_flops():,}"))
     return _table(rows)
+
+
+def explained(error: Exception, call: Callable[[dict[str, Tensor]], Any], batch: dict[str, Tensor]) -> Exception:
+    """Return what `call(batch)` should have raised instead of `error`.
+
+    That is a `UserError` with the smallest size that works, if the "images" (B, C, H, W) of the batch are too small for the
+    network; else `error` itself. `call` is tried on squares of up to 1,024 pixels.
+    """
+    images = batch.get("images")
+    if isinstance(error, UserError) or images is None or images.ndim != 4:
+        return error
+
+    def fits(side: int) -> bool:
+        try:
+            call(batch | {"images": images.new_zeros(*images.shape[:2], side, side)})
+        except (RuntimeError, ValueError):
+            return False
+        return True
+
+    height, width = images.shape[2:]
+    fails = min(height, width)
+    smallest = next((2**power for power in range(11) if 2**power > fails and fits(2**power)), 0)
+    if not smallest:
+        return error
+    while smallest - fails > 1:
+        middle = (smallest + fails) // 2
+        smallest, fails = (middle, fails) if fits(middle) else (smallest, middle)
+    return UserError(
+        f"images of {height}x{width} pixels are too small for this network, which takes {smallest}x{smallest} or more; "
+        f"--image-size {smallest} brings those of a folder to this size"
+    )
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch import checkpoint, sharding
+from dl.mytorch import checkpoint, introspect, sharding
 from dl.mytorch.config import UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.distributed import seed_everything, to_device
@@ -59,7 +59,10 @@ def greedy(trainer: Trainer, data: Splits) -> History:
     task = copy.copy(trainer.task)
     task.preview = task.report = lambda model: {}  # type: ignore[method-assign]  # they would show it images or tokens
     inputs, example = _inputs(task, to_device(next(data.train.batches()), trainer.device))
-    heads, first = _heads(model, example), _parameters_before(model, example)
+    try:
+        heads, first = _heads(model, example), _parameters_before(model, example)
+    except (RuntimeError, ValueError) as error:
+        raise introspect.explained(error, lambda batch: _heads(model, batch[inputs]), {inputs: example}) from error
     train, val = data.train, data.val
     steps = config.steps or config.epochs * math.ceil(len(train) / config.accumulate)
     for place, head in enumerate(heads):

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch.introspect import Probe, count_flops, count_parameters, first_kernels, layer_summary, summarize, without_values
+from dl.mytorch.config import UserError
+from dl.mytorch.introspect import Probe, count_flops, count_parameters, explained, first_kernels
+from dl.mytorch.introspect import layer_summary, summarize, without_values
 from dl.mytorch.layers import sequential
 
 
@@ -194,3 +196,24 @@ def test_flops_of_recurrent_layers_are_those_of_their_products() -> None:
         expected = 2 * gates * 8 * (6 + 8) * 5 * 3  # of 3 rows of 5
         assert count_flops(model, torch.zeros(3, 5, 6)) == expected
         assert f"{expected:,}" in layer_summary(model, torch.zeros(3, 5, 6)).splitlines()[-1]
+
+
+def test_images_too_small_for_a_network_are_refused_with_the_smallest_size() -> None:
+    model = sequential(conv=nn.Conv2d(1, 2, 5, stride=2), pool=nn.MaxPool2d(3))  # 2 x 3 + 3 pixels for one window of the pool
+    batch = {"images": torch.zeros(2, 1, 5, 7), "labels": torch.zeros(2)}
+
+    def call(batch: dict[str, Tensor]) -> Tensor:
+        return model(batch["images"])
+
+    with pytest.raises(RuntimeError) as failed:
+        call(batch)
+    assert call({"images": torch.zeros(2, 1, 9, 9)}).shape == (2, 2, 1, 1)
+    better = explained(failed.value, call, batch)
+    assert isinstance(better, UserError) and "5x7 pixels are too small for this network, which takes 9x9 or more" in str(better)
+
+
+def test_an_error_that_larger_images_do_not_help_is_not_explained() -> None:
+    model = nn.Conv2d(3, 2, 5)
+    error = RuntimeError("channels")
+    assert explained(error, lambda batch: model(batch["images"]), {"images": torch.zeros(1, 1, 4, 4)}) is error
+    assert explained(error, lambda batch: None, {"tokens": torch.zeros(1, 4)}) is error

@@ -301,6 +301,26 @@ def test_more_data_than_the_run_began_with_is_refused(tmp_path: Path) -> None:
 # ---- what goes wrong -----------------------------------------------------------------------------------------------
 
 
+class LargeKernel(nn.Module):
+    """A network for images of 29 pixels or more, with the parts that greedy training asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_blocks = nn.Conv2d(1, 4, 29)
+        self.blocks = nn.ModuleList([nn.ReLU()])
+        self.after_blocks = layers.sequential(pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(4, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.after_blocks(self.blocks[0](self.before_blocks(images)))
+
+
+@pytest.mark.parametrize("layerwise", ["none", "greedy"])
+def test_images_too_small_for_the_network_are_refused_before_the_first_step(tmp_path: Path, layerwise: str) -> None:
+    trainer = Trainer(LargeKernel(), Classification(), sgd(0.1), constant(), small_config(tmp_path, layerwise=layerwise))
+    with pytest.raises(UserError, match="28x28 pixels are too small for this network, which takes 29x29 or more"):
+        trainer.fit(synthetic.image_splits())
+
+
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_a_non_finite_number_stops_before_the_update_and_keeps_the_last_good_state(tmp_path: Path, poison: str) -> None:
     class Poisoned(Classification):

@@ -118,9 +118,11 @@ class Trainer(Learner):
             batches = next(groups)
             if self.step == 0:
                 example = {name: tensor[:1] for name, tensor in batches[0].items()}
-                with self._aside() as model:
-                    if is_main():
+                with self._aside() as model:  # on all ranks, since a task's step may ask the others for something
+                    try:
                         self.logger.summary(introspect.summarize(model, lambda: self.task.step(model, example)))
+                    except (RuntimeError, ValueError) as error:
+                        raise introspect.explained(error, lambda batch: self.task.step(model, batch), example) from error
             if not self.model.training:
                 self.model.train()
             for group in self.param_groups():
