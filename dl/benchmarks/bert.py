@@ -11,7 +11,7 @@ fused AdamW on one batch of random words in memory, of which 15 % are masked: th
 - transformers bf16   the same, its forward pass in bfloat16
 - by hand             our network and task in the same loop, fp32
 - Trainer             our network by `Trainer.train_step`, with its checks and training errors, fp32
-- Trainer bf16        the same, its forward pass in bfloat16: what the recipe does
+- Trainer bf16        the same, its forward pass in bfloat16: what the recipe does where that is native
 
 transformers computes the logits of all tokens, ours those of the masked ones. How a round goes and how figures are made
 of it is said in `dl.benchmarks.resnet`.

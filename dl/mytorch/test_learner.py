@@ -152,7 +152,7 @@ def test_only_deterministic_has_torch_refuse_other_algorithms(tmp_path: Path, us
         assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if deterministic else None)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.gpu
 def test_on_cuda_the_same_seed_gives_the_same_bits_with_deterministic(tmp_path: Path, usual_algorithms: None) -> None:
     runs = [fit(small_config(tmp_path / name, device="cuda", deterministic=True)) for name in ("a", "b")]
     assert_close(*(last_weights(run) for run in runs), 0.0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dl.modules.Diffusion.DDPM import sample, train
 from dl.modules.Diffusion.FlowMatching import train as flow
-from dl.mytorch import checkpoint, files, logger
+from dl.mytorch import checkpoint, logger
 from dl.mytorch.data import Loader, Splits
 from dl.mytorch.files import write_json
 
@@ -62,7 +62,7 @@ def test_samples_are_drawn_in_bf16_only_if_the_run_took_it_and_it_is_native(tmp_
     for taken in ("fp32", "bf16"):
         run = make_run(tmp_path / taken, dataclasses.replace(CONFIG, precision="auto"))
         described = logger.read_json(run / "config.json")
-        files.write_json(described | {"precision": taken}, run / "config.json")
+        write_json(described | {"precision": taken}, run / "config.json")
         for native in (False, True):
             monkeypatch.setattr(sample, "native_bf16", lambda device: (native, ""))
             assert sample.trained(run).bf16 is (native and taken == "bf16")

@@ -1,0 +1,196 @@
+"""Training speed of every recipe in fp32, in bf16 and as `--precision auto` takes it, and in the other layout of images.
+
+    python -m dl.benchmarks.precision                          all recipes, 5 rounds of 20 steps
+    python -m dl.benchmarks.precision CNN/ResNet GPT/GPT2      these
+    ONEDNN_MAX_CPU_ISA=AVX2 python -m dl.benchmarks.precision  as on a processor that has nothing newer
+
+Each recipe makes its network, task, optimizer and batches itself, with its own defaults; only the data is a sample, or
+random words of the same shape where none is bundled. Timed is `Trainer.train_step` on batches in memory.
+
+- fp32, bf16   with this `--precision`. `auto` is the same program as the one that it takes, and is not timed again
+- other        fp32 with the other choice of `--channels-last`, for networks that have convolutions of images
+
+A round runs the steps of each, beginning with the next every round; ratios are taken within a round, and all figures are
+medians over rounds. Where bf16 is emulated, it gets one round of 3 steps.
+"""
+
+import argparse
+import dataclasses
+import gc
+import sys
+import tempfile
+import time
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+from typing import Any, Callable, NamedTuple, Sequence
+from unittest.mock import patch
+
+import torch
+
+from dl import catalogue
+from dl.benchmarks.bert import pairs
+from dl.benchmarks.trainer import about_this_machine
+from dl.mytorch import Trainer
+from dl.mytorch.data import Batch, Loader, Splits, TextSplits
+from dl.mytorch.data.text import PADDING, UNKNOWN, Vocabulary
+from dl.mytorch.distributed import to_device
+from dl.mytorch.files import write_json
+from dl.mytorch.precision import native_bf16
+
+RESULTS = Path(__file__).parent / "results" / "precision.json"
+CPU = torch.device("cpu")
+BATCHES = 4  # kept in memory, for each step another
+SAMPLES = {"fashion_mnist": "fashion_mnist-sample", "shakespeare": "shakespeare-sample", "wikitext2": "shakespeare-sample"}
+
+
+Clock = Callable[[], float]
+
+
+class Contender(NamedTuple):
+    """A way to train: one step, and how many of them a round has."""
+
+    step: Callable[[], None]
+    steps: int
+    rounds: int
+
+
+def random_words(name: str, config: Any) -> TextSplits | None:
+    """Data for the recipes whose texts are not bundled: as many words as theirs, in the usual lengths."""
+    rows, known = BATCHES * config.batch_size * config.accumulate, 15_000
+    words = Vocabulary([PADDING, UNKNOWN, *(f"word{i}" for i in range(known - 2))])
+    if name == "Transformers/BERT":
+        batch = pairs(rows, config.length)
+        batch |= {key: batch[key] % known for key in ("tokens", "targets")}
+    elif name == "RNN/TextCNN":
+        batch = {"tokens": torch.randint(2, known, (rows, config.length)), "labels": torch.randint(2, (rows,))}
+    else:
+        return None
+    loader = Loader(batch, config.batch_size)
+    return TextSplits(loader, loader, vocabularies={"tokens": words})
+
+
+def made(name: str, folder: str, **flags: Any) -> tuple[Trainer, Splits]:
+    """The trainer and the data of the recipe `name`, as its `main` has them before the first step."""
+    recipe = catalogue.module(name, "train")
+    default = next(field.default for field in dataclasses.fields(recipe.Config) if field.name == "data")
+    config = recipe.Config(out=folder, device="cpu", **flags)
+    data = random_words(name, config)
+    if data is None:
+        config = dataclasses.replace(config, data=SAMPLES.get(default, default))
+    with patch.object(Trainer, "fit", lambda trainer, data: (trainer, data)):
+        return recipe.main(config, data)
+
+
+def one_step(trainer: Trainer, data: Splits) -> tuple[Callable[[], None], int]:
+    """A step of training on the next of some batches, and its number of examples."""
+    config = trainer.config
+    first = islice(data.train.batches(), BATCHES * config.accumulate)
+    batches = [to_device(batch, CPU, config.channels_last) for batch in first]
+    full = [batch for batch in batches if examples(batch) == examples(batches[0])]
+    upcoming = cycle(full)
+    trainer.model.train()
+    for group in trainer.param_groups():
+        group["lr"] = 0.0  # at the highest rate, without the schedule, some would diverge
+    return lambda: trainer.train_step(list(islice(upcoming, config.accumulate))), examples(full[0]) * config.accumulate
+
+
+def examples(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
+
+
+def has_image_convolutions(trainer: Trainer) -> bool:
+    return any(parameter.ndim == 4 for parameter in trainer.model.parameters())
+
+
+def measure(name: str, rounds: int, steps: int, native: bool, folder: str, clock: Clock = time.perf_counter) -> dict[str, Any]:
+    """Examples per second of a recipe in each way, a figure a round."""
+    trainer, data = made(name, folder, precision="fp32")
+    layout = trainer.config.channels_last
+    step, items = one_step(trainer, data)
+    contenders = {"fp32": Contender(step, steps, rounds)}
+    few = (steps, rounds) if native else (min(3, steps), 1)
+    contenders["bf16"] = Contender(one_step(*made(name, folder, precision="bf16"))[0], *few)
+    if has_image_convolutions(trainer):
+        other = made(name, folder, precision="fp32", channels_last=not layout)
+        contenders["other"] = Contender(one_step(*other)[0], steps, rounds)
+    speeds = interleaved(contenders, rounds, items, clock)
+    taken = "bf16" if native else "fp32"
+    default = catalogue.module(name, "train").Config().precision
+    about = {"default_precision": default, "auto_takes": taken, "channels_last": layout, "examples_per_step": items}
+    return about | {"examples_per_second": speeds | {"auto": speeds[taken]}}
+
+
+def interleaved(contenders: dict[str, Contender], rounds: int, items: int, clock: Clock) -> dict[str, list[float]]:
+    """name -> examples per second of the clock, one figure a round; a step takes `items` of them."""
+    names, speeds = list(contenders), {name: [] for name in contenders}
+    for contender in contenders.values():  # memory, threads
+        contender.step()
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            step, steps, most = contenders[name]
+            if turn >= most:
+                continue
+            started = clock()
+            for _ in range(steps):
+                step()
+            speeds[name].append(steps * items / (clock() - started))
+    return speeds
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """The figures as people read them. The last columns are ratios: auto to the better precision, other layout to fp32."""
+    headings = [f"{way:>8}" for way in ("default", "auto", "fp32", "bf16")]
+    lines = [f"{'':26} {' '.join(headings)} {'auto/best':>9}  {'layout':13} {'other/fp32':>10}"]
+    for name, found in results.items():
+        speeds = found["examples_per_second"]
+        auto, fp32, bf16 = (median(speeds[way]) for way in ("auto", "fp32", "bf16"))
+        layout = ""
+        if "other" in speeds:
+            ratio = median(a / b for a, b in zip(speeds["other"], speeds["fp32"]))
+            layout = f"  {'channels_last' if found['channels_last'] else 'usual':13} {ratio:10.2f}"
+        default = found["default_precision"]
+        lines.append(f"{name:26} {default:>8} {auto:8,.1f} {fp32:8,.1f} {bf16:8,.1f} {auto / max(fp32, bf16):9.2f}{layout}")
+    return "\n".join(lines)
+
+
+def processor() -> dict[str, Any]:
+    """Its name and what it can do, with what `auto` takes on it."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    able = [torch.backends.cpu.get_cpu_capability(), *(name for name in ("avx512_bf16", "amx_bf16") if capabilities.get(name))]
+    native, clause = native_bf16(CPU)
+    name = capabilities.get("cpu_name", "")
+    return {"processor": name, "capabilities": able, "auto": "bf16" if native else "fp32", "why": clause}
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="Training speed of every recipe in fp32, in bf16 and with --precision auto.")
+    parser.add_argument("recipes", nargs="*", help="such as CNN/ResNet; default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each way")
+    parser.add_argument("--steps", type=int, default=20, help="training steps of a measurement")
+    cpu_time = "count the seconds that the process had a core, which other programs change less; for one thread"
+    parser.add_argument("--cpu-time", action="store_true", help=cpu_time)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    options = parser.parse_args(argv)
+    if options.cpu_time and torch.get_num_threads() > 1:
+        parser.error("--cpu-time would add up the seconds of all threads: set OMP_NUM_THREADS=1")
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    try:
+        names = [catalogue.find(name) for name in options.recipes] or catalogue.names()
+    except catalogue.UnknownName as error:
+        parser.error(str(error))
+    about = about_this_machine(__spec__.name, argv) | processor() | {"rounds": options.rounds, "steps": options.steps}
+    results: dict[str, dict[str, Any]] = {}
+    for name in names:
+        print(f"{name}, {len(results) + 1} of {len(names)}", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            results[name] = measure(name, options.rounds, options.steps, about["auto"] == "bf16", folder, clock)
+        gc.collect()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(about | {"results": results}, options.out)
+    print(f"{about['processor']}, {about['device']}; auto takes {about['auto']}: {about['why']}")
+    print(f"{table(results)}\nwritten to {options.out}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
