@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent
 MODELS = sorted(path.parent for path in ROOT.glob("modules/*/*/model.py"))
 
 FLOORS = {
+    "system": -1,  # knows nothing, so that all may use it
     **dict.fromkeys(["config", "files", "distributed", "sharding", "optim", "vision", "introspect", "plot", "layers"], 0),
     **dict.fromkeys(["losses", "optimizers", "autograd", "decoding", "streaming", "precision", "safetensors"], 0),
     **dict.fromkeys(["tasks", "translation", "metrics", "data", "checkpoint", "shards", "logger"], 1),

@@ -19,7 +19,7 @@ import torch.distributed.nn  # before a process group is there, see _process_gro
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dl.mytorch import sharding
+from dl.mytorch import sharding, system
 from dl.mytorch.config import Config, UserError, parse
 
 Result = TypeVar("Result")
@@ -76,6 +76,8 @@ def _process_group(config: Config) -> Iterator[None]:
     here = device(config.device)
     if here.type == "cuda":
         torch.cuda.set_device(here)
+    if sys.platform == "win32":
+        os.environ.setdefault("USE_LIBUV", "0")  # torch is built without it there, and asks for it all the same
     try:
         dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=PATIENCE)
     except (dist.DistError, RuntimeError) as error:
@@ -116,7 +118,10 @@ def restarted() -> bool:
 
 @contextlib.contextmanager
 def signals_noted() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM go into the list that this gives, to be read between two steps; a second one interrupts at once."""
+    """SIGINT, SIGTERM and what else asks for a stop go into the list that this gives, to be read between two steps.
+
+    A second one interrupts at once.
+    """
     noted: list[int] = []
 
     def note(number: int, _: Any) -> None:
@@ -127,7 +132,7 @@ def signals_noted() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield noted
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in system.stop_signals()}
     try:
         yield noted
     finally:
@@ -207,6 +212,8 @@ def rng_state() -> dict[str, Any]:
     state = {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest], "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
@@ -217,6 +224,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dl.mytorch import plot
+from dl.mytorch import plot, system
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.distributed import barrier, is_main, restarted, world
 from dl.mytorch.files import write_json
@@ -213,10 +213,7 @@ def peak_memory(device: torch.device) -> int:
     """Bytes that this process, or its CUDA device, has held at most."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource  # not on Windows, where nobody asks
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return system.peak_memory()
 
 
 class Logger:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import math
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Iterator, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from dl.mytorch import system
 from dl.mytorch.config import UserError
 
 
@@ -146,16 +148,21 @@ def _spare_buffers(block: nn.Module) -> Iterator[None]:
 def in_file(shape: Sequence[int], dtype: torch.dtype, folder: Path | str) -> Tensor:
     """Zeros that take disk instead of memory: the system reads and writes what is used, and keeps what there is room for.
 
-    The file, in `folder`, has no name, so that it is gone with the tensor, however the process ends.
+    The file, in `folder`, has no name, so that it is gone with the tensor, however the process ends (on Windows it is removed
+    when Python ends). Raises `UserError` if the disk has no room for it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=folder)
     try:
+        system.allocate(handle, math.prod(shape) * dtype.itemsize)
         return torch.from_file(name, shared=True, size=math.prod(shape), dtype=dtype).view(*shape)
+    except OSError as error:
+        free = shutil.disk_usage(folder).free / 1e6
+        raise UserError(f"no room in {folder} for weights on disk: {error.strerror} ({free:.1f} MB free there)") from error
     finally:
         os.close(handle)
-        os.unlink(name)
+        system.remove_when_closed(name)
 
 
 def is_in_file(x: Tensor) -> bool:

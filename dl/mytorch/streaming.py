@@ -3,8 +3,6 @@
 A model's blocks are the members of its lists of modules, `self.blocks`; nothing else is asked of it.
 """
 
-import contextlib
-import ctypes
 from collections import Counter
 from pathlib import Path
 from typing import Any, Callable
@@ -12,7 +10,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch import sharding
+from dl.mytorch import sharding, system
 from dl.mytorch.config import UserError
 
 
@@ -25,7 +23,7 @@ class Stream:
     """
 
     def __init__(self, model: nn.Module, device: torch.device, folder: Path | str) -> None:
-        _give_back_what_is_freed()
+        system.return_freed_memory()
         blocks = sharding.outermost_blocks(model)
         if not blocks:
             raise UserError("--layerwise stream is for models with blocks, lists of modules; this one has none")
@@ -71,18 +69,6 @@ class Stream:
         for p in self.resident:
             p.grad = gradients[p]
         optimizer.step()
-
-
-def _give_back_what_is_freed() -> None:
-    """glibc keeps freed tensors of up to 32 MB for the next ones, and ends up with several blocks' worth of gaps.
-
-    Larger ones than 1 MiB get mappings of their own, which go when they are freed; other systems have no such call.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
-
-
-_M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 class _Part:

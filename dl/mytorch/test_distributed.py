@@ -1,6 +1,7 @@
 """One process: devices, randomness, signals, and what `launch` makes of errors. Two ranks are in test_two_ranks.py."""
 
 import errno
+import os
 import random
 import signal
 import threading
@@ -131,6 +132,17 @@ def test_separate_randomness_is_given_back_also_after_an_error() -> None:
     testing.assert_same_state(rng_state(), before, "randomness outside")
 
 
+def test_the_generator_of_an_apple_gpu_is_part_of_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_back = []
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: torch.tensor([7]))
+    monkeypatch.setattr(torch.mps, "set_rng_state", put_back.append)
+    monkeypatch.setattr(torch.mps, "manual_seed", lambda seed: None)
+    with separate_rng(1):
+        draw()
+    assert put_back == [torch.tensor([7])]
+
+
 # ---- signals ---------------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +259,23 @@ def test_several_processes_without_parallel_are_refused(
     assert stopped.value.code == 1
     text = capsys.readouterr().err
     assert text.startswith("[rank 1] error: ") and "--parallel ddp" in text and text.count("\n") == 1
+
+
+@pytest.mark.parametrize(("system", "value"), [("win32", "0"), ("linux", None)])
+def test_windows_ranks_meet_without_libuv_which_torch_lacks_there(
+    system: str, value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meet(*_: Any, **__: Any) -> None:
+        raise RuntimeError(f"USE_LIBUV={os.environ.get('USE_LIBUV')}")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("USE_LIBUV", "")  # so that what is set here is undone
+    monkeypatch.delenv("USE_LIBUV")
+    monkeypatch.setattr(distributed.dist, "init_process_group", meet)
+    monkeypatch.setattr("sys.platform", system)
+    with pytest.raises(UserError, match=f"USE_LIBUV={value}"):
+        with distributed._process_group(Config(parallel="ddp", device="cpu")):
+            pass
 
 
 @pytest.mark.gpu
