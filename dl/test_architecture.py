@@ -5,7 +5,7 @@
     2  dl/mytorch/  trainer.py, learner.py, layerwise.py
     1  dl/mytorch/  tasks.py, translation.py, metrics.py, data/, checkpoint.py, shards.py, logger.py
     0  dl/mytorch/  config.py, distributed.py, precision.py, sharding.py, streaming.py, optim.py, vision.py, introspect.py,
-                    plot.py, safetensors.py, files.py, layers/, losses.py, optimizers/, autograd/, decoding.py
+                    plot.py, safetensors.py, files.py, layers/, losses.py, optimizers/, autograd/, decoding.py, float64.py
 """
 
 import ast
@@ -26,7 +26,7 @@ MODELS = sorted(path.parent for path in ROOT.glob("modules/*/*/model.py"))
 FLOORS = {
     "system": -1,  # knows nothing, so that all may use it
     **dict.fromkeys(["config", "files", "distributed", "sharding", "optim", "vision", "introspect", "plot", "layers"], 0),
-    **dict.fromkeys(["losses", "optimizers", "autograd", "decoding", "streaming", "precision", "safetensors"], 0),
+    **dict.fromkeys(["losses", "optimizers", "autograd", "decoding", "streaming", "precision", "safetensors", "float64"], 0),
     **dict.fromkeys(["tasks", "translation", "metrics", "data", "checkpoint", "shards", "logger"], 1),
     **dict.fromkeys(["trainer", "learner", "layerwise"], 2),
     "testing": 3,  # beside the floors: for tests, so nothing of the core may import it

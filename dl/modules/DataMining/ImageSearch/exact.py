@@ -4,9 +4,10 @@ Two passes. The first scores all vectors in float32, the fast way: as a matrix p
 (|q|^2 - 2qx + |x|^2), block by block, and keeps a few more candidates than are asked for. The second computes the
 distances of the candidates in float64 from their definition. A query whose candidates are not proven to hold its
 nearest, by a bound on the rounding of the first pass (Higham, "Accuracy and Stability of Numerical Algorithms", 2002,
-section 3.1), is answered from the definition over all vectors: slow, and only where many distances are nearly equal.
+section 3.1) and on what its range loses, is answered from the definition over all vectors: slow, and only where many
+distances are nearly equal, or so small or large that their squares are none of float32.
 
-The rule of ties: of equal distances the lower row comes first.
+The rule of ties: of equal distances the lower row comes first. Vectors with NaN or infinity come last, at a distance of NaN.
 """
 
 import math
@@ -15,6 +16,10 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
+from dl.modules.DataMining.ImageSearch.selection import keep, smallest, sorted_rows
+from dl.mytorch.config import UserError
+from dl.mytorch.float64 import with_float64
+
 # Q queries, N vectors, D their length, k neighbours asked for
 
 MEMORY = 4 * 2**20  # bytes of scores that the first pass holds at a time: they stay in the cache
@@ -22,6 +27,7 @@ CACHE = 2**20  # bytes of vectors that all queries meet before the next come, wh
 FEW = 32  # queries
 SPARE = 8  # candidates beyond k
 ROUNDING = 2.0**-24  # of float32
+SMALLEST, LARGEST = 2.0**-126, 2.0**125  # that float32 holds with all its digits; a few times this are no overflow
 
 
 def power(distance: str) -> float | None:
@@ -40,17 +46,24 @@ def power(distance: str) -> float | None:
 class Exact:
     """Finds the nearest of vectors (N, D), given as one tensor or as blocks of rows, which may be memory-mapped.
 
+    `nonfinite`: the rows of vectors with NaN or infinity. On a device without float64 (MPS) the CPU searches.
     Raises `ValueError` when there are none, or blocks differ in D.
     """
 
     def __init__(self, vectors: Tensor | Sequence[Tensor], memory: int = MEMORY) -> None:
-        self.blocks = [vectors] if isinstance(vectors, Tensor) else list(vectors)
-        if not self.blocks or any(block.ndim != 2 or block.shape[1] != self.blocks[0].shape[1] for block in self.blocks):
-            raise ValueError(f"vectors are (N, D) with one D; got {[tuple(block.shape) for block in self.blocks][:3]}")
+        blocks = [vectors] if isinstance(vectors, Tensor) else list(vectors)
+        if not blocks or any(block.ndim != 2 or block.shape[1] != blocks[0].shape[1] or not block.shape[1] for block in blocks):
+            raise ValueError(f"vectors are (N, D) with one D; got {[tuple(block.shape) for block in blocks][:3]}")
+        self.blocks = [with_float64(block) for block in blocks]
         self.memory = memory
         self.length = self.blocks[0].shape[1]
-        self.squares = [block.float().square().sum(1) for block in self.blocks]  # |x|^2, (N,) in all
-        self.largest = max((s.max().sqrt().item() for s in self.squares if len(s)), default=0.0)
+        self.squares = [block.float().square().sum(1) for block in self.blocks]  # |x|^2, (N,) in all; NaN if not finite
+        self.rounded = not all(map(_is_float32, self.blocks))  # the first pass sees other numbers
+        lengths = torch.cat([_lengths(block, squares) for block, squares in zip(self.blocks, self.squares)])
+        self.nonfinite = (~lengths.isfinite()).nonzero().flatten()
+        lengths = lengths[lengths.isfinite()]
+        self.largest = lengths.max().item() if len(lengths) else 0.0
+        self.least = lengths[lengths > 0].min().item() if lengths.any() else math.inf  # but for those of length 0
 
     def __len__(self) -> int:
         return sum(map(len, self.blocks))
@@ -59,21 +72,37 @@ class Exact:
         """The k nearest of each query (Q, D), nearest first: distances (Q, k) in float64 and rows (Q, k).
 
         Cosine distance is 1 - cos, and 1 for a vector of length 0. For "dot" the largest products come first. With
-        fewer than k vectors there are fewer columns. Raises `ValueError` for queries of another length.
+        fewer than k vectors there are fewer columns. Raises `ValueError` for queries of another length, and `UserError` for
+        queries that are not finite, and for a P so small that distances would be infinite.
         """
         p = power(distance)
         if queries.ndim != 2 or queries.shape[1] != self.length or k < 1:
             raise ValueError(f"queries are (Q, {self.length}) and k is 1 or more; got {tuple(queries.shape)}, {k}")
+        queries = queries.to(self.blocks[0].device)
+        if not queries.isfinite().all():
+            raise UserError("a vector with NaN or infinity has no neighbours")
+        self._check_power(queries, distance, p)
         k = min(k, len(self))
-        parts = [self._search(part.to(self.blocks[0].device), k, distance, p) for part in queries.split(1000)]
+        parts = [self._search(part, k, distance, p) for part in queries.split(1000)]
         distances, rows = (torch.cat(part) for part in zip(*parts))
         return -distances if distance == "dot" else distances, rows
+
+    def _check_power(self, queries: Tensor, distance: str, p: float | None) -> None:
+        """Raise `UserError` when D^(1/p) times the largest difference has no place in float64."""
+        if p is None or p >= 1 or not len(queries):
+            return
+        largest = math.log2(max(self.largest + queries.double().norm(dim=1).max().item(), SMALLEST))
+        if math.log2(self.length) / p + largest > 1023:
+            least = math.ceil(1e4 * math.log2(self.length) / (1023 - largest)) / 1e4
+            raise UserError(f"distance {distance!r} of {self.length} numbers would be infinite: P has to be at least {least:g}")
 
     def _search(self, queries: Tensor, k: int, distance: str, p: float | None) -> tuple[Tensor, Tensor]:
         count = min(k + SPARE, len(self))
         scores, rows = self._candidates(queries.float(), count, distance, p)
         exact = _distances(queries.double(), self.rows(rows), distance, p)  # (Q, count)
-        exact, rows = _sorted(exact, rows, k)
+        if len(self.nonfinite):
+            exact[torch.isin(rows, self.nonfinite)] = math.nan
+        exact, rows = sorted_rows(exact, rows, k)
         if count < len(self):
             unproven = (~self._proven(queries, exact[:, -1], scores.amax(1), distance, p)).nonzero().flatten()
             for i in unproven.tolist():
@@ -90,11 +119,12 @@ class Exact:
         start = 0
         for block, squares in zip(self.blocks, self.squares):
             for piece, own in zip(block.split(max(1, step)), squares.split(max(1, step))):
-                pending.append(_scores(queries, piece.float(), own, distance, p))
+                scores = _scores(queries, piece.float(), own, distance, p)
+                pending.append(scores.masked_fill_(own.isnan(), math.inf) if len(self.nonfinite) else scores)
                 if sum(part.shape[1] for part in pending) * len(queries) * 4 >= self.memory // 2:
-                    start = _keep(pending, count, start, best, found)
-        _keep(pending, count, start, best, found)
-        scores, places = _smallest(torch.cat(best, 1), count)
+                    start = keep(pending, count, start, best, found)
+        keep(pending, count, start, best, found)
+        scores, places = smallest(torch.cat(best, 1), count)
         return scores, torch.cat(found, 1).gather(1, places)
 
     def rows(self, rows: Tensor) -> Tensor:
@@ -112,22 +142,50 @@ class Exact:
     def _proven(self, queries: Tensor, kth: Tensor, worst: Tensor, distance: str, p: float | None) -> Tensor:
         """Whether a vector outside of the candidates, whose score was at least `worst`, cannot be as near as the k-th."""
         sums = (self.length + 16) * ROUNDING  # relative error of a sum of D products, and of what is done beside
+        lost = (self.length + 16) * SMALLEST  # of D products that are too small for float32
         length = queries.double().square().sum(1).sqrt()
         if distance == "l2":
-            score, error = kth.square() - length.square(), sums * (length + self.largest).square()
-        elif p is None:
-            score, error = kth, sums * (2 if distance == "cosine" else length * self.largest)
+            size = (length + self.largest).square()
+            score, error = kth.square() - length.square(), sums * size + 4 * lost
+        elif distance == "dot":
+            size = length * self.largest
+            score, error = kth, sums * size + lost
+        elif distance == "cosine":
+            size = length.clamp_min(self.largest).square()
+            score, error = kth, 2 * sums + 4 * lost / length.clamp_max(self.least).square()
         else:
-            score, error = kth, sums * max(4 * p, 1 / p) * worst.abs() if math.isfinite(p) else sums * worst.abs()
-        return worst.isfinite() & (score + error < worst)
+            size = torch.where((queries.float() != queries).any(1) | self.rounded, math.inf, 0.0)
+            score, error = kth, worst.abs().double()
+            if math.isinf(p):
+                error = error * sums
+            else:
+                size = torch.where((p != 1) & (error**p < SMALLEST / ROUNDING), math.inf, size)
+                error = error * math.expm1(min(sums * max(4 * p, 1 / p), 700.0))
+        return worst.isfinite() & (size < LARGEST) & (score + error < worst)
 
     def _by_definition(self, query: Tensor, k: int, distance: str, p: float | None) -> tuple[Tensor, Tensor]:
         """The k nearest of one query (1, D) with no first pass."""
         step = max(1, self.memory // 32 // self.length)
         pieces = (piece for block in self.blocks for piece in block.split(step))
         exact = torch.cat([_distances(query, piece.double()[None], distance, p) for piece in pieces], 1)
-        exact, rows = _sorted(exact, torch.arange(len(self), device=exact.device)[None], k)
+        exact[:, self.nonfinite] = math.nan
+        exact, rows = sorted_rows(exact, torch.arange(len(self), device=exact.device)[None], k)
         return exact[0], rows[0]
+
+
+def _is_float32(block: Tensor) -> bool:
+    """Whether float32 holds all its numbers, whatever its dtype."""
+    small = block.is_floating_point() and torch.finfo(block.dtype).bits <= 32
+    return small or bool((block.float().double() == block.double()).all())
+
+
+def _lengths(block: Tensor, squares: Tensor) -> Tensor:
+    """|x| of vectors (n, D) in float64, (n,), from |x|^2 in float32 where that is good; their `squares` of no finite ones: NaN."""
+    lengths = squares.double().sqrt()
+    for rows in (~((squares > 2.0**-100) & (squares < LARGEST))).nonzero().flatten().split(1000):
+        lengths[rows] = block[rows].double().square().sum(1).sqrt()
+    squares[~lengths.isfinite()] = math.nan
+    return lengths
 
 
 def _scores(queries: Tensor, vectors: Tensor, squares: Tensor, distance: str, p: float | None) -> Tensor:
@@ -175,41 +233,3 @@ def _distances(queries: Tensor, vectors: Tensor, distance: str, p: float | None)
         return largest
     shares = differences / largest.clamp_min(torch.finfo(torch.float64).tiny)[..., None]  # no power then overflows
     return largest * shares.pow_(p).sum(-1).pow_(1 / p)
-
-
-def _keep(pending: list[Tensor], count: int, start: int, best: list[Tensor], found: list[Tensor]) -> int:
-    """Move the smallest of the pending scores, whose first row is `start`, to `best` and `found`; the row after the last."""
-    if not pending:
-        return start
-    scores = torch.cat(pending, 1) if len(pending) > 1 else pending[0]
-    pending.clear()
-    smallest, places = _smallest(scores, count)
-    best.append(smallest)
-    found.append(places + start)
-    return start + scores.shape[1]
-
-
-def _smallest(scores: Tensor, count: int, group: int = 64) -> tuple[Tensor, Tensor]:
-    """The `count` smallest of each row of scores (Q, n) and their places, in no order.
-
-    They lie in the groups with the `count` smallest minima: these are found in a pass of its own, much faster than by `topk`.
-    """
-    queries, n = scores.shape
-    groups = n // group
-    if groups <= 2 * count:
-        return scores.topk(min(count, n), largest=False, sorted=False)
-    minima = scores[:, : groups * group].unflatten(1, (groups, group)).amin(-1)
-    chosen = minima.topk(count, largest=False, sorted=False).indices  # (Q, count)
-    places = (chosen[..., None] * group + torch.arange(group, device=scores.device)).flatten(1)
-    rest = torch.arange(groups * group, n, device=scores.device).expand(queries, -1)
-    places = torch.cat([places, rest], 1)
-    smallest, own = scores.gather(1, places).topk(count, largest=False, sorted=False)
-    return smallest, places.gather(1, own)
-
-
-def _sorted(distances: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k smallest distances of each row, of equal ones that with the lower number in `rows` first."""
-    order = rows.argsort(1)
-    distances, rows = distances.gather(1, order), rows.gather(1, order)
-    order = distances.argsort(dim=1, stable=True)[:, :k]
-    return distances.gather(1, order), rows.gather(1, order)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from dl.modules.DataMining.ImageSearch.exact import Exact, power
+from dl.mytorch.config import UserError
+from dl.mytorch.test_float64 import device_without_float64
 
 DISTANCES = ["l1", "l2", "l3", "l0.5", "linf", "cosine", "dot"]
 
@@ -86,6 +88,76 @@ def test_vectors_and_queries_of_other_lengths_are_refused() -> None:
         Exact([torch.zeros(2, 3), torch.zeros(2, 4)])
     with pytest.raises(ValueError, match=r"queries are \(Q, 3\)"):
         Exact(torch.zeros(2, 3)).search(torch.zeros(1, 4))
+
+
+def assert_nearest(vectors: Tensor, queries: Tensor, distance: str, k: int = 5) -> None:
+    """The distances are those of the nearest in float64, and each is that of its row; nearly equal ones in any order."""
+    every, order = by_numpy(queries, vectors, len(vectors), distance)
+    found, rows = Exact(vectors).search(queries, k, distance)
+    of_row = np.take_along_axis(every, order.argsort(1), 1)
+    tolerance = {"rtol": 1e-9, "atol": 1e-12 if distance == "cosine" else 0}
+    np.testing.assert_allclose(found.numpy(), every[:, :k], **tolerance)
+    np.testing.assert_allclose(np.take_along_axis(of_row, rows.numpy(), 1), found.numpy(), **tolerance)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-20, 1e-19, 1e-15, 1e-5, 1e5, 1e15, 1e18, 1e19, 1e22, 1e30])
+def test_the_nearest_are_those_of_float64_whatever_the_scale(distance: str, scale: float) -> None:
+    vectors, queries = torch.randn(200, 12), torch.randn(3, 12)
+    assert_nearest(vectors * scale, queries * scale, distance)
+    assert_nearest(vectors * scale, queries, distance)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_the_nearest_are_those_of_float64_where_each_vector_has_a_scale_of_its_own(distance: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors, queries = (torch.randn(n, 12, generator=generator, dtype=torch.float64) for n in (200, 40))
+    vectors, queries = (x * 10.0 ** torch.randint(-25, 25, (len(x), 1), generator=generator) for x in (vectors, queries))
+    assert_nearest(vectors.float(), queries.float(), distance)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_differences_below_float32_s_digits_count(distance: str) -> None:
+    vectors = 1000 + 1e-7 * torch.randn(200, 4, dtype=torch.float64)
+    assert_nearest(vectors, vectors[3:5], distance)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_vectors_that_are_not_finite_come_last_and_hide_no_others(distance: str, bad: float) -> None:
+    vectors, query = torch.randn(1500, 16), torch.randn(1, 16)
+    expected = Exact(vectors).search(query, 5, distance)
+    for place in set(range(0, 1500, 50)) - set(expected[1][0].tolist()):
+        vectors[place, place % 16] = bad
+    exact = Exact(vectors.split(700))
+    found = exact.search(query, 5, distance)
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    assert 25 <= len(exact.nonfinite) <= 30 and all(row % 50 == 0 for row in exact.nonfinite.tolist())
+    distances, rows = exact.search(query, 1500, distance)
+    assert rows[0].sort().values.tolist() == list(range(1500))
+    assert distances[0, -len(exact.nonfinite) :].isnan().all() and distances[0, : -len(exact.nonfinite)].isfinite().all()
+    assert rows[0, -len(exact.nonfinite) :].tolist() == exact.nonfinite.tolist()
+
+
+def test_a_query_that_is_not_finite_and_a_power_that_makes_all_distances_infinite_are_refused() -> None:
+    vectors = torch.rand(200, 512)
+    with pytest.raises(UserError, match="NaN or infinity"):
+        Exact(vectors).search(torch.full((1, 512), np.nan))
+    with pytest.raises(UserError, match="distance 'l0.008' of 512 numbers .* P has to be at least 0.0089"):
+        Exact(vectors).search(vectors[:1], 3, "l0.008")
+    for distance in ("l0.01", "l100", "l1e6"):
+        distances, rows = Exact(vectors).search(vectors[150:151] + 0.001, 3, distance)
+        assert rows[0, 0] == 150 and distances.isfinite().all()
+    assert Exact(vectors[:, :1]).search(vectors[:1, :1], 3, "l1e-9")[1][0, 0] == 0
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_a_device_without_float64_finds_the_same(distance: str) -> None:
+    vectors, queries = torch.randn(300, 6), torch.randn(2, 6)
+    expected = Exact(vectors).search(queries, 3, distance)
+    with device_without_float64() as device:
+        found = Exact(vectors.to(device)).search(queries.to(device), 3, distance)
+    assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parity
