@@ -6,10 +6,12 @@ Heusel et al. 2017, https://arxiv.org/abs/1706.08500, equation 6.
 import torch
 from torch import Tensor
 
+from dl.mytorch.float64 import with_float64
+
 
 def frechet_distance(real: Tensor, drawn: Tensor) -> float:
     """|m - m'|^2 + tr(S + S' - 2 (S S')^1/2) of features (N, D) and (M, D), with N and M at least 2."""
-    real, drawn = real.double(), drawn.double()
+    real, drawn = (with_float64(features).double() for features in (real, drawn))
     return frechet_distance_of_moments(real.mean(0), real.T.cov(), drawn.mean(0), drawn.T.cov())
 
 

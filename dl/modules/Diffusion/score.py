@@ -29,6 +29,7 @@ from dl.mytorch import Probe
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Splits, image_splits
 from dl.mytorch.data.images import IMAGE_SETS
+from dl.mytorch.float64 import with_float64
 from dl.mytorch.files import write_json
 from dl.mytorch.logger import device_name, read_json
 from dl.results import markdown_table, rewrite
@@ -46,7 +47,7 @@ def precision_recall(real: Tensor, drawn: Tensor, nearest: int = 3) -> tuple[flo
         radius = torch.cdist(others, others).kthvalue(nearest + 1, dim=1).values  # the first is the point itself
         return (torch.cdist(points, others) <= radius).any(1).double().mean().item()
 
-    real, drawn = real.double(), drawn.double()
+    real, drawn = (with_float64(features).double() for features in (real, drawn))
     return share_among(drawn, real), share_among(real, drawn)
 
 

@@ -20,6 +20,7 @@ from dl.mytorch.data import ImageConfig, Loader, Splits, image_splits
 from dl.mytorch.data.tar import write_shards
 from dl.mytorch.files import write_json
 from dl.mytorch.logger import read_json
+from dl.mytorch.test_float64 import device_without_float64
 
 
 def test_frechet_distance_of_diagonal_normals_is_the_formula() -> None:
@@ -47,6 +48,14 @@ def test_frechet_distance_is_that_with_scipy_s_root() -> None:
     root = torch.from_numpy(linalg.sqrtm((a @ b).numpy()).real)
     expected = (first.mean(0) - second.mean(0)).square().sum() + (a + b - 2 * root).trace()
     assert frechet_distance(first, second) == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_on_a_device_without_float64_the_scores_are_the_same() -> None:
+    first, second = torch.randn(12, 3), torch.randn(10, 3) + 1
+    expected = frechet_distance(first, second), precision_recall(first, second)
+    with device_without_float64() as device:
+        there = first.to(device), second.to(device)
+        assert (frechet_distance(*there), precision_recall(*there)) == expected
 
 
 def test_precision_falls_with_drawn_points_off_the_real_ones_and_recall_with_missed_ones() -> None:
@@ -121,16 +130,16 @@ def test_recorded_scores_replace_those_of_the_same_settings(
     monkeypatch.setattr(score.catalogue, "MODULES", tmp_path)
     readme = tmp_path / "Diffusion" / "DDPM" / "README.md"
     readme.parent.mkdir(parents=True)
-    readme.write_text("# DDPM\n\n<!-- scores -->\n<!-- /scores -->\n")
+    readme.write_text("# DDPM\n\n<!-- scores -->\n<!-- /scores -->\n", encoding="utf-8")
     for words in (["--steps", "1"], ["--steps", "2"], ["--steps", "1"]):
         assert score.main([*runs, "--num", "12", *words, "--record"]) == 0
     kept = read_json(readme.parent / "results" / "scores" / "fashion_mnist-sample.json")
     assert [row["steps"] for row in kept["scores"]] == [2, 1]
-    assert [line.split(" | ")[1] for line in readme.read_text().splitlines() if "ddim" in line] == ["2", "1"]
+    assert [line.split(" | ")[1] for line in readme.read_text(encoding="utf-8").splitlines() if "ddim" in line] == ["2", "1"]
     again = read_json(Path(runs[0]) / "config.json") | {"command": "another"}
     write_json(again, Path(runs[0]) / "config.json")
     assert score.main([*runs, "--num", "12", "--steps", "3", "--record"]) == 0  # another run: its scores alone
-    assert readme.read_text().count("| ddim |") == 1
+    assert readme.read_text(encoding="utf-8").count("| ddim |") == 1
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])

@@ -166,7 +166,7 @@ def _title(record: dict[str, Any]) -> str:
 
 def recorded() -> list[dict[str, Any]]:
     """What is recorded, in the order of the files."""
-    return [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / "results").glob("*.json"))]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

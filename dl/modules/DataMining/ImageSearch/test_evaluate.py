@@ -29,13 +29,13 @@ def test_each_distance_ranks_by_itself() -> None:
 
 
 def test_the_readme_shows_what_is_recorded() -> None:
-    assert evaluate.table(evaluate.recorded()) in (evaluate.HERE / "README.md").read_text()
+    assert evaluate.table(evaluate.recorded()) in (evaluate.HERE / "README.md").read_text(encoding="utf-8")
 
 
 def test_figures_are_recorded_when_asked_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "README.md").write_text("<!-- results -->\n<!-- /results -->\n")
+    (tmp_path / "README.md").write_text("<!-- results -->\n<!-- /results -->\n", encoding="utf-8")
     row = {"of": "features", "distance": "l2", "recall1": 0.5, "recall5": 0.75, "map": 0.25}
     record = {"data": "hymenoptera", "queries": 4, "index": 8, "network": {"backbone": "CNN/SqueezeNet"}, "rows": [row]}
     monkeypatch.setattr(evaluate, "HERE", tmp_path)
@@ -47,6 +47,6 @@ def test_figures_are_recorded_when_asked_only(
         Image.new("RGB", (4, 4)).save(tmp_path / "ants" / part / "black" / "1.png")
     asked = ["hymenoptera", str(tmp_path / "ants"), "--weights", "squeezenet.pth"]
     assert evaluate.main(asked) == 0 and "| 50.0% | 75.0% | 25.0% |" in capsys.readouterr().out
-    assert not (tmp_path / "results").exists() and "50.0%" not in (tmp_path / "README.md").read_text()
+    assert not (tmp_path / "results").exists() and "50.0%" not in (tmp_path / "README.md").read_text(encoding="utf-8")
     assert evaluate.main([*asked, "--record"]) == 0
-    assert (tmp_path / "results" / "hymenoptera.json").exists() and "50.0%" in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "results" / "hymenoptera.json").exists() and "50.0%" in (tmp_path / "README.md").read_text(encoding="utf-8")

@@ -100,7 +100,7 @@ def test_only_new_and_changed_pictures_are_embedded_and_what_is_gone_leaves(fold
 
 def test_what_is_no_picture_is_left_out_and_tried_again_when_it_changes(folder: Path, tmp_path: Path) -> None:
     bad = folder / "dark" / "bad.png"
-    bad.write_text("no picture")
+    bad.write_text("no picture", encoding="utf-8")
     for _ in range(2):
         problems = update(tmp_path / "index", open_pictures(str(folder)), Colours(), NETWORK)
         assert problems == [f"{bad.resolve()} is not a picture of a known format"] or str(bad) in problems[0]
@@ -191,7 +191,7 @@ def run(tmp_path: Path) -> Path:
     """What a run of LeNet leaves of itself that matters here, with random weights."""
     config = lenet.Config(out=str(tmp_path / "run"), model="tiny")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text(json.dumps({"recipe": "CNN/LeNet", "config": dataclasses.asdict(config)}))
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"recipe": "CNN/LeNet", "config": dataclasses.asdict(config)}), encoding="utf-8")
     torch.save(lenet.network(config).state_dict(), tmp_path / "run" / "best.pt")
     return tmp_path / "run"
 
@@ -236,7 +236,7 @@ def test_neighbours_that_cannot_be_read_any_more_are_white(folder: Path, run: Pa
     same = ("--index", tmp_path / "index")
     assert index.main(words(folder, "--weights", run, *same)) == 0
     query, figure = shutil.copy(folder / "dark" / "00.png", tmp_path / "query.png"), tmp_path / "figure.png"
-    (folder / "dark" / "00.png").write_text("no picture")
+    (folder / "dark" / "00.png").write_text("no picture", encoding="utf-8")
     (folder / "dark" / "01.png").unlink()
     assert search.main(words(query, "--top", 1, "--figure", figure, *same)) == 0
     assert figure.exists()
@@ -251,7 +251,7 @@ def test_who_has_read_enough_gets_no_error(
     assert index.main(words(folder, "--weights", run, "--index", tmp_path / "index")) == 0
     end, start = os.pipe()
     os.close(end)
-    with open(start, "w", buffering=1) as pipe:
+    with open(start, "w", buffering=1, encoding="utf-8") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         assert search.main(words(folder / "dark" / "02.png", "--index", tmp_path / "index")) == 0
     assert capsys.readouterr().err == ""
@@ -295,7 +295,7 @@ def test_a_folder_of_other_files_is_left_alone(run: Path, tmp_path: Path, capsys
             assert index.main(words(mine, "--weights", run, "--index", mine, *fresh)) == 1
             assert capsys.readouterr().err == f"error: {mine} is not empty and holds no index: choose another --index\n"
         assert sorted(mine.iterdir()) == before
-        (mine / "index.json").write_text('{"pages": []}')
+        (mine / "index.json").write_text('{"pages": []}', encoding="utf-8")
 
 
 def test_in_the_folder_of_an_index_only_its_own_files_are_replaced(folder: Path, run: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dl.modules.DataMining.ImageSearch import task, train
-from dl.mytorch import testing
+from dl.mytorch import plot, testing
 from dl.mytorch.data import Loader, Splits, synthetic
 
 
@@ -51,6 +51,14 @@ def test_pictures_of_a_class_come_near_each_other(loss: str) -> None:
         optimizer.step()
     distances = torch.cdist(model(batch["images"]), model(batch["images"])).fill_diagonal_(math.inf)
     assert (batch["labels"][distances.argmin(1)] == batch["labels"]).all()
+
+
+def test_the_preview_shows_the_first_kernels_where_there_are_any() -> None:
+    convolution = torch.nn.Conv2d(3, 8, 3)
+    learning = task.MetricLearning("triplet")
+    assert learning.preview(torch.nn.Linear(3, 8)) == {}
+    shown = learning.preview(torch.nn.Sequential(convolution, torch.nn.Conv2d(8, 4, 3)))
+    assert shown.keys() == {"kernels"} and torch.equal(shown["kernels"], plot.kernels(convolution.weight))
 
 
 def config(out: Path, **flags: object) -> train.Config:

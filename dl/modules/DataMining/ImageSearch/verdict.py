@@ -13,6 +13,7 @@ from torch import Tensor
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.OpenSet.scores import Mahalanobis
 from dl.modules.DataMining.OpenSet.threshold import quantile_threshold
+from dl.mytorch.config import UserError
 
 FITTED = 20_000  # rows at most that the score is fitted to
 LEAST = 20  # pictures, below which nothing can be said
@@ -35,21 +36,29 @@ def fit(exact: Exact, labels: Sequence[str]) -> Mahalanobis:
 
 
 def threshold(exact: Exact, labels: Sequence[str], held_out: Tensor | None = None) -> dict[str, Any] | None:
-    """The distance within which 95 % of known pictures are, and which these were; None for an index of too few pictures.
+    """The distance within which 95 % of known pictures are, and which these were; None for an index of too few pictures, or
+    of pictures that are all the same.
 
     Known are the features `held_out` (N, D). Without them the rows of the index, a fifth after the other, by the score that
     is fitted to the other four.
     """
     if len(labels) < LEAST:
         return None
-    if held_out is not None:
-        distances, how = fit(exact, labels)(held_out), "held out"
-    else:
-        features, numbers = _sample(exact, labels)
-        part = torch.arange(len(numbers)) % PARTS
-        scores = (Mahalanobis(features[part != i], numbers[part != i], shrink=True)(features[part == i]) for i in range(PARTS))
-        distances, how = torch.cat(list(scores)), "of the index, each left out"
+    try:
+        if held_out is not None:
+            distances, how = fit(exact, labels)(held_out), "held out"
+        else:
+            distances, how = _left_out(*_sample(exact, labels)), "of the index, each left out"
+    except UserError:  # the features do not vary
+        return None
     return {"distance": quantile_threshold(distances) ** 0.5, "pictures": len(distances), "how": how}
+
+
+def _left_out(features: Tensor, numbers: Tensor) -> Tensor:
+    """The score of each row (n, D) of these classes (n,), fitted to the rows of the other fifths."""
+    part = torch.arange(len(numbers)) % PARTS
+    scores = (Mahalanobis(features[part != i], numbers[part != i], shrink=True)(features[part == i]) for i in range(PARTS))
+    return torch.cat(list(scores))
 
 
 def _sample(exact: Exact, labels: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -83,7 +83,7 @@ def measure(val: Tensor, known: Tensor, right: Tensor, unknown: Tensor) -> dict[
         "accepted": accepted.double().mean().item(),
         "accepted_conformal": (known <= conformal_threshold(val)).double().mean().item(),
         "rejected": (unknown > threshold).double().mean().item(),
-        "accepted_error": 1 - right[accepted].double().mean().item(),
+        "accepted_error": 1 - right[accepted].double().mean().item() if accepted.any() else 0.0,
     }
 
 
@@ -151,7 +151,7 @@ def _spread(values: dict[int, float]) -> str:
 
 def recorded() -> list[dict[str, Any]]:
     """What is recorded, in the order of the files."""
-    return [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / "results").glob("*.json"))]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,9 +2,10 @@
 
 Four read the logits alone, and are functions: `msp`, `max_logit`, `energy`, `entropy`. Four are fitted to the features or
 logits of training pictures, and are classes whose objects are called: `Mahalanobis`, `KNN`, `ViM`, `OpenMax`.
-`fit_all` makes all eight for a network.
+`fit_all` makes all eight for a network. The fitted ones compute in float64: on the CPU if the device has none (MPS).
 """
 
+import math
 from typing import Callable, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.mytorch.config import UserError
+from dl.mytorch.float64 import with_float64
 
 # N pictures, C classes, D features
 
@@ -26,6 +28,14 @@ class Known(NamedTuple):
     labels: Tensor  # (N,)
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)
+
+
+def double(values: Tensor) -> Tensor:
+    """Values (N, ...) in float64. Raises `UserError` if there are none, or one is not finite."""
+    if not values.numel() or not values.isfinite().all():
+        found = "none" if not values.numel() else f"{int((~values.isfinite()).sum())} of {values.numel()} are NaN or infinite"
+        raise UserError(f"scores take features and logits of one picture or more, all finite; {found}")
+    return with_float64(values).double()
 
 
 def msp(logits: Tensor) -> Tensor:
@@ -47,7 +57,7 @@ def entropy(logits: Tensor) -> Tensor:
     """Entropy of the predicted distribution, in nats. Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474,
     section 3.5, of one network. (N, C) -> (N,)."""
     log_p = logits.log_softmax(-1)
-    return -(log_p.exp() * log_p).sum(-1)
+    return -torch.where(log_p.isneginf(), 0, log_p.exp() * log_p).sum(-1)  # the limit of p log p is 0
 
 
 class Mahalanobis:
@@ -58,19 +68,25 @@ class Mahalanobis:
 
     `shrink`, not of the paper, is for few pictures: the covariance moves towards a multiple of the identity by the share
     that is best on average, Ledoit & Wolf 2004, https://doi.org/10.1016/S0047-259X(03)00096-4.
+
+    Raises `UserError` for features that are not finite, or vary in no direction within their classes.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, shrink: bool = False) -> None:
-        features = features.double()
+        features, labels = double(features), with_float64(labels)
         self.means = torch.stack([features[labels == label].mean(0) for label in labels.unique()])  # (C, D)
         centred = features - self.means[torch.unique(labels, return_inverse=True)[1]]
         covariance = centred.T @ centred / len(features)
         if shrink:
             covariance = shrunk(covariance, centred)
-        self.precision = torch.linalg.pinv(covariance, rtol=1e-10, hermitian=True)  # (D, D)
+        noise = (1e-14 * features.abs().amax()).square()  # of means that are rounded
+        self.precision = torch.linalg.pinv(covariance, atol=noise, rtol=1e-10, hermitian=True)  # (D, D)
+        if not self.precision.any():
+            raise UserError(f"{len(features)} training features do not vary within their classes: no distance has a scale")
 
     def __call__(self, features: Tensor) -> Tensor:
-        differences = (features.double() - mean for mean in self.means)  # (N, D) each
+        features = double(features)
+        differences = (features - mean for mean in self.means)  # (N, D) each
         return torch.stack([((own @ self.precision) * own).sum(-1) for own in differences]).amin(0)
 
 
@@ -86,15 +102,24 @@ def shrunk(covariance: Tensor, centred: Tensor) -> Tensor:
 class KNN:
     """Distance to the k-th nearest training picture, of features brought to length 1.
 
-    Sun et al. 2022, https://arxiv.org/abs/2204.06507, section 3. The paper's k is 50 for 50,000 training pictures.
+    Sun et al. 2022, https://arxiv.org/abs/2204.06507, section 3. The paper's k is 50 for 50,000 training pictures. Of fewer
+    than k it is the farthest. Raises `UserError` for features that are not finite.
     """
 
     def __init__(self, features: Tensor, k: int = 50) -> None:
         self.k = k
-        self.exact = Exact(torch.nn.functional.normalize(features.float()))
+        self.exact = Exact(_directions(features))
 
     def __call__(self, features: Tensor) -> Tensor:
-        return self.exact.search(torch.nn.functional.normalize(features.float()), self.k, "l2")[0][:, -1]
+        return self.exact.search(_directions(features), self.k, "l2")[0][:, -1]
+
+
+def _directions(features: Tensor) -> Tensor:
+    """Features (N, D) of length 1 in float32, whatever their scale; 0 stays 0."""
+    features = double(features)
+    largest = features.abs().amax(-1, keepdim=True)
+    scale = torch.where(largest > 0, largest / largest.frexp().mantissa, 1.0)  # a power of two: no digit changes
+    return torch.nn.functional.normalize((features / scale).float())
 
 
 class ViM:
@@ -102,9 +127,10 @@ class ViM:
 
     Wang et al. 2022, https://arxiv.org/abs/2203.10807, section 4: features are taken from the origin -pinv(W) b; their
     residual is their part outside of the `dim` principal directions of the training features (equation 4), scaled by
-    alpha, which makes its mean that of the largest logits in training (equation 6).
+    alpha, which makes its mean that of the largest logits in training (equation 6). If the training features have no
+    residual but for rounding, as when half of them are always 0, there is nothing to scale, and alpha is 0.
 
-    `dim`: default D / 2. Raises `ValueError` when it is not below D.
+    `dim`: default D / 2. Raises `ValueError` when it is not below D, and `UserError` for features that are not finite.
     """
 
     def __init__(self, known: Known, dim: int = 0) -> None:
@@ -112,17 +138,19 @@ class ViM:
         dim = dim or size // 2
         if not 0 < dim < size:
             raise ValueError(f"dim {dim} has to be above 0 and below the {size} features")
-        self.origin = -torch.linalg.pinv(known.weight.double()) @ known.bias.double()  # (D,)
-        moved = known.features.double() - self.origin
+        features, logits, _, weight, bias = map(double, known)
+        self.origin = -torch.linalg.pinv(weight) @ bias  # (D,)
+        moved = features - self.origin
         directions = torch.linalg.eigh(moved.T @ moved).eigenvectors  # (D, D), rising eigenvalues
         self.residual_space = directions[:, : size - dim]  # R, (D, D - dim)
         lengths = (moved @ self.residual_space).norm(dim=-1)
-        self.alpha = known.logits.double().amax(-1).mean() / lengths.mean()
+        rounding = 1e-6 * moved.norm(dim=-1).mean()  # of features in float32
+        self.alpha = torch.where(lengths.mean() > rounding, logits.amax(-1).mean() / lengths.mean(), 0.0)
 
     def __call__(self, features: Tensor, logits: Tensor) -> Tensor:
-        virtual = self.alpha * ((features.double() - self.origin) @ self.residual_space).norm(dim=-1)
+        virtual = self.alpha * ((double(features) - self.origin) @ self.residual_space).norm(dim=-1)
         # The virtual class's log-odds order pictures as its probability does, and do not all round to 0 or 1.
-        return virtual - logits.double().logsumexp(-1)
+        return virtual - double(logits).logsumexp(-1)
 
 
 class OpenMax:
@@ -135,7 +163,7 @@ class OpenMax:
     """
 
     def __init__(self, logits: Tensor, labels: Tensor, tail: int = 20, alpha: int = 3) -> None:
-        logits = logits.double()
+        logits, labels = double(logits), with_float64(labels)
         right = logits.argmax(-1) == labels
         if missing := set(range(logits.shape[1])) - set(labels[right].tolist()):
             cause = f"no training picture of class {min(missing)} is rightly classified"
@@ -147,15 +175,15 @@ class OpenMax:
             distances = (logits[right & (labels == label)] - mean).norm(dim=-1)
             far = distances.topk(min(tail, len(distances))).values
             fits.append((far.amin().item() - 1, *fit_weibull(far - far.amin() + 1)))
-        self.start, self.shape, self.scale = torch.tensor(fits, dtype=torch.float64).T  # (C,) each
+        self.start, self.shape, self.scale = torch.tensor(fits, dtype=torch.float64, device=logits.device).T  # (C,) each
 
     def __call__(self, logits: Tensor) -> Tensor:
-        logits = logits.double()
+        logits = double(logits)
         distances = (logits[:, None] - self.means).norm(dim=-1)  # (N, C)
         outside = 1 - (-((distances - self.start).clamp_min(0) / self.scale) ** self.shape).exp()  # Weibull's F
         order = logits.argsort(-1, descending=True)[:, : self.alpha]
-        weights = (self.alpha - torch.arange(self.alpha)) / self.alpha
-        lost = torch.zeros_like(logits).scatter(1, order, weights.double().expand_as(order)) * outside
+        weights = torch.arange(self.alpha, 0, -1, dtype=logits.dtype, device=logits.device) / self.alpha
+        lost = torch.zeros_like(logits).scatter(1, order, weights.expand_as(order)) * outside
         moved = torch.cat([logits * (1 - lost), (logits * lost).sum(-1, keepdim=True)], -1)  # (N, C + 1)
         return moved.softmax(-1)[:, -1]
 
@@ -168,7 +196,7 @@ def fit_weibull(values: Tensor) -> tuple[float, float]:
     """
     if not len(values) or not (values > 0).all():
         raise ValueError("a Weibull distribution is fitted to values above 0, one at least")
-    logs = values.double().log()
+    logs = with_float64(values).double().log()
     low, high = 1e-3, 1e3
     for _ in range(60):
         shape = (low * high) ** 0.5
@@ -177,7 +205,7 @@ def fit_weibull(values: Tensor) -> tuple[float, float]:
             low = shape
         else:
             high = shape
-    return shape, (((shape * logs).logsumexp(0) - torch.tensor(len(logs)).log()) / shape).exp().item()
+    return shape, (((shape * logs).logsumexp(0) - math.log(len(logs))) / shape).exp().item()
 
 
 def fit_all(known: Known) -> dict[str, Score]:

@@ -79,7 +79,7 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to record into, and the small pictures in place of the real ones."""
-    (tmp_path / "README.md").write_text("<!-- results -->\n<!-- /results -->\n")
+    (tmp_path / "README.md").write_text("<!-- results -->\n<!-- /results -->\n", encoding="utf-8")
     monkeypatch.setattr(evaluate, "HERE", tmp_path)
     monkeypatch.setattr(results.catalogue, "ROOT", tmp_path)
     monkeypatch.setattr(evaluate, "image_splits", splits)
@@ -97,7 +97,7 @@ def make_run(asked: train.Config) -> Path:
     run.mkdir()
     described = {"recipe": "DataMining/OpenSet", "config": dataclasses.asdict(asked)}
     described |= {"command": "", "commit": "", "versions": {}}
-    (run / "config.json").write_text(json.dumps(described))
+    (run / "config.json").write_text(json.dumps(described), encoding="utf-8")
     torch.save(train.network(asked).state_dict(), run / "best.pt")
     return run
 
@@ -110,13 +110,13 @@ def test_a_run_is_measured_recorded_and_in_the_table(
     monkeypatch.setattr(evaluate, "fit_all", lambda known: TWO)
     assert evaluate.main([str(run), "--record"]) == 0
     (path,) = (here / "results").glob("*.json")
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     assert path.name == ("2_3-seed4.json" if held_out else "all-seed4.json")
     assert [row["unknown"] for row in record["rows"]] == [name for name in unknown for _ in TWO]
     for row in record["rows"]:
         assert all(0 <= row[name] <= 1 for name in ("auroc", "aupr_in", "aupr_out", "fpr95", "accepted", "rejected"))
         assert row["accepted_conformal"] >= row["accepted"] > 0.5
-    lines = (here / "README.md").read_text().splitlines()
+    lines = (here / "README.md").read_text(encoding="utf-8").splitlines()
     assert sum(line.startswith("| ") for line in lines) == len(evaluate.MEASURES) * (2 + len(TWO))
 
 
@@ -126,18 +126,18 @@ def test_nothing_is_recorded_unasked_and_what_was_trained_otherwise_is_never(
     monkeypatch.setattr(evaluate, "fit_all", lambda known: TWO)
     runs = [make_run(config(here / f"run{i}", seed=i)) for i in range(2)]
     runs.append(make_run(dataclasses.replace(config(here / "run2"), model="small")))
-    before = (here / "README.md").read_text()
+    before = (here / "README.md").read_text(encoding="utf-8")
     assert evaluate.main([str(runs[0])]) == 0
     assert "| length |" in capsys.readouterr().out
-    assert not (here / "results").exists() and (here / "README.md").read_text() == before
+    assert not (here / "results").exists() and (here / "README.md").read_text(encoding="utf-8") == before
     assert evaluate.main([*map(str, runs[:2]), "--record"]) == 0  # they differ in their seeds
-    recorded, shown = evaluate.recorded(), (here / "README.md").read_text()
+    recorded, shown = evaluate.recorded(), (here / "README.md").read_text(encoding="utf-8")
     capsys.readouterr()
     for words in (["--record", str(runs[2])], [str(runs[0]), str(runs[2])]):
         assert evaluate.main(words) == 1
         error = capsys.readouterr().err
         assert "run2 was trained otherwise than" in error and "(model small, not tiny)" in error and error.count("\n") == 1
-    assert len(recorded) == 2 and evaluate.recorded() == recorded and (here / "README.md").read_text() == shown
+    assert len(recorded) == 2 and evaluate.recorded() == recorded and (here / "README.md").read_text(encoding="utf-8") == shown
 
 
 def test_a_run_too_poor_to_measure_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +153,7 @@ def test_who_has_read_enough_gets_no_error(
     """`evaluate | head`, whose end of the pipe is closed."""
     end, start = os.pipe()
     os.close(end)
-    with open(start, "w", buffering=1) as pipe:
+    with open(start, "w", buffering=1, encoding="utf-8") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         assert evaluate.main([]) == 0
     assert capsys.readouterr().err == ""
@@ -165,5 +165,5 @@ def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_the_readme_shows_what_is_recorded_of_runs_trained_alike() -> None:
-    assert evaluate.table(evaluate.recorded()) in (evaluate.HERE / "README.md").read_text()
+    assert evaluate.table(evaluate.recorded()) in (evaluate.HERE / "README.md").read_text(encoding="utf-8")
     evaluate.check_alike(evaluate.recorded())

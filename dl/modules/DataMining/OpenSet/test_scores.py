@@ -9,6 +9,8 @@ from torch import Tensor
 from dl.modules.DataMining.OpenSet import measures, scores
 from dl.modules.DataMining.OpenSet.scores import KNN, Known, Mahalanobis, OpenMax, ViM, fit_weibull
 from dl.modules.DataMining.OpenSet.threshold import conformal_threshold, quantile_threshold
+from dl.mytorch.config import UserError
+from dl.mytorch.test_float64 import device_without_float64
 
 LOG = math.log
 TWO = torch.tensor([[LOG(6), LOG(2)], [0.0, 0.0]])  # probabilities 3/4 and 1/4, then 1/2 each
@@ -121,6 +123,112 @@ def test_all_eight_scores_rise_far_from_what_was_seen() -> None:
     for name, score in fitted.items():
         seen = score(known.features, known.logits)
         assert seen.shape == (300,) and (score(strange, strange @ weight.T + bias) > seen.quantile(0.9)).item(), name
+
+
+def known_of(features: Tensor, labels: Tensor, classes: int) -> Known:
+    """What a network whose weights are the first rows of the identity makes of these features."""
+    weight, bias = torch.eye(classes, features.shape[1]), torch.zeros(classes)
+    return Known(features, features @ weight.T, labels, weight, bias)
+
+
+DEGENERATE = {
+    "half of the features are always 0": lambda x: x * torch.tensor([1.0, 1, 1, 0, 0, 0]),
+    "nearly so: their rounding is left": lambda x: x * torch.tensor([1.0, 1, 1, 1e-9, 1e-9, 1e-9]),
+    "half are constant": lambda x: torch.where(torch.arange(6) < 3, x, 0.1),
+    "half repeat the others": lambda x: x[:, :3].repeat(1, 2),
+    "tiny": lambda x: x * 1e-21,
+    "huge": lambda x: x * 1e19,
+}
+
+
+@pytest.mark.parametrize("change", list(DEGENERATE))
+def test_every_score_is_finite_and_tells_pictures_apart_with_degenerate_features(change: str) -> None:
+    features = torch.relu(torch.randn(60, 6)) + torch.eye(6)[torch.arange(60) % 2] * 5
+    features = DEGENERATE[change](features)
+    known = known_of(features, features[:, :2].argmax(1), 2)
+    for name, score in scores.fit_all(known).items():
+        found = score(features, known.logits)
+        assert found.isfinite().all(), name
+        if name in ("Mahalanobis", "kNN") or change not in ("tiny", "huge"):  # logits of that size say nothing
+            assert len(found.unique()) > 1, name
+
+
+def test_one_class_and_one_example_of_each_class() -> None:
+    features = torch.randn(30, 4).abs()
+    single = known_of(features, torch.zeros(30, dtype=torch.long), 1)
+    assert all(score(features, single.logits).isfinite().all() for score in scores.fit_all(single).values())
+    few = known_of(torch.eye(2, 4), torch.arange(2), 2)
+    for score in (KNN(few.features), lambda x: ViM(few)(x, x[:, :2]), lambda x: OpenMax(few.logits, few.labels)(x[:, :2])):
+        assert score(torch.tensor([[1.0, 0, 0, 0], [0.2, 0.3, 4, 0]])).isfinite().all()
+    with pytest.raises(UserError, match="2 training features do not vary within their classes"):
+        Mahalanobis(few.features, few.labels)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e-20])
+def test_identical_features_have_no_mahalanobis_distance_but_other_scores(value: float) -> None:
+    known = known_of(torch.full((30, 4), value), torch.zeros(30, dtype=torch.long), 1)
+    for shrink in (False, True):
+        with pytest.raises(UserError, match="do not vary"):
+            Mahalanobis(known.features, known.labels, shrink)
+    query = torch.tensor([[0.3, 0.2, 0.9, 0.1]])
+    for score in (ViM(known), lambda x, y: KNN(known.features)(x), lambda x, y: OpenMax(known.logits, known.labels)(y)):
+        assert score(query, query[:, :1]).isfinite().all()
+
+
+def test_without_a_residual_vim_is_the_energy() -> None:
+    features = torch.relu(torch.randn(300, 16)) * (torch.arange(16) < 6)
+    known = known_of(features, torch.zeros(300), 4)
+    close(ViM(known)(features, known.logits), scores.energy(known.logits.double()).tolist())
+
+
+def test_directions_of_any_scale_are_those_of_the_ordinary_scale() -> None:
+    features, query = torch.randn(40, 8), torch.randn(3, 8)
+    expected = KNN(features, k=3)(query)
+    assert torch.equal(scores._directions(features), torch.nn.functional.normalize(features))
+    for scale in (2.0**-120, 2.0**-60, 2.0**100):
+        assert torch.equal(KNN(features * scale, k=3)(query * scale), expected)
+    assert scores._directions(torch.zeros(1, 3)).tolist() == [[0, 0, 0]]
+
+
+def test_features_that_are_not_finite_and_no_features_are_refused() -> None:
+    bad = known_of(torch.randn(9, 4).index_fill_(0, torch.tensor([3]), math.nan), torch.zeros(9), 2)
+    for fit in (lambda: Mahalanobis(bad.features, bad.labels), lambda: KNN(bad.features), lambda: ViM(bad)):
+        with pytest.raises(UserError, match="4 of 36 are NaN"):
+            fit()
+    with pytest.raises(UserError, match="none"):
+        Mahalanobis(bad.features[:0], bad.labels[:0])
+    assert scores.entropy(torch.tensor([[0.0, -math.inf, 0.0]])).item() == pytest.approx(LOG(2))
+
+
+def test_fits_and_weights_have_the_precision_of_float64() -> None:
+    values = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+    shape, scale = fit_weibull(values)
+    assert scale == pytest.approx(((1 + 2**shape + 4**shape) / 3) ** (1 / shape), rel=1e-14)  # mean(x^k)^(1/k)
+    logits = torch.eye(3, dtype=torch.float64).repeat(2, 1) * torch.tensor([4.0, 4, 4, 6, 6, 6], dtype=torch.float64)[:, None]
+    score = OpenMax(logits, torch.arange(3).repeat(2))
+    far = torch.tensor([[900.0, 899.0, 898.0]], dtype=torch.float64)  # F is 1 for all: of the first, second, third 1, 2/3, 1/3
+    unknown = 900 + 899 * 2 / 3 + 898 / 3
+    expected = 1 / (1 + sum(math.exp(left - unknown) for left in (0, 899 / 3, 898 * 2 / 3)))
+    assert score(far).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_device_without_float64_has_the_same_scores() -> None:
+    features = torch.randn(40, 6).abs() + torch.eye(6)[torch.arange(40) % 2] * 5
+    known = known_of(features, torch.arange(40) % 2, 2)
+    expected = [score(features[:5], known.logits[:5]) for score in scores.fit_all(known).values()]
+    with device_without_float64() as device:
+        there = Known(*(tensor.to(device) for tensor in known))
+        fitted = scores.fit_all(there).values()
+        found = [score(features[:5].to(device), known.logits[:5].to(device)).cpu() for score in fitted]
+    for own, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, other)
+
+
+def test_measures_refuse_nan_and_nothing() -> None:
+    for known, unknown in (([], [1.0]), ([1.0], []), ([math.nan], [1.0]), ([1.0, 2.0], [math.nan])):
+        for measure in (measures.auroc, measures.aupr_in, measures.aupr_out, measures.fpr95):
+            with pytest.raises(ValueError, match="none NaN"):
+                measure(torch.tensor(known), torch.tensor(unknown))
 
 
 def test_measures_by_hand() -> None:

@@ -37,8 +37,8 @@ def test_an_index_becomes_a_map_and_a_projector(index: Path, tmp_path: Path, cap
     assert draw.main([str(word) for word in words]) == 0
     assert "20 pictures" in capsys.readouterr().out and read_image(figure).shape == (3, 800, 900)
     (folder,) = projector.glob("**/tensors.tsv")
-    assert len(folder.read_text().splitlines()) == 20
-    assert folder.with_name("metadata.tsv").read_text().splitlines() == ["a"] * 10 + ["b"] * 10
+    assert len(folder.read_text(encoding="utf-8").splitlines()) == 20
+    assert folder.with_name("metadata.tsv").read_text(encoding="utf-8").splitlines() == ["a"] * 10 + ["b"] * 10
     assert read_image(folder.with_name("sprite.png")).shape == (3, 160, 160)  # 5 x 5 places of 32
     assert (projector / "projector_config.pbtxt").exists()
 
@@ -47,7 +47,7 @@ def test_a_picture_is_placed_among_few_of_which_one_cannot_be_read_any_more(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draw.Index, "extractor", lambda self: mean_colours)
-    (tmp_path / "pictures" / "a" / "0.png").write_text("no picture")
+    (tmp_path / "pictures" / "a" / "0.png").write_text("no picture", encoding="utf-8")
     words = ["--index", index, "--points", 8, "--perplexity", 2, "--iterations", 5, "--figure", tmp_path / "map.png"]
     assert draw.main([str(word) for word in [*words, "--place", tmp_path / "pictures" / "a" / "2.png"]]) == 0
     first, second = draw.thumbnails(draw.Index(index), torch.tensor([0, 1]))

@@ -1,6 +1,7 @@
 """t-SNE: forces against autograd, similarities against the definition, maps against scikit-learn and openTSNE."""
 
 import math
+from typing import Callable
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from dl.modules.DataMining.TSNE import tsne as module
 from dl.modules.DataMining.TSNE.tsne import Pairs, attraction, conditional, kl_divergence, place, principal, repulsion
-from dl.modules.DataMining.TSNE.tsne import similarities, tsne
+from dl.modules.DataMining.TSNE.tsne import similarities, start, tsne
+from dl.mytorch.test_float64 import device_without_float64
 
 
 def clusters(count: int, groups: int = 3, size: int = 8, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -103,6 +105,65 @@ def test_a_perplexity_that_the_points_cannot_have_is_refused(perplexity: float) 
         similarities(torch.randn(40, 3), perplexity)
     with pytest.raises(ValueError, match="finite"):
         similarities(torch.full((40, 3), math.nan), 5.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x[:, :1],
+        lambda x: x * torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0]),
+        lambda x: x[:, :1] * torch.tensor([[1.0, 2, 3]]),
+        lambda x: torch.full_like(x, 0.1),
+        lambda x: torch.zeros_like(x),
+    ],
+    ids=["one feature", "the others are 0", "on a line", "all the same", "all 0"],
+)
+def test_features_of_one_direction_or_none_have_a_map_in_two(change: Callable[[Tensor], Tensor]) -> None:
+    features = change(clusters(60)[0])
+    points = tsne(features, 5.0, iterations=150, exaggerated=50)
+    assert points.shape == (60, 2) and points.isfinite().all()
+    assert points.std(0).amin() > 0.1 * points.std(0).amax()
+    assert torch.equal(points, tsne(features, 5.0, iterations=150, exaggerated=50))
+    assert place(points, features, features[:2]).isfinite().all()
+
+
+def test_the_map_of_a_single_feature_keeps_its_neighbours() -> None:
+    values = torch.tensor([-1.0, 0.0, 1.0]).repeat(20)[:, None] + 0.01 * torch.randn(60, 1)
+    points = tsne(values, 5.0, iterations=200, exaggerated=100)
+    nearest = torch.cdist(points, points).fill_diagonal_(math.inf).argmin(1)
+    assert torch.equal(values[nearest].round(), values.round())
+
+
+@pytest.mark.parametrize("scale", [2.0**-120, 2.0**-70, 2.0**-20, 2.0**60, 2.0**124])
+def test_the_map_does_not_depend_on_the_scale(scale: float) -> None:
+    features, _ = clusters(40)
+    expected = tsne(features, 5.0, iterations=20)
+    assert torch.equal(tsne(features * scale, 5.0, iterations=20), expected)
+    assert torch.equal(place(expected, features * scale, features[:2] * scale), place(expected, features, features[:2]))
+
+
+def test_the_descent_begins_at_the_principal_components() -> None:
+    features, _ = clusters(40)
+    points = principal(features)
+    torch.testing.assert_close(start(features), 1e-4 * points / points[:, 0].std())
+
+
+def test_on_a_device_without_float64_the_map_is_the_same() -> None:
+    features, _ = clusters(40)
+    expected = tsne(features, 5.0, iterations=3)
+    with device_without_float64() as device:
+        there = features.to(device)
+        points = tsne(there, 5.0, iterations=3)
+        assert torch.equal(points, expected)
+        placed = place(points.to(device), there, there, iterations=3)
+        assert torch.equal(placed, place(points, features, features, iterations=3))
+        assert kl_divergence(points.to(device), similarities(there, 5.0)) == kl_divergence(points, similarities(features, 5.0))
+
+
+@pytest.mark.parametrize("features", [torch.randn(50), torch.zeros(50, 0), torch.full((50, 2), math.inf)])
+def test_what_is_no_table_of_finite_features_is_refused(features: Tensor) -> None:
+    with pytest.raises(ValueError, match="finite; got"):
+        tsne(features, 5.0)
 
 
 @pytest.mark.parity

@@ -11,6 +11,8 @@ https://doi.org/10.1007/s10994-021-06043-1.
 
 Deviations: similarities are of the 3 * perplexity nearest neighbours only, as in van der Maaten 2014
 (https://jmlr.org/papers/v15/vandermaaten14a.html, section 4.1), unless `neighbours` says otherwise.
+
+Where the device has no float64 (MPS), maps are computed on the CPU, and are there.
 """
 
 import math
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.TSNE.interpolation import interpolated_repulsion
+from dl.mytorch.float64 import with_float64
 
 # N points, E pairs of neighbours
 
@@ -43,8 +46,8 @@ def conditional(squares: Tensor, perplexity: float) -> Tensor:
     The precision of each is found by bisection. Rows whose distances are all equal become uniform.
     """
     squares = squares - squares.amin(1, keepdim=True)
-    scale = squares.mean(1, keepdim=True).clamp_min(1e-12)
-    squares = squares / scale
+    scale = squares.mean(1, keepdim=True)
+    squares = squares / torch.where(scale > 0, scale, 1.0)
     low, high = torch.full_like(scale, 1e-6).log(), torch.full_like(scale, 1e9).log()
     for _ in range(50):
         middle = (low + high) / 2
@@ -60,9 +63,7 @@ def similarities(features: Tensor, perplexity: float = 30.0, neighbours: int = 0
 
     Raises `ValueError` unless 3 * perplexity neighbours are there, or for features that are not finite.
     """
-    count = len(features)
-    if features.ndim != 2 or not features.isfinite().all():
-        raise ValueError(f"features are (N, D) and finite; got {tuple(features.shape)}")
+    count, features = len(features), _checked(features)
     if not 1 < perplexity <= (count - 1) / 3:
         raise ValueError(f"perplexity {perplexity:g}: above 1, and for {count} points at most {(count - 1) / 3:g}")
     k = neighbours or math.ceil(3 * perplexity)
@@ -78,13 +79,40 @@ def similarities(features: Tensor, perplexity: float = 30.0, neighbours: int = 0
     return Pairs(i, j, both.values().float(), ends)
 
 
+def _checked(features: Tensor) -> Tensor:
+    """Features (N, D) where float64 is. Raises `ValueError` unless they are that, and finite."""
+    if features.ndim != 2 or not features.shape[1] or not features.isfinite().all():
+        raise ValueError(f"features are (N, D) and finite; got {tuple(features.shape)}")
+    return with_float64(features)
+
+
 def principal(features: Tensor, dimensions: int = 2) -> Tensor:
-    """The first principal components of features (N, D), (N, dimensions), each with its largest weight positive."""
+    """The first principal components of features (N, D), (N, dimensions), each with its largest weight positive.
+
+    Of fewer features than that there are fewer components.
+    """
+    features = with_float64(features)
     centred = features.double() - features.double().mean(0)
     _, _, axes = torch.linalg.svd(centred.T @ centred)
     axes = axes[:dimensions]
     signs = axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
     return (centred @ (axes * signs).T).float()
+
+
+def start(features: Tensor) -> Tensor:
+    """Where the descent of features (N, D) begins, (N, 2): their principal components, the first with a deviation of 1e-4.
+
+    Normal noise of that deviation takes the place of one in which they do not vary, as the second of a single feature: points
+    on a line stay there, as all forces lie in it.
+    """
+    points = principal(features)
+    deviations = points.double().std(0)
+    least = max(1e-6 * deviations[0].item(), 1e-12 * features.abs().max().item())  # below it is rounding
+    noise = 1e-4 * torch.randn(len(points), 2, generator=torch.Generator().manual_seed(0)).to(points.device)
+    for i in range(points.shape[1]):
+        if deviations[i] > least:
+            noise[:, i] = points[:, i] / points[:, 0].std() * 1e-4
+    return noise
 
 
 # ---- the two forces ------------------------------------------------------------------------------------------------
@@ -116,6 +144,7 @@ def repulsion(points: Tensor) -> tuple[Tensor, float]:
 
 def kl_divergence(points: Tensor, pairs: Pairs) -> float:
     """sum_ij p_ij log(p_ij / q_ij), section 2: what is minimised, with the exact Z."""
+    points = with_float64(points)
     total = repulsion(points)[1]
     squares = (points[pairs.i] - points[pairs.j]).double().square().sum(1)
     p = pairs.p.double()
@@ -139,11 +168,12 @@ def tsne(
         exaggeration: factor of all p_ij in the first `exaggerated` of the `iterations`, section 3.4.
         neighbours: of each point that have a similarity to it; 0 = 3 * perplexity. N - 1 is the paper's.
 
-    Raises `ValueError` for a perplexity too large for N.
+    Raises `ValueError` for a perplexity too large for N, and for features that are not (N, D) and finite.
     """
+    features = _checked(features)
+    features = features / _power_of_two(features)
     pairs = similarities(features, perplexity, neighbours)
-    points = principal(features)
-    points = points / points[:, 0].std().clamp_min(1e-12) * 1e-4
+    points = start(features)
     rate = max(len(points) / exaggeration, 50.0)
     velocity, gains = torch.zeros_like(points), torch.ones_like(points)
     repel = repulsion if len(points) <= EXACT else interpolated_repulsion
@@ -162,8 +192,12 @@ def place(points: Tensor, features: Tensor, new: Tensor, perplexity: float = 5.0
     """Places (M, 2) of new features (M, D) in the map `points` (N, 2) of `features` (N, D), which stays as it is.
 
     Each starts at the mean of its neighbours, weighted by similarity, and descends the divergence of its own p_{j|i} from
-    q_{j|i}: new points do not see each other. Raises `ValueError` for a perplexity too large for N.
+    q_{j|i}: new points do not see each other. Raises `ValueError` for a perplexity too large for N, and for features that
+    are not finite.
     """
+    points, features, new = with_float64(points), _checked(features), _checked(new)
+    scale = _power_of_two(features)
+    features, new = features / scale, new / scale
     if not 1 < perplexity <= len(features) / 3:
         raise ValueError(f"perplexity {perplexity:g}: above 1, and for {len(features)} points at most {len(features) / 3:g}")
     distances, rows = Exact(features).search(new, math.ceil(3 * perplexity), "l2")
@@ -181,3 +215,8 @@ def place(points: Tensor, features: Tensor, new: Tensor, perplexity: float = 5.0
         velocity = 0.8 * velocity - 0.1 * gradient / gradient.norm(dim=1, keepdim=True).clamp_min(0.25) * 0.25
         found = found + velocity
     return found
+
+
+def _power_of_two(features: Tensor) -> float:
+    """The scale of features (N, D): divided by it they are at most 2, and have the same digits."""
+    return 2.0 ** (math.frexp(features.abs().max().item())[1] - 1)

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from dl.mytorch.float64 import with_float64
+
 PREDICTIONS = ("epsilon", "x0", "v")
 
 # T steps of the process, B batch
@@ -74,8 +76,9 @@ class Process:
 
     def levels(self, times: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at times (B,), each (B, 1, 1, 1) of the dtype of `like`."""
-        alpha_bar = self.alpha_bar.to(times.device)[times].view(-1, 1, 1, 1)
-        return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
+        roots = (self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt())  # in float64, which not every device has
+        signal, deviation = (root.to(like.dtype).to(times.device)[times].view(-1, 1, 1, 1) for root in roots)
+        return signal, deviation
 
     def noised(self, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         """x_t from images x_0 (B, C, H, W) and normal noise, equation 4."""
@@ -118,10 +121,13 @@ class Process:
         bar, bar_before = self._bars(times, before)
         alpha = bar / bar_before
         of_images, of_x = bar_before.sqrt() * (1 - alpha) / (1 - bar), alpha.sqrt() * (1 - bar_before) / (1 - bar)
-        return of_images.to(x.dtype) * images + of_x.to(x.dtype) * x
+        return of_images.to(x.dtype).to(x.device) * images + of_x.to(x.dtype).to(x.device) * x
 
     def variances(self, times: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """The two choices of section 3.2, (B, 1, 1, 1) each in float64: beta tilde, the variance of the posterior; and beta."""
+        """The two choices of section 3.2, (B, 1, 1, 1) each in float64: beta tilde, the variance of the posterior; and beta.
+
+        They are on the CPU if the device of `times` has no float64.
+        """
         bar, bar_before = self._bars(times, before)
         beta = 1 - bar / bar_before
         return beta * (1 - bar_before) / (1 - bar), beta
@@ -132,12 +138,13 @@ class Process:
         Beta tilde of the step to the clean image is 0; as in the authors' code, that of the step before it takes its place.
         """
         small, large = self.variances(times, before)
-        least, _ = self.variances(times.new_tensor([1]), times.new_tensor([0]))
-        low, high = torch.maximum(small, least).log().to(v.dtype), large.log().to(v.dtype)
+        least, _ = self.variances(times.new_full((1,), 1), times.new_full((1,), 0))
+        low, high = (variance.log().to(v.dtype).to(v.device) for variance in (torch.maximum(small, least), large))
         share = (v + 1) / 2
         return share * high + (1 - share) * low
 
     def _bars(self, times: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_bar at both, (B, 1, 1, 1) each; 1 at -1."""
+        times, before = with_float64(times), with_float64(before)
         bars = torch.cat([self.alpha_bar, torch.ones(1, dtype=torch.float64)]).to(times.device)
         return bars[times].view(-1, 1, 1, 1), bars[before].view(-1, 1, 1, 1)

@@ -92,12 +92,12 @@ def ddpm_step(
 
     `variance` is "small" or "large"; or v (B, C, H, W) of a learned one.
     """
-    times, earlier = (torch.tensor([time], device=x.device) for time in (t, before))
+    times, earlier = (torch.full((1,), time, device=x.device) for time in (t, before))
     mean = process.posterior_mean(images, x, times, earlier)
     if isinstance(variance, Tensor):
         return mean + (process.log_variance(variance, times, earlier) / 2).exp() * new
     small, large = process.variances(times, earlier)
-    return mean + (large if variance == "large" else small).sqrt().to(x.dtype) * new
+    return mean + (large if variance == "large" else small).sqrt().to(x.dtype).to(x.device) * new
 
 
 def ddim(

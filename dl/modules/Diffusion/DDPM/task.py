@@ -49,7 +49,7 @@ class Denoising(Task):
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         output, losses, times = self._loss(model, batch, 0.0)
         bins = (times * BINS // self.process.steps).long().clamp(max=BINS - 1).cpu()
-        self.by_time[0].index_add_(0, bins, losses.double().cpu())
+        self.by_time[0].index_add_(0, bins, losses.cpu().double())  # not every device has float64
         self.by_time[1].index_add_(0, bins, torch.ones(len(bins), dtype=torch.float64))
         return output
 

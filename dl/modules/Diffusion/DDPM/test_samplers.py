@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dl.modules.Diffusion.DDPM.process import PREDICTIONS, Process, cosine_betas, linear_betas
 from dl.modules.Diffusion.DDPM.samplers import Denoiser, ddim, ddim_step, ddpm, ddpm_step, dpm_solver_2m, guided, trailing
+from dl.mytorch.test_float64 import device_without_float64
 from dl.mytorch.vision import import_torchvision
 
 
@@ -208,8 +209,22 @@ def test_guidance_goes_from_the_unconditional_through_the_conditional_model() ->
     for scale, expected in ((1, wanted), (0, 100 + 0 * wanted), (3, 100 + 3 * (wanted - 100))):
         output = guided(Labelled(), labels, scale)(noise(), times)
         torch.testing.assert_close(output, expected.expand_as(output), rtol=0, atol=0)
-    with pytest.raises(ValueError, match="labels are from 0 to 2, or 3 for none"):
-        guided(Labelled(), torch.tensor([4]))
+    for wrong in ([4], [0, 4], [-1, 2]):
+        with pytest.raises(ValueError, match="labels are from 0 to 2, or 3 for none"):
+            guided(Labelled(), torch.tensor(wrong))
+
+
+@pytest.mark.parametrize("sampler", [ddpm, ddim, dpm_solver_2m])
+@pytest.mark.parametrize("learned", [False, True])
+def test_on_a_device_without_float64_every_sampler_draws_the_same(sampler: Callable[..., Tensor], learned: bool) -> None:
+    process = Process("cosine", "v", steps=8, learned_variance=learned)
+    options = {} if sampler is dpm_solver_2m else {"generator": torch.Generator().manual_seed(0)}
+    expected = sampler(smooth(process), process, noise().float(), steps=3, **options)
+    if options:
+        options["generator"].manual_seed(0)
+    with device_without_float64() as device:
+        found = sampler(smooth(process), process, noise().float().to(device), steps=3, **options).cpu()
+    torch.testing.assert_close(found, expected)
 
 
 # ---- diffusers -----------------------------------------------------------------------------------------------------

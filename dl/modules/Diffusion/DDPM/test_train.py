@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from dl.modules.Diffusion.DDPM import train
+from dl.modules.Diffusion.DDPM.bound import variational_bound
 from dl.modules.Diffusion.DDPM.data import signed
 from dl.modules.Diffusion.DDPM.model import PRESETS, build
-from dl.modules.Diffusion.DDPM.process import Process
+from dl.modules.Diffusion.DDPM.process import PREDICTIONS, Process
 from dl.modules.Diffusion.DDPM.task import Denoising, picture
 from dl.modules.Diffusion.DiT import train as dit
 from dl.modules.Diffusion.FlowMatching import train as flow
@@ -24,6 +25,7 @@ from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Splits, synthetic
 from dl.mytorch.data.augment import normalize
 from dl.mytorch.introspect import without_values
+from dl.mytorch.test_float64 import device_without_float64
 
 SMALL = {"times": 20, "epochs": 2, "batch_size": 16, "ema": 0.9, "precision": "fp32"}
 CONFIG = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", **SMALL)
@@ -37,6 +39,15 @@ class Recorder(nn.Module):
     def forward(self, images: Tensor, times: Tensor, labels: Tensor) -> Tensor:
         self.asked = (images, times, labels)
         return torch.zeros_like(images)
+
+
+class Doubled(nn.Module):
+    """Gives zeros, twice as many channels as it gets."""
+
+    num_classes = 10
+
+    def forward(self, images: Tensor, times: Tensor, labels: Tensor) -> Tensor:
+        return torch.cat([images, images], dim=1) * 0
 
 
 def images(count: int = 400) -> Batch:
@@ -95,6 +106,40 @@ def test_pictures_have_a_column_for_each_class_and_rows_from_noise_to_image() ->
             assert shown["denoising"].shape == (1, 6 * 17 - 1, 8 * 17 - 1)
             assert set(shown) == {"samples", "denoising", "loss_by_time"}
     assert picture(torch.tensor([-1.0, 3.0]).view(2, 1, 1, 1), 2)[0, 0].tolist() == [0, 0, 1, 1, 1]
+
+
+def test_the_denoising_picture_goes_from_the_noise_to_the_last_image() -> None:
+    def brighter(denoise: Any, process: Process, noise: Tensor, steps: int, watch: Any) -> None:
+        for i in range(steps):
+            watch(i + 1, torch.full_like(noise, 2 * (i + 1) / steps - 1))
+
+    task = Denoising(Process("linear", steps=40), (1, 8, 8), steps=25, sampler=brighter)
+    shown = task.draw_denoising(build("tiny"))
+    columns = [shown[0, :16, 17 * i : 17 * i + 16] for i in range(8)]
+    torch.testing.assert_close(columns[0][::2, ::2], (task._noise(build("tiny"), 6)[0, 0].clamp(-1, 1) + 1) / 2)
+    assert [column.unique().numel() for column in columns[1:]] == [1] * 7
+    assert [column[0, 0].item() for column in columns[1:]] == pytest.approx([round(25 * i / 7) / 25 for i in range(1, 8)])
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_on_a_device_without_float64_the_losses_are_the_same(prediction: str) -> None:
+    """Of images that are noise, as what is drawn on the device is another noise."""
+    task = Denoising(Process("cosine", prediction, steps=9, learned_variance=True), (1, 4, 4))
+    times, (x0, noise, x, output) = torch.arange(9), torch.randn(4, 9, 1, 4, 4)
+    output = torch.cat([output, noise], dim=1)
+
+    def values(where: torch.device) -> list[Tensor]:
+        own = [tensor.to(where) for tensor in (x0, noise, times)]
+        there, process = output.to(where), task.process
+        terms = [process.noised(*own), process.target(*own), process.clean(there, own[0], own[2])]
+        return [*terms, process.noise(*own), variational_bound(process, there, own[0], own[1], own[2])]
+
+    expected = values(torch.device("cpu"))
+    with device_without_float64() as device:
+        for own, other in zip(values(device), expected, strict=True):
+            torch.testing.assert_close(own.cpu(), other)
+        batch = {"images": torch.zeros(6, 1, 4, 4).to(device), "labels": torch.arange(6).to(device)}
+        assert task.eval_step(Doubled(), batch).loss.isfinite().item() and task.by_time[1].sum() == 6
 
 
 def test_recipe_resumes_exactly_with_its_average(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
