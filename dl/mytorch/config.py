@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NoReturn, Sequence, TypeVar, get_args, get_origin, get_type_hints
 
 
@@ -86,11 +87,28 @@ class TrainConfig:
 Config = TypeVar("Config", bound=TrainConfig)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, where argparse would print all flags first."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (--help explains all flags)\n")
+
+
+def restore(cls: type[Config], values: dict[str, Any], where: Path | str) -> Config:
+    """Return the config of a run from `values`, those of its config.json; fields that a recipe no longer has are ignored.
+
+    Raises `UserError`, naming `where` and the field, for a value of another type or outside its range.
+    """
+    hints = get_type_hints(cls)
+    known = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
+    for name, value in known.items():
+        kind = type(get_args(hints[name])[0]) if get_origin(hints[name]) is Literal else hints[name]
+        if not isinstance(value, (float, int) if kind is float else kind) or isinstance(value, bool) != (kind is bool):
+            raise UserError(f"{where}: {name} has to be of type {kind.__name__}; got {str(value)[:60]!r}")
+    try:
+        return cls(**known)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
@@ -99,7 +117,7 @@ def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
     Field `batch_size` is the flag `--batch-size`; a field of type bool has `--x` and `--no-x`; the values of a
     `Literal` are its choices. An unknown flag or a bad value ends the program with status 2 and one line that says why.
     """
-    parser = _Parser(
+    parser = Parser(
         description=(cls.__doc__ or "").strip().split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+MOST_BEAMS = 1000  # each takes the memory of a sentence of the batch
+
 # B batch, S source tokens, T target tokens so far, V vocabulary, K hypotheses of a beam
 
 
@@ -74,10 +76,12 @@ def beam_search(
 
     At each step every hypothesis of the beam goes on with every token, one that has ended stays as it is, and the `beams`
     best of all these are kept. The length penalty is that of Wu et al. 2016, https://arxiv.org/abs/1609.08144, equation
-    14. With one beam this is `greedy_search`. Raises `ValueError` for less than one.
+    14. With one beam this is `greedy_search`. Raises `ValueError` for `beams` outside 1 to 1,000 and `alpha` outside 0 to 5.
     """
-    if beams < 1:
-        raise ValueError(f"a beam holds 1 hypothesis or more; got {beams}")
+    if not 1 <= beams <= MOST_BEAMS:
+        raise ValueError(f"a beam holds 1 to {MOST_BEAMS:,} hypotheses; got {beams}")
+    if not 0 <= alpha <= 5:  # larger ones, to which all scores are 0, choose nothing
+        raise ValueError(f"alpha, the power of the length penalty, has to be from 0 to 5; got {alpha}")
     mask = source == padding
     most = _most_tokens(model, mask, extra)[:, None]  # (B, 1)
     memory = model.encode(source, mask).repeat_interleave(beams, 0)  # (B, S, C) -> (B K, S, C)
@@ -111,8 +115,10 @@ def beam_search(
 
 
 def _most_tokens(model: Translator, mask: Tensor, extra: int) -> Tensor:
-    """How many tokens each translation may have, `end` among them: (B,)."""
-    return ((~mask).sum(1) + extra).clamp(max=model.max_length)
+    """How many tokens each translation may have, `end` among them: (B,). Raises `ValueError` for a negative `extra`."""
+    if extra < 0:
+        raise ValueError(f"extra tokens have to be 0 or more; got {extra}")
+    return ((~mask).sum(1) + min(extra, model.max_length)).clamp(max=model.max_length)
 
 
 def _sentences(target: Tensor, end: int) -> list[list[int]]:

@@ -81,21 +81,26 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error}); --fresh starts the run over") from None
 
 
-def trained_run(run: Path | str, recipe: str = "") -> dict[str, Any]:
-    """What config.json says of a run that has a best checkpoint; with `recipe`, "<Category>/<Model>", only of one of these.
+def trained_run(run: Path | str, *recipes: str) -> dict[str, Any]:
+    """What config.json says of a run that has a best checkpoint; with `recipes`, "<Category>/<Model>", only of one of these.
 
     Its "precision" is what the run took, its "config" has what was asked for.
     Raises `UserError` for a folder that holds none, or a run of another recipe.
     """
     run = Path(run)
-    if not (run / "best.pt").exists() or not (run / "config.json").exists():
-        module = f"dl.modules.{recipe.replace('/', '.') or 'CNN.LeNet'}.train"
-        raise UserError(f"{run} holds no trained network, no best.pt; `python -m {module}` makes one")
+    if run.is_file():
+        raise UserError(f"{run} is a file; the folder of a run is asked for, say {run.parent}")
+    if not (run / "config.json").exists():
+        modules = [f"`python -m dl.modules.{recipe.replace('/', '.')}.train`" for recipe in recipes or ("CNN/LeNet",)]
+        raise UserError(f"{run} holds no trained network, no best.pt; {' or '.join(modules)} makes one")
     described = read_json(run / "config.json")
     if not _of_a_run(described):
         raise UserError(f"{run}/config.json is not of a run of this project")
-    if recipe and described["recipe"] != recipe:
-        raise UserError(f"{run} is a run of {described['recipe']}, not of {recipe}")
+    if recipes and described["recipe"] not in recipes:
+        raise UserError(f"{run} is a run of {described['recipe']}, not of {', '.join(recipes)}")
+    if not (run / "best.pt").exists():
+        again = described.get("command") or f"python -m dl train {described['recipe']} --out {run}"
+        raise UserError(f"{run} holds no trained network yet, no best.pt: before its first evaluation; `{again}` resumes it")
     return described | {"precision": _precision(described)}
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from dl.mytorch.config import TrainConfig, UserError, flag, parse
+from dl.mytorch.config import TrainConfig, UserError, flag, parse, restore
 
 
 @dataclass(frozen=True)
@@ -192,3 +192,21 @@ def test_a_recipe_s_own_check_is_a_line_too(capsys: pytest.CaptureFixture[str]) 
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", value) for value in ("3", 3.0, True, None, [])]
+    + [("lr", value) for value in ("1", True, None, -1.0, float("nan"))]
+    + [("fresh", 1), ("data", 3), ("act", "sin"), ("act", ["relu"]), ("seed", 2**32)],
+    ids=str,
+)
+def test_a_config_that_was_altered_is_refused_with_the_field(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"^runs/x/config.json: (--)?{name} "):
+        restore(Config, {name: value}, "runs/x/config.json")
+
+
+def test_a_config_is_restored_without_fields_that_there_are_no_more() -> None:
+    asked = Config(lr=0.5, epochs=2, fresh=True, act="tanh")
+    assert restore(Config, dataclasses.asdict(asked) | {"gone": 1}, "config.json") == asked
+    assert restore(Config, {"lr": 1}, "config.json").lr == 1  # JSON has no other whole numbers

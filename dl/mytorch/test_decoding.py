@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from functools import partial
 from typing import Any
 
@@ -127,6 +128,30 @@ def test_beam_search_is_the_one_written_with_lists(beams: int, alpha: float) -> 
             assert tokens == plain_beam_search(model, row[:length], length + 2, beams, alpha)
 
 
+class Scripted(Summing):
+    """Ends at once with probability 0.2, else says 4; then 6 with probability `second` and ends, else 5 and anything."""
+
+    def __init__(self, second: float) -> None:
+        super().__init__(7)
+        self.steps = {(): {END: 0.2, 4: 0.8}, (4,): {5: 1 - second, 6: second}, (4, 6): {END: 1.0}}
+
+    def decode(self, target: Tensor, *_: Any) -> Tensor:
+        logits = torch.zeros(len(target), 1, 7)
+        for row, words in zip(logits[:, 0], target[:, 1:].tolist()):
+            if tuple(words) in self.steps:
+                row.fill_(-1e4)
+                for token, probability in self.steps[tuple(words)].items():
+                    row[token] = math.log(probability)
+        return logits
+
+
+@pytest.mark.parametrize(("second", "kept"), [(0.186, []), (0.195, [4, 6])])
+def test_the_length_penalty_of_gnmt_chooses_what_a_beam_keeps(second: float, kept: list[int]) -> None:
+    """The empty sentence stays in the beam if log 0.2 > log(0.8 second) / (7 / 6): 0.845 and 0.866 beside 6 / 7 = 0.857."""
+    options = {"begin": BEGIN, "end": END, "extra": 3, "beams": 2, "alpha": 1.0, "cached": False}
+    assert beam_search(Scripted(second), torch.tensor([[1]]), **options) == [kept]
+
+
 @torch.no_grad()
 def test_a_beam_that_holds_everything_finds_the_best_of_all_sentences() -> None:
     model, source = talkative(3, vocabulary_size=5), torch.tensor([1, 4])
@@ -161,5 +186,10 @@ def test_a_search_keeps_within_the_positions_and_refuses_no_beam() -> None:
     model.output.bias.data[END] = -1e3  # <eos> is never the likeliest
     lengths = [len(tokens) for tokens in greedy_search(model, sources(), begin=BEGIN, end=END)]
     assert lengths == [7, 7, 7]
-    with pytest.raises(ValueError, match="a beam holds 1 hypothesis or more; got 0"):
-        beam_search(model, sources(), begin=BEGIN, end=END, beams=0)
+    for name, values in {"beams": (0, 10**18), "alpha": (-1.0, 1e30, math.inf, math.nan), "extra": (-9,)}.items():
+        for value in values:
+            with pytest.raises(ValueError, match=re.escape(f"got {value}")):
+                beam_search(model, sources(), begin=BEGIN, end=END, **{name: value})
+    with pytest.raises(ValueError, match="extra tokens have to be 0 or more; got -9"):
+        greedy_search(model, sources(), begin=BEGIN, end=END, extra=-9)
+    assert greedy_search(model, sources(), begin=BEGIN, end=END, extra=10**30)  # only the positions limit it

@@ -202,6 +202,21 @@ def test_another_program_s_folder_is_refused_and_kept(tmp_path: Path, name: str,
         trained_run(tmp_path)
 
 
+def test_what_to_do_about_a_run_without_a_checkpoint_names_its_own_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no best.pt; `python -m dl.modules.GPT.GPT2.train` makes one$"):
+        trained_run(tmp_path, "GPT/GPT2")
+    with pytest.raises(UserError, match=r"`python -m dl.modules.RNN.RNN.train` or `python -m .*RNN.GRU.train` makes one$"):
+        trained_run(tmp_path, "RNN/RNN", "RNN/GRU")
+    command = f"python -m dl.modules.GPT.GPT2.train --steps 9 --out {tmp_path}"
+    write_json({"recipe": "GPT/GPT2", "config": {}, "command": command}, tmp_path / "config.json")
+    with pytest.raises(UserError, match="before its first evaluation; `python -m .*GPT2.train --steps 9 .* resumes it"):
+        trained_run(tmp_path, "GPT/GPT2")
+    with pytest.raises(UserError, match="is a run of GPT/GPT2, not of RNN/RNN, RNN/GRU"):
+        trained_run(tmp_path, "RNN/RNN", "RNN/GRU")
+    with pytest.raises(UserError, match="config.json is a file; the folder of a run is asked for, say "):
+        trained_run(tmp_path / "config.json")
+
+
 def test_damaged_json_is_a_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"config": ', encoding="utf-8")
     with pytest.raises(UserError, match=r"config.json is damaged .*--fresh"):

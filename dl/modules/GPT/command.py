@@ -1,21 +1,25 @@
 """Continue a text from the command line, word by word as it comes."""
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import Callable, NamedTuple, Sequence
 
 import torch
 from torch import nn
 
+from dl import command
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.generation import stream
 from dl.modules.GPT.recipe import LanguageConfig, network
 from dl.modules.GPT.task import Tokens, to_text
 from dl.mytorch.checkpoint import load_weights
+from dl.mytorch.config import Parser, restore
 from dl.mytorch.data import Vocabulary
+from dl.mytorch.files import read_json
 from dl.mytorch.logger import trained_run
+
+
+MOST_TOKENS = 10**6  # all that were drawn are kept
 
 
 class Writer(NamedTuple):
@@ -29,15 +33,15 @@ def trained(run: Path, recipe: str, config_class: type[LanguageConfig], build: C
     """The best checkpoint of a run of `recipe`, say "GPT/GPT2". Raises `UserError` for a folder that holds none."""
     described = trained_run(run, recipe)
     path = run / "vocabulary-tokens.json"
-    pieces = isinstance(json.loads(path.read_text()), dict)
-    tokens = BPE.read(path) if pieces else Vocabulary.load(path)
-    return Writer(load_weights(network(config_class(**described["config"]), build, len(tokens)), run / "best.pt"), tokens)
+    tokens = BPE.read(path) if isinstance(read_json(path), dict) else Vocabulary.load(path)
+    config = restore(config_class, described["config"], run / "config.json")
+    return Writer(load_weights(network(config, build, len(tokens)), run / "best.pt"), tokens)
 
 
 def parse(argv: Sequence[str] | None, recipe: str, run_help: str) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, prog=f"python -m dl.modules.{recipe.replace('/', '.')}.generate")
-    parser.add_argument("run", nargs="?", default=f"runs/{recipe}", metavar="RUN", help=f"{run_help} (default: %(default)s)")
+    parser = Parser(description=__doc__, prog=f"python -m dl.modules.{recipe.replace('/', '.')}.generate")
+    parser.add_argument("run", nargs="?", default=f"runs/{recipe}", metavar="RUN", help=f"{run_help} (default: runs/{recipe})")
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue")
     parser.add_argument("--tokens", type=int, default=500, help="the most tokens to add (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 = always the likeliest token (default: %(default)s)")
@@ -50,12 +54,14 @@ def parse(argv: Sequence[str] | None, recipe: str, run_help: str) -> argparse.Na
 
 def write(writer: Writer, options: argparse.Namespace) -> None:
     """The prompt and what follows, to the terminal. A token that ends texts ends this one."""
+    command.check("--seed", options.seed, *command.SEEDS)
+    command.check("--tokens", options.tokens, 0, MOST_TOKENS)
     ids = writer.tokens.encode(options.prompt)
     names = ("temperature", "top_k", "top_p", "repetition_penalty", "seed")
     choice = {name: getattr(options, name) for name in names}
     stop = list(writer.tokens.special.values()) if isinstance(writer.tokens, BPE) else []
-    text = options.prompt
-    print(text, end="", flush=True)
+    print(options.prompt, end="", flush=True)
+    text = to_text(writer.tokens, ids)
     for token in stream(writer.model, torch.tensor([ids]), max_new_tokens=options.tokens, stop=stop, **choice):
         if int(token) in stop:
             break
@@ -69,9 +75,4 @@ def write(writer: Writer, options: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None, recipe: str, run_help: str, load: Callable[[str], Writer]) -> int:
     options = parse(argv, recipe, run_help)
-    try:
-        write(load(options.run), options)
-    except (OSError, ValueError) as error:  # `UserError` is one
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.run(lambda: write(load(options.run), options))

@@ -11,6 +11,8 @@ from dl.mytorch.data.sequences import blocks, windows
 from dl.mytorch.data.shakespeare import SOURCES
 from dl.mytorch.data.tokens import map_tokens, shuffled_stretches
 from dl.mytorch.data.wikitext2 import text
+from dl.mytorch.distributed import is_main
+from dl.mytorch.files import verify
 
 MOST_VALIDATION = 2**20  # tokens
 PART = 2**24  # tokens that are looked through at once
@@ -24,7 +26,7 @@ def text_splits(config: TrainConfig, length: int) -> TextSplits:
     if config.data == "wikitext2":
         return wikitext2_splits(config, length)
     if config.data.startswith("folder:"):
-        return folder_splits(config, Path(config.data.removeprefix("folder:")), length)
+        return folder_splits(config, Path(config.data.removeprefix("folder:")).expanduser(), length)
     raise UserError(f"--data {config.data}: there are {', '.join(SOURCES)}, wikitext2 and folder:PATH")
 
 
@@ -47,7 +49,11 @@ def folder_splits(config: TrainConfig, folder: Path, length: int) -> TextSplits:
 
     The last tenth validates, but at most 2^20 tokens, so that it fits into memory; nothing is left to test.
     """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; `python -m dl.modules.GPT.BPE.prepare {folder} TEXT` makes it of text files")
     bpe, ids = BPE.load(folder), map_tokens(folder / "tokens.bin")
+    if not verify(folder / "tokens.bin") and is_main():
+        print(f"{folder / 'tokens.bin'}: written before checksums: not verified")
     cut = len(ids) - min(len(ids) // 10, MOST_VALIDATION)
     validation = torch.from_numpy(ids[cut:].astype("int64"))
     for start in range(0, len(ids), PART):

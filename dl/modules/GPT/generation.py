@@ -33,7 +33,8 @@ class Sampler:
         repetition_penalty: above 1, tokens that the text has already, prompt included, are less likely: their logits are
             divided by it when positive, else multiplied (Keskar et al. 2019, https://arxiv.org/abs/1909.05858, section 4.1).
 
-    They act in the order repetition, temperature, top k, top p. Raises `ValueError` for a value that cannot be meant.
+    They act in the order repetition, temperature, top k, top p. At the ends of their ranges they act as the formula's limit.
+    Raises `ValueError` for a value outside its range.
     """
 
     temperature: float = 1.0
@@ -46,7 +47,7 @@ class Sampler:
             ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
+            ("repetition_penalty", 1e-3 <= self.repetition_penalty <= 1e3, "from 0.001 to 1,000"),  # logits stay finite
         ):
             if not holds:
                 raise ValueError(f"{name} has to be {rule}; got {getattr(self, name)!r}")
@@ -58,15 +59,20 @@ class Sampler:
             logits = torch.where(seen, penalized, logits)
         if self.temperature == 0:
             return logits
-        logits = logits / self.temperature
+        if self.temperature >= 0.01:
+            logits = logits / self.temperature
+        else:  # the quotients may overflow, not their distances from the largest
+            below = logits - logits.amax(-1, keepdim=True)
+            logits = torch.where(below == 0, below, below / self.temperature)
         if 0 < self.top_k < logits.shape[-1]:
             smallest = logits.topk(self.top_k).values[:, -1:]  # (B, 1)
             logits = logits.masked_fill(logits < smallest, -torch.inf)
         if self.top_p < 1:
             ordered, order = logits.sort(descending=True, stable=True)
             before = ordered.softmax(-1).cumsum(-1).roll(1, -1)  # of the likelier tokens together
-            before[:, 0] = 0
-            logits = logits.masked_fill((before >= self.top_p).gather(1, order.argsort(1)), -torch.inf)
+            out = before >= self.top_p
+            out[:, 0] = False  # the likeliest stays, even if top_p rounds to 0 in the precision of the logits
+            logits = logits.masked_fill(out.gather(1, order.argsort(1)), -torch.inf)
         return logits
 
     def choose(self, logits: Tensor, seen: Tensor | None, generator: torch.Generator | None) -> Tensor:
@@ -74,7 +80,7 @@ class Sampler:
         scores = self.scores(logits, seen)
         if self.temperature == 0:
             return scores.argmax(-1)
-        probabilities = scores.softmax(-1)
+        probabilities = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))  # half's noise may be 0
         noise = torch.empty_like(probabilities).exponential_(generator=generator)
         return (probabilities / noise).argmax(-1)  # the draw of torch.multinomial, without its checks
 
@@ -104,8 +110,8 @@ def check_prompt(model: nn.Module, tokens: Tensor, padding_mask: Tensor | None, 
         raise ValueError(f"{int(wrong[0])} is no token of a model that knows {vocab_size}")
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens has to be 0 or more; got {max_new_tokens}")
-    if padding_mask is not None and padding_mask[:, -1].any():
-        raise ValueError("prompts are filled up on the left: padding_mask has to be False in its last column")
+    if padding_mask is not None and (padding_mask[:, -1].any() or (padding_mask[:, 1:] & ~padding_mask[:, :-1]).any()):
+        raise ValueError("prompts are filled up on the left: padding_mask is True, then False, at least in its last column")
 
 
 def _note(seen: Tensor | None, logits: Tensor, tokens: Tensor, padding_mask: Tensor | None) -> Tensor:
@@ -136,7 +142,7 @@ def stream(
 ) -> Iterator[Tensor]:
     """The next tokens of each row, (B,) for each step, as they come. The model is put into evaluation mode.
 
-    When the text outgrows the model's `max_length`, its last half goes on as the new context.
+    When the text of a row, without its padding, outgrows the model's `max_length`, its last half is the row's new context.
 
     Args:
         tokens: (B, T), the prompts; padding_mask (B, T) of `left_pad` when they differ in length.
@@ -153,14 +159,20 @@ def stream(
     generator = None if seed is None else torch.Generator(tokens.device).manual_seed(seed)
     ends = torch.tensor(list(stop), dtype=torch.int64, device=tokens.device)
     done = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-    first = 0  # of the tokens in the context
+    first = 0  # of the columns in the context
+    padding = 0 if padding_mask is None else padding_mask.sum(1)
+    lengths = torch.full((len(tokens),), tokens.shape[1], device=tokens.device) - padding  # (B,) of each row's context
     cache = model.new_cache() if cached else None
     seen, new = None, tokens
     for step in range(max_new_tokens):
         if tokens.shape[1] - first > model.max_length:
-            first = tokens.shape[1] - max(1, model.max_length // 2)
+            lengths = lengths.where(lengths <= model.max_length, max(1, model.max_length // 2))
+            first = tokens.shape[1] - int(lengths.max())
             cache, new = model.new_cache() if cached else None, tokens[:, first:]
-        mask = None if padding_mask is None else padding_mask[:, first:]
+        mask = None
+        if padding_mask is not None:
+            columns = tokens.shape[1] - first
+            mask = torch.arange(columns, device=tokens.device) < columns - lengths[:, None]
         logits = model(new if cached else tokens[:, first:], mask, cache)[:, -1]  # (B, V)
         if repetition_penalty != 1:
             seen = _note(seen, logits, tokens if step == 0 else tokens[:, -1:], padding_mask if step == 0 else None)
@@ -172,9 +184,7 @@ def stream(
         if stop and done.all():
             return
         new = token[:, None]
-        tokens = torch.cat([tokens, new], dim=1)  # (B, T) -> (B, T + 1)
-        if padding_mask is not None:
-            padding_mask = torch.cat([padding_mask, torch.zeros_like(new, dtype=torch.bool)], dim=1)
+        tokens, lengths = torch.cat([tokens, new], dim=1), lengths + 1  # (B, T) -> (B, T + 1)
 
 
 def generate(

@@ -1,6 +1,5 @@
 """Language modelling that shows what the model writes."""
 
-import math
 from typing import Protocol, Sequence
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from dl.modules.GPT.generation import generate
 from dl.mytorch.data import Batch
 from dl.mytorch.data.sequences import IGNORED
-from dl.mytorch.metrics import Metric, total
+from dl.mytorch.metrics import Metric, Perplexity, total
 from dl.mytorch.tasks import LanguageModeling, StepOutput
 
 
@@ -27,7 +26,7 @@ def to_text(tokens: Tokens, ids: Sequence[int]) -> str:
     return decoded if isinstance(decoded, str) else "".join(decoded)
 
 
-class WordPerplexity(Metric):
+class WordPerplexity(Perplexity):
     """exp of the loss per word: the same measure whatever tokens the words are cut into.
 
     `outputs["loss"]` is a mean over `outputs["count"]` tokens, which are `outputs["words"]` words.
@@ -35,9 +34,6 @@ class WordPerplexity(Metric):
 
     def update(self, outputs: Batch) -> None:
         self.add(total(outputs["loss"], outputs["count"]), outputs["words"])
-
-    def formula(self, *sums: float) -> float:
-        return math.exp(super().formula(*sums))
 
 
 class TextModeling(LanguageModeling):

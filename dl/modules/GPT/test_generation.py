@@ -54,8 +54,9 @@ def test_cached_and_uncached_tokens_are_the_same(build: Any, options: dict[str, 
 
 
 @pytest.mark.parametrize("build", [gpt2.build, llama.build])
-def test_a_row_in_a_padded_batch_is_the_row_alone(build: Any) -> None:
-    model = tiny(build)
+@pytest.mark.parametrize("max_length", [64, 6])  # all of the text, or each row's context is cut when that row outgrows it
+def test_a_row_in_a_padded_batch_is_the_row_alone(build: Any, max_length: int) -> None:
+    model = tiny(build, max_length=max_length)
     options = {"max_new_tokens": 12, "temperature": 0.0, "repetition_penalty": 1.2}
     together = generate(model, **padded(PROMPTS, padding=7), **options)  # 7: no prompt has it
     for row, prompt in zip(together, PROMPTS):
@@ -108,6 +109,16 @@ def test_temperature_zero_is_the_likeliest_token_and_a_low_one_nearly_is() -> No
     assert Sampler(temperature=0).choose(LOGITS, None, None).tolist() == [0]
     assert Sampler(temperature=0.01).scores(LOGITS).softmax(-1)[0, 0] > 0.999999
     assert torch.equal(Sampler().scores(LOGITS), LOGITS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [*({"temperature": t} for t in (1e-5, 1e-38, 1e-46, 5e-324)), {"top_p": 1e-300}], ids=str)
+def test_the_least_temperature_and_top_p_leave_the_likeliest_token(options: dict[str, float], dtype: torch.dtype) -> None:
+    """Numbers that are 0 in the precision of the logits, or divide them to infinity."""
+    logits = torch.tensor([[1.0, 5.0, 4.9, -2.0], [-60000.0, -3e4, -3.1e4, 0.0]]).to(dtype)
+    assert Sampler(**options).choose(logits, None, None).tolist() == [1, 3]
+    shared = Sampler(**options).scores(torch.tensor([[3.0, 1.0, 3.0]], dtype=dtype)).softmax(-1)
+    assert shared.tolist() == [[0.5, 0.0, 0.5]] or options == {"top_p": 1e-300}
 
 
 @pytest.mark.parametrize(
@@ -182,9 +193,12 @@ def test_generation_leaves_no_trace() -> None:
         ([[1]], {"top_p": 1.5}, "top_p has to be above 0"),
         ([[1]], {"top_k": -1}, "top_k has to be 0 or more"),
         ([[1]], {"temperature": -0.1}, "temperature has to be 0 or more"),
-        ([[1]], {"repetition_penalty": 0.0}, "repetition_penalty has to be above 0"),
+        ([[1]], {"temperature": float("nan")}, "temperature has to be 0 or more"),
+        ([[1]], {"repetition_penalty": 1e-300}, "repetition_penalty has to be from 0.001 to 1,000"),
+        ([[1]], {"repetition_penalty": 1e300}, "repetition_penalty has to be from 0.001 to 1,000"),
         ([[1]], {"max_new_tokens": -1}, "max_new_tokens has to be 0 or more"),
         ([[1, 2]], {"padding_mask": torch.tensor([[False, True]])}, "filled up on the left"),
+        ([[1, 2, 3]], {"padding_mask": torch.tensor([[False, True, False]])}, "filled up on the left"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(prompt: list[list[int]], options: dict[str, Any], message: str) -> None:

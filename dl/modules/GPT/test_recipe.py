@@ -19,7 +19,7 @@ from dl.modules.GPT.GPT2 import train as gpt2_train
 from dl.modules.GPT.Llama import generate as llama_generate
 from dl.modules.GPT.Llama import model as llama_model
 from dl.modules.GPT.Llama import train as llama_train
-from dl.modules.GPT.task import TextModeling, to_text
+from dl.modules.GPT.task import TextModeling, WordPerplexity, to_text
 from dl.mytorch import testing
 from dl.mytorch.checkpoint import load
 from dl.mytorch.config import UserError, parse
@@ -27,6 +27,7 @@ from dl.mytorch.data import TextSplits, Vocabulary, textfiles
 from dl.mytorch.data.loader import Loader
 from dl.mytorch.data.sequences import IGNORED, blocks, windows
 from dl.mytorch.data.tokens import write_tokens
+from dl.mytorch.files import forget
 from dl.mytorch.logger import read_json
 from dl.mytorch.vision import import_torchvision
 
@@ -104,6 +105,10 @@ def test_a_run_continues_a_text(
     for prompt, message in (("", "one at least"), ("to be or not", "a prompt of 12 tokens is longer than the 8"), ("X", "'X'")):
         assert generate.main([str(tmp_path / "letters"), prompt]) == 1
         assert message in capsys.readouterr().err
+    assert generate.main([str(tmp_path / "letters"), "to be", "--seed", "4294967295", "--tokens", "1"]) == 0
+    for flag, value in (("--seed", "-1"), ("--seed", "4294967296"), ("--tokens", "-1"), ("--tokens", "1000000000000")):
+        assert generate.main([str(tmp_path / "letters"), "to be", flag, value]) == 1
+        assert f"{flag} has to be from 0 to" in capsys.readouterr().err
     assert generate.main([str(tmp_path / "none"), "to be"]) == 1
     assert "holds no trained network" in capsys.readouterr().err
 
@@ -128,8 +133,9 @@ def test_the_sample_is_the_same_each_time_and_begins_a_line(tmp_path: Path) -> N
 def test_perplexity_per_word_counts_each_word_once_however_it_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a model to which all tokens are as likely, it is V to the power of tokens per word."""
     (tmp_path / "wikitext-2").mkdir()
-    for split, text in (("train", " one two three\n" * 40), ("valid", " one\n"), ("test", "\n one three three two\n one two\n")):
-        (tmp_path / "wikitext-2" / f"wiki.{split}.tokens").write_text(text)
+    texts = {"train": " one two three\n" * 40, "valid": " one\n", "test": "\n one three three two\n one two\n"}
+    for split, text in texts.items():
+        (tmp_path / "wikitext-2" / f"wiki.{split}.tokens").write_text(text, encoding="utf-8")
     monkeypatch.setattr(textfiles, "DATA", tmp_path)
     splits = text_splits(config(gpt2_train, tmp_path, data="wikitext2", batch_size=2), 8)
     bpe, test = splits.vocabularies["tokens"], splits.test.dataset["targets"]
@@ -141,6 +147,12 @@ def test_perplexity_per_word_counts_each_word_once_however_it_is_cut(tmp_path: P
     predicted = int((test != IGNORED).sum())
     assert predicted == len(bpe.encode("\n one three three two\n one two\n")) - 1
     assert metric.compute() == pytest.approx(math.exp(predicted * math.log(len(bpe)) / 8))  # six words, two ends of lines
+
+
+def test_a_perplexity_per_word_that_is_too_large_for_a_number_is_infinite() -> None:
+    metric = WordPerplexity()
+    metric.update({"loss": torch.tensor(800.0), "count": torch.tensor(10), "words": torch.tensor(8)})
+    assert metric.compute() == math.inf
 
 
 def test_every_preset_is_offered_and_impossible_flags_are_refused(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
@@ -155,14 +167,32 @@ def test_every_preset_is_offered_and_impossible_flags_are_refused(capsys: pytest
 
 
 def test_tokens_that_the_vocabulary_lacks_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="x is no folder; `python -m dl.modules.GPT.BPE.prepare .*x TEXT` makes it"):
+        text_splits(config(gpt2_train, tmp_path, data=f"folder:{folder}x"), 8)
     for ids in ([[1] * 95, [270] * 5], [[1] * 5, [270], [1] * 94]):  # of those that validate, of those that train
         write_tokens(folder / "tokens.bin", ids)
         with pytest.raises(UserError, match="tokens.bin has the id 270, the vocabulary only 270"):
             text_splits(config(gpt2_train, tmp_path, data=f"folder:{folder}"), 8)
 
 
+def test_token_files_that_were_changed_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = config(gpt2_train, tmp_path, data=f"folder:{folder}")
+    text_splits(asked, 8)
+    assert capsys.readouterr().out == ""
+    content = bytearray((folder / "tokens.bin").read_bytes())
+    content[100] ^= 1
+    (folder / "tokens.bin").write_bytes(content)
+    with pytest.raises(UserError, match="tokens.bin was changed since it was written"):
+        text_splits(asked, 8)
+    forget(folder / "tokens.bin")
+    text_splits(asked, 8)
+    assert "tokens.bin: written before checksums: not verified" in capsys.readouterr().out
+
+
 def test_a_folder_of_another_network_of_transformers_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "gpt_neo"}')
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_neo"}', encoding="utf-8")
     assert gpt2_generate.main([str(tmp_path), "to be"]) == 1
     assert "holds a network of the type 'gpt_neo'; this is for 'gpt2'" in capsys.readouterr().err
 

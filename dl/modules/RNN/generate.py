@@ -12,31 +12,43 @@ from typing import Sequence
 import torch
 from torch import nn
 
-from dl import catalogue
+from dl import catalogue, command
 from dl.modules.RNN.generation import generate, separator, to_text
 from dl.modules.RNN.recipe import network
 from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import UserError
+from dl.mytorch.config import Parser, UserError, restore
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.logger import trained_run
 
+MOST_TOKENS = 10**6  # all are drawn before they are printed
 RECIPES = ("RNN/RNN", "RNN/GRU", "RNN/LSTM")
 
 
 def trained(run: Path) -> tuple[nn.Module, Vocabulary]:
     """The best checkpoint of a run of one of the three recipes. Raises `UserError` for a folder that holds none."""
-    described = trained_run(run)
+    described = trained_run(run, *RECIPES)
     recipe = described["recipe"]
-    if recipe not in RECIPES:
-        raise UserError(f"{run} is a run of {recipe}, not of {', '.join(RECIPES)}")
     vocabulary = Vocabulary.load(run / "vocabulary-tokens.json")
-    config = catalogue.module(recipe, "train").Config(**described["config"])
+    config = restore(catalogue.module(recipe, "train").Config, described["config"], run / "config.json")
     model = network(config, catalogue.module(recipe).build, len(vocabulary))
     return load_weights(model, run / "best.pt").eval(), vocabulary
 
 
+def write(options: argparse.Namespace) -> None:
+    """The prompt and what follows, to the terminal."""
+    command.check("--seed", options.seed, *command.SEEDS)
+    command.check("--tokens", options.tokens, 0, MOST_TOKENS)
+    model, vocabulary = trained(options.run)
+    tokens = options.prompt.split() if separator(vocabulary) else list(options.prompt)
+    if not tokens:
+        raise UserError("a prompt has one token at least")
+    ids = torch.tensor([vocabulary.encode(tokens)])
+    choice = {"temperature": options.temperature, "top_k": options.top_k, "seed": options.seed}
+    print(to_text(vocabulary, generate(model, ids, options.tokens, **choice)[0].tolist()))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog="python -m dl.modules.RNN.generate")
+    parser = Parser(description=(__doc__ or "").splitlines()[0], prog="python -m dl.modules.RNN.generate")
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue")
     parser.add_argument("--tokens", type=int, default=300, help="characters or words to add (default: %(default)s)")
@@ -44,18 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--top-k", type=int, default=0, help="only the k likeliest; 0 = all (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of the draws; default: another text each time")
     options = parser.parse_intermixed_args(argv)
-    try:
-        model, vocabulary = trained(options.run)
-        tokens = options.prompt.split() if separator(vocabulary) else list(options.prompt)
-        if not tokens:
-            raise UserError("a prompt has one token at least")
-        ids = torch.tensor([vocabulary.encode(tokens)])
-        choice = {"temperature": options.temperature, "top_k": options.top_k, "seed": options.seed}
-        print(to_text(vocabulary, generate(model, ids, options.tokens, **choice)[0].tolist()))
-    except (OSError, ValueError) as error:  # `UserError` is one
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.run(lambda: write(options))
 
 
 if __name__ == "__main__":

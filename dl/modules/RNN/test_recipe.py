@@ -141,10 +141,10 @@ def test_impossible_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_texts_are_read_in_as_many_streams_as_a_batch_has_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tinyshakespeare").mkdir()
-    (tmp_path / "tinyshakespeare" / "input.txt").write_text(TEXT)
+    (tmp_path / "tinyshakespeare" / "input.txt").write_text(TEXT, encoding="utf-8")
     (tmp_path / "wikitext-2").mkdir()
     for name in ("train", "valid", "test"):
-        (tmp_path / "wikitext-2" / f"wiki.{name}.tokens").write_text(TEXT)
+        (tmp_path / "wikitext-2" / f"wiki.{name}.tokens").write_text(TEXT, encoding="utf-8")
     monkeypatch.setattr(textfiles, "DATA", tmp_path)
     for data, parts in (("shakespeare", 2), ("wikitext2", 3)):
         found = stream_splits(config(lstm_train, tmp_path, data=data), 5)
@@ -182,7 +182,7 @@ def test_a_run_continues_a_text(tmp_path: Path, no_pictures: None, capsys: pytes
     for arguments, message in (
         ([tmp_path / "run", ""], "one token at least"),
         ([tmp_path / "run", "X"], "'X' is not in the vocabulary"),
-        ([tmp_path / "run", "to", "--tokens", "-5"], "max_new_tokens has to be 0 or more; got -5"),
+        ([tmp_path / "run", "to", "--tokens", "-5"], "--tokens has to be from 0 to 1,000,000; got -5"),
         ([tmp_path, "to"], "holds no trained network"),
         ([tmp_path / "run", "to"], "is a run of CNN/LeNet, not of RNN/RNN, RNN/GRU, RNN/LSTM"),
     ):

@@ -16,7 +16,7 @@ from dl import catalogue
 from dl.modules.RNN.translating import network
 from dl.modules.Transformers.Transformer import translate
 from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import UserError
+from dl.mytorch.config import UserError, restore
 from dl.mytorch.data import TextSplits, Vocabulary, translation
 from dl.mytorch.data.text import BEGIN
 from dl.mytorch.logger import trained_run
@@ -42,11 +42,10 @@ class RecurrentTranslator(translate.Translator):
 
 def trained(run: Path, beams: int = 1) -> RecurrentTranslator:
     """The best checkpoint of a run of one of the two recipes. Raises `UserError` for a folder that holds none."""
-    described = trained_run(run)
+    described = trained_run(run, *RECIPES)
     recipe = described["recipe"]
-    if recipe not in RECIPES:
-        raise UserError(f"{run} is a run of {recipe}, not of {', '.join(RECIPES)}")
-    config = catalogue.module(recipe, "train").Config(**described["config"] | {"out": str(run)})
+    config_class = catalogue.module(recipe, "train").Config
+    config = restore(config_class, described["config"] | {"out": str(run)}, run / "config.json")
     vocabularies = {name: Vocabulary.load(run / f"vocabulary-{name}.json") for name in ("source", "target")}
     model = load_weights(network(config, catalogue.module(recipe).build, vocabularies), run / "best.pt").eval()
     return RecurrentTranslator(model, Translation(vocabularies, beams=beams), config)

@@ -21,7 +21,7 @@ def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """40 characters in the place of the real ones: 36 to train on, 4 to validate."""
     text = "to be, or not to be: that\nis the question"[:40]
     (tmp_path / "tinyshakespeare").mkdir()
-    (tmp_path / "tinyshakespeare" / "input.txt").write_text(text)
+    (tmp_path / "tinyshakespeare" / "input.txt").write_text(text, encoding="utf-8")
     monkeypatch.setattr(textfiles, "DATA", tmp_path)
     return text
 
@@ -47,7 +47,7 @@ def test_the_last_tenth_validates_and_nothing_is_tested(short: str) -> None:
 def test_the_vocabulary_is_of_the_training_part(short: str, tmp_path: Path) -> None:
     vocabulary = shakespeare(config("shakespeare"), length=4).vocabularies["tokens"]
     assert sorted(vocabulary.tokens) == sorted(set(short[:36]))
-    (tmp_path / "tinyshakespeare" / "input.txt").write_text(short[:-1] + "X")
+    (tmp_path / "tinyshakespeare" / "input.txt").write_text(short[:-1] + "X", encoding="utf-8")
     with pytest.raises(UserError, match="'X' is not in the vocabulary"):
         shakespeare(config("shakespeare"), length=4)
 

@@ -37,15 +37,15 @@ def test_sentences_of_about_one_length_become_batches_the_longest_first() -> Non
 def write(folder: Path, train: str = "", dev: str = "sentence\tlabel\nbad .\t0\n") -> None:
     folder.mkdir(exist_ok=True)
     lines = "".join(f"good film {'s ' * i}.\t{i % 2}\n" for i in range(20))
-    (folder / "train.tsv").write_text(train or "sentence\tlabel\n" + lines)
-    (folder / "dev.tsv").write_text(dev)
+    (folder / "train.tsv").write_text(train or "sentence\tlabel\n" + lines, encoding="utf-8")
+    (folder / "dev.tsv").write_text(dev, encoding="utf-8")
 
 
 def test_a_tenth_of_the_training_file_validates_whatever_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(textfiles, "DATA", tmp_path)
     write(tmp_path / "sst2")
     first = sst2(config(), Words(), length=40)
-    head, *lines = (tmp_path / "sst2" / "train.tsv").read_text().splitlines()
+    head, *lines = (tmp_path / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()
     write(tmp_path / "sst2", "\n".join([head, *lines[::-1]]) + "\n")
     second = sst2(config(), Words(), length=40)
     assert [loader.num_examples for loader in first] == [18, 2, 1]

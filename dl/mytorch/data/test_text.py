@@ -97,17 +97,20 @@ def test_a_vocabulary_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("{}", "is no vocabulary"),
-        ('["a", 1]', "is no vocabulary"),
-        ('["a",', "is damaged"),
-        ("", "is empty"),
-        (None, "does not exist"),
+        ("{}", ": its content has to be a list"),
+        ('["a", 1]', r": \[1\] has to be text; got 1"),
+        ('["a", "b", "a"]', ": a vocabulary holds each token once; 'a' is there twice"),
+        ("[]", " holds no token"),
+        ("[" * 100_000, " is damaged"),
+        ('["a",', " is damaged"),
+        ("", " is damaged"),
+        (None, " does not exist"),
     ],
 )
 def test_a_file_that_is_no_vocabulary_is_refused(content: str | None, says: str, tmp_path: Path) -> None:
     if content is not None:
-        (tmp_path / "v.json").write_text(content)
-    with pytest.raises(UserError, match=f"v.json {says}"):
+        (tmp_path / "v.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=f"v.json{says}"):
         Vocabulary.load(tmp_path / "v.json")
 
 

@@ -84,9 +84,9 @@ def test_a_missing_and_a_damaged_file_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_there_is_not_downloaded(internet: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "a.txt").write_text("mine")
+    (tmp_path / "set" / "a.txt").write_text("mine", encoding="utf-8")
     assert find(Source("set", {"a.txt": Remote("http://x/a", blob(b"theirs"))}, "")) == tmp_path / "set"
-    assert (tmp_path / "set" / "a.txt").read_text() == "mine"
+    assert (tmp_path / "set" / "a.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_missing_files_are_downloaded_out_of_archives_too(internet: dict[str, bytes], tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_missing_files_are_downloaded_out_of_archives_too(internet: dict[str, by
     remotes = {"a.txt": Remote("http://x/a", blob(b"ay")), "b.txt": packed}
     assert Source("set", remotes, "").missing() == ["a.txt", "b.txt"]
     folder = find(Source("set", remotes, ""))
-    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a.txt": "ay", "b.txt": "bee"}
+    assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == {"a.txt": "ay", "b.txt": "bee"}
 
 
 def test_the_name_for_a_content_is_git_s() -> None:

@@ -46,20 +46,20 @@ def test_sentences_are_cut_as_in_the_book(sentence: str, tokens: str) -> None:
 
 
 def test_pairs_are_read_from_lines_with_a_tab_further_columns_are_left_out(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("Go.\tVa !\nHi.\tSalut !\tCC-BY 2.0 (France)\n")
+    (tmp_path / "a.txt").write_text("Go.\tVa !\nHi.\tSalut !\tCC-BY 2.0 (France)\n", encoding="utf-8")
     assert read_pairs(tmp_path / "a.txt") == [("Go.", "Va !"), ("Hi.", "Salut !")]
 
 
 @pytest.mark.parametrize("line", ["no tab", "only a source\t", "\tonly a target", "", "  \t "])
 def test_a_line_that_is_no_pair_is_refused_by_its_number(line: str, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text(f"Go.\tVa !\n{line}\nHi.\tSalut !\n")
+    (tmp_path / "a.txt").write_text(f"Go.\tVa !\n{line}\nHi.\tSalut !\n", encoding="utf-8")
     with pytest.raises(UserError, match=rf"a.txt, line 2: {re.escape(repr(line))} is not a sentence, a tab"):
         read_pairs(tmp_path / "a.txt")
 
 
 def test_files_of_different_lengths_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.de").write_text("eins\nzwei\n")
-    (tmp_path / "a.en").write_text("one\n")
+    (tmp_path / "a.de").write_text("eins\nzwei\n", encoding="utf-8")
+    (tmp_path / "a.en").write_text("one\n", encoding="utf-8")
     with pytest.raises(UserError, match="a.de has 2 lines, .*a.en has 1"):
         read_aligned(tmp_path / "a.de", tmp_path / "a.en")
 

@@ -38,7 +38,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     texts = {"train": TRAIN, "valid": " \n = V = \n \n One new . \n", "test": " \n = T = \n \n Seven <unk> . \n"}
     for split, text in texts.items():
-        (folder / f"wiki.{split}.tokens").write_text(text)
+        (folder / f"wiki.{split}.tokens").write_text(text, encoding="utf-8")
     monkeypatch.setattr(textfiles, "DATA", tmp_path)
     return folder
 

@@ -9,9 +9,8 @@ from torch import Tensor
 from dl.mytorch.config import UserError
 from dl.mytorch.data.loader import Loader, Splits
 from dl.mytorch.data.split import Split
-from dl.mytorch.data.textfiles import read_json
 from dl.mytorch.distributed import is_main
-from dl.mytorch.files import write_json
+from dl.mytorch.files import read_json, verify, write_json, write_recorded_json
 
 UNKNOWN, PADDING, BEGIN, END = "<unk>", "<pad>", "<bos>", "<eos>"
 
@@ -88,11 +87,15 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path | str) -> "Vocabulary":
-        """What `save` wrote. Raises `UserError` when there is no such file or it holds anything else."""
-        tokens = read_json(path)
-        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-            raise UserError(f"{path} is no vocabulary: a JSON list of strings is")
-        return cls(tokens)
+        """What `save` wrote. Raises `UserError` when there is no such file, it was changed since, or holds anything else."""
+        tokens = read_json(path, [str])
+        verify(path)
+        if not tokens:
+            raise UserError(f"{path} holds no token")
+        try:
+            return cls(tokens)
+        except ValueError as error:  # one is there twice
+            raise UserError(f"{path}: {error}") from None
 
     def check_same(self, path: Path | str) -> None:
         """Raises `UserError` when the vocabulary in `path` is another: a checkpoint beside it means other words by the ids."""
@@ -104,11 +107,11 @@ class Vocabulary:
             raise UserError(f"{path} is another vocabulary: {len(saved)} tokens there, {len(self)} here; {first}")
 
     def keep(self, path: Path | str) -> None:
-        """Save to `path`; where a vocabulary lies already, `check_same`. All ranks may call it."""
+        """Save to `path`, with a checksum; where a vocabulary lies already, `check_same`. All ranks may call it."""
         if Path(path).exists():
             self.check_same(path)
         elif is_main():
-            self.save(path)
+            write_recorded_json(list(self.tokens), path)
 
 
 class TextSplits(Splits):

@@ -2,16 +2,15 @@
 
 import hashlib
 import io
-import json
 import urllib.request
 import zipfile
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple
+from typing import Mapping, NamedTuple
 
 from dl.mytorch.config import UserError
 from dl.mytorch.data.files import read_bytes
 from dl.mytorch.distributed import barrier, is_main
-from dl.mytorch.files import atomic_write
+from dl.mytorch.files import atomic_write, regular_file
 
 DATA = Path(__file__).parents[3] / "data"
 
@@ -74,13 +73,11 @@ def _download(remote: Remote | None, path: Path, help: str) -> None:
 def read_text(path: Path | str) -> str:
     """The text of a UTF-8 file, plain or gzipped (.gz), line ends as they are.
 
-    Raises `UserError`, naming the file, when it is missing, damaged, empty, or not UTF-8 (with the place of the bad byte).
+    Raises `UserError`, naming the file, when it is missing, no regular file, damaged, empty, or not UTF-8 (with the place of
+    the bad byte).
     """
-    path = Path(path)
-    try:
-        content = read_bytes(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
+    path = regular_file(path)
+    content = read_bytes(path)
     try:
         text = content.decode("utf-8-sig")  # a byte order mark is no part of the text
     except UnicodeDecodeError as error:
@@ -90,15 +87,6 @@ def read_text(path: Path | str) -> str:
     if not text.strip():
         raise UserError(f"{path} is empty")
     return text
-
-
-def read_json(path: Path | str) -> Any:
-    """The value of a JSON file. Raises `UserError` as `read_text`, and for what is no JSON."""
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error})") from None
 
 
 def read_lines(path: Path | str) -> list[str]:

@@ -8,19 +8,19 @@ import torch
 
 from dl.mytorch.config import UserError
 from dl.mytorch.data.loader import Batch, Loader
-from dl.mytorch.files import atomic_write
+from dl.mytorch.files import recorded_write, regular_file
 
 KIND = np.dtype("<u2")  # two bytes each, little end first, nothing else in the file: as nanoGPT has it
 MOST = 2**16  # ids
 
 
 def write_tokens(path: Path, parts: Iterable[Sequence[int]]) -> int:
-    """Write the ids of all parts, one after another; returns how many. The file is whole or not there.
+    """Write the ids of all parts, one after another; returns how many. The file is whole or not there, its checksum beside it.
 
     Raises `UserError` for an id that does not fit into two bytes.
     """
     count = 0
-    with atomic_write(path) as file:
+    with recorded_write(path) as file:
         for part in parts:
             ids = np.asarray(part, dtype=np.int64)
             if len(ids) and not 0 <= ids.min() <= ids.max() < MOST:
@@ -33,11 +33,9 @@ def write_tokens(path: Path, parts: Iterable[Sequence[int]]) -> int:
 def map_tokens(path: Path) -> np.ndarray:
     """The ids of a file, (T,), mapped into memory: what is read takes memory, and as long as this is kept.
 
-    Raises `UserError` when there is no such file, or it holds no whole number of ids.
+    Raises `UserError` when there is no such regular file, or it holds no whole number of ids.
     """
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
-    size = path.stat().st_size
+    size = regular_file(path).stat().st_size
     if size == 0 or size % KIND.itemsize:
         raise UserError(f"{path} has {size:,} bytes: ids of {KIND.itemsize} bytes each were to be in it")
     return np.memmap(path, dtype=KIND, mode="r")

@@ -8,29 +8,30 @@ A file is a document. They are packed: one follows the other, an <|endoftext|> a
 may be larger than memory.
 """
 
-import argparse
 import re
 import sys
 from itertools import chain, islice
 from pathlib import Path
 from typing import Iterator, Sequence
 
+from dl import command
 from dl.modules.GPT.BPE.tokenizer import BPE, END_OF_TEXT
-from dl.mytorch.config import UserError
+from dl.mytorch.config import Parser, UserError
 from dl.mytorch.data.tokens import MOST, write_tokens
+from dl.mytorch.files import regular_file
 
 PART = 2**20  # characters
 LEARNT_FROM = 10  # parts of each file
 
 
 def parts(path: Path) -> Iterator[str]:
-    """The text of a UTF-8 file in parts of about `PART` characters, cut where no word of `word_pattern()` is: before a line's end.
+    """The text of a UTF-8 file in parts of about `PART` characters, cut where no word is: before a line's end.
 
-    Raises `UserError` when it is missing or no UTF-8.
+    Raises `UserError` when it is missing, no regular file, or no UTF-8.
     """
     rest = ""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:  # a byte order mark is no part of the text
+        with open(regular_file(path), encoding="utf-8-sig", newline="") as file:  # a byte order mark is no part of the text
             while more := file.read(PART):
                 rest += more
                 cut = max((place.start() for place in re.finditer(r"\n(?=\S)", rest)), default=0)
@@ -46,8 +47,11 @@ def parts(path: Path) -> Iterator[str]:
 def prepare(out: Path, texts: Sequence[Path], vocab_size: int, bpe: BPE | None = None) -> tuple[BPE, int]:
     """Write `out`; gives the word pieces and the number of tokens.
 
-    The pieces are learnt from the first 10 MB of each file, unless they are given.
+    The pieces are learnt from the first 10 MB of each file, unless they are given. Raises `UserError` when there are tokens in
+    `out` already: a training may be reading them.
     """
+    if (out / "tokens.bin").exists():
+        raise UserError(f"{out} holds tokens already, which a training may be reading: name another folder, or delete this one")
     bpe = bpe or BPE.train((part for path in texts for part in islice(parts(path), LEARNT_FROM)), vocab_size)
     if len(bpe) > MOST:
         raise UserError(f"a vocabulary of {len(bpe):,} does not fit into two bytes a token: {MOST:,} at most")
@@ -60,21 +64,20 @@ def prepare(out: Path, texts: Sequence[Path], vocab_size: int, bpe: BPE | None =
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m dl.modules.GPT.BPE.prepare", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="python -m dl.modules.GPT.BPE.prepare", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     parser.add_argument("texts", type=Path, nargs="+", metavar="TEXT", help="file of text in UTF-8, a document")
     parser.add_argument("--vocab-size", type=int, default=8000, help="tokens to learn (default: %(default)s)")
     parser.add_argument("--bpe", type=Path, help="folder of a vocabulary that is there, say GPT-2's, in place of one to learn")
     options = parser.parse_intermixed_args(argv)
-    try:
+
+    def act() -> None:
         given = BPE.load(options.bpe) if options.bpe else None
         bpe, count = prepare(options.out, options.texts, options.vocab_size, given)
-    except (OSError, ValueError) as error:  # `UserError` is one
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    size = sum(path.stat().st_size for path in options.texts)
-    print(f"{options.out}: {count:,} tokens of {len(bpe):,} kinds, {size / count:.2f} bytes each")
-    return 0
+        size = sum(path.stat().st_size for path in options.texts)
+        print(f"{options.out}: {count:,} tokens of {len(bpe):,} kinds, {size / count:.2f} bytes each")
+
+    return command.run(act)
 
 
 if __name__ == "__main__":

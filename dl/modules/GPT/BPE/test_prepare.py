@@ -33,6 +33,9 @@ def test_documents_are_packed_with_an_end_after_each(tmp_path: Path, capsys: pyt
     assert bpe.decode(ids) == f"{TEXT}{END_OF_TEXT}{LINES}{END_OF_TEXT}{END_OF_TEXT}"
     assert main([str(tmp_path / "more"), files[1], "--bpe", str(tmp_path / "out")]) == 0
     assert BPE.load(tmp_path / "more") == bpe
+    assert main([str(tmp_path / "out"), files[1]]) == 1  # a training may have it mapped
+    assert "out holds tokens already" in capsys.readouterr().err
+    assert map_tokens(tmp_path / "out" / "tokens.bin").tolist() == ids.tolist()
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
@@ -43,11 +46,13 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "latin").write_bytes(b"caf\xe9")
     (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
     BPE.train(TEXT, 300, special=()).save(tmp_path / "pieces")
-    for name, message in (("none", "none cannot be read"), ("latin", "can't decode byte 0xe9"), ("empty", "empty text")):
+    says = {"none": "none does not exist", "latin": "can't decode byte 0xe9", "folder": "is a folder", "empty": "empty text"}
+    for name, message in says.items():
         assert main([str(tmp_path / "out"), str(tmp_path / name)]) == 1
         assert message in capsys.readouterr().err
-    (tmp_path / "text").write_text(TEXT)
+    (tmp_path / "text").write_text(TEXT, encoding="utf-8")
     assert main([str(tmp_path / "out"), "--bpe", str(tmp_path / "pieces"), str(tmp_path / "text")]) == 1
     assert "the vocabulary has no <|endoftext|>" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -10,23 +10,24 @@ or an older one.
 
 import functools
 import heapq
-import json
 import re
 import sys
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 from typing import Iterable, Sequence
 
+from dl.modules.GPT.BPE.learning import Pair, most_frequent_pairs
 from dl.mytorch.config import UserError
-from dl.mytorch.data.textfiles import read_text
+from dl.mytorch.data.textfiles import read_lines
 from dl.mytorch.distributed import is_main
-from dl.mytorch.files import atomic_write, write_json
+from dl.mytorch.files import atomic_write, read_json, verify, write_json, write_recorded_json
 
 END_OF_TEXT = "<|endoftext|>"
 # Where ids and merges are published; the last is one file for both.
 FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"), ("tokenizer.json", "its merges"))
-Pair = tuple[int, int]
+MOST_BYTES = 2**26  # of all tokens together, 200 times GPT-2's: merges that double would need all memory
 
 
 @functools.cache
@@ -52,25 +53,34 @@ BYTES = [*_VISIBLE, *(byte for byte in range(256) if byte not in _VISIBLE)]  # b
 SHOWN = {byte: chr(byte if i < len(_VISIBLE) else 256 + i - len(_VISIBLE)) for i, byte in enumerate(BYTES)}
 HIDDEN = {character: byte for byte, character in SHOWN.items()}
 
+# Halves of UTF-16 pairs, but for U+DC80 to U+DCFF alone, which stand for bytes that are no UTF-8 ("surrogateescape").
+_HALVES = re.compile("[\ud800-\udbff][\udc00-\udfff]?|[\udc00-\udc7f\udd00-\udfff]")
+
 
 class BPE:
     """Texts to ids and back. Ids: the 256 bytes, one for each merge, in its order, the special tokens.
 
     Args:
         merges: pairs of ids that become one, the id that comes next.
-        special: tokens with ids that no text is encoded to, written as <|name|>.
+        special: tokens with ids that no text is encoded to, written as <|name|>; one that is named twice has one id.
 
-    Raises `ValueError` for a merge of ids that are not there yet, and for a special token that is written otherwise.
+    Raises `ValueError` for a merge of ids that are not there yet, for tokens of more than `MOST_BYTES`, and for a special token
+    that is written otherwise.
     """
 
     def __init__(self, merges: Iterable[Pair], special: Sequence[str] = (END_OF_TEXT,)) -> None:
         self.tokens = [bytes([byte]) for byte in BYTES]  # by id
         self.merges: dict[Pair, int] = {}  # pair -> the id that it becomes
+        size = 0
         for left, right in merges:
             if not (0 <= left < len(self.tokens) and 0 <= right < len(self.tokens)) or (left, right) in self.merges:
                 raise ValueError(f"merge {len(self.merges)} joins the ids {left} and {right}: no two there are, or once more")
+            size += len(self.tokens[left]) + len(self.tokens[right])
+            if size > MOST_BYTES:
+                raise ValueError(f"the tokens up to merge {len(self.merges)} have more than {MOST_BYTES:,} bytes together")
             self.merges[left, right] = len(self.tokens)
             self.tokens.append(self.tokens[left] + self.tokens[right])
+        special = list(dict.fromkeys(special))
         for token in special:
             if not re.fullmatch(r"<\|[^|]+\|>", token):
                 raise ValueError(f"special tokens are written as <|name|>; got {token!r}")
@@ -95,23 +105,27 @@ class BPE:
 
         Raises `UserError` for an empty text, and for a vocabulary that has no room for bytes and special tokens.
         """
+        special = list(dict.fromkeys(special))
         if vocab_size < 256 + len(special):
             raise UserError(f"a vocabulary of {vocab_size} has no room for 256 bytes and {len(special)} special tokens")
         counts: Counter[str] = Counter()
         for part in [text] if isinstance(text, str) else text:
-            counts.update(word_pattern().findall(part))
+            counts.update(word_pattern().findall(_whole(part)))
         if not counts:
             raise UserError("no tokens can be learnt from an empty text")
         words = [_bytes(word) for word in counts]
-        return cls(_most_frequent_pairs(words, list(counts.values()), vocab_size - 256 - len(special)), special)
+        return cls(most_frequent_pairs(words, list(counts.values()), vocab_size - 256 - len(special)), special)
 
     # ---- text to ids and back --------------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text. Bytes that are no UTF-8 may come as `bytes.decode(errors="surrogateescape")` makes them."""
+        """Ids of a text. Bytes that are no UTF-8 may come as `bytes.decode(errors="surrogateescape")` makes them.
+
+        Two halves of a UTF-16 pair are their character; one alone, as JSON may have it, is U+FFFD.
+        """
         ids: list[int] = []
         known = self.known
-        for word in word_pattern().findall(text):
+        for word in word_pattern().findall(_whole(text)):
             if word not in known:
                 if len(known) >= 2**18:
                     known.clear()
@@ -167,29 +181,27 @@ class BPE:
     @classmethod
     def load(cls, folder: Path | str) -> "BPE":
         """What `save` wrote, or GPT-2's published files: vocab.json and merges.txt, or encoder.json and vocab.bpe, or
-        tokenizer.json alone, as transformers 5 writes it.
+        tokenizer.json alone, as transformers 5 writes it. Lines may end as on Windows.
 
         Raises `UserError` when they are missing or damaged, or do not fit together.
         """
         folder = Path(folder)
         names = next((names for names in FILES if (folder / names[0]).exists()), FILES[0])
-        try:
-            content = json.loads(read_text(folder / names[0]))
-            if names[0] == "tokenizer.json":
-                content, merges = content["model"]["vocab"], content["model"]["merges"]
-            else:
-                merges = [line for line in read_text(folder / names[1]).split("\n")[1:] if line]
-            vocabulary: dict[str, int] = content
-            tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-            merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise error if isinstance(error, UserError) else UserError(f"{folder / names[0]} is damaged ({error})") from None
+        merges: list[str | list[str]]
+        if names[0] == "tokenizer.json":
+            model = read_json(folder / names[0], {"model": {"vocab": {str: int}, "merges": [(str, [str])]}})["model"]
+            vocabulary, merges = model["vocab"], model["merges"]
+        else:
+            vocabulary = read_json(folder / names[0], {str: int})
+            merges = [line for line in read_lines(folder / names[1])[1:] if line]
+        tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
         try:
             pairs = [tuple(vocabulary[part] for part in merge) for merge in merges]
             bpe = cls(pairs, special=tokens[256 + len(merges) :])
         except (KeyError, ValueError) as error:
             raise UserError(f"{folder}: {names[1]} and {names[0]} do not fit ({error})") from None
-        for i, (own, theirs) in enumerate(zip(bpe._shown(), tokens)):
+        for i, (own, theirs) in enumerate(zip_longest(bpe._shown(), tokens)):
             if own != theirs or vocabulary[theirs] != i:
                 raise UserError(f"{folder}: by {names[1]} token {i} is {own!r}, by {names[0]} {theirs!r}")
         return bpe
@@ -198,23 +210,33 @@ class BPE:
         """Write one file, for `BPE.read`; where one lies already, `UserError` if it is another. All ranks may call it."""
         if not Path(path).exists():
             if is_main():
-                write_json({"merges": [list(pair) for pair in self.merges], "special": list(self.special)}, path)
+                write_recorded_json({"merges": [list(pair) for pair in self.merges], "special": list(self.special)}, path)
         elif self.read(path) != self:
             raise UserError(f"{path} is another vocabulary than this one of {len(self)} tokens")
 
     @classmethod
     def read(cls, path: Path | str) -> "BPE":
-        """What `keep` wrote."""
+        """What `keep` wrote. Raises `UserError` for a file that was changed since, or holds anything else."""
+        content = read_json(path, {"merges": [[int]], "special": [str]})
+        verify(path)
         try:
-            content = json.loads(read_text(path))
             return cls([(left, right) for left, right in content["merges"]], content["special"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise error if isinstance(error, UserError) else UserError(f"{path} is damaged ({error})") from None
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error})") from None
 
     def _shown(self) -> list[str]:
         """The tokens as GPT-2's files show them."""
         plain = ["".join(map(SHOWN.__getitem__, token)) for token in self.tokens[: 256 + len(self.merges)]]
         return [*plain, *self.special]
+
+
+def _whole(text: str) -> str:
+    """The text with `_HALVES` joined where there are two, else replaced by U+FFFD."""
+    try:
+        text.encode()  # a hundred times as fast as the search
+        return text
+    except UnicodeEncodeError:
+        return _HALVES.sub(lambda found: found[0].encode("utf-16", "surrogatepass").decode("utf-16", "replace"), text)
 
 
 _ID = {byte: i for i, byte in enumerate(BYTES)}
@@ -223,52 +245,3 @@ _ID = {byte: i for i, byte in enumerate(BYTES)}
 def _bytes(word: str) -> list[int]:
     """The ids of a word's bytes."""
     return [_ID[byte] for byte in word.encode(errors="surrogateescape")]
-
-
-def _most_frequent_pairs(words: list[list[int]], counts: list[int], merges: int) -> list[Pair]:
-    """The pairs that become tokens, in order. `words` are merged in place; word i is there counts[i] times."""
-    frequency: Counter[Pair] = Counter()
-    where: defaultdict[Pair, set[int]] = defaultdict(set)  # the words that have a pair, or had it
-    for i, word in enumerate(words):
-        for pair in zip(word, word[1:]):
-            frequency[pair] += counts[i]
-            where[pair].add(i)
-    heap = [(-count, pair) for pair, count in frequency.items()]
-    heapq.heapify(heap)
-    chosen: list[Pair] = []
-    while heap and len(chosen) < merges:
-        count, pair = heapq.heappop(heap)
-        if -count != frequency[pair]:  # changed since it was put there
-            if frequency[pair]:
-                heapq.heappush(heap, (-frequency[pair], pair))
-            continue
-        new = 256 + len(chosen)
-        chosen.append(pair)
-        grown: set[Pair] = set()
-        for i in where.pop(pair):
-            old, word = words[i], _joined(words[i], pair, new)
-            for gone in zip(old, old[1:]):
-                frequency[gone] -= counts[i]
-            for there in zip(word, word[1:]):
-                frequency[there] += counts[i]
-                if new in there:
-                    where[there].add(i)
-                    grown.add(there)
-            words[i] = word
-        for there in grown:
-            heapq.heappush(heap, (-frequency[there], there))
-    return chosen
-
-
-def _joined(word: list[int], pair: Pair, new: int) -> list[int]:
-    """The word with `new` for each `pair`, from left to right."""
-    joined: list[int] = []
-    i = 0
-    while i < len(word):
-        if i + 1 < len(word) and word[i] == pair[0] and word[i + 1] == pair[1]:
-            joined.append(new)
-            i += 2
-        else:
-            joined.append(word[i])
-            i += 1
-    return joined

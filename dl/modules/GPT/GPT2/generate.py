@@ -16,7 +16,7 @@ from dl.modules.GPT.GPT2.convert import from_transformers
 from dl.modules.GPT.GPT2.model import build
 from dl.modules.GPT.GPT2.train import Config
 from dl.mytorch.config import UserError
-from dl.mytorch.data.textfiles import read_json
+from dl.mytorch.files import read_json
 from dl.mytorch.vision import import_torchvision
 
 PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -28,7 +28,7 @@ def published(name: str) -> Writer:
     Raises `UserError` when they are not to be had, damaged, or of another network.
     """
     if name not in PUBLISHED:
-        kind = read_json(Path(name) / "config.json").get("model_type", "gpt2")
+        kind = read_json(Path(name) / "config.json", {"model_type?": str}).get("model_type", "gpt2")
         if kind != "gpt2":
             raise UserError(f"{name} holds a network of the type {kind!r}; this is for 'gpt2'")
     import_torchvision()  # which transformers imports if it is there
@@ -51,7 +51,7 @@ def published(name: str) -> Writer:
 def load(run: str) -> Writer:
     """A run's folder, a name in `PUBLISHED`, or a folder of transformers, whose config.json names no recipe."""
     described = Path(run) / "config.json"
-    if run in PUBLISHED or (described.exists() and "recipe" not in read_json(described)):
+    if run in PUBLISHED or (described.exists() and "recipe" not in read_json(described, {})):
         return published(run)
     return command.trained(Path(run), "GPT/GPT2", Config, build)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dl.modules.GPT.Llama.model import Llama
+from dl.mytorch.files import regular_file
 
 # The names of transformers as regular expressions, and ours.
 NAMES = (
@@ -104,7 +105,7 @@ def from_llama2c(path: Path | str) -> Llama:
 
     Raises `ValueError` when the file is of a later version, or not as long as its header says.
     """
-    content = Path(path).read_bytes()
+    content = regular_file(path).read_bytes()
     if len(content) < 28:
         raise ValueError(f"{path} has {len(content)} bytes: no model of llama2.c, whose header has 28")
     if content.startswith(b"24ka"):  # "ak42" as an integer

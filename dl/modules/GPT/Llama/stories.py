@@ -4,7 +4,6 @@
     python -m dl.modules.GPT.Llama.stories stories260K/stories260K.bin stories260K/tok512.bin --prompt "The dragon"
 """
 
-import argparse
 import re
 import struct
 import sys
@@ -14,8 +13,11 @@ from typing import Iterable, Sequence
 
 import torch
 
+from dl import command
 from dl.modules.GPT.generation import stream
 from dl.modules.GPT.Llama.convert import from_llama2c
+from dl.mytorch.config import Parser, UserError
+from dl.mytorch.files import regular_file
 
 BEGIN = 1  # the token that begins a text; when it comes again, the next text begins
 
@@ -27,7 +29,7 @@ class Pieces:
     """
 
     def __init__(self, path: Path | str) -> None:
-        content = Path(path).read_bytes()
+        content = regular_file(path).read_bytes()
         self.pieces: list[bytes] = []
         self.scores: dict[bytes, float] = {}
         place = 4  # behind the length of the longest piece
@@ -51,7 +53,7 @@ class Pieces:
 
     def encode(self, text: str) -> list[int]:
         """BEGIN and the ids of the text: characters, whose neighbours with the best score are joined, again and again."""
-        parts = [character.encode() for character in f" {text}"] if text else []
+        parts = [character.encode(errors="surrogateescape") for character in f" {text}"] if text else []
         while True:
             pairs = [(self.scores[a + b], -i) for i, (a, b) in enumerate(zip(parts, parts[1:])) if a + b in self.scores]
             if not pairs:
@@ -65,7 +67,7 @@ class Pieces:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m dl.modules.GPT.Llama.stories", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="python -m dl.modules.GPT.Llama.stories", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("weights", type=Path, help="file of weights, say stories260K.bin")
     parser.add_argument("pieces", type=Path, help="file of its tokenizer, say tok512.bin")
     parser.add_argument("--prompt", default="", help="how the story begins")
@@ -74,8 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--top-p", type=float, default=1.0, help="see generation.py (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     options = parser.parse_args(argv)
-    try:
+
+    def act() -> None:
+        command.check("--seed", options.seed, *command.SEEDS)
         model, pieces = from_llama2c(options.weights), Pieces(options.pieces)
+        known = model.token_embedding.num_embeddings
+        if len(pieces.pieces) != known:
+            raise UserError(f"{options.pieces} has {len(pieces.pieces)} pieces, {options.weights} is for {known}")
         prompt = pieces.encode(options.prompt)
         choice = {"temperature": options.temperature, "top_p": options.top_p, "seed": options.seed, "stop": [BEGIN]}
         before = BEGIN
@@ -85,11 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.buffer.write(pieces.decode(int(token), before))
             sys.stdout.buffer.flush()
             before = int(token)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print()
-    return 0
+        print()
+
+    return command.run(act)
 
 
 if __name__ == "__main__":

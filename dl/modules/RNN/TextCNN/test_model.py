@@ -145,7 +145,7 @@ def test_words_are_those_of_the_training_sentences(tmp_path: Path, monkeypatch: 
     (tmp_path / "sst2").mkdir()
     for name in ("train", "dev"):
         lines = "".join(f"{text} {name}\t{label}\n" for text, label in made(20))
-        (tmp_path / "sst2" / f"{name}.tsv").write_text("sentence\tlabel\n" + lines)
+        (tmp_path / "sst2" / f"{name}.tsv").write_text("sentence\tlabel\n" + lines, encoding="utf-8")
     data = word_splits(train.Config(), length=3, min_count=2)
     assert set(data.vocabularies["tokens"].tokens) == {"<pad>", "<unk>", "good", "bad", "film", "train"}
     (batch,) = data.test.batches()

@@ -60,7 +60,9 @@ def draw(ids: Tensor, counts: Tensor, window: int, negatives: int, objective: Ob
         if objective == "skipgram":
             inputs, targets = inputs[~padding][:, None], targets.expand_as(around)[~padding][:, None]  # (B, 1)
             padding = torch.zeros_like(inputs, dtype=torch.bool)
-        drawn = torch.multinomial(chances, len(targets) * negatives, replacement=True, generator=generator)
+        drawn = targets[:0]  # all that a rank without an example of this batch needs
+        if len(targets):
+            drawn = torch.multinomial(chances, len(targets) * negatives, replacement=True, generator=generator)
         candidates = torch.cat([targets, drawn.view(len(targets), negatives)], dim=1)
         return {"inputs": inputs, "candidates": candidates, "padding": padding}
 

@@ -3,42 +3,37 @@
     python -m dl.modules.RNN.Word2Vec.neighbours runs/RNN/Word2Vec king city
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Sequence
 
+from dl import command
 from dl.modules.RNN.Word2Vec.model import Word2Vec
 from dl.modules.RNN.Word2Vec.task import neighbours
 from dl.modules.RNN.Word2Vec.train import Config, network
 from dl.mytorch.checkpoint import load_weights
+from dl.mytorch.config import Parser, restore
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.logger import trained_run
 
 
 def trained(run: Path) -> tuple[Word2Vec, Vocabulary]:
     """The best checkpoint of a run of this recipe. Raises `UserError` for a folder that holds none."""
-    config = Config(**trained_run(run, "RNN/Word2Vec")["config"])
+    config = restore(Config, trained_run(run, "RNN/Word2Vec")["config"], run / "config.json")
     vocabulary = Vocabulary.load(run / "vocabulary-tokens.json")
     return load_weights(network(config, len(vocabulary)), run / "best.pt"), vocabulary
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     prog = "python -m dl.modules.RNN.Word2Vec.neighbours"
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog=prog)
+    parser = Parser(description=(__doc__ or "").splitlines()[0], prog=prog)
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("words", nargs="+", metavar="WORD")
     parser.add_argument("--count", type=int, default=8, help="words to show (default: %(default)s)")
     options = parser.parse_intermixed_args(argv)
     if options.count < 1:
         parser.error(f"--count has to be at least 1; got {options.count}")
-    try:
-        for line in neighbours(*trained(options.run), options.words, options.count):
-            print(line)
-    except (OSError, ValueError) as error:  # `UserError` is one
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.run(lambda: print("\n".join(neighbours(*trained(options.run), options.words, options.count))))
 
 
 if __name__ == "__main__":

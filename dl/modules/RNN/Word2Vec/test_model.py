@@ -121,6 +121,14 @@ def test_skipgram_makes_an_example_of_each_word_within_reach() -> None:
     assert not pairs["padding"].any() and pairs["candidates"].shape == (len(expected), 5)
 
 
+@pytest.mark.parametrize("objective", ["skipgram", "cbow"])
+def test_a_rank_without_a_place_of_the_last_batch_has_no_examples(objective: drawing.Objective) -> None:
+    augment = draw(torch.arange(100) % 16, torch.arange(16), 3, 4, objective)
+    batch = augment({"place": torch.arange(0)}, torch.Generator().manual_seed(0))
+    assert batch["candidates"].shape == (0, 5) and len(batch["inputs"]) == len(batch["padding"]) == 0
+    assert NegativeSampling(VOCABULARY).step(randomized(), batch).loss == 0
+
+
 def test_negative_words_come_by_their_counts_to_the_power_of_three_quarters() -> None:
     counts = torch.tensor([0, 1, 16, 81])
     augment = draw(torch.ones(20_000, dtype=torch.long), counts, 1, 5, "cbow")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dl.modules.Transformers.BERT.model import BERT
 from dl.mytorch.checkpoint import load, put_weights
 from dl.mytorch.config import UserError
-from dl.mytorch.data.textfiles import read_json
+from dl.mytorch.files import read_json, regular_file
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
@@ -56,6 +56,11 @@ DEFAULTS = {
     **{"max_position_embeddings": 512, "type_vocab_size": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-12},
     **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
 }
+SIZES = [name for name, value in DEFAULTS.items() if isinstance(value, int)]
+SHARES = [name for name, value in DEFAULTS.items() if isinstance(value, float)]
+SCHEMA = {f"{name}?": type(value) for name, value in DEFAULTS.items()} | {
+    **{"model_type?": str, "is_decoder?": (bool, None), "add_cross_attention?": (bool, None)},
+}
 
 
 def from_transformers(reference: nn.Module) -> BERT:
@@ -83,22 +88,41 @@ def from_folder(folder: Path | str, heads: bool = True) -> BERT:
     that are missing, damaged or do not fit together, and for what `from_transformers` refuses.
     """
     folder = Path(folder)
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json", SCHEMA)
     if config.get("model_type", "bert") != "bert":
         raise UserError(f"{folder / 'config.json'} is of the model type {config['model_type']!r}; this is for 'bert'")
     old = folder / "pytorch_model.bin"
     path = old if old.exists() and not (folder / "model.safetensors").exists() else folder / "model.safetensors"
-    state = load(path)
+    state = load(regular_file(path))  # never a folder of shards
+    if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
+        raise UserError(f"{path} does not hold the weights of a model")
     weights = renamed(state)
     if not heads:
         weights = {name: x for name, x in weights.items() if "_head." not in name and not name.startswith("classifier.")}
     elif any(not torch.equal(state[name], state[first]) for name, first in TWICE.items() if {name, first} <= state.keys()):
         raise UserError(f"{path}: {OWN_OUTPUT}")
     try:
+        check_sizes({**DEFAULTS, **config}, weights)
         model = network(config, weights)
     except ValueError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from None
     return put_weights(model, weights, path)
+
+
+def check_sizes(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Raise `ValueError` for a network that cannot be, or is much larger than its weights: before it takes memory."""
+    if wrong := [name for name in SIZES if not 1 <= config[name] < 2**24]:
+        raise ValueError(f"{wrong[0]} has to be from 1 to 2^24; got {config[wrong[0]]}")
+    if wrong := [name for name in SHARES if not 0 <= config[name] < 1]:
+        raise ValueError(f"{wrong[0]} has to be at least 0 and below 1; got {config[wrong[0]]}")
+    blocks = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+    if config["num_hidden_layers"] != blocks:
+        raise ValueError(f"num_hidden_layers is {config['num_hidden_layers']}; there are weights of {blocks}")
+    dim, vocab_size, hidden_dim = (config[name] for name in ("hidden_size", "vocab_size", "intermediate_size"))
+    wanted = dim * (vocab_size + config["max_position_embeddings"] + config["type_vocab_size"])
+    wanted += blocks * dim * (4 * dim + 2 * hidden_dim)  # without biases and heads
+    if wanted > 2 * sum(weight.numel() for weight in weights.values()):
+        raise ValueError(f"a network of {wanted:,} parameters is more than twice as large as its weights")
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

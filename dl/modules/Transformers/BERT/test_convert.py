@@ -63,8 +63,8 @@ def publish(folder: Path) -> BERT:
         tensors[theirs] = weight
     tensors["bert.embeddings.position_ids"] = torch.arange(16)
     write_safetensors(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
     return model
 
 
@@ -97,13 +97,13 @@ def test_published_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"hidden_act": "tanh"}, ValueError, "hidden_act 'tanh' is none of gelu"),
         ({"vocab_size": 13}, UserError, r"shape \(12, 8\), the model's is \(13, 8\)"),
     ]:
-        (tmp_path / "config.json").write_text(json.dumps(CONFIG | changes))
+        (tmp_path / "config.json").write_text(json.dumps(CONFIG | changes), encoding="utf-8")
         with pytest.raises(error, match=message):
             from_folder(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "be')
+    (tmp_path / "config.json").write_text('{"model_type": "be', encoding="utf-8")
     with pytest.raises(UserError, match="config.json is damaged"):
         from_folder(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match="model.safetensors does not exist"):
         from_folder(tmp_path)

@@ -212,7 +212,7 @@ def test_spans_of_wikitext_reach_over_paragraphs_but_not_over_articles(
     (tmp_path / "wikitext-2").mkdir()
     text = " \n = One = \n \n A b . C d . \n = = Part = = \n E f . \n \n = Two = \n \n G h . I j . \n"
     for split in ("train", "valid", "test"):
-        (tmp_path / "wikitext-2" / f"wiki.{split}.tokens").write_text(text)
+        (tmp_path / "wikitext-2" / f"wiki.{split}.tokens").write_text(text, encoding="utf-8")
     for spans, pairs in ((False, 2), (True, 3)):  # of spans two in One, one in Two
         made = data.wikitext2_pairs(train.Config(), length=9, min_count=1, spans=spans)
         assert [loader.num_examples for loader in made] == [pairs] * 3

@@ -103,7 +103,7 @@ def test_vocabularies_and_lengths_of_other_weights_are_refused(
 ) -> None:
     (tmp_path / "weights").mkdir()
     publish(tmp_path / "weights")
-    (tmp_path / "weights" / "vocab.txt").write_text("\n".join(vocabulary))
+    (tmp_path / "weights" / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     with pytest.raises(UserError, match=message):
         finetune.main(config(tmp_path, **changes), splits())
 

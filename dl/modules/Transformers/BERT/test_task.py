@@ -182,7 +182,7 @@ launch(main, TrainConfig)
 @pytest.mark.slow
 def test_two_ranks_equal_one_process_although_their_rows_have_different_numbers_of_masks(tmp_path: Path) -> None:
     recipe = tmp_path / "train.py"
-    recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE, encoding="utf-8")
     flags = "--data pairs --epochs 2 --accumulate 2 --batch-size 5 --lr 0.05".split()
     finish(start(recipe, "--out", str(tmp_path / "one"), *flags))
     finish(start(recipe, "--out", str(tmp_path / "two"), "--parallel", "ddp", *flags, ranks=2))

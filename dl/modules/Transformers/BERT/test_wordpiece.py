@@ -43,7 +43,7 @@ def test_files_say_what_the_pieces_are(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *PIECES]), encoding="utf-8")
     assert WordPiece.load(tmp_path).encode("unaffable a", length=6).tolist() == [2, 5, 6, 7, 15 + 6, 3]
     assert WordPiece.load(tmp_path).encode("unaffable a", length=4).tolist() == [2, 5, 6, 3]
-    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}', encoding="utf-8")
     assert WordPiece.load(tmp_path).tokenize("Caf\u00e9") == ["Caf\u00e9"]
 
 
@@ -52,7 +52,7 @@ def test_a_folder_of_transformers_5_has_its_pieces_in_tokenizer_json(tmp_path: P
 
     def write(**changes: Any) -> None:
         model = {"type": "WordPiece", "vocab": dict(sorted(ids.items()))}
-        (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {**model, **changes}}))
+        (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {**model, **changes}}), encoding="utf-8")
 
     write()
     assert WordPiece.load(tmp_path).vocabulary.tokens == (*SPECIAL, *PIECES)
@@ -76,7 +76,7 @@ def test_a_folder_of_transformers_5_has_its_pieces_in_tokenizer_json(tmp_path: P
 )
 def test_settings_of_case_accents_and_ideographs(tmp_path: Path, options: dict[str, bool | None], expected: str) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *PIECES, "Cafe"]), encoding="utf-8")
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(options))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(options), encoding="utf-8")
     assert WordPiece.load(tmp_path).tokenize("Caf\u00e9 \u4e2d\u6587") == expected.split()
 
 

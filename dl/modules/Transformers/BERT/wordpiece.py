@@ -14,9 +14,11 @@ from torch import Tensor
 
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Vocabulary
-from dl.mytorch.data.textfiles import read_json, read_lines
+from dl.mytorch.data.textfiles import read_lines
+from dl.mytorch.files import check, read_json
 
 PADDING, UNKNOWN, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+SETTINGS = {"do_lower_case?": bool, "strip_accents?": (bool, None), "tokenize_chinese_chars?": bool}  # tokenizer_config.json
 LONGEST = 100  # letters: a longer word is unknown
 
 # Ideographs, each of which is a word: the blocks of https://www.unicode.org/charts/ whose names begin with CJK ... Ideographs.
@@ -58,7 +60,7 @@ class WordPiece:
         writes; and tokenizer_config.json, if it is there. Raises `UserError` for files that are damaged or of another kind.
         """
         settings, path = Path(folder, "tokenizer_config.json"), Path(folder, "vocab.txt")
-        options = read_json(settings) if settings.exists() else {}
+        options = read_json(settings, SETTINGS) if settings.exists() else {}
         newer = path.with_name("tokenizer.json")
         if newer.exists() and not path.exists():
             path, pieces = newer, _pieces_of(newer)
@@ -111,9 +113,9 @@ class WordPiece:
 
 def _pieces_of(path: Path) -> list[str]:
     """The pieces in a tokenizer.json, which has much else."""
-    model = read_json(path).get("model", {})
+    model = read_json(path, {"model": {"type?": object, "vocab?": object}})["model"]
     ids = model.get("vocab")
-    if model.get("type") != "WordPiece" or sorted(ids.values()) != list(range(len(ids))):
+    if model.get("type") != "WordPiece" or sorted(check(ids, {str: int}, str(path), "vocab").values()) != list(range(len(ids))):
         raise UserError(f"{path} holds no pieces of words (WordPiece) with the ids 0, 1, 2 ...")
     return sorted(ids, key=ids.__getitem__)
 

@@ -15,6 +15,7 @@ from dl.mytorch import load_weights, plot
 from dl.mytorch.checkpoint import load, save
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.decoding import beam_search, greedy_search
+from dl.mytorch.files import forget
 from dl.mytorch.logger import read_json
 from dl.mytorch.metrics import BLEU
 from dl.mytorch.translation import Translation
@@ -111,24 +112,29 @@ def test_sentences_that_cannot_be_translated_are_refused_in_one_line(run: Path, 
     assert "'a a a a a'... has 512 words; the network has 511 places" in refused(capsys, run, "a " * 512)
     assert translate.trained(run).encode("a " * 511).shape == (1, 512)
     assert "'a\\udcff' is not UTF-8" in refused(capsys, run, b"a\xff".decode(errors="surrogateescape"))
-    for arguments in ([], ["--figure", "a.png", "--test"], ["a", "--beams", "0"]):
+    for arguments in ([], ["--figure", "a.png", "--test"], ["a", "--beams", "0"], ["a", "--beams", "1000000000"]):
         with pytest.raises(SystemExit):
             translate.main([str(run), *arguments])
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_folders_that_hold_no_whole_run_are_refused_in_one_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def damaged(name: str, content: bytes) -> str:
+    def damaged(name: str, content: bytes, recorded: bool = False) -> str:
         folder = shutil.copytree(run, tmp_path / str(len(list(tmp_path.iterdir()))))
         (folder / name).write_bytes(content)
+        if not recorded:
+            forget(folder / name)
         return refused(capsys, folder, "a")
 
     assert "no best.pt; `python -m dl.modules.Transformers.Transformer.train` makes one" in refused(capsys, tmp_path, "a")
-    assert "vocabulary-source.json is not UTF-8: byte 2 (line 1) is 0xff" in damaged("vocabulary-source.json", b'["\xff"]')
-    assert "vocabulary-target.json is empty" in damaged("vocabulary-target.json", b"")
+    assert f"{run / 'best.pt'} is a file; the folder of a run is asked for, say {run}" in refused(capsys, run / "best.pt", "a")
+    assert "vocabulary-source.json is damaged" in damaged("vocabulary-source.json", b'["\xff"]')
+    assert "vocabulary-target.json is damaged" in damaged("vocabulary-target.json", b"")
     assert "best.pt is damaged" in damaged("best.pt", (run / "best.pt").read_bytes()[:3000])
     other = (run / "vocabulary-target.json").read_bytes()  # of another checkpoint, by its size
+    assert "vocabulary-source.json was changed since it was written" in damaged("vocabulary-source.json", other, recorded=True)
     assert "it has source_embedding.weight of shape (10, 8), the model's is (11, 8)" in damaged("vocabulary-source.json", other)
     described = read_json(run / "config.json") | {"recipe": "CNN/LeNet"}
     assert "is a run of CNN/LeNet, not of" in damaged("config.json", json.dumps(described).encode())

@@ -13,14 +13,16 @@ from typing import Callable, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
+from dl import command
 from dl.modules.Transformers.Transformer.model import Transformer
 from dl.modules.Transformers.Transformer.train import Config, network
 from dl.mytorch import Probe, plot
 from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import UserError
+from dl.mytorch.config import Parser, UserError, restore
 from dl.mytorch.data import TextSplits, Vocabulary, translation
 from dl.mytorch.data.text import BEGIN, END, PADDING, UNKNOWN
 from dl.mytorch.data.translation import tokenize
+from dl.mytorch.decoding import MOST_BEAMS
 from dl.mytorch.logger import trained_run
 from dl.mytorch.translation import Translation
 
@@ -90,7 +92,8 @@ class Translator(NamedTuple):
 
 def trained(run: Path, beams: int = 1) -> Translator:
     """The best checkpoint of a run of this recipe. Raises `UserError` for a folder that holds none."""
-    config = Config(**trained_run(run, "Transformers/Transformer")["config"] | {"out": str(run)})
+    described = trained_run(run, "Transformers/Transformer")
+    config = restore(Config, described["config"] | {"out": str(run)}, run / "config.json")
     vocabularies = {name: Vocabulary.load(run / f"vocabulary-{name}.json") for name in ("source", "target")}
     model = load_weights(network(config, vocabularies), run / "best.pt").eval()
     return Translator(model, Translation(vocabularies, beams=beams), config)
@@ -104,15 +107,15 @@ def draw(translator: Translator, sentence: str, translated: Sequence[str], path:
 
 def parse(argv: Sequence[str] | None, module: str) -> argparse.Namespace:
     """The command line of `python -m <module>`."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog=f"python -m {module}")
+    parser = Parser(description=(__doc__ or "").splitlines()[0], prog=f"python -m {module}")
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="in the language of the run's sources")
     parser.add_argument("--beams", type=int, default=1, help="beam of the search, 1 is greedy (default: %(default)s)")
     parser.add_argument("--figure", type=Path, help="also draw what the first translation looked at into this file")
     parser.add_argument("--test", action="store_true", help="also translate the run's test sentences, for their BLEU")
     options = parser.parse_intermixed_args(argv)
-    if options.beams < 1:
-        parser.error(f"--beams has to be at least 1; got {options.beams}")
+    if not 1 <= options.beams <= MOST_BEAMS:
+        parser.error(f"--beams has to be at least 1 and at most {MOST_BEAMS:,}; got {options.beams}")
     if not options.sentences and (options.figure or not options.test):
         parser.error("give a sentence to translate")
     return options
@@ -125,7 +128,8 @@ def main(
 ) -> int:
     """`load` gives the translator of a run, with a beam."""
     options = parse(argv, module)
-    try:
+
+    def act() -> None:
         translator = load(options.run, options.beams)
         for i, sentence in enumerate(options.sentences):
             translated = translator(sentence)
@@ -137,10 +141,8 @@ def main(
                 print(f"drawn: {options.figure}")
         if options.test:
             print(f"BLEU of the test sentences: {100 * translator.test_bleu():.2f}")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return command.run(act)
 
 
 if __name__ == "__main__":
