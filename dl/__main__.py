@@ -6,6 +6,7 @@ Each command imports what it needs when it runs: `--help` and a mistyped name do
 import argparse
 import runpy
 import sys
+from os.path import expanduser
 from typing import Callable, Sequence
 
 from dl import catalogue, pipe
@@ -69,19 +70,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--input", metavar="N", type=int, nargs="+", help=shape)
 
     command = _add(commands, "kernels", kernels, "draw the kernels of a trained network's first convolution")
-    command.add_argument("folder", metavar="RUN", help="folder of a run, say runs/CNN/LeNet")
-    command.add_argument("--figure", default="kernels.png", help="picture to write (default: %(default)s)")
+    command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/CNN/LeNet")
+    command.add_argument("--figure", type=expanduser, default="kernels.png", help="picture to write (default: %(default)s)")
 
     command = _add(commands, "features", features, "draw what the layers of a trained network see in a picture")
-    command.add_argument("folder", metavar="RUN", help="folder of a run, say runs/CNN/LeNet")
-    command.add_argument("image", metavar="IMAGE", help="JPEG, PNG, WebP ...")
+    command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/CNN/LeNet")
+    command.add_argument("image", type=expanduser, metavar="IMAGE", help="JPEG, PNG, WebP ...")
     layers = "layers as `python -m dl summary` names them; default: all parts that give maps"
     command.add_argument("--layers", metavar="LAYER", nargs="+", default=[], help=layers)
-    command.add_argument("--figure", default="features.png", help="picture to write (default: %(default)s)")
+    command.add_argument("--figure", type=expanduser, default="features.png", help="picture to write (default: %(default)s)")
 
     command = _add(commands, "results", results, "rewrite the tables in the READMEs from the recorded results")
     runs = "first add finished runs (folders below runs/) to the recorded results of their models"
-    command.add_argument("--record", metavar="RUN", nargs="+", default=[], help=runs)
+    command.add_argument("--record", type=expanduser, metavar="RUN", nargs="+", default=[], help=runs)
 
     _add(commands, "doctor", doctor, "check versions, devices, data and disk, and say what helps")
     return parser

@@ -182,6 +182,11 @@ def test_the_core_names_no_model() -> None:
     assert model_names_in_the_core(ROOT) == []
 
 
+def test_paths_of_command_lines_may_begin_with_the_home_folder() -> None:
+    """`type=user_path` knows ~, which `type=Path` does not."""
+    assert [str(path) for path in sources(ROOT) if "type=Path" in path.read_text(encoding="utf-8")] == []
+
+
 def test_folders_are_complete() -> None:
     assert missing_files(ROOT) == []
 

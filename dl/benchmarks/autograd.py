@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from dl.benchmarks.trainer import about_this_machine
 from dl.modules.CNN.LeNet.model import LeNet, build
 from dl.mytorch.autograd import Tensor, conv2d, cross_entropy, max_pool2d
+from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch, ImageConfig, Splits, image_splits
 from dl.mytorch.files import write_json
 
@@ -106,7 +107,7 @@ def main(argv: Sequence[str], data: Callable[[int], Splits] | None = None) -> No
     parser = argparse.ArgumentParser(description="LeNet on the NumPy engine beside torch.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the first weights (default: 0 1 2)")
     parser.add_argument("--epochs", type=int, default=2, help="passes over the images (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     about = about_this_machine(__spec__.name, argv)

@@ -34,6 +34,7 @@ from dl.modules.Transformers.BERT.model import build
 from dl.modules.Transformers.BERT.task import PreTraining
 from dl.modules.Transformers.BERT.train import Config
 from dl.mytorch import Trainer
+from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch
 from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.files import write_json
@@ -118,7 +119,7 @@ def main(argv: Sequence[str]) -> None:
     cpu_time = "count the seconds that the process had a core, which other programs change less; for one thread"
     parser.add_argument("--cpu-time", action="store_true", help=cpu_time)
     parser.add_argument("--only", default=",".join(NAMES), help="contenders, by commas; transformers is always there")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
     options = parser.parse_args(argv)
     if unknown := set(options.only.split(",")) - set(NAMES):
         parser.error(f"--only {','.join(unknown)}: there are {', '.join(NAMES)}")

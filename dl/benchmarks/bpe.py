@@ -15,6 +15,7 @@ from typing import Any, Callable, Sequence
 
 from dl.benchmarks.trainer import about_this_machine
 from dl.modules.GPT.BPE.tokenizer import BPE
+from dl.mytorch.config import user_path
 from dl.mytorch.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "bpe.json"
@@ -58,10 +59,10 @@ def measure(text: str, merges: int, encoded_bytes: int) -> dict[str, dict[str, f
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Speed of BPE beside tokenizers and tiktoken.")
-    parser.add_argument("--text", type=Path, required=True, help="file of text in UTF-8")
+    parser.add_argument("--text", type=user_path, required=True, help="file of text in UTF-8")
     parser.add_argument("--bytes", type=int, default=10_000_000, help="that are learnt from (default: %(default)s)")
     parser.add_argument("--merges", type=int, default=8000, help="to learn (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
     options = parser.parse_args(argv)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     text = options.text.read_bytes()[: options.bytes].decode(errors="ignore")

@@ -37,6 +37,7 @@ from dl.modules.Diffusion.DDPM.samplers import ddim
 from dl.modules.Diffusion.DDPM.task import Denoising
 from dl.modules.Diffusion.DDPM.train import Config
 from dl.mytorch import Trainer
+from dl.mytorch.config import user_path
 from dl.mytorch.files import write_json
 from dl.mytorch.optim import adamw, constant
 from dl.mytorch.vision import import_torchvision
@@ -136,7 +137,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--steps", type=int, default=50, help="steps of DDIM")
     cpu_time = "count the seconds that the process had a core, which other programs change less; for one thread"
     parser.add_argument("--cpu-time", action="store_true", help=cpu_time)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
     options = parser.parse_args(argv)
     if options.cpu_time and torch.get_num_threads() > 1:
         parser.error("--cpu-time would add up the seconds of all threads: set OMP_NUM_THREADS=1")

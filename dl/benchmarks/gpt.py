@@ -46,6 +46,7 @@ from dl.modules.GPT.GPT2.model import PRESETS, build
 from dl.modules.GPT.GPT2.train import Config
 from dl.modules.GPT.task import TextModeling
 from dl.mytorch import Trainer
+from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch, Vocabulary
 from dl.mytorch.files import write_json
 from dl.mytorch.optim import adamw, constant
@@ -171,12 +172,14 @@ def table(speeds: dict[str, list[float]]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Speed of GPT-2 beside nanoGPT and transformers.")
-    parser.add_argument("--nanogpt", type=Path, required=True, help="folder of a clone of https://github.com/karpathy/nanoGPT")
+    parser.add_argument(
+        "--nanogpt", type=user_path, required=True, help="folder of a clone of https://github.com/karpathy/nanoGPT"
+    )
     parser.add_argument("--network", choices=list(BATCH), default="char", help="preset (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=30, help="timed training steps of each (default: %(default)s)")
     parser.add_argument("--texts", type=int, default=5, help="timed texts of each, 0 = none (default: %(default)s)")
     parser.add_argument("--no-compile", action="store_true", help="leave out what is compiled, which takes minutes")
-    parser.add_argument("--out", type=Path, help="JSON file to write (default: results/gpt-NETWORK.json beside this file)")
+    parser.add_argument("--out", type=user_path, help="JSON file to write (default: results/gpt-NETWORK.json beside this file)")
     options = parser.parse_args(argv)
     if not (options.nanogpt / "model.py").exists():
         parser.error(f"--nanogpt {options.nanogpt}: no model.py there")

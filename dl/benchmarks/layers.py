@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from dl.benchmarks.trainer import about_this_machine
 from dl.mytorch import layers, losses, optimizers
+from dl.mytorch.config import user_path
 from dl.mytorch.files import write_json
 from dl.mytorch.layers.attention import scaled_dot_product_attention
 from dl.mytorch.layers.conv import conv2d_by_sums
@@ -193,7 +194,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="The cost of our layers, losses and optimizers beside torch's.")
     parser.add_argument("--rounds", type=int, default=15, help="timed runs of each (default: %(default)s)")
     parser.add_argument("--only", default=",".join(REASONS), help="which, by commas; default: all")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
     options = parser.parse_args(argv)
     if unknown := set(options.only.split(",")) - REASONS.keys():
         parser.error(f"--only {','.join(unknown)}: there are {','.join(REASONS)}")

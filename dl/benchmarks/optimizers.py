@@ -23,6 +23,7 @@ from torch import nn
 from dl.benchmarks.trainer import about_this_machine
 from dl.modules.MLP.MLP.model import build
 from dl.mytorch import optimizers, plot
+from dl.mytorch.config import user_path
 from dl.mytorch.data import ImageConfig, Splits, image_splits
 from dl.mytorch.files import write_json
 from dl.mytorch.losses import cross_entropy
@@ -140,7 +141,7 @@ def main(argv: Sequence[str], data: Splits | None = None) -> None:
     parser.add_argument("--data", default="fashion_mnist", help="set of images (default: %(default)s)")
     parser.add_argument("--only", default=";".join(CONTENDERS), help="optimizers, by semicolons; default: all")
     parser.add_argument("--model", default="d2l", help="preset of the MLP (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write; the picture lies beside it")
+    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write; the picture lies beside it")
     options = parser.parse_args(argv)
     chosen = options.only.split(";")
     if unknown := set(chosen) - CONTENDERS.keys():

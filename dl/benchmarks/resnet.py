@@ -33,6 +33,7 @@ from dl.benchmarks.trainer import about_this_machine
 from dl.modules.CNN.ResNet.model import build
 from dl.modules.CNN.ResNet.train import Config
 from dl.mytorch import Trainer
+from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch
 from dl.mytorch.distributed import to_device
 from dl.mytorch.files import write_json
@@ -122,7 +123,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each contender")
     parser.add_argument("--batch-size", type=int, default=128, help="images per step")
     parser.add_argument("--only", default=",".join(NAMES), help="contenders, by commas; torchvision is always there")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
     options = parser.parse_args(argv)
     if unknown := set(options.only.split(",")) - set(NAMES):
         parser.error(f"--only {','.join(unknown)}: there are {', '.join(NAMES)}")

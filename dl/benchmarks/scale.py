@@ -39,6 +39,7 @@ from dl.benchmarks.scale_formulas import Sizes, communication, memory, plan
 from dl.benchmarks.trainer import about_this_machine
 from dl.modules.GPT.GPT2.model import build
 from dl.mytorch import TrainConfig, Trainer, launch, seed_everything
+from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch
 from dl.mytorch.distributed import device, is_main, rank, synchronize, world
 from dl.mytorch.files import write_json
@@ -162,7 +163,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="sequences of 256 tokens per step, over all ranks")
     parser.add_argument("--steps", type=int, default=5, help="steps of each mode, of which two warm up")
     parser.add_argument("--ranks", type=int, default=max(2, torch.cuda.device_count()), help="processes of the parallel modes")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
     parser.add_argument("--plan", action="store_true", help="print the tables for 8 and 64 GPUs instead")
     options = parser.parse_args(argv)
     if options.plan:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dl.benchmarks.trainer import about_this_machine
 from dl.modules.DataMining.ImageSearch.exact import Exact
+from dl.mytorch.config import user_path
 from dl.mytorch.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
@@ -81,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Speed of exact search beside faiss.")
     parser.add_argument("--rounds", type=int, default=7, help="timed calls of each contender")
     parser.add_argument("--vectors", type=int, default=60_000, help="how many there are to search")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
     options = parser.parse_args(argv)
     generator = torch.Generator().manual_seed(0)
     vectors, queries = (torch.randn(n, 512, generator=generator) for n in (options.vectors, 1000))

@@ -48,6 +48,7 @@ from typing import Any, Sequence
 import torch
 
 from dl.benchmarks.trainer_peers import BATCH, CONTENDERS, Job
+from dl.mytorch.config import user_path
 from dl.mytorch.files import write_json
 from dl.mytorch.logger import device_name, peak_memory
 
@@ -145,7 +146,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=0, help="steps per measurement; above 0 it overrides --epochs")
     parser.add_argument("--data", default="fashion_mnist", choices=["fashion_mnist", SAMPLE], help="what to train on")
     parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders, by commas; the floor is always there")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
     parser.add_argument("--quick", action="store_true", help="only see that it works: one round of 20 steps on the sample")
     parser.add_argument("--one", choices=CONTENDERS, help="measure this one once, in this process, and print JSON")
     options = parser.parse_args(argv)

@@ -11,6 +11,7 @@ the same similarities. Maps are made one after the other, once: a machine with o
 import argparse
 import sys
 import time
+from os.path import expanduser
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -22,6 +23,7 @@ from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import open_pictures
 from dl.modules.DataMining.TSNE.tsne import kl_divergence, similarities, tsne
 from dl.mytorch import plot
+from dl.mytorch.config import user_path
 from dl.mytorch.data import centre_square
 from dl.mytorch.files import write_json
 
@@ -63,12 +65,12 @@ def trustworthiness(features: Tensor, points: Tensor, k: int = 10) -> float:
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="t-SNE beside scikit-learn's and openTSNE's.")
-    parser.add_argument("--weights", required=True, help="folder of a run of CNN/ResNet")
+    parser.add_argument("--weights", type=expanduser, required=True, help="folder of a run of CNN/ResNet")
     parser.add_argument("--data", default="fashion_mnist", help="set of images (default: %(default)s)")
     parser.add_argument("--points", type=int, default=10_000, help="how many features (default: %(default)s)")
     parser.add_argument("--only", nargs="+", help="names of some contenders; default: all that are installed")
-    parser.add_argument("--figure", type=Path, help="also draw our map into this file")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--figure", type=user_path, help="also draw our map into this file")
+    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
     options = parser.parse_args(argv)
     about = about_this_machine(__spec__.name, argv)
     pictures, extractor = open_pictures(options.data), Extractor("CNN/ResNet", options.weights)

@@ -13,6 +13,11 @@ class UserError(ValueError):
     """Something the person at the keyboard can mend: `launch` prints it as one line and exits with 1."""
 
 
+def user_path(text: str) -> Path:
+    """Return a path of the command line, with ~ as the home folder: shells leave that of `--out=~/run` alone."""
+    return Path(text).expanduser()
+
+
 def flag(default: Any, help: str) -> Any:
     """A field of a config with the sentence that `--help` shows for it."""
     return dataclasses.field(default=default, metadata={"help": help})
@@ -66,6 +71,8 @@ class TrainConfig:
             value = getattr(self, field.name)
             if get_origin(hints[field.name]) is Literal and value not in get_args(hints[field.name]):
                 raise ValueError(f"{_flag_name(field.name)} is one of {', '.join(get_args(hints[field.name]))}; got {value!r}")
+            if isinstance(value, str) and value != value.encode(errors="replace").decode():
+                raise ValueError(f"{_flag_name(field.name)} has to be text in UTF-8; got {value!r}")  # else no log can hold it
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{_flag_name(field.name)} has to be a finite number; got {value}")
         for name in ("epochs", "batch_size", "accumulate", "log_every"):
@@ -78,6 +85,10 @@ class TrainConfig:
         self._check("out", self.out.strip() != "", "the name of a folder")
         if self.layerwise != "none" and (self.parallel != "none" or self.compile or self.ema):
             raise ValueError("--layerwise is for one process, without --parallel, --compile and --ema")
+
+    def data_path(self, kind: str) -> Path | None:
+        """Return PATH, with ~ as the home folder, if `data` is `kind`PATH, as folder:PATH; else None."""
+        return user_path(self.data.removeprefix(kind)) if self.data.startswith(kind) else None
 
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:

@@ -3,11 +3,12 @@
 import dataclasses
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from dl.mytorch.config import TrainConfig, UserError, flag, parse, restore
+from dl.mytorch.config import TrainConfig, UserError, flag, parse, restore, user_path
 
 
 @dataclass(frozen=True)
@@ -210,3 +211,18 @@ def test_a_config_is_restored_without_fields_that_there_are_no_more() -> None:
     asked = Config(lr=0.5, epochs=2, fresh=True, act="tanh")
     assert restore(Config, dataclasses.asdict(asked) | {"gone": 1}, "config.json") == asked
     assert restore(Config, {"lr": 1}, "config.json").lr == 1  # JSON has no other whole numbers
+
+
+def test_a_tilde_in_data_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("USERPROFILE", "/home/somebody")  # on Windows
+    config = TrainConfig("x", "folder:~/texts")
+    assert config.data_path("folder:") == Path("/home/somebody/texts") and config.data_path("tar:") is None
+    assert user_path("~/run") == Path("/home/somebody/run")
+
+
+def test_text_that_is_not_utf_8_is_refused_by_its_flag() -> None:
+    """Such are names of old file systems; at the end of a run, its log could not hold them."""
+    for values in ({"out": "caf\udce9", "data": "x"}, {"out": "x", "data": "folder:caf\udce9"}):
+        with pytest.raises(ValueError, match=r"--(out|data) has to be text in UTF-8; got '.*caf.udce9'"):
+            TrainConfig(**values)

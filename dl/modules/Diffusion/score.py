@@ -14,7 +14,6 @@ So the numbers compare runs here; they are not the FID of papers, whose features
 import argparse
 import sys
 import time
-from pathlib import Path
 from typing import Any, Sequence
 
 import torch
@@ -26,7 +25,7 @@ from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.DDPM.sample import SAMPLERS, Trained, check, first_noise, sample, trained
 from dl.modules.Diffusion.frechet import frechet_distance
 from dl.mytorch import Probe
-from dl.mytorch.config import UserError
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import Splits, image_splits
 from dl.mytorch.data.images import IMAGE_SETS
 from dl.mytorch.float64 import with_float64
@@ -129,8 +128,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog="python -m dl.modules.Diffusion.score")
-    parser.add_argument("run", type=Path, help="folder of a run of DDPM, DiT or FlowMatching")
-    parser.add_argument("--classifier", type=Path, required=True, help="folder of a run of CNN/ResNet on the same set")
+    parser.add_argument("run", type=user_path, help="folder of a run of DDPM, DiT or FlowMatching")
+    parser.add_argument("--classifier", type=user_path, required=True, help="folder of a run of CNN/ResNet on the same set")
     parser.add_argument("--num", type=int, default=2000, help="samples, and real images of the test set (default: %(default)s)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="default: ddim; for a flow euler")
     parser.add_argument("--steps", type=int, default=50, help="(default: %(default)s)")

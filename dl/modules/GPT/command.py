@@ -1,6 +1,7 @@
 """Continue a text from the command line, word by word as it comes."""
 
 import argparse
+from os.path import expanduser
 from pathlib import Path
 from typing import Callable, NamedTuple, Sequence
 
@@ -41,7 +42,8 @@ def trained(run: Path, recipe: str, config_class: type[LanguageConfig], build: C
 def parse(argv: Sequence[str] | None, recipe: str, run_help: str) -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__, prog=f"python -m dl.modules.{recipe.replace('/', '.')}.generate")
-    parser.add_argument("run", nargs="?", default=f"runs/{recipe}", metavar="RUN", help=f"{run_help} (default: runs/{recipe})")
+    run = f"runs/{recipe}"
+    parser.add_argument("run", nargs="?", type=expanduser, default=run, metavar="RUN", help=f"{run_help} (default: {run})")
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue")
     parser.add_argument("--tokens", type=int, default=500, help="the most tokens to add (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 = always the likeliest token (default: %(default)s)")

@@ -25,8 +25,8 @@ def text_splits(config: TrainConfig, length: int) -> TextSplits:
         return shakespeare(config, length)
     if config.data == "wikitext2":
         return wikitext2_splits(config, length)
-    if config.data.startswith("folder:"):
-        return folder_splits(config, Path(config.data.removeprefix("folder:")).expanduser(), length)
+    if folder := config.data_path("folder:"):
+        return folder_splits(config, folder, length)
     raise UserError(f"--data {config.data}: there are {', '.join(SOURCES)}, wikitext2 and folder:PATH")
 
 

@@ -18,7 +18,7 @@ from dl.modules.Diffusion.DDPM.data import PictureConfig
 from dl.modules.Diffusion.DDPM.sample import beside_nearest, check_out
 from dl.modules.Generative.pictures import picture, samples, walks
 from dl.mytorch import load_weights, plot
-from dl.mytorch.config import UserError
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import ImageSet, data_of_run, image_set, image_splits
 from dl.mytorch.distributed import device
 from dl.mytorch.logger import trained_run
@@ -50,13 +50,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     about = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.Generative.sample")
-    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("run", type=user_path, help="folder of a run")
     parser.add_argument("--num", type=int, default=64, help="how many images, or interpolations (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--interpolate", action="store_true", help="draw what lies between two samples each, a row for each pair")
     way.add_argument("--nearest", action="store_true", help="show each sample with the nearest training image behind it")
-    parser.add_argument("--out", type=Path, default=Path("grid.png"), help="picture to write (default: %(default)s)")
+    parser.add_argument("--out", type=user_path, default=Path("grid.png"), help="picture to write (default: %(default)s)")
     return parser.parse_args(argv)
 
 

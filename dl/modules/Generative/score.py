@@ -7,7 +7,6 @@ Diffusion/score.py says what the numbers are, and what they are not.
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Sequence
 
 import torch
@@ -18,15 +17,15 @@ from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
 from dl.modules.Generative.pictures import samples
 from dl.modules.Generative.sample import Trained, trained
-from dl.mytorch.config import UserError
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import image_splits
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog="python -m dl.modules.Generative.score")
-    parser.add_argument("run", type=Path, help="folder of a run of VAE or DCGAN")
-    parser.add_argument("--classifier", type=Path, required=True, help="folder of a run of CNN/ResNet on the same set")
+    parser.add_argument("run", type=user_path, help="folder of a run of VAE or DCGAN")
+    parser.add_argument("--classifier", type=user_path, required=True, help="folder of a run of CNN/ResNet on the same set")
     parser.add_argument("--num", type=int, default=2000, help="samples, and real images of the test set (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     return parser.parse_args(argv)

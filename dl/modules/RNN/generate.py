@@ -16,7 +16,7 @@ from dl import catalogue, command
 from dl.modules.RNN.generation import generate, separator, to_text
 from dl.modules.RNN.recipe import network
 from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import Parser, UserError, restore
+from dl.mytorch.config import Parser, UserError, restore, user_path
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.logger import trained_run
 
@@ -49,7 +49,7 @@ def write(options: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=(__doc__ or "").splitlines()[0], prog="python -m dl.modules.RNN.generate")
-    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("run", type=user_path, help="folder of a run")
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue")
     parser.add_argument("--tokens", type=int, default=300, help="characters or words to add (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 = always the likeliest (default: %(default)s)")

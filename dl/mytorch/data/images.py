@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from dl.mytorch.config import TrainConfig, UserError, flag
+from dl.mytorch.config import TrainConfig, UserError, flag, user_path
 from dl.mytorch.data import cifar, folder, idx, mat
 from dl.mytorch.data.augment import Augment, auto_augment, compose, cutmix, either, mixup
 from dl.mytorch.data.augment import random_crop, random_erasing, random_flip
@@ -43,6 +43,7 @@ IMAGE_SETS = {
     "cifar100": ImageSet(3, 32, HUNDRED, True, cifar.STANDARD_HUNDRED),
     "svhn": ImageSet(3, 32, DIGITS, False, mat.STANDARD),
 }
+LARGEST = 8192  # pixels, height and width of an image
 SOURCES = idx.SOURCES | cifar.SOURCES | mat.SOURCES
 NAMES = ", ".join(IMAGE_SETS)
 
@@ -72,12 +73,13 @@ class ImageConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1")
-        self._check("image_size", self.image_size >= 1, "at least 1")
-        self._check("crop", self.crop >= 0, "0 or more")
+        self._check("image_size", 1 <= self.image_size <= LARGEST, f"from 1 to {LARGEST}")
         self._check("erase", 0 <= self.erase <= 1, "from 0 to 1")
         for name in ("mixup", "cutmix"):
-            self._check(name, getattr(self, name) >= 0, "0 or more")
-        image_set(self)
+            value = getattr(self, name)
+            self._check(name, value == 0 or 1e-3 <= value <= 1e3, "0, or from 0.001 to 1000")
+        size = image_set(self).size
+        self._check("crop", 0 <= self.crop <= size, f"from 0 to {size}, the size of the images")
 
 
 def image_set(config: ImageConfig) -> ImageSet:
@@ -86,11 +88,11 @@ def image_set(config: ImageConfig) -> ImageSet:
     Of "classes:FILE" there are no images, only the names that a run on somebody's own pictures keeps in its folder: all
     that its network needs, wherever the pictures are by then.
     """
-    if file := _path(config, "classes:"):
+    if file := config.data_path("classes:"):
         return ImageSet(3, config.image_size, Vocabulary.load(file).tokens, True, folder.IMAGENET)
-    if root := _path(config, "folder:"):
+    if root := config.data_path("folder:"):
         return ImageSet(3, config.image_size, class_names(root), True, folder.IMAGENET)
-    if root := _path(config, "tar:"):
+    if root := config.data_path("tar:"):
         from dl.mytorch.data import tar  # not above: Python warns when `python -m` finds it imported already
 
         return ImageSet(3, config.image_size, tar.class_names(root), True, folder.IMAGENET)
@@ -103,7 +105,7 @@ def data_of_run(run: Path | str, data: str) -> str:
     """The `--data` of a run's config; where its pictures are gone, "classes:FILE" with the names that the run keeps."""
     kind, _, place = data.partition(":")
     names = Path(run) / "vocabulary-classes.json"
-    return f"classes:{names}" if place and names.exists() and not Path(place).expanduser().exists() else data
+    return f"classes:{names}" if place and names.exists() and not user_path(place).exists() else data
 
 
 def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
@@ -120,13 +122,13 @@ def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
     mixing = [mixup(config.mixup, len(about.classes))] if config.mixup else []
     mixing += [cutmix(config.cutmix, len(about.classes))] if config.cutmix else []
     steps += [either(*mixing)] if len(mixing) == 2 else mixing
-    if root := _path(config, "folder:"):
+    if root := config.data_path("folder:"):
         return folder_splits(config, root, config.image_size, compose(*steps))
-    if root := _path(config, "tar:"):
+    if root := config.data_path("tar:"):
         from dl.mytorch.data import tar
 
         return tar.tar_splits(config, root, config.image_size, compose(*steps))
-    if _path(config, "classes:"):
+    if config.data_path("classes:"):
         raise UserError(f"{config.out} was trained on pictures that are not where they were, and this takes them")
     functions = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
     return functions[config.data.removesuffix("-sample")](config, compose(*steps))
@@ -139,11 +141,6 @@ def prepare(picture: Tensor, about: ImageSet) -> Tensor:
         red, green, blue = square.float().unbind(1)
         square = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]  # as Pillow makes grey, ITU-R 601
     return about.standard({"images": square}, torch.Generator())["images"]
-
-
-def _path(config: ImageConfig, kind: str) -> Path | None:
-    """PATH, if the data is `kind`PATH."""
-    return Path(config.data.removeprefix(kind)).expanduser() if config.data.startswith(kind) else None
 
 
 def _policy(config: ImageConfig, about: ImageSet) -> str:

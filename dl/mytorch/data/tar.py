@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.config import TrainConfig, UserError, user_path
 from dl.mytorch.data import folder
 from dl.mytorch.data.augment import Augment
 from dl.mytorch.data.imagefile import SUFFIXES, centre_square, read_image
@@ -223,8 +223,10 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     prog = "python -m dl.mytorch.data.tar"
     parser = argparse.ArgumentParser(description="Write a folder of pictures as tar files for --data tar:SHARDS.", prog=prog)
-    parser.add_argument("pictures", type=Path, metavar="PICTURES", help="folder of pictures as --data folder:PICTURES takes it")
-    parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder to write to, new or empty")
+    parser.add_argument(
+        "pictures", type=user_path, metavar="PICTURES", help="folder of pictures as --data folder:PICTURES takes it"
+    )
+    parser.add_argument("shards", type=user_path, metavar="SHARDS", help="folder to write to, new or empty")
     options = parser.parse_args(argv)
     try:
         write_shards(options.pictures, options.shards)

@@ -76,8 +76,9 @@ def test_help_lists_the_sets(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"crop": -1}, {"image_size": 0}),
-        *({"erase": 1.1}, {"erase": -0.1}, {"mixup": -1.0}, {"cutmix": -0.5}),
+        *({"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"crop": -1}, {"crop": 29}, {"crop": 10**18}),
+        *({"image_size": 0}, {"image_size": -4}, {"image_size": 10**18}),
+        *({"erase": 1.1}, {"erase": -0.1}, {"mixup": -1.0}, {"mixup": 1e-300}, {"cutmix": -0.5}, {"cutmix": 1e308}),
     ],
     ids=str,
 )

@@ -8,6 +8,7 @@
 
 import argparse
 import sys
+from os.path import expanduser
 from pathlib import Path
 from typing import Sequence
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dl.mytorch import plot
-from dl.mytorch.config import UserError
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import read_image
 from dl.trained import Classifier, feature_maps, published, trained
 
@@ -32,13 +33,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     lines = (__doc__ or "").splitlines()
     parser = argparse.ArgumentParser(description=lines[0], prog="python -m dl.modules.CNN.ResNet.predict")
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="JPEG, PNG, WebP ...")
+    parser.add_argument("pictures", nargs="+", type=user_path, metavar="PICTURE", help="JPEG, PNG, WebP ...")
     parser.add_argument("--model", choices=PUBLISHED, default="resnet50", help="network for ImageNet (default: %(default)s)")
-    parser.add_argument("--weights", default="", help="file with torchvision's weights of it; default: downloaded once")
-    parser.add_argument("--run", type=Path, help="folder of a run of yours, in place of --model and --weights")
+    parser.add_argument(
+        "--weights", type=expanduser, default="", help="file with torchvision's weights of it; default: downloaded once"
+    )
+    parser.add_argument("--run", type=user_path, help="folder of a run of yours, in place of --model and --weights")
     parser.add_argument("--top", type=int, default=5, help="how many classes to name (default: %(default)s)")
-    parser.add_argument("--figure", type=Path, default=Path("predictions.png"), help="picture to write (default: %(default)s)")
-    parser.add_argument("--features", type=Path, help="also draw the feature maps of the first picture into this file")
+    parser.add_argument(
+        "--figure", type=user_path, default=Path("predictions.png"), help="picture to write (default: %(default)s)"
+    )
+    parser.add_argument("--features", type=user_path, help="also draw the feature maps of the first picture into this file")
     options = parser.parse_args(argv)
     if options.top < 1:
         parser.error(f"--top has to be at least 1; got {options.top}")

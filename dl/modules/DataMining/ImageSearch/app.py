@@ -22,7 +22,7 @@ from dl.modules.DataMining.ImageSearch.search import ask
 from dl.modules.DataMining.TSNE.draw import chosen_rows, thumbnails
 from dl.modules.DataMining.TSNE.tsne import place, tsne
 from dl.mytorch import plot
-from dl.mytorch.config import UserError
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import centre_square, read_image
 
 LARGEST_FILE = 20 * 2**20  # bytes
@@ -138,7 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="A page to search pictures with.", prog="python -m dl.modules.DataMining.ImageSearch.app"
     )
-    parser.add_argument("--index", type=Path, nargs="+", default=[Path(FOLDER)], help="folders of indices (default: the usual)")
+    parser.add_argument(
+        "--index", type=user_path, nargs="+", default=[Path(FOLDER)], help="folders of indices (default: the usual)"
+    )
     parser.add_argument("--port", type=int, default=7860, help="of the page (default: %(default)s)")
     parser.add_argument("--points", type=int, default=500, help="pictures on the map at most (default: %(default)s)")
     options = parser.parse_args(argv)

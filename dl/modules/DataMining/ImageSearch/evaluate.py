@@ -15,6 +15,7 @@ hymenoptera: the pictures in FOLDER/val among those in FOLDER/train, by SqueezeN
 import argparse
 import json
 import sys
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -28,7 +29,7 @@ from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
 from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.mytorch import plot
-from dl.mytorch.config import UserError
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import centre_square
 from dl.mytorch.files import write_json
 from dl.mytorch.logger import trained_run
@@ -174,9 +175,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Recall and mAP of search.", prog="python -m dl.modules.DataMining.ImageSearch.evaluate"
     )
     parser.add_argument("set", choices=["fashion", "hymenoptera", "table"], help="what to search in")
-    parser.add_argument("folder", nargs="?", default="", help="of hymenoptera, with the folders train and val")
-    parser.add_argument("--weights", default="", help="folder of a run, or file of torchvision's SqueezeNet 1.0")
-    parser.add_argument("--figure", type=Path, default=Path(), help="also write a picture of some queries")
+    parser.add_argument("folder", nargs="?", type=expanduser, default="", help="of hymenoptera, with the folders train and val")
+    parser.add_argument(
+        "--weights", type=expanduser, default="", help="folder of a run, or file of torchvision's SqueezeNet 1.0"
+    )
+    parser.add_argument("--figure", type=user_path, default=Path(), help="also write a picture of some queries")
     parser.add_argument("--record", action="store_true", help="add the figures to the recorded results and the README")
     options = parser.parse_args(argv)
     try:

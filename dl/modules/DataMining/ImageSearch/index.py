@@ -16,6 +16,7 @@ of other files is not taken for an index.
 import argparse
 import sys
 from functools import cached_property
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -32,7 +33,7 @@ from dl.modules.DataMining.ImageSearch.store import add_shard, check, checksum, 
 from dl.modules.DataMining.ImageSearch.store import remove_unnamed, write_manifest
 from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.modules.DataMining.OpenSet.scores import Mahalanobis
-from dl.mytorch.config import UserError
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data.images import IMAGE_SETS
 
 SHARD = 1024  # pictures
@@ -207,13 +208,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Index pictures by their features at a layer of a trained network.",
         prog="python -m dl.modules.DataMining.ImageSearch.index",
     )
-    parser.add_argument("source", metavar="FOLDER", help=f"of pictures; or a data set: {', '.join(IMAGE_SETS)}")
-    parser.add_argument("--index", type=Path, default=Path(FOLDER), help="folder to keep the index in (default: %(default)s)")
+    parser.add_argument(
+        "source", type=expanduser, metavar="FOLDER", help=f"of pictures; or a data set: {', '.join(IMAGE_SETS)}"
+    )
+    parser.add_argument(
+        "--index", type=user_path, default=Path(FOLDER), help="folder to keep the index in (default: %(default)s)"
+    )
     parser.add_argument("--backbone", default="", help="folder of the network; default: that of the run, or CNN/ResNet")
-    parser.add_argument("--weights", default="", help="folder of a run, or file of torchvision's weights; default: downloaded")
+    parser.add_argument(
+        "--weights", type=expanduser, default="", help="folder of a run, or file of torchvision's weights; default: downloaded"
+    )
     parser.add_argument("--preset", default="", help="which of torchvision's networks; default: the folder's first")
     parser.add_argument("--layer", default="", help="as `python -m dl summary` names it; default: what the classifier reads")
-    parser.add_argument("--held-out", default="", help="folder of known pictures to calibrate on; default: see the README")
+    parser.add_argument(
+        "--held-out", type=expanduser, default="", help="folder of known pictures to calibrate on; default: see the README"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the run, whose validation images calibrate")
     large = "search approximately, through faiss, from so many pictures on (default: %(default)s)"
     parser.add_argument("--approximate-above", type=int, default=LARGE, metavar="N", help=large)

@@ -18,7 +18,7 @@ from dl.modules.DataMining.ImageSearch.exact import power
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.mytorch import plot
-from dl.mytorch.config import UserError
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import centre_square, read_image
 
 if TYPE_CHECKING:
@@ -81,11 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Find the nearest pictures of an index.", prog="python -m dl.modules.DataMining.ImageSearch.search"
     )
-    parser.add_argument("picture", type=Path, metavar="IMAGE", help="JPEG, PNG, WebP ...")
-    parser.add_argument("--index", type=Path, default=Path(FOLDER), help="folder of the index (default: %(default)s)")
+    parser.add_argument("picture", type=user_path, metavar="IMAGE", help="JPEG, PNG, WebP ...")
+    parser.add_argument("--index", type=user_path, default=Path(FOLDER), help="folder of the index (default: %(default)s)")
     parser.add_argument("--top", type=int, default=5, help="how many neighbours (default: %(default)s)")
     parser.add_argument("--distance", default="l2", help="l1, l2, cosine, dot, or lP for any P > 0 (default: %(default)s)")
-    parser.add_argument("--figure", type=Path, default=Path("neighbours.png"), help="picture to write (default: %(default)s)")
+    parser.add_argument(
+        "--figure", type=user_path, default=Path("neighbours.png"), help="picture to write (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     try:
         power(options.distance)

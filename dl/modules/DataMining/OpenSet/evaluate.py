@@ -25,7 +25,7 @@ from dl.modules.DataMining.OpenSet.scores import Known, fit_all
 from dl.modules.DataMining.OpenSet.threshold import conformal_threshold, quantile_threshold
 from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_only, network, only
 from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import UserError
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import image_set, image_splits
 from dl.mytorch.data.idx import load
 from dl.mytorch.data.images import IMAGE_SETS
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Measure how well scores find unknown pictures.", prog="python -m dl.modules.DataMining.OpenSet.evaluate"
     )
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs of DataMining/OpenSet")
+    parser.add_argument("runs", nargs="*", type=user_path, metavar="RUN", help="folders of runs of DataMining/OpenSet")
     parser.add_argument("--record", action="store_true", help="add the runs to the recorded results, and rewrite the README")
     options = parser.parse_args(argv)
     try:

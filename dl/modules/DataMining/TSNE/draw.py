@@ -16,7 +16,7 @@ from torch import Tensor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.modules.DataMining.TSNE.tsne import place, tsne
 from dl.mytorch import plot
-from dl.mytorch.config import UserError
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import centre_square, read_image
 
 
@@ -42,13 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Draw the pictures of an index as a t-SNE map.", prog="python -m dl.modules.DataMining.TSNE.draw"
     )
-    parser.add_argument("--index", type=Path, default=Path(FOLDER), help="folder of the index (default: %(default)s)")
+    parser.add_argument("--index", type=user_path, default=Path(FOLDER), help="folder of the index (default: %(default)s)")
     parser.add_argument("--points", type=int, default=2000, help="how many pictures at most (default: %(default)s)")
     parser.add_argument("--perplexity", type=float, default=30.0, help="how many neighbours count (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=1000, help="steps of the descent (default: %(default)s)")
-    parser.add_argument("--place", type=Path, nargs="+", default=[], metavar="IMAGE", help="pictures to place into the map")
-    parser.add_argument("--figure", type=Path, default=Path("map.png"), help="picture to write (default: %(default)s)")
-    parser.add_argument("--projector", type=Path, help="also write a folder for TensorBoard's projector")
+    parser.add_argument(
+        "--place", type=user_path, nargs="+", default=[], metavar="IMAGE", help="pictures to place into the map"
+    )
+    parser.add_argument("--figure", type=user_path, default=Path("map.png"), help="picture to write (default: %(default)s)")
+    parser.add_argument("--projector", type=user_path, help="also write a folder for TensorBoard's projector")
     options = parser.parse_args(argv)
     try:
         index = Index(options.index)

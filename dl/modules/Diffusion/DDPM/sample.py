@@ -27,7 +27,7 @@ from dl.modules.Diffusion.DDPM.train import Config
 from dl.modules.Diffusion.FlowMatching.flow import euler
 from dl.mytorch import plot
 from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import UserError
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import ImageSet, Loader, data_of_run, image_set, image_splits
 from dl.mytorch.distributed import device
 from dl.mytorch.logger import trained_run
@@ -142,7 +142,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     about = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.Diffusion.DDPM.sample")
-    parser.add_argument("run", type=Path, nargs="?", default=Path(Config.out), help="folder of a run (default: %(default)s)")
+    parser.add_argument(
+        "run", type=user_path, nargs="?", default=Path(Config.out), help="folder of a run (default: %(default)s)"
+    )
     parser.add_argument("--num", type=int, default=64, help="how many images (default: %(default)s)")
     parser.add_argument("--label", default="", help="number or name of a class; default: all in turn; to interpolate, 0")
     parser.add_argument("--guidance", type=float, default=1.0, help="scale of the guidance; 1 = none (default: %(default)s)")
@@ -153,7 +155,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--nearest", action="store_true", help="show each sample with the nearest training image behind it")
     parser.add_argument("--interpolate", action="store_true", help="draw the way from each sample to the next")
-    parser.add_argument("--out", type=Path, default=Path("grid.png"), help="picture to write (default: %(default)s)")
+    parser.add_argument("--out", type=user_path, default=Path("grid.png"), help="picture to write (default: %(default)s)")
     return parser.parse_args(argv)
 
 

@@ -16,7 +16,7 @@ from typing import Iterator, Sequence
 
 from dl import command
 from dl.modules.GPT.BPE.tokenizer import BPE, END_OF_TEXT
-from dl.mytorch.config import Parser, UserError
+from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.data.tokens import MOST, write_tokens
 from dl.mytorch.files import regular_file
 
@@ -65,10 +65,12 @@ def prepare(out: Path, texts: Sequence[Path], vocab_size: int, bpe: BPE | None =
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m dl.modules.GPT.BPE.prepare", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    parser.add_argument("texts", type=Path, nargs="+", metavar="TEXT", help="file of text in UTF-8, a document")
+    parser.add_argument("out", type=user_path, metavar="OUT", help="folder to write")
+    parser.add_argument("texts", type=user_path, nargs="+", metavar="TEXT", help="file of text in UTF-8, a document")
     parser.add_argument("--vocab-size", type=int, default=8000, help="tokens to learn (default: %(default)s)")
-    parser.add_argument("--bpe", type=Path, help="folder of a vocabulary that is there, say GPT-2's, in place of one to learn")
+    parser.add_argument(
+        "--bpe", type=user_path, help="folder of a vocabulary that is there, say GPT-2's, in place of one to learn"
+    )
     options = parser.parse_intermixed_args(argv)
 
     def act() -> None:

@@ -16,7 +16,7 @@ import torch
 from dl import command
 from dl.modules.GPT.generation import stream
 from dl.modules.GPT.Llama.convert import from_llama2c
-from dl.mytorch.config import Parser, UserError
+from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.files import regular_file
 
 BEGIN = 1  # the token that begins a text; when it comes again, the next text begins
@@ -68,8 +68,8 @@ class Pieces:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m dl.modules.GPT.Llama.stories", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("weights", type=Path, help="file of weights, say stories260K.bin")
-    parser.add_argument("pieces", type=Path, help="file of its tokenizer, say tok512.bin")
+    parser.add_argument("weights", type=user_path, help="file of weights, say stories260K.bin")
+    parser.add_argument("pieces", type=user_path, help="file of its tokenizer, say tok512.bin")
     parser.add_argument("--prompt", default="", help="how the story begins")
     parser.add_argument("--tokens", type=int, default=256, help="the most tokens to add (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 = the likeliest token (default: %(default)s)")

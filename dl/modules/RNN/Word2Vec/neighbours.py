@@ -12,7 +12,7 @@ from dl.modules.RNN.Word2Vec.model import Word2Vec
 from dl.modules.RNN.Word2Vec.task import neighbours
 from dl.modules.RNN.Word2Vec.train import Config, network
 from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import Parser, restore
+from dl.mytorch.config import Parser, restore, user_path
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.logger import trained_run
 
@@ -27,7 +27,7 @@ def trained(run: Path) -> tuple[Word2Vec, Vocabulary]:
 def main(argv: Sequence[str] | None = None) -> int:
     prog = "python -m dl.modules.RNN.Word2Vec.neighbours"
     parser = Parser(description=(__doc__ or "").splitlines()[0], prog=prog)
-    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("run", type=user_path, help="folder of a run")
     parser.add_argument("words", nargs="+", metavar="WORD")
     parser.add_argument("--count", type=int, default=8, help="words to show (default: %(default)s)")
     options = parser.parse_intermixed_args(argv)

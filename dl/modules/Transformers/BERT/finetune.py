@@ -8,6 +8,7 @@ them. For the second `--pooling mean` is the better start: it was trained on mea
 """
 
 from dataclasses import dataclass
+from os.path import expanduser
 from typing import Literal
 
 from dl.modules.Transformers.BERT.convert import from_folder
@@ -39,6 +40,7 @@ class Config(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "weights", expanduser(self.weights))
         self._check("weights", self.weights.strip() != "", "the folder of published weights")
         self._check("length", self.length >= 3, "at least 3")
 

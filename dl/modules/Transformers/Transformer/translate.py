@@ -18,7 +18,7 @@ from dl.modules.Transformers.Transformer.model import Transformer
 from dl.modules.Transformers.Transformer.train import Config, network
 from dl.mytorch import Probe, plot
 from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import Parser, UserError, restore
+from dl.mytorch.config import Parser, UserError, restore, user_path
 from dl.mytorch.data import TextSplits, Vocabulary, translation
 from dl.mytorch.data.text import BEGIN, END, PADDING, UNKNOWN
 from dl.mytorch.data.translation import tokenize
@@ -108,10 +108,10 @@ def draw(translator: Translator, sentence: str, translated: Sequence[str], path:
 def parse(argv: Sequence[str] | None, module: str) -> argparse.Namespace:
     """The command line of `python -m <module>`."""
     parser = Parser(description=(__doc__ or "").splitlines()[0], prog=f"python -m {module}")
-    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("run", type=user_path, help="folder of a run")
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="in the language of the run's sources")
     parser.add_argument("--beams", type=int, default=1, help="beam of the search, 1 is greedy (default: %(default)s)")
-    parser.add_argument("--figure", type=Path, help="also draw what the first translation looked at into this file")
+    parser.add_argument("--figure", type=user_path, help="also draw what the first translation looked at into this file")
     parser.add_argument("--test", action="store_true", help="also translate the run's test sentences, for their BLEU")
     options = parser.parse_intermixed_args(argv)
     if not 1 <= options.beams <= MOST_BEAMS:
