@@ -32,6 +32,7 @@ from dl import catalogue
 from dl.benchmarks.bert import pairs
 from dl.benchmarks.trainer import about_this_machine
 from dl.mytorch import Trainer
+from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch, Loader, Splits, TextSplits
 from dl.mytorch.data.text import PADDING, UNKNOWN, Vocabulary
 from dl.mytorch.distributed import to_device
@@ -170,7 +171,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--steps", type=int, default=20, help="training steps of a measurement")
     cpu_time = "count the seconds that the process had a core, which other programs change less; for one thread"
     parser.add_argument("--cpu-time", action="store_true", help=cpu_time)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
     options = parser.parse_args(argv)
     if options.cpu_time and torch.get_num_threads() > 1:
         parser.error("--cpu-time would add up the seconds of all threads: set OMP_NUM_THREADS=1")

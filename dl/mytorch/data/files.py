@@ -14,8 +14,10 @@ from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.augment import Augment, compose
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.distributed import barrier, is_main
+from dl.mytorch.files import regular_file
 
 DATA = Path(__file__).parents[3] / "data"
+LARGEST = 2**28  # bytes: no file of a published set here is larger, but what is in its place may unpack to more than memory
 
 
 class Source(NamedTuple):
@@ -46,18 +48,22 @@ def read(name: str, source: Source) -> dict[str, bytes]:
     return {file: read_checked(_file(folder, file), checksum) for file, checksum in source.checksums.items()}
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file, unpacked if its name ends in .gz. Raises `UserError` when it is cut off or damaged."""
+def read_bytes(path: Path, limit: int = -1) -> bytes:
+    """The content of a file, unpacked if its name ends in .gz; of a longer one than `limit`, the first `limit` bytes.
+
+    Raises `UserError` when it is no regular file, cut off or damaged.
+    """
+    regular_file(path)
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            return file.read()
+            return file.read(limit)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is cut off or damaged ({error}): delete it, and get it again") from None
 
 
 def read_checked(path: Path, checksum: str) -> bytes:
     """The content of a file, gzipped or not, if its MD5 or SHA-256 is `checksum`; else raises `UserError`."""
-    content = read_bytes(path)
+    content = read_bytes(path, LARGEST)
     algorithm = {32: "md5", 64: "sha256"}[len(checksum)]
     if hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() != checksum:
         raise UserError(f"{path} is not the published file (its checksum differs): delete it, and get it again")

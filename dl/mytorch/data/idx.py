@@ -7,6 +7,7 @@
 Looked for in `data/`, then in system copies, then downloaded by torchvision.
 """
 
+import math
 import struct
 from pathlib import Path
 
@@ -94,7 +95,12 @@ def load(name: str) -> tuple[Batch, Batch]:
 
 
 def parse_idx(content: bytes) -> Tensor:
-    """The uint8 array of an idx file: two zeros, the kind of number, the number of sizes, the sizes, the array."""
-    dims = content[3]
-    shape = struct.unpack(f">{dims}I", content[4 : 4 + 4 * dims])
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dims).view(shape)
+    """The uint8 array of an idx file: two zeros, the kind of number, the number of sizes, the sizes, the array.
+
+    Raises `ValueError` when the sizes are not those of the content.
+    """
+    start = 4 + 4 * content[3]
+    shape = struct.unpack(f">{content[3]}I", content[4:start].ljust(start - 4, b"\0"))
+    if content[:3] != b"\0\0\x08" or math.prod(shape) != len(content) - start:
+        raise ValueError(f"no idx file of bytes: its sizes are {shape}, and {len(content) - start} bytes follow")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)

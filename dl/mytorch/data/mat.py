@@ -70,14 +70,18 @@ def mat_arrays(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
     """The names and values of the arrays in a MATLAB file, version 5: enough for SVHN, without SciPy.
 
     Format: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf. A header of 128 bytes, then elements; an
-    array is four of them inside another: flags, sizes, name, and the values, first index fastest.
+    array is four of them inside another: flags, sizes, name, and the values, first index fastest. Raises `ValueError` for
+    sizes that are not those of the content.
     """
     for kind, data in _elements(content[128:]):
         if kind == COMPRESSED:
-            ((kind, data),) = _elements(zlib.decompress(data))
+            unpacked = zlib.decompressobj().decompress(data, files.LARGEST)
+            ((kind, data),) = _elements(unpacked)
         if kind == ARRAY:
             _, (_, sizes), (_, name), (number, values) = _elements(data)
             shape = np.frombuffer(sizes, "<i4")
+            if number not in NUMBERS or (shape < 0).any():
+                raise ValueError(f"an array of kind {number} and the sizes {shape.tolist()}")
             yield bytes(name).decode("ascii"), np.frombuffer(values, NUMBERS[number]).reshape(shape, order="F")
 
 
@@ -90,5 +94,7 @@ def _elements(content: bytes) -> Iterator[tuple[int, memoryview]]:
             yield kind & 0xFFFF, view[4 : 4 + (kind >> 16)]
             view = view[8:]
         else:
+            if size > len(view) - 8:
+                raise ValueError(f"an element of {size} bytes, of which {len(view) - 8} are there")
             yield kind, view[8 : 8 + size]
             view = view[8 + (size if kind == COMPRESSED else -(-size // 8) * 8) :]  # compressed data is not padded

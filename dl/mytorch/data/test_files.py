@@ -74,6 +74,23 @@ def test_a_gzip_file_with_one_altered_byte_gives_the_published_content_or_an_err
             assert str(path) in str(error)
 
 
+def test_no_more_is_unpacked_than_a_published_file_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "images.gz"
+    path.write_bytes(gzip.compress(bytes(10**6)))
+    monkeypatch.setattr(files, "LARGEST", 1000)
+    assert len(files.read_bytes(path, files.LARGEST)) == 1000
+    with pytest.raises(UserError, match="images.gz is not the published file"):
+        read_checked(path, md5(bytes(10**6)))
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.gz").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name, cause in (("folder.gz", "is a folder, not a file"), ("loop", "cannot be read"), ("none", "does not exist")):
+        with pytest.raises(UserError, match=f"{name} {cause}"):
+            read_checked(tmp_path / name, md5(CONTENT))
+
+
 # ---- all files of a set --------------------------------------------------------------------------------------------
 
 

@@ -104,9 +104,9 @@ def test_a_class_of_one_picture_is_trained_on(tmp_path: Path) -> None:
 def test_other_files_are_passed_over_and_links_are_followed(tmp_path: Path) -> None:
     root = fill(tmp_path / "set", {"a": 4, "b": 4})
     for name in ("notes.txt", "Thumbs.db", ".hidden.png", "LABELS", "imageNotFound.gif"):
-        (root / "a" / name).write_text("no picture")
+        (root / "a" / name).write_text("no picture", encoding="utf-8")
     (root / "a" / "deeper.png").mkdir()
-    (root / "README.md").write_text("of the set")
+    (root / "README.md").write_text("of the set", encoding="utf-8")
     (root / "b" / "link.JPG").symlink_to(picture(tmp_path / "elsewhere.jpg"))
     (root / "c").symlink_to(fill(tmp_path, {"more": 4}) / "more", target_is_directory=True)
     splits = image_splits(config(root))

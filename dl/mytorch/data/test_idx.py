@@ -26,6 +26,12 @@ def test_an_array_is_read_as_it_was_written(shape: tuple[int, ...]) -> None:
     assert torch.equal(result, torch.from_numpy(array))
 
 
+@pytest.mark.parametrize("content", [b"\0\0\x08\x03", idx_bytes(np.zeros((2, 3), np.uint8))[:-1], b"\0\0\x0b\x01\0\0\0\1\0"])
+def test_sizes_that_are_not_those_of_the_content_are_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match="no idx file of bytes"):
+        parse_idx(content)
+
+
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which fashion_mnist and mnist are 40 + 8 images; image i is filled with i, and its label is i mod 10."""

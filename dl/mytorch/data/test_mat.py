@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data import mat, svhn
+from dl.mytorch.data import files, mat, svhn
 from dl.mytorch.data.files import DATA, find
 from dl.mytorch.vision import import_torchvision
 
@@ -47,6 +47,16 @@ def test_arrays_are_read_as_they_were_written(compressed: bool) -> None:
     assert list(found) == ["X", "long_name"]
     for name, array in arrays.items():
         assert np.array_equal(found[name], array)
+
+
+def test_sizes_that_are_not_those_of_the_content_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.zeros((8, 8), np.uint8)
+    for content in (mat_file(matrix("X", array), compressed=False)[:-8], mat_file(matrix("X", array, number=99))):
+        with pytest.raises(ValueError, match="an element of 1|an array of kind 99"):
+            list(mat.mat_arrays(content))
+    monkeypatch.setattr(files, "LARGEST", 100)  # what unpacks to more is cut there
+    with pytest.raises(ValueError, match="an element of"):
+        list(mat.mat_arrays(mat_file(matrix("X", array))))
 
 
 def test_numbers_are_read_in_the_width_they_were_stored_in() -> None:

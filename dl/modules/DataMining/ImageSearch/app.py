@@ -24,6 +24,7 @@ from dl.modules.DataMining.TSNE.tsne import place, tsne
 from dl.mytorch import plot
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import centre_square, read_image
+from dl.mytorch.data.imagefile import image_size
 
 LARGEST_FILE = 20 * 2**20  # bytes
 LARGEST_PICTURE = 25_000_000  # pixels
@@ -61,23 +62,17 @@ def open_source(folder: Path, points: int) -> Source:
 
 def checked(path: str) -> Tensor:
     """An uploaded picture (3, H, W) of bytes. Raises `UserError`, without the path, for what the page does not take."""
-    from PIL import Image
-
     size = Path(path).stat().st_size
     if size > LARGEST_FILE:
         raise UserError(f"The file has {size / 2**20:.0f} MB; at most {LARGEST_FILE // 2**20} MB are taken.")
     try:
-        with Image.open(path) as image:  # reads the beginning only
-            pixels = image.width * image.height
-    except Exception:  # whatever is wrong with it, read_image says it better
-        pixels = 0
-    if pixels > LARGEST_PICTURE:
-        most = f"at most {LARGEST_PICTURE / 1e6:.0f} million are taken"
-        raise UserError(f"The picture has {pixels / 1e6:.0f} million pixels; {most}.")
-    try:
-        return read_image(path)
+        width, height = image_size(path)
+        if width * height <= LARGEST_PICTURE:
+            return read_image(path)
     except UserError as error:
         raise UserError(f"This file {str(error).removeprefix(path).strip()}.") from None
+    most = f"at most {LARGEST_PICTURE / 1e6:.0f} million are taken"
+    raise UserError(f"The picture has {width * height / 1e6:.0f} million pixels; {most}.")
 
 
 def answer(source: Source, path: str | None, distance: str) -> tuple[str, list[tuple[np.ndarray, str]], np.ndarray | None]:
