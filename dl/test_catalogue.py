@@ -8,6 +8,8 @@ import torch
 
 from dl import catalogue
 from dl.catalogue import UnknownName
+from dl.mytorch.config import parse
+from dl.mytorch.introspect import without_values
 
 DOCSTRING = '''"""Deep Thought.
 
@@ -97,3 +99,26 @@ def test_parameters_are_those_of_the_presets() -> None:
 def test_values_are_computed_only_where_they_are_read() -> None:
     assert catalogue.without_values(lambda: torch.zeros(10**12)).is_meta
     assert catalogue.without_values(lambda: torch.full((), 3.0).item()) == 3.0
+
+
+NO_CHOICE = {"Linear/LinearRegression", "Linear/SoftmaxRegression"}  # one model each: no --model
+
+
+@pytest.mark.parametrize("name", sorted(set(catalogue.names()) - NO_CHOICE))
+def test_every_preset_is_a_choice_of_its_recipe(name: str) -> None:
+    config = catalogue.module(name, "train").Config
+    for preset in catalogue.presets(name):
+        assert parse(config, ["--model", preset]).model == preset
+    with pytest.raises(ValueError, match="--model is one of"):
+        config(model="none")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in catalogue.names() if name.startswith(("CNN", "MLP"))])
+def test_every_preset_of_a_classifier_takes_small_images(name: str) -> None:
+    recipe = catalogue.module(name, "train")
+    for preset in catalogue.presets(name):
+        config = recipe.Config(model=preset)
+        with without_values():
+            output = recipe.network(config).eval()(torch.zeros(2, 1, 28, 28))
+        assert output.shape == (2, 10), preset

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Sequence, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Iterable, Literal, Mapping, NoReturn, Sequence, TypeVar, get_args, get_origin, get_type_hints
 
 
 class UserError(ValueError):
@@ -18,9 +18,9 @@ def user_path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-def flag(default: Any, help: str) -> Any:
-    """A field of a config with the sentence that `--help` shows for it."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def flag(default: Any, help: str, choices: Iterable[str] = ()) -> Any:
+    """Return a field of a config with the sentence that `--help` shows for it and the values it is limited to, if any."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices)})
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class TrainConfig:
         object.__setattr__(self, "out", os.path.expanduser(self.out))  # shells let `--out=~/run` be
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if get_origin(hints[field.name]) is Literal and value not in get_args(hints[field.name]):
-                raise ValueError(f"{_flag_name(field.name)} is one of {', '.join(get_args(hints[field.name]))}; got {value!r}")
+            value, choices = getattr(self, field.name), _choices(type(self), field.name, hints[field.name])
+            if choices and value not in choices:
+                raise ValueError(f"{_flag_name(field.name)} is one of {', '.join(choices)}; got {value!r}")
             if isinstance(value, str) and value != value.encode(errors="replace").decode():
                 raise ValueError(f"{_flag_name(field.name)} has to be text in UTF-8; got {value!r}")  # else no log can hold it
             if isinstance(value, float) and not math.isfinite(value):
@@ -125,8 +125,9 @@ def restore(cls: type[Config], values: dict[str, Any], where: Path | str) -> Con
 def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
     """A config of class `cls` from command-line words (default: those of this process).
 
-    Field `batch_size` is the flag `--batch-size`; a field of type bool has `--x` and `--no-x`; the values of a
-    `Literal` are its choices. An unknown flag or a bad value ends the program with status 2 and one line that says why.
+    Field `batch_size` is the flag `--batch-size`; a field of type bool has `--x` and `--no-x`; `choices` of a `flag`, or
+    the values of a `Literal`, are all that it takes. An unknown flag or a bad value ends the program with status 2 and one
+    line that says why.
     """
     parser = Parser(
         description=(cls.__doc__ or "").strip().split("\n")[0],
@@ -142,8 +143,8 @@ def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
             options["default"] = field.default
         if hints[field.name] is bool:
             options["action"] = argparse.BooleanOptionalAction
-        elif get_origin(hints[field.name]) is Literal:
-            options["choices"] = get_args(hints[field.name])
+        elif choices := _choices(cls, field.name, hints[field.name]):
+            options["choices"] = choices
         else:
             options["type"] = hints[field.name]
             options["metavar"] = hints[field.name].__name__.upper()
@@ -158,10 +159,19 @@ def _flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _choices(cls: type, name: str, hint: Any) -> tuple[str, ...]:
+    """Return the values that a field is limited to: its type's if that is a `Literal`, else its flag's; () = no limit."""
+    return get_args(hint) if get_origin(hint) is Literal else _metadata(cls, name).get("choices", ())
+
+
 def _help(cls: type, name: str) -> str:
-    """The sentence of the nearest class that gives one: a recipe changes a default without repeating it."""
+    return _metadata(cls, name).get("help", " ").replace("%", "%%")  # a space, so that argparse still prints the default
+
+
+def _metadata(cls: type, name: str) -> Mapping[str, Any]:
+    """Return what the nearest class says by `flag`: a recipe changes a default without repeating the rest."""
     for base in cls.__mro__:
         field = base.__dict__.get("__dataclass_fields__", {}).get(name)
         if field is not None and "help" in field.metadata:
-            return field.metadata["help"].replace("%", "%%")
-    return " "  # a space, so that argparse still prints the default
+            return field.metadata
+    return {}

@@ -152,6 +152,24 @@ def test_a_choice_that_does_not_exist_is_answered_with_those_that_do(capsys: pyt
     assert "fp32" in line and "bf16" in line
 
 
+def test_choices_of_a_flag_are_all_that_it_takes_and_a_recipe_may_change_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True)
+    class Sized(Config):
+        model: str = flag("small", "preset of the network", choices={"small": {}, "wide": {}})
+
+    @dataclass(frozen=True)
+    class Wide(Sized):
+        model: str = "wide"
+
+    assert parse(Wide, []).model == "wide" and parse(Wide, ["--model", "small"]).model == "small"
+    with pytest.raises(ValueError, match="--model is one of small, wide; got 'large'"):
+        Wide(model="large")
+    with pytest.raises(SystemExit):
+        parse(Wide, ["--model", "large"])
+    line = capsys.readouterr().err
+    assert "--model" in line and "small" in line and "wide" in line
+
+
 def test_a_field_without_default_has_to_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         parse(TrainConfig, ["--out", "here"])

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from dl.modules.CNN.ConvNeXt import train
 from dl.modules.CNN.ConvNeXt.convert import from_torchvision
-from dl.modules.CNN.ConvNeXt.model import PRESETS, Block, LayerNorm2d, build
+from dl.modules.CNN.ConvNeXt.model import Block, LayerNorm2d, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
@@ -208,8 +208,3 @@ def test_network_overfits_one_batch() -> None:
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=2, batch_size=16)
     testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
-
-
-def test_recipe_takes_every_preset_that_it_offers() -> None:
-    offered = train.Config.__annotations__["model"].__args__
-    assert set(offered) == set(PRESETS)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dl.modules.CNN.DenseNet import train
 from dl.modules.CNN.DenseNet.convert import from_torchvision
-from dl.modules.CNN.DenseNet.model import PRESETS, DenseNet, build
+from dl.modules.CNN.DenseNet.model import DenseNet, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
@@ -247,10 +247,6 @@ def test_network_overfits_one_batch() -> None:
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=2, batch_size=16, dropout=0.1)
     testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
-
-
-def test_recipe_offers_presets_that_exist() -> None:
-    assert set(train.Config.__annotations__["model"].__args__) <= set(PRESETS)
 
 
 def test_flags_of_the_recipe_reach_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from dl.modules.CNN.DenseNet.model import build
+from dl.modules.CNN.DenseNet.model import PRESETS, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
@@ -23,8 +23,8 @@ class Config(ImageConfig):
     """Train a DenseNet."""
 
     out: str = "runs/CNN/DenseNet"
-    model: Literal["small", "densenet40_k12", "densenet100_k12", "densenetbc100_k12", "densenet121", "tiny"] = flag(
-        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images"
+    model: str = flag(
+        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images", choices=PRESETS
     )
     dropout: float = flag(0.0, "probability, behind every convolution but the first")
     epochs: int = 10

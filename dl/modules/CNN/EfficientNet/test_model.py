@@ -209,8 +209,3 @@ def test_network_overfits_one_batch() -> None:
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=2, batch_size=16)
     testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
-
-
-def test_recipe_takes_every_preset_that_it_offers() -> None:
-    offered = train.Config.__annotations__["model"].__args__
-    assert set(offered) == set(PRESETS)

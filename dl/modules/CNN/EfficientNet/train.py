@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from dl.modules.CNN.EfficientNet.model import build
+from dl.modules.CNN.EfficientNet.model import PRESETS, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
@@ -23,18 +23,9 @@ class Config(ImageConfig):
     """Train an EfficientNet."""
 
     out: str = "runs/CNN/EfficientNet"
-    model: Literal[
-        "small",
-        "efficientnet_b0",
-        "efficientnet_b1",
-        "efficientnet_b2",
-        "efficientnet_b3",
-        "efficientnet_b4",
-        "efficientnet_b5",
-        "efficientnet_b6",
-        "efficientnet_b7",
-        "tiny",
-    ] = flag("small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images")
+    model: str = flag(
+        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images", choices=PRESETS
+    )
     epochs: int = 10
     lr: float = 0.1
     weight_decay: float = 1e-4

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dl.modules.CNN.GoogLeNet import train
 from dl.modules.CNN.GoogLeNet.convert import from_torchvision
-from dl.modules.CNN.GoogLeNet.model import PRESETS, AuxiliaryHead, GoogLeNetOutput, Inception, build
+from dl.modules.CNN.GoogLeNet.model import AuxiliaryHead, GoogLeNetOutput, Inception, build
 from dl.modules.CNN.GoogLeNet.task import AuxiliaryClassification
 from dl.mytorch import Probe, testing
 from dl.mytorch.config import UserError
@@ -390,7 +390,3 @@ def test_images_that_the_auxiliary_heads_cannot_take_are_refused(
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=16)
     testing.assert_resumes_exactly(train.main, config, lambda: synthetic.image_splits(size=8))
-
-
-def test_recipe_takes_every_preset() -> None:
-    assert set(train.Config.__annotations__["model"].__args__) == set(PRESETS)

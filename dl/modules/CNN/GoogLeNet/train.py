@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dl.modules.CNN.GoogLeNet.model import build
+from dl.modules.CNN.GoogLeNet.model import PRESETS, build
 from dl.modules.CNN.GoogLeNet.task import AuxiliaryClassification
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
@@ -26,8 +26,8 @@ class Config(ImageConfig):
     """Train a GoogLeNet."""
 
     out: str = "runs/CNN/GoogLeNet"
-    model: Literal["small", "googlenet", "paper", "tiny"] = flag(
-        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images"
+    model: str = flag(
+        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images", choices=PRESETS
     )
     aux: bool = flag(True, "with the auxiliary heads, each of which adds 0.3 of its loss")
     epochs: int = 10

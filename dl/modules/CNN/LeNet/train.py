@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from dl.modules.CNN.LeNet.model import build
+from dl.modules.CNN.LeNet.model import PRESETS, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
@@ -24,7 +24,7 @@ class Config(ImageConfig):
 
     out: str = "runs/CNN/LeNet"
     data: Literal["fashion_mnist", "fashion_mnist-sample", "mnist"] = flag("fashion_mnist", "set of images, of one channel")
-    model: Literal["modern", "textbook", "lenet5", "tiny"] = flag("modern", "preset of the network, see model.py")
+    model: str = flag("modern", "preset of the network, see model.py", choices=PRESETS)
     epochs: int = 15
     lr: float = 0.1
     weight_decay: float = 1e-3

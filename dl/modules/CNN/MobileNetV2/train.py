@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from dl.modules.CNN.MobileNetV2.model import build
+from dl.modules.CNN.MobileNetV2.model import PRESETS, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
@@ -23,15 +23,9 @@ class Config(ImageConfig):
     """Train a MobileNetV2."""
 
     out: str = "runs/CNN/MobileNetV2"
-    model: Literal[
-        "small",
-        "mobilenet_v2",
-        "mobilenet_v2_0.35",
-        "mobilenet_v2_0.5",
-        "mobilenet_v2_0.75",
-        "mobilenet_v2_1.4",
-        "tiny",
-    ] = flag("small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images")
+    model: str = flag(
+        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images", choices=PRESETS
+    )
     epochs: int = 10
     lr: float = 0.1
     weight_decay: float = 1e-4

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dl.modules.CNN.NiN import train
-from dl.modules.CNN.NiN.model import PRESETS, NiN, build, mlpconv
+from dl.modules.CNN.NiN.model import NiN, build, mlpconv
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
@@ -220,7 +220,3 @@ def test_network_overfits_one_batch() -> None:
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=2, batch_size=16)
     testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
-
-
-def test_recipe_takes_every_preset() -> None:
-    assert set(train.Config.__annotations__["model"].__args__) == set(PRESETS)

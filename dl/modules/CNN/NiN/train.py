@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from dl.modules.CNN.NiN.model import build
+from dl.modules.CNN.NiN.model import PRESETS, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
@@ -23,8 +23,8 @@ class Config(ImageConfig):
     """Train a NiN."""
 
     out: str = "runs/CNN/NiN"
-    model: Literal["small", "cifar10", "imagenet", "tiny"] = flag(
-        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images"
+    model: str = flag(
+        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images", choices=PRESETS
     )
     epochs: int = 10
     lr: float = 2e-3  # of AdamW: without norms, momentum at the rates of ResNet kills the ReLUs that end the network

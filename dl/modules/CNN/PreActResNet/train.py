@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from dl.modules.CNN.PreActResNet.model import build
+from dl.modules.CNN.PreActResNet.model import PRESETS, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
@@ -23,17 +23,9 @@ class Config(ImageConfig):
     """Train a PreActResNet."""
 
     out: str = "runs/CNN/PreActResNet"
-    model: Literal[
-        "small",
-        "preact_resnet110",
-        "preact_resnet164",
-        "preact_resnet1001",
-        "preact_resnet18",
-        "preact_resnet50",
-        "preact_resnet152",
-        "preact_resnet200",
-        "tiny",
-    ] = flag("small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images")
+    model: str = flag(
+        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images", choices=PRESETS
+    )
     epochs: int = 10
     lr: float = 0.1
     weight_decay: float = 5e-4

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from dl.modules.CNN.ResNeXt.model import build
+from dl.modules.CNN.ResNeXt.model import PRESETS, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
@@ -23,16 +23,9 @@ class Config(ImageConfig):
     """Train a ResNeXt."""
 
     out: str = "runs/CNN/ResNeXt"
-    model: Literal[
-        "small",
-        "resnext29_8x64d",
-        "resnext29_16x64d",
-        "resnext50_32x4d",
-        "resnext101_32x4d",
-        "resnext101_32x8d",
-        "resnext101_64x4d",
-        "tiny",
-    ] = flag("small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images")
+    model: str = flag(
+        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images", choices=PRESETS
+    )
     epochs: int = 10
     lr: float = 0.1
     weight_decay: float = 5e-4

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dl.modules.CNN.ResNet import train
 from dl.modules.CNN.ResNet.convert import from_akamaster, from_torchvision
-from dl.modules.CNN.ResNet.model import PRESETS, PaddedShortcut, ResNet, build
+from dl.modules.CNN.ResNet.model import PaddedShortcut, ResNet, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
@@ -292,8 +292,3 @@ def test_recipe_trains_block_by_block(tmp_path: Path, no_pictures: None) -> None
     flags = {"data": "fashion_mnist-sample", "model": "tiny", "epochs": 1, "batch_size": 16, "layerwise": "greedy"}
     history = train.main(train.Config(out=str(tmp_path), **flags), synthetic.image_splits())
     assert [record["epoch"] for record in history] == [1, 2, 2] and history.test
-
-
-def test_recipe_takes_every_preset_that_it_offers() -> None:
-    offered = train.Config.__annotations__["model"].__args__
-    assert set(offered) <= set(PRESETS)

@@ -21,9 +21,7 @@ class Config(ImageConfig):
     """Train a ResNet."""
 
     out: str = "runs/CNN/ResNet"
-    model: Literal[
-        *("small", "medium", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet34", "tiny")
-    ] = flag("small", "preset of the network, see model.py")
+    model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
     epochs: int = 8
     batch_size: int = 256
     lr: float = 0.4

@@ -235,10 +235,6 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
 
 
-def test_recipe_offers_presets_that_exist() -> None:
-    assert set(train.Config.__annotations__["model"].__args__) <= set(PRESETS)
-
-
 def test_flags_of_the_recipe_reach_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "Trainer", lambda model, **others: SimpleNamespace(fit=lambda data: model))
     model = train.main(train.Config(data="mnist", model="tiny", dropout=0.3, last_act=True), synthetic.image_splits())

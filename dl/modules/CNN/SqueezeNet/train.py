@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from dl.modules.CNN.SqueezeNet.model import build
+from dl.modules.CNN.SqueezeNet.model import PRESETS, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
@@ -23,8 +23,8 @@ class Config(ImageConfig):
     """Train a SqueezeNet."""
 
     out: str = "runs/CNN/SqueezeNet"
-    model: Literal["small", "squeezenet1_0", "squeezenet1_1", "tiny"] = flag(
-        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images"
+    model: str = flag(
+        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images", choices=PRESETS
     )
     dropout: float = flag(0.5, "probability, before the last convolution")
     last_act: bool = flag(False, "the paper's ReLU behind the last convolution; with few classes, some are soon lost")

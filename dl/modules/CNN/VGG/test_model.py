@@ -9,7 +9,7 @@ from torch import nn
 
 from dl.modules.CNN.VGG import train
 from dl.modules.CNN.VGG.convert import from_torchvision
-from dl.modules.CNN.VGG.model import PRESETS, VGG, build
+from dl.modules.CNN.VGG.model import VGG, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
@@ -215,7 +215,3 @@ def test_network_overfits_one_batch(batch_norm: bool) -> None:
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=2, batch_size=16)
     testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
-
-
-def test_recipe_takes_every_preset_that_it_offers() -> None:
-    assert set(train.Config.__annotations__["model"].__args__) == set(PRESETS)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from dl.modules.CNN.VGG.model import build
+from dl.modules.CNN.VGG.model import PRESETS, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
@@ -23,8 +23,8 @@ class Config(ImageConfig):
     """Train a VGG."""
 
     out: str = "runs/CNN/VGG"
-    model: Literal["small", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "tiny"] = flag(
-        "small", "preset of the network, see model.py; up to 64 pixels they get a head for small images"
+    model: str = flag(
+        "small", "preset of the network, see model.py; up to 64 pixels they get a head for small images", choices=PRESETS
     )
     epochs: int = 10
     lr: float = 0.1

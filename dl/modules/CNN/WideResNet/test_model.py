@@ -1,5 +1,6 @@
 """WideResNet against the paper written with functions, against torchvision, by hand, and through its real recipe."""
 
+import dataclasses
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,8 +12,9 @@ from torch.nn import functional as F
 
 from dl.modules.CNN.WideResNet import train
 from dl.modules.CNN.WideResNet.convert import from_torchvision
-from dl.modules.CNN.WideResNet.model import PRESETS, Block, WideResNet, build
+from dl.modules.CNN.WideResNet.model import Block, WideResNet, build
 from dl.mytorch import Probe, testing
+from dl.mytorch.config import UserError
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
 
@@ -282,6 +284,9 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
 
 
-def test_recipe_takes_every_preset_that_it_offers() -> None:
-    offered = train.Config.__annotations__["model"].__args__
-    assert set(offered) <= {name for name in PRESETS if "depth" in PRESETS[name]}
+def test_networks_with_bottlenecks_are_trained_without_dropout() -> None:
+    config = train.Config(data="cifar10", model="wide_resnet50_2")
+    with without_values():
+        assert train.network(config).stem.conv.stride == (1, 1)
+        with pytest.raises(UserError, match="--model wide_resnet50_2 has no dropout"):
+            train.network(dataclasses.replace(config, dropout=0.1))

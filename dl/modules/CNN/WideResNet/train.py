@@ -10,9 +10,9 @@ from typing import Literal
 
 from torch import nn
 
-from dl.modules.CNN.WideResNet.model import build
+from dl.modules.CNN.WideResNet.model import PRESETS, build
 from dl.mytorch import History, Trainer, launch, seed_everything
-from dl.mytorch.config import flag
+from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
 from dl.mytorch.optim import sgd, warmup_cosine
 from dl.mytorch.tasks import Classification
@@ -23,20 +23,9 @@ class Config(ImageConfig):
     """Train a WideResNet."""
 
     out: str = "runs/CNN/WideResNet"
-    model: Literal[
-        "small",
-        "wrn_16_4",
-        "wrn_16_8",
-        "wrn_16_10",
-        "wrn_22_8",
-        "wrn_22_10",
-        "wrn_28_10",
-        "wrn_28_12",
-        "wrn_40_2",
-        "wrn_40_4",
-        "wrn_40_8",
-        "tiny",
-    ] = flag("small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images")
+    model: str = flag(
+        "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images", choices=PRESETS
+    )
     dropout: float = flag(0.0, "share of the activations dropped inside a block; the paper: 0.3 on CIFAR, 0.4 on SVHN")
     epochs: int = 10
     lr: float = 0.1
@@ -48,14 +37,20 @@ class Config(ImageConfig):
 
 
 def network(config: Config) -> nn.Module:
-    """The network that the config asks for."""
+    """Return the network that the config asks for. Raise `UserError` for dropout in a network that has none."""
     about = image_set(config)
+    if "depth" in PRESETS[config.model]:
+        dropout = {"dropout": config.dropout}
+    elif config.dropout == 0:
+        dropout = {}
+    else:
+        raise UserError(f"--model {config.model} has no dropout; leave --dropout at 0")
     return build(
         config.model,
         in_channels=about.channels,
         num_classes=len(about.classes),
         stem="small" if about.small else "imagenet",
-        dropout=config.dropout,
+        **dropout,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 from torch import nn
 
 from dl.modules.CNN.ResNet import train as resnet
-from dl.modules.CNN.ResNet.model import ResNet
+from dl.modules.CNN.ResNet.model import PRESETS, ResNet
 from dl.modules.DataMining.ImageSearch.task import MetricLearning
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
@@ -29,7 +29,7 @@ class Config(ImageConfig):
     out: str = "runs/DataMining/MetricLearning"
     loss: Literal["contrastive", "triplet"] = flag("contrastive", "supervised contrastive, or triplets, see task.py")
     embedding: int = flag(128, "numbers that the loss compares")
-    model: Literal["small", "medium", "resnet20", "resnet18", "resnet34", "tiny"] = flag("small", "preset of CNN/ResNet")
+    model: str = flag("small", "preset of CNN/ResNet", choices=PRESETS)
     epochs: int = 4
     batch_size: int = 256
     lr: float = 0.2

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from dl.modules.Diffusion.DDPM.model import UNet
+from dl.modules.Diffusion.DDPM.model import PRESETS, UNet
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Batch, ImageConfig, Loader, Splits, image_set, image_splits
 from dl.mytorch.data.augment import Augment, compose
@@ -27,7 +27,7 @@ class PictureConfig(ImageConfig):
 class DiffusionConfig(PictureConfig):
     """What the recipes of diffusion can be told beside."""
 
-    model: Literal["small", "cifar10", "tiny"] = flag("small", "preset of the network, see model.py")
+    model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
     classes: bool = flag(True, "condition on the label, so that samples of a class can be asked for")
     drop_label: float = flag(0.1, "probability that training hides the label, for classifier-free guidance")
     epochs: int = 7  # half an hour of one core of a CPU with avx512_bf16

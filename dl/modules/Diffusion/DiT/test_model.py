@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Iterator, get_type_hints
+from typing import Any, Iterator
 
 import pytest
 import torch
@@ -160,7 +160,6 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None, monkeypatch: 
     options = {"times": 20, "epochs": 2, "batch_size": 16, "ema": 0.9, "precision": "fp32", "learned_variance": True}
     config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", **options)
     testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
-    assert set(get_type_hints(train.Config)["model"].__args__) == set(PRESETS)
     with pytest.raises(ValueError, match="--times has to be at least 2"):
         dataclasses.replace(config, times=1)
     with pytest.raises(UserError, match="--model tiny does not fit --data cifar10: patch_size 7"):

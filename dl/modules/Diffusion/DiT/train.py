@@ -8,13 +8,12 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from dl.modules.Diffusion.DDPM import train as ddpm
 from dl.modules.Diffusion.DDPM.data import signed_splits
 from dl.modules.Diffusion.DDPM.task import Denoising
 from dl.modules.Diffusion.DDPM.train import process
-from dl.modules.Diffusion.DiT.model import DiT, build
+from dl.modules.Diffusion.DiT.model import PRESETS, DiT, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Splits, image_set
@@ -26,7 +25,7 @@ class Config(ddpm.Config):
     """Train DiT."""
 
     out: str = "runs/Diffusion/DiT"
-    model: Literal["small", "dit_s_2", "dit_b_2", "dit_l_2", "dit_xl_2", "tiny"] = flag("small", "preset, see model.py")
+    model: str = flag("small", "preset, see model.py", choices=PRESETS)
     lr: float = 1e-3
 
 

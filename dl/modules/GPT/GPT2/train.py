@@ -10,9 +10,8 @@ These are nanoGPT's 2,000 steps for a CPU on characters of Shakespeare. Its 5,00
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
-from dl.modules.GPT.GPT2.model import build
+from dl.modules.GPT.GPT2.model import PRESETS, build
 from dl.modules.GPT.recipe import LanguageConfig, train
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
@@ -24,8 +23,10 @@ class Config(LanguageConfig):
     """Train a GPT-2 on text."""
 
     out: str = "runs/GPT/GPT2"
-    model: Literal["char", "char_gpu", "small", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "tiny"] = flag(
-        "char", "preset of the network, see model.py; vocabulary, length and dropout are those of the data and the flags"
+    model: str = flag(
+        "char",
+        "preset of the network, see model.py; vocabulary, length and dropout are those of the data and the flags",
+        choices=PRESETS,
     )
 
 

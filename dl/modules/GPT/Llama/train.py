@@ -9,9 +9,9 @@ These are the 2,000 steps that nanoGPT gives a GPT-2 of this size on a CPU, on c
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from dl.modules.GPT.Llama.model import build
+from dl.modules.GPT.Llama.model import PRESETS, build
 from dl.modules.GPT.Llama.task import BalancedTextModeling
 from dl.modules.GPT.recipe import LanguageConfig, train
 from dl.mytorch import History, launch
@@ -24,9 +24,11 @@ class Config(LanguageConfig):
     """Train a Llama on text."""
 
     out: str = "runs/GPT/Llama"
-    model: Literal[
-        "char", "stories260k", "llama_7b", "llama_13b", "llama_33b", "llama_65b", "llama2_70b", "llama3_8b", "tiny"
-    ] = flag("char", "preset of the network, see model.py; vocabulary, length and dropout are those of the data and the flags")
+    model: str = flag(
+        "char",
+        "preset of the network, see model.py; vocabulary, length and dropout are those of the data and the flags",
+        choices=PRESETS,
+    )
     experts: int = flag(0, "feed-forwards of a block, of which each token passes through some; 0 = one, for all tokens")
     experts_per_token: int = flag(2, "how many of them")
     balance: float = flag(0.01, "weight of the loss that lets all experts be used alike")

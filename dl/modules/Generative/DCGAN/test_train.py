@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dl.modules.Diffusion.frechet import frechet_distance
 from dl.modules.Generative.DCGAN import train
-from dl.modules.Generative.DCGAN.model import PRESETS, build
+from dl.modules.Generative.DCGAN.model import build
 from dl.modules.Generative.DCGAN.task import Adversarial, PixelFrechetDistance, discriminator_loss, generator_loss
 from dl.modules.Generative.DCGAN.trainer import AdversarialTrainer
 from dl.mytorch import checkpoint, testing
@@ -214,8 +214,7 @@ def test_pictures_show_samples_and_lines_between_them() -> None:
     assert shown["interpolations"].shape == (1, 8 * 57 - 1, 10 * 57 - 1)
 
 
-def test_recipe_offers_presets_and_refuses_what_cannot_be_meant() -> None:
-    assert set(get_type_hints(train.Config)["model"].__args__) == set(PRESETS)
+def test_recipe_refuses_what_cannot_be_meant() -> None:
     for wrong in ({"beta1": 1.0}, {"cutmix": 1.0}):
         with pytest.raises(ValueError, match="--" + next(iter(wrong))):
             dataclasses.replace(CONFIG, **wrong)

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from dl.modules.Diffusion.DDPM.data import PictureConfig, signed_splits
-from dl.modules.Generative.DCGAN.model import DCGAN, build
+from dl.modules.Generative.DCGAN.model import DCGAN, PRESETS, build
 from dl.modules.Generative.DCGAN.task import Adversarial
 from dl.modules.Generative.DCGAN.trainer import AdversarialTrainer
 from dl.mytorch import History, launch, seed_everything
@@ -25,7 +25,7 @@ class Config(PictureConfig):
     """Train a DCGAN."""
 
     out: str = "runs/Generative/DCGAN"
-    model: Literal["small", "lsun", "tutorial", "tiny"] = flag("small", "preset of both networks, see model.py")
+    model: str = flag("small", "preset of both networks, see model.py", choices=PRESETS)
     epochs: int = 20
     batch_size: int = 128  # this, lr and beta1: the paper, section 4
     lr: float = 2e-4

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence as kl_of_distributions
 
 from dl.modules.Generative.VAE import train
-from dl.modules.Generative.VAE.model import PRESETS, Reparameterization, build
+from dl.modules.Generative.VAE.model import Reparameterization, build
 from dl.modules.Generative.VAE.task import NegativeELBO, kl_divergence, manifold, reconstruction_loss, unit
 from dl.mytorch import testing
 from dl.mytorch.config import UserError
@@ -191,8 +190,7 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None, monkeypatch: 
     testing.assert_resumes_exactly(train.main, dataclasses.replace(CONFIG, out=str(tmp_path), ema=0.9), splits)
 
 
-def test_recipe_offers_presets_and_refuses_what_would_change_the_images() -> None:
-    assert set(get_type_hints(train.Config)["model"].__args__) == set(PRESETS)
+def test_recipe_refuses_what_would_change_the_images() -> None:
     with pytest.raises(ValueError, match="--mixup"):
         dataclasses.replace(CONFIG, mixup=0.2)
 

@@ -6,10 +6,9 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from dl.modules.Diffusion.DDPM.data import PictureConfig, signed_splits
-from dl.modules.Generative.VAE.model import VAE, build
+from dl.modules.Generative.VAE.model import PRESETS, VAE, build
 from dl.modules.Generative.VAE.task import NegativeELBO
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
@@ -22,9 +21,7 @@ class Config(PictureConfig):
     """Train a variational autoencoder."""
 
     out: str = "runs/Generative/VAE"
-    model: Literal["mlp20", "mlp2", "mlp3", "mlp5", "mlp10", "mlp200", "conv", "tiny"] = flag(
-        "mlp20", "preset of the network, see model.py"
-    )
+    model: str = flag("mlp20", "preset of the network, see model.py", choices=PRESETS)
     epochs: int = 20
     batch_size: int = 100  # section 5
 

@@ -5,11 +5,10 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn
 
-from dl.modules.MLP.MLP.model import build
+from dl.modules.MLP.MLP.model import PRESETS, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
@@ -22,7 +21,7 @@ class Config(ImageConfig):
     """Train a multilayer perceptron."""
 
     out: str = "runs/MLP/MLP"
-    model: Literal["large", "d2l", "tiny"] = flag("large", "preset of the network, see model.py")
+    model: str = flag("large", "preset of the network, see model.py", choices=PRESETS)
     epochs: int = 12
     lr: float = 0.03
     weight_decay: float = 1e-3

@@ -176,7 +176,3 @@ def test_recipe_resumes_exactly_and_draws_what_was_looked_at(
     assert rows == words and columns == data.vocabularies["source"].decode(first) and columns[-1] == words[-1] == "<eos>"
     torch.testing.assert_close(weights[""], looked)
     assert looked.shape == (len(words), len(columns))
-
-
-def test_recipe_offers_every_preset() -> None:
-    assert set(train.Config.__annotations__["model"].__args__) == set(PRESETS)

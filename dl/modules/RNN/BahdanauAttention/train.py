@@ -5,9 +5,8 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
-from dl.modules.RNN.BahdanauAttention.model import build
+from dl.modules.RNN.BahdanauAttention.model import PRESETS, build
 from dl.modules.RNN.BahdanauAttention.task import AlignedTranslation
 from dl.modules.RNN.translating import TranslationConfig, train
 from dl.mytorch import History, launch
@@ -20,7 +19,7 @@ class Config(TranslationConfig):
     """Train a network with attention to translate."""
 
     out: str = "runs/RNN/BahdanauAttention"
-    model: Literal["small", "rnnsearch", "tiny"] = flag("small", "preset of the network, see model.py")
+    model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:

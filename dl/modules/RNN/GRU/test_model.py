@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from dl.modules.RNN.GRU import train
-from dl.modules.RNN.GRU.model import PRESETS, build
+from dl.modules.RNN.GRU.model import build
 from dl.modules.RNN.RNN.test_model import Scores, Twin, stream_batch, tokens
 from dl.modules.RNN.task import StreamModeling
 from dl.mytorch import testing
@@ -39,7 +38,3 @@ def test_scores_have_one_row_for_each_token_which_depends_on_those_before() -> N
 def test_every_parameter_gets_a_gradient_and_one_batch_is_learnt_by_heart() -> None:
     testing.assert_gradients_flow(build("tiny"), stream_batch(), StreamModeling(None))
     testing.assert_overfits(build("tiny", hidden_dim=16), stream_batch(), StreamModeling(None), lr=2e-2, steps=120, below=0.2)
-
-
-def test_recipe_offers_every_preset() -> None:
-    assert set(train.Config.__annotations__["model"].__args__) == set(PRESETS)

@@ -5,9 +5,8 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
-from dl.modules.RNN.LSTM.model import build
+from dl.modules.RNN.LSTM.model import PRESETS, build
 from dl.modules.RNN.recipe import LanguageConfig, train
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
@@ -19,9 +18,7 @@ class Config(LanguageConfig):
     """Train an LSTM."""
 
     out: str = "runs/RNN/LSTM"
-    model: Literal["word", "char", "zaremba_small", "zaremba_medium", "zaremba_large", "awd", "awd_tiny", "tiny"] = flag(
-        "char", "preset of the network, see model.py"
-    )
+    model: str = flag("char", "preset of the network, see model.py", choices=PRESETS)
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:

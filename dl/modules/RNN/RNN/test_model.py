@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dl.modules.RNN.RNN import train
 from dl.modules.RNN.RNN.model import PRESETS, RecurrentLanguageModel, build
 from dl.modules.RNN.task import StreamModeling
 from dl.mytorch import testing
@@ -137,7 +136,3 @@ def test_every_parameter_gets_a_gradient(options: dict[str, Any]) -> None:
 def test_one_batch_is_learnt_by_heart(options: dict[str, Any]) -> None:
     model = build("tiny", hidden_dim=16, **options)
     testing.assert_overfits(model, stream_batch(), StreamModeling(None), lr=2e-2, steps=120, below=0.2)
-
-
-def test_recipe_offers_every_preset() -> None:
-    assert set(train.Config.__annotations__["model"].__args__) == set(PRESETS)

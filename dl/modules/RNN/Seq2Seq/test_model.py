@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dl.modules.RNN.Seq2Seq import train
-from dl.modules.RNN.Seq2Seq.model import PRESETS, Seq2Seq, build, run_packed, turn_round
+from dl.modules.RNN.Seq2Seq.model import Seq2Seq, build, run_packed, turn_round
 from dl.mytorch import testing
 from dl.mytorch.data import TextSplits
 from dl.mytorch.data.translation import PairSplits, token_splits
@@ -161,8 +161,7 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
     assert sorted(tested) == ["bleu_error", "loss", "perplexity", "top1_error"]
 
 
-def test_recipe_offers_every_preset_and_refuses_impossible_flags() -> None:
-    assert set(train.Config.__annotations__["model"].__args__) == set(PRESETS)
+def test_recipe_refuses_impossible_flags() -> None:
     for name, value in {"dropout": 1.0, "min_count": 0, "beams": 0, "label_smoothing": 1.0}.items():
         with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} has to be"):
             train.Config(**{name: value})

@@ -5,9 +5,8 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
-from dl.modules.RNN.Seq2Seq.model import build
+from dl.modules.RNN.Seq2Seq.model import PRESETS, build
 from dl.modules.RNN.translating import TranslationConfig, train
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
@@ -19,7 +18,7 @@ class Config(TranslationConfig):
     """Train a sequence-to-sequence network to translate."""
 
     out: str = "runs/RNN/Seq2Seq"
-    model: Literal["small", "sutskever", "cho", "tiny"] = flag("small", "preset of the network, see model.py")
+    model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:

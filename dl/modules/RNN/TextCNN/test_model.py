@@ -152,8 +152,7 @@ def test_words_are_those_of_the_training_sentences(tmp_path: Path, monkeypatch: 
     assert batch["tokens"].shape == (20, 3) and (batch["tokens"] == 1).sum() == sum(len(t.split()) == 2 for t, _ in made(20))
 
 
-def test_recipe_offers_every_preset_and_refuses_impossible_flags() -> None:
-    assert set(train.Config.__annotations__["model"].__args__) == set(PRESETS)
+def test_recipe_refuses_impossible_flags() -> None:
     for name, value in {"length": 0, "min_count": 0, "max_norm": -1.0}.items():
         with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} has to be"):
             train.Config(**{name: value})

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dl.modules.RNN.TextCNN.data import Words, word_splits
-from dl.modules.RNN.TextCNN.model import TextCNN, build
+from dl.modules.RNN.TextCNN.model import PRESETS, TextCNN, build
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits
@@ -24,7 +24,7 @@ class Config(TrainConfig):
 
     out: str = "runs/RNN/TextCNN"
     data: Literal["sst2"] = flag("sst2", "name of the data set")
-    model: Literal["rand", "small", "tiny"] = flag("rand", "preset of the network, see model.py")
+    model: str = flag("rand", "preset of the network, see model.py", choices=PRESETS)
     length: int = flag(64, "words of a sentence; longer ones are cut")
     min_count: int = flag(2, "words that are rarer in the training sentences become <unk>")
     max_norm: float = flag(3.0, "largest norm of a row of the output layer, set after each step; 0 = none")

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import nn
 
 from dl.modules.RNN.Word2Vec.data import window_splits
-from dl.modules.RNN.Word2Vec.model import build
+from dl.modules.RNN.Word2Vec.model import PRESETS, build
 from dl.modules.RNN.Word2Vec.task import NegativeSampling
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
@@ -24,7 +24,7 @@ class Config(TrainConfig):
 
     out: str = "runs/RNN/Word2Vec"
     data: Literal["wikitext2", "shakespeare", "shakespeare-sample"] = flag("wikitext2", "the text")
-    model: Literal["small", "google", "tiny"] = flag("small", "preset of the network, see model.py")
+    model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
     objective: Literal["skipgram", "cbow"] = flag("skipgram", "name a word from one word near it, or from the mean of all")
     window: int = flag(5, "words to either side, at most")
     negatives: int = flag(5, "words drawn for each true one; the paper: 5 to 20 for small sets")

@@ -280,10 +280,6 @@ def test_another_vocabulary_than_the_run_s_is_refused(tmp_path: Path, no_picture
         train.main(config(tmp_path, epochs=1), splits(words=19))
 
 
-def test_recipe_takes_every_preset_that_it_offers() -> None:
-    assert set(train.Config.__annotations__["model"].__args__) == set(PRESETS)
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -29,7 +29,7 @@ class Config(TrainConfig):
 
     out: str = "runs/Transformers/BERT"
     data: Literal["wikitext2"] = flag("wikitext2", "name of the data set")
-    model: Literal["d2l", "small", "mini", "minilm_l6", "base", "large", "tiny"] = flag("d2l", "preset, see model.py")
+    model: str = flag("d2l", "preset, see model.py", choices=PRESETS)
     length: int = flag(64, "tokens of a pair of sentences, with <cls> and <sep>; longer pairs are cut")
     min_count: int = flag(5, "words that are rarer in the training text are <unk>")
     spans: bool = flag(False, "as the paper: a sentence is as many in a row as fill half the length")

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from dl.modules.Transformers.Transformer import train
-from dl.modules.Transformers.Transformer.model import PRESETS, Transformer, build
+from dl.modules.Transformers.Transformer.model import Transformer, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import TextSplits, Vocabulary
@@ -284,11 +284,6 @@ def test_flags_reach_model_task_and_optimizer(monkeypatch: pytest.MonkeyPatch) -
     assert rates["noam"](8, 100) == pytest.approx(8**-0.5 * 9**-0.5)  # the peak, at the ninth step
     assert rates["cosine"](9, 100) == 1 and rates["cosine"](8, 100) == 0.9 and rates["cosine"](100, 100) == 0
     assert rates["constant"](50, 100) == 1
-
-
-def test_recipe_takes_every_preset_that_it_offers() -> None:
-    offered = train.Config.__annotations__["model"].__args__
-    assert set(offered) <= set(PRESETS)
 
 
 def test_a_sentence_longer_than_the_network_is_refused_before_training(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class Config(TrainConfig):
     data: Literal["fra-eng-sample", "fra-eng", "fra-eng-d2l", "multi30k"] = flag(
         "fra-eng-sample", "pairs: English-French, all, those of the d2l book, or bundled ones; German-English"
     )
-    model: Literal["small", "medium", "d2l", "base", "big", "tiny"] = flag("small", "preset of the network, see model.py")
+    model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
     norm_first: bool = flag(False, "norms stand before the layers, not behind them as in the paper")
     shared: bool = flag(True, "one vocabulary, and one embedding, for both languages, as in the paper")
     dropout: float = flag(0.1, "dropout of embeddings and layers; the paper: 0.1 for base, 0.3 for big")

@@ -266,11 +266,6 @@ def test_recipe_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
 
 
-def test_recipe_takes_every_preset_that_it_offers() -> None:
-    offered = train.Config.__annotations__["model"].__args__
-    assert set(offered) <= set(PRESETS)
-
-
 def test_patches_that_do_not_divide_the_images_are_refused_before_training(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -286,3 +281,15 @@ def test_patches_that_do_not_divide_the_images_are_refused_before_training(tmp_p
 def test_recipe_refuses_what_cannot_be_meant(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="--" + next(iter(wrong)).replace("_", "-")):
         train.Config(out="unused", data="fashion_mnist-sample", **wrong)
+
+
+@pytest.mark.parametrize(("model", "large", "small"), [("vit_h_14", 14, 4), ("vit_b_32", 32, 4), ("small", 16, 4)])
+def test_patches_are_the_preset_s_in_large_images_and_of_4_pixels_in_small_ones(
+    tmp_path: Path, model: str, large: int, small: int
+) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    for data, side in ((f"folder:{tmp_path}", large), ("fashion_mnist", small)):
+        with without_values():
+            network = train.network(train.Config(data=data, model=model))
+        assert network.patch_embedding.kernel_size == (side, side)

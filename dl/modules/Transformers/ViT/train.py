@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from dl.modules.Transformers.ViT.model import build
+from dl.modules.Transformers.ViT.model import PRESETS, build
 from dl.modules.Transformers.ViT.task import AttentiveClassification
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
@@ -23,8 +23,8 @@ class Config(ImageConfig):
     """Train a ViT."""
 
     out: str = "runs/Transformers/ViT"
-    model: Literal["small", "vit_ti_16", "vit_s_16", "vit_b_16", "tiny"] = flag("small", "preset of the network, see model.py")
-    patch_size: int = flag(0, "side of a patch in pixels; 0 = 4 for images of up to 64 pixels, 16 for larger ones")
+    model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
+    patch_size: int = flag(0, "side of a patch in pixels; 0 = 4 for images of up to 64 pixels, for larger ones the preset's (small: 16)")
     dropout: float = flag(0.0, "dropout of embeddings and linear layers")
     epochs: int = 20
     lr: float = 1e-3
@@ -43,11 +43,13 @@ class Config(ImageConfig):
 def network(config: Config) -> nn.Module:
     """The network that the config asks for. Raises `UserError` when its patches do not divide the images."""
     about = image_set(config)
+    preset = PRESETS[config.model]
+    patch_size = 4 if about.small else preset["patch_size"] if preset["image_size"] > 64 else 16
     try:
         return build(
             config.model,
             image_size=about.size,
-            patch_size=config.patch_size or (4 if about.small else 16),
+            patch_size=config.patch_size or patch_size,
             in_channels=about.channels,
             num_classes=len(about.classes),
             dropout=config.dropout,
