@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import itertools
 import os
 import tempfile
 import zlib
@@ -30,8 +31,10 @@ class Source(NamedTuple):
 
 
 def find(source: Source) -> Path | None:
-    """The folder on this machine that holds all files of a set, or None."""
-    return next((p for p in source.places if all(_file(p, name).exists() for name in source.checksums)), None)
+    """The folder on this machine that holds all files of a set, or None: one of its places, or a folder in one of these."""
+    inside = (path for place in source.places if place.is_dir() for path in sorted(place.iterdir()) if path.is_dir())
+    folders = itertools.chain(source.places, inside)
+    return next((path for path in folders if all(_file(path, name).exists() for name in source.checksums)), None)
 
 
 def read(name: str, source: Source) -> dict[str, bytes]:

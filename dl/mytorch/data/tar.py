@@ -31,7 +31,7 @@ from dl.mytorch.data.imagefile import SUFFIXES, centre_square, read_image
 from dl.mytorch.data.loader import Batch
 from dl.mytorch.data.text import TextSplits
 from dl.mytorch.data.textfiles import read_lines
-from dl.mytorch.files import atomic_write, read_json, regular_file, verify, write_recorded_json
+from dl.mytorch.files import CHECKSUMS, atomic_write, read_json, regular_file, verify, write_recorded_json
 
 UNKNOWN = -1  # checksum of a sample in a shard without an index
 
@@ -154,8 +154,8 @@ def tar_splits(config: TrainConfig, root: Path, size: int, augment: Augment | No
     when the shards are not those with which the run in `config.out` began.
     """
     names = class_names(root)
-    found = {part: sorted((root / part).glob("*.tar")) for part in ("train", "val", "test")}
-    found["train"] = found["train"] or sorted(root.glob("*.tar"))
+    found = {part: _shards(root / part) for part in ("train", "val", "test")}
+    found["train"] = found["train"] or _shards(root)
     read = {part: Tarred(shards, size, len(names)) for part, shards in found.items() if shards or part == "train"}
     sets: dict[str, Dataset] = {**read}
     train = read["train"]
@@ -169,6 +169,15 @@ def tar_splits(config: TrainConfig, root: Path, size: int, augment: Augment | No
         raise UserError(f"--data tar:{root}: there are too few samples in *.tar, none are left for {' and '.join(empty)}")
     split = {part: _described(read[part], root) if part in read else [] for part in ("train", "val", "test")}
     return folder.picture_splits(config, sets, augment, names, split)
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The shards in a folder, by name. Raises `UserError` when one is gone whose index was written there."""
+    shards, sums = sorted(folder.glob("*.tar")), folder / CHECKSUMS
+    written = {Path(name).stem for name in read_json(sums, {str: [str]})} - {"classes"} if sums.exists() else set()
+    if gone := sorted(written - {shard.stem for shard in shards}):
+        raise UserError(f"{folder / gone[0]}.tar is gone; if that is meant, delete the entry of {gone[0]}.json in {sums}")
+    return shards
 
 
 def _described(data: Tarred, root: Path) -> list[str]:

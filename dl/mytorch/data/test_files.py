@@ -123,6 +123,11 @@ def source(tmp_path: Path) -> Source:
     return Source(places, {name: md5(content) for name, content in WANTED.items()}, "ask a friend", fetch)
 
 
+def test_an_archive_that_was_unpacked_in_its_place_is_found(tmp_path: Path, source: Source, downloads: SimpleNamespace) -> None:
+    write(source.places[0] / "published-1.0", WANTED)
+    assert files.read("set", source) == WANTED and downloads.tried == 0
+
+
 @pytest.mark.parametrize("gzipped", [False, True])
 def test_data_comes_before_the_system_s_copy_and_both_before_a_download(
     gzipped: bool, tmp_path: Path, source: Source, downloads: SimpleNamespace

@@ -197,6 +197,10 @@ def test_a_shard_with_an_index_is_what_was_written_or_refused(tmp_path: Path) ->
     shard.write_bytes(content[: place.start + 50] + bytes([content[place.start + 50] ^ 4]) + content[place.start + 51 :])
     with pytest.raises(UserError, match=r"000000.tar, bytes \d+ to \d+, was changed since it was written"):
         Tarred([shard], 4, 2)[3]
+    shard.rename(tmp_path / "elsewhere.tar")
+    with pytest.raises(UserError, match="000000.tar is gone; if that is meant, delete the entry"):
+        image_splits(config(tmp_path / "shards"))
+    (tmp_path / "elsewhere.tar").rename(shard)
     index = shard.with_suffix(".json")
     index.write_text(index.read_text(encoding="utf-8").replace("1", "0", 1), encoding="utf-8")
     with pytest.raises(UserError, match="000000.json was changed since it was written"):

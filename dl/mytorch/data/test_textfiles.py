@@ -44,6 +44,15 @@ def test_text_comes_as_it_was_written(tmp_path: Path) -> None:
         assert read_text(tmp_path / name) == text
 
 
+def test_an_archive_that_was_unpacked_in_its_place_is_found(tmp_path: Path, internet: dict[str, bytes]) -> None:
+    source = Source("set", {"a.txt": None, "b.txt": None}, "")
+    (tmp_path / "set" / "published").mkdir(parents=True)
+    for name in source.files:
+        assert source.place == tmp_path / "set"
+        (tmp_path / "set" / "published" / name).touch()
+    assert find(source) == tmp_path / "set" / "published"
+
+
 def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("one\u2028still one\x0b\x85\x1c!\r\n\ntwo".encode())
     assert read_lines(tmp_path / "a.txt") == ["one\u2028still one\x0b\x85\x1c!", "", "two"]

@@ -32,7 +32,10 @@ class Source(NamedTuple):
 
     @property
     def place(self) -> Path:
-        return DATA / self.folder
+        """The folder in data/, or the one in it that holds all files: an archive as it was unpacked."""
+        folder = DATA / self.folder
+        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+        return next((path for path in [folder, *inside] if all((path / name).exists() for name in self.files)), folder)
 
     def missing(self) -> list[str]:
         """The names of the files that are not there."""

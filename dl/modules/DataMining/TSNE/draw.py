@@ -35,7 +35,7 @@ def export(folder: Path, features: Tensor, labels: Sequence[str], images: Tensor
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder)) as writer:
-        writer.add_embedding(features, metadata=[label or "-" for label in labels], label_img=images, tag="features")
+        writer.add_embedding(features, metadata=[" ".join(label.split()) or "-" for label in labels], label_img=images, tag="features")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -43,6 +43,12 @@ def test_an_index_becomes_a_map_and_a_projector(index: Path, tmp_path: Path, cap
     assert (projector / "projector_config.pbtxt").exists()
 
 
+def test_a_label_is_one_line_of_the_projector_s_metadata(tmp_path: Path) -> None:
+    draw.export(tmp_path, torch.rand(3, 2), ["a\nb", "\u2028", "c\td"], torch.rand(3, 3, 4, 4))
+    (metadata,) = tmp_path.glob("**/metadata.tsv")
+    assert metadata.read_text(encoding="utf-8").split("\n")[:3] == ["a b", "-", "c d"]
+
+
 def test_a_picture_is_placed_among_few_of_which_one_cannot_be_read_any_more(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
