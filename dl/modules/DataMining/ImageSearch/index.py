@@ -7,8 +7,8 @@ The same command again adds what is new or changed, removes what is gone, and em
 it goes on from the last whole shard, and ends with the same bytes as if nothing had happened.
 
 The folder: `index.json`, and for each shard of up to 1,024 pictures the features `000000.npy`, (pictures, D) in float32,
-and their names, labels and stamps, `000000.json`. A file is written under another name and renamed; index.json, which
-comes last, holds the checksums of all, and its own. What it does not name does not count. Of `--approximate-above` pictures
+and their names, labels and stamps (checksums of the pictures' files), `000000.json`. A file is written under another name
+and renamed; index.json, which comes last, holds the checksums of all, and its own. What it does not name does not count. Of `--approximate-above` pictures
 and more there are the files of approximate.py too, if faiss is there. Other files in the folder are left alone, and a folder
 of other files is not taken for an index.
 """
@@ -29,8 +29,8 @@ from dl.modules.DataMining.ImageSearch.approximate import KINDS, Approximate, bu
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
-from dl.modules.DataMining.ImageSearch.store import add_shard, check, checksum, make_folder, read_manifest, read_shard
-from dl.modules.DataMining.ImageSearch.store import remove_unnamed, write_manifest
+from dl.modules.DataMining.ImageSearch.store import ANEW, add_shard, checksum, make_folder, read_manifest, read_shard
+from dl.modules.DataMining.ImageSearch.store import remove_unnamed, verify, write_manifest
 from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.modules.DataMining.OpenSet.scores import Mahalanobis
 from dl.mytorch.config import UserError, user_path
@@ -60,17 +60,20 @@ class Index:
         self.names: list[str] = []
         self.labels: list[str] = []
         for shard in self.about["shards"]:
-            rows = read_shard(self.folder, shard)
+            rows, vectors = read_shard(self.folder, shard, self.about["network"]["size"])
             self.names += rows["names"]
             self.labels += rows["labels"]
             if rows["names"]:
-                self.vectors.append(torch.from_numpy(np.load(self.folder / f"{shard['name']}.npy", mmap_mode="c")))
+                self.vectors.append(torch.from_numpy(vectors))
         if not self.names:
             raise UserError(f"{folder} is an index of no pictures")
         self.exact = Exact(self.vectors)
+        if len(self.exact.nonfinite):
+            name = self.names[self.exact.nonfinite[0]]
+            raise UserError(f"{folder} holds features that are not finite, first those of {name}: {ANEW}")
         sums = self.about["approximate"] or {}
         for kind, expected in sums.items():
-            check(self.folder / f"{kind}.faiss", expected)
+            verify(self.folder / f"{kind}.faiss", expected)
         files = {kind: self.folder / f"{kind}.faiss" for kind in sums}
         self.nearest = Approximate(self.exact, files) if files else self.exact
 
@@ -102,7 +105,7 @@ class Index:
             gone = f"{network['weights']}, whose network {self.folder} was made with, is gone"
             raise UserError(f"{gone}: if it has moved, index again with its new place as --weights")
         extractor = Extractor(*(network[name] for name in ("backbone", "weights", "preset", "layer")))
-        if extractor.about["sha256"] != network["sha256"]:
+        if any(extractor.about[name] != network[name] for name in ("sha256", "size")):
             now = f"{network['weights']} holds now" if network["weights"] else "are published now"
             raise UserError(f"{self.folder} was made with other weights than {now}: index again, --fresh")
         return extractor
@@ -125,10 +128,13 @@ def update(
             raise UserError(f"{folder} holds an index of another {name}: choose another --index, or --fresh to delete that one")
     write_manifest(folder, about)  # before the shards, so that after a kill the folder is known to be an index
     remove_unnamed(folder, about)
-    known, problems = _remove_gone(folder, about, dict(zip(pictures.names, pictures.stamps)))
+    numbers = tqdm(range(len(pictures.names)), unit="file", desc="checksums", disable=None, leave=False)
+    stamps = {pictures.names[i]: pictures.stamp(i) for i in numbers}
+    known, problems = _remove_gone(folder, about, stamps)
+    remove_unnamed(folder, about)  # when nothing of it is mapped any more
     missing = [i for i, name in enumerate(pictures.names) if name not in known]
     for start in tqdm(range(0, len(missing), SHARD), unit="shard", disable=None, leave=False):
-        rows, vectors, skipped = _embedded(pictures, missing[start : start + SHARD], embed, network["size"])
+        rows, vectors, skipped = _embedded(pictures, stamps, missing[start : start + SHARD], embed, network["size"])
         problems += skipped
         add_shard(folder, about, rows, vectors)
         about |= UNMADE
@@ -163,40 +169,46 @@ def _remove_gone(folder: Path, about: dict[str, Any], stamps: dict[str, str]) ->
     known: set[str] = set()
     problems: list[str] = []
     for shard in list(about["shards"]):
-        rows = read_shard(folder, shard)
+        rows, vectors = read_shard(folder, shard, about["network"]["size"])
         stay = [i for i, name in enumerate(rows["names"]) if stamps.get(name) == rows["stamps"][i]]
         skipped = {name: skip for name, skip in rows["skipped"].items() if stamps.get(name) == skip["stamp"]}
         if len(stay) < len(rows["names"]) or len(skipped) < len(rows["skipped"]):
             kept = {part: [rows[part][i] for i in stay] for part in ("names", "labels", "stamps")} | {"skipped": skipped}
             if stay or skipped:
-                add_shard(folder, about, kept, np.load(folder / f"{shard['name']}.npy")[stay])
+                add_shard(folder, about, kept, vectors[stay])
             about["shards"].remove(shard)
             about |= UNMADE
             write_manifest(folder, about)
         known |= {rows["names"][i] for i in stay} | set(skipped)
         problems += [skip["cause"] for skip in skipped.values()]
-    remove_unnamed(folder, about)
     return known, problems
 
 
 def _embedded(
-    pictures: Pictures, numbers: list[int], embed: Embed, size: int
+    pictures: Pictures, stamps: dict[str, str], numbers: list[int], embed: Embed, size: int
 ) -> tuple[dict[str, Any], np.ndarray, list[str]]:
-    """The rows and features (N, size) of the pictures with these numbers, and the causes why others cannot be read."""
+    """The rows and features (N, size) of the pictures with these numbers, and the causes why others have none."""
     rows: dict[str, Any] = {"names": [], "labels": [], "stamps": [], "skipped": {}}
     vectors = [np.empty((0, size), np.float32)]
     for start in range(0, len(numbers), BATCH):
-        read = []
+        read: dict[int, Tensor] = {}
+        causes: dict[int, str] = {}
         for i in numbers[start : start + BATCH]:
             try:
-                read.append(pictures.read(i))
+                read[i] = pictures.read(i)
             except UserError as error:
-                rows["skipped"][pictures.names[i]] = {"stamp": pictures.stamps[i], "cause": str(error)}
-                continue
-            for part, values in (("names", pictures.names), ("labels", pictures.labels), ("stamps", pictures.stamps)):
-                rows[part].append(values[i])
-        if read:
-            vectors.append(embed(read).numpy())
+                causes[i] = str(error)
+        features = embed(list(read.values())).numpy() if read else vectors[0]
+        finite = np.isfinite(features).all(1)
+        vectors.append(features[finite])
+        causes |= {i: f"{pictures.names[i]}: its features are not finite" for i, good in zip(read, finite) if not good}
+        for i in (i for i in read if i not in causes):
+            name = pictures.names[i]
+            for part, value in (("names", name), ("labels", pictures.labels[i]), ("stamps", stamps[name])):
+                rows[part].append(value)
+        rows["skipped"] |= {
+            pictures.names[i]: {"stamp": stamps[pictures.names[i]], "cause": cause} for i, cause in sorted(causes.items())
+        }
     return rows, np.concatenate(vectors), [skip["cause"] for skip in rows["skipped"].values()]
 
 
@@ -228,6 +240,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--approximate-above", type=int, default=LARGE, metavar="N", help=large)
     parser.add_argument("--fresh", action="store_true", help="delete the index that is there, and start over")
     options = parser.parse_args(argv)
+    if options.approximate_above < 1 or not 0 <= options.seed < 2**32:
+        parser.error("--approximate-above has to be at least 1, and --seed from 0 to 4294967295")
     try:
         pictures = open_pictures(options.source, seed=options.seed)
         extractor = Extractor(options.backbone, options.weights, options.preset, options.layer)
@@ -241,6 +255,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"stopped: the same command goes on from the last {SHARD:,} pictures that are indexed", file=sys.stderr)
+        return 130
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"{options.index}: {len(index.names):,} pictures, features of {extractor.about['size']} numbers")

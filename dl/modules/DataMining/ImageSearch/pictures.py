@@ -1,5 +1,6 @@
 """What can be indexed: a folder of pictures, however deep, or a data set by its name."""
 
+import hashlib
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -17,7 +18,7 @@ class Pictures(NamedTuple):
     source: str  # what `open_pictures` opens again
     names: list[str]
     labels: list[str]  # "" for none
-    stamps: list[str]  # changes when the picture of this name does
+    stamp: Callable[[int], str]  # number -> what changes when the picture of this name does; it takes reading its file
     read: Callable[[int], Tensor]  # number -> (3, H, W) of bytes; raises `UserError` for what is no picture
 
 
@@ -35,7 +36,7 @@ def open_pictures(source: str, part: str = "train", seed: int = 0) -> Pictures:
     data = getattr(image_splits(config), part).dataset
     names = [f"{part}/{i:05d}" for i in range(len(data["labels"]))]
     labels = [classes[label] for label in data["labels"].tolist()]
-    return Pictures(source, names, labels, [f"seed {seed}"] * len(names), lambda i: data["images"][i].expand(3, -1, -1))
+    return Pictures(source, names, labels, lambda i: f"seed {seed}", lambda i: data["images"][i].expand(3, -1, -1))
 
 
 def _of_folder(root: Path) -> Pictures:
@@ -46,5 +47,13 @@ def _of_folder(root: Path) -> Pictures:
     if not files:
         raise UserError(f"{root} holds no pictures ({' '.join(sorted(SUFFIXES))})")
     labels = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
-    stamps = [f"{stat.st_size}-{stat.st_mtime_ns}" for stat in (path.stat() for path in files)]
-    return Pictures(str(root.resolve()), names, labels, stamps, lambda i: read_image(files[i]))
+    return Pictures(str(root.resolve()), names, labels, lambda i: _stamp(files[i]), lambda i: read_image(files[i]))
+
+
+def _stamp(path: Path) -> str:
+    """The checksum of a file, as its size and time can stay when it changes; "" if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

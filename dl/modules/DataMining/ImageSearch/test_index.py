@@ -117,9 +117,9 @@ def test_a_damaged_file_is_named(folder: Path, tmp_path: Path, name: str) -> Non
     damaged = bytearray(path.read_bytes())
     damaged[-20] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(UserError, match=f"{name} is damaged"):
+    with pytest.raises(UserError, match=f"{name} was changed since it was written"):
         Index(tmp_path / "index")
-    with pytest.raises(UserError, match=f"{name} is damaged"):
+    with pytest.raises(UserError, match=f"{name} was changed since it was written"):
         make(tmp_path / "index", folder)
     path.unlink()
     with pytest.raises(UserError, match="is missing|holds no index"):
@@ -176,7 +176,7 @@ def test_a_large_index_is_searched_approximately_until_pictures_come_or_go(folde
     for distance in ("l1", "l2", "cosine"):
         assert torch.equal(found.nearest.search(query, 3, distance)[1], found.exact.search(query, 3, distance)[1])
     (tmp_path / "index" / "l2.faiss").write_bytes(b"damaged")
-    with pytest.raises(UserError, match="l2.faiss is damaged"):
+    with pytest.raises(UserError, match="l2.faiss was changed since it was written"):
         Index(tmp_path / "index")
     (folder / "dark" / "03.png").unlink()
     make(tmp_path / "index", folder)
