@@ -4,8 +4,9 @@
     python -m dl.modules.DataMining.ImageSearch.app                               # then open http://127.0.0.1:7860
     python -m dl.modules.DataMining.ImageSearch.app --index runs/by-head runs/by-block    # a choice of layers
 
-The page is for this machine only. Files of more than 20 MB, pictures of more than 25 million pixels and what is no picture
-are answered by a sentence.
+The page is for this machine only: it answers under local host names alone, as a name of another site can be made to lead
+here. Files of more than 20 MB, pictures of more than 25 million pixels and what is no picture are answered by a sentence.
+Uploaded files are deleted after an hour, and when the page ends.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
-from dl.modules.DataMining.ImageSearch.search import ask
+from dl.modules.DataMining.ImageSearch.search import ask, printable
 from dl.modules.DataMining.TSNE.draw import chosen_rows, thumbnails
 from dl.modules.DataMining.TSNE.tsne import place, tsne
 from dl.mytorch import plot
@@ -28,6 +29,8 @@ from dl.mytorch.data.imagefile import image_size
 
 LARGEST_FILE = 20 * 2**20  # bytes
 LARGEST_PICTURE = 25_000_000  # pixels
+KEPT = 3600  # seconds, for which an uploaded file is kept
+HOSTS = {b"127.0.0.1", b"localhost"}
 DISTANCES = ["l2", "l1", "cosine", "dot"]
 
 
@@ -56,7 +59,7 @@ def open_source(folder: Path, points: int) -> Source:
     if len(rows) > 15:
         features = index.exact.rows(rows).float()
         drawn = tsne(features, perplexity=min(30.0, (len(rows) - 1) / 3), iterations=500, exaggerated=150)
-        chart = Chart(drawn, features, [index.labels[row] for row in rows.tolist()], thumbnails(index, rows))
+        chart = Chart(drawn, features, [printable(index.labels[row]) for row in rows.tolist()], thumbnails(index, rows))
     return Source(index, index.extractor(), chart)
 
 
@@ -80,11 +83,10 @@ def answer(source: Source, path: str | None, distance: str) -> tuple[str, list[t
     if path is None:
         return "Drop a picture.", [], _map(source.chart, None)
     try:
-        picture = checked(path)
+        features = source.extractor([checked(path)])
+        found = ask(source.index, features, 5, distance)
     except UserError as error:
         return f"**{error}**", [], _map(source.chart, None)
-    features = source.extractor([picture])
-    found = ask(source.index, features, 5, distance)
     pictures = [pixels(each) for each in source.index.shown([neighbour.row for neighbour in found.neighbours])]
     captions = [f"{neighbour.label or neighbour.name} {neighbour.distance:.4g}" for neighbour in found.neighbours]
     return f"**{found.verdict}**", list(zip(pictures, captions)), _map(source.chart, features)
@@ -103,6 +105,26 @@ def _map(chart: Chart | None, features: Tensor | None) -> np.ndarray | None:
     return (drawn * 255).byte().permute(1, 2, 0).numpy()
 
 
+class LocalOnly:
+    """Answers requests to local host names, and refuses all others: ASGI middleware around `app`.
+
+    A page of another site, whose name leads to 127.0.0.1 once it is open (DNS rebinding), could else read this one.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        hosts = [value for name, value in scope.get("headers", ()) if name == b"host"]
+        if scope["type"] == "lifespan" or (len(hosts) == 1 and hosts[0].lower().partition(b":")[0] in HOSTS):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await send({"type": "http.response.start", "status": 400, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"this page answers under 127.0.0.1 and localhost only"})
+
+
 def create(sources: dict[str, Source]) -> Any:
     """The page. Raises `UserError` when gradio is not installed."""
     try:
@@ -113,7 +135,7 @@ def create(sources: dict[str, Source]) -> Any:
     def show(path: str | None, name: str, distance: str) -> tuple[str, list[tuple[np.ndarray, str]], np.ndarray | None]:
         return answer(sources[name], path, distance)
 
-    with gradio.Blocks(title="Image search", analytics_enabled=False) as page:
+    with gradio.Blocks(title="Image search", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         gradio.Markdown("# Image search")
         with gradio.Row():
             upload = gradio.File(label="A picture", type="filepath", file_count="single")
@@ -139,18 +161,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=7860, help="of the page (default: %(default)s)")
     parser.add_argument("--points", type=int, default=500, help="pictures on the map at most (default: %(default)s)")
     options = parser.parse_args(argv)
+    if not 0 < options.port < 2**16 or options.points < 0:
+        parser.error("--port has to be from 1 to 65535, and --points at least 0")
     try:
         sources = {}
         for folder in options.index:
             source = open_source(folder, options.points)
             network = source.index.about["network"]
             sources[f"{network['backbone']}, {network['layer'] or 'last layer'} ({folder})"] = source
-        page = create(sources)
-    except (UserError, OSError) as error:
+        launch(create(sources), options.port)
+    except (UserError, OSError) as error:  # as a port that is taken
         print(f"error: {error}", file=sys.stderr)
         return 1
-    page.launch(server_name="127.0.0.1", server_port=options.port, max_file_size=LARGEST_FILE, quiet=True)
+    except KeyboardInterrupt:
+        return 130
     return 0
+
+
+def launch(page: Any, port: int, **options: Any) -> Any:
+    """Serve a page of `create` to this machine, until Ctrl-C unless `prevent_thread_lock`."""
+    from starlette.middleware import Middleware  # gradio's
+
+    own = {"middleware": [Middleware(LocalOnly)]}
+    local = {"server_name": "127.0.0.1", "server_port": port, "max_file_size": LARGEST_FILE}
+    return page.launch(**local, app_kwargs=own, quiet=True, **options)
 
 
 if __name__ == "__main__":

@@ -43,9 +43,16 @@ class Approximate:
         except ModuleNotFoundError:
             raise UserError('this index is searched by faiss: pip install -e ".[search]"') from None
         self.exact = exact
-        self.indices = {kind: faiss.read_index(str(path)) for kind, path in files.items()}
-        for index in self.indices.values():
+        self.indices = {}
+        for kind, path in files.items():
+            try:
+                index = faiss.read_index(str(path))
+            except RuntimeError:
+                raise UserError(f"{path} is not faiss's: --fresh makes the index anew") from None
+            if (index.ntotal, index.d) != (len(exact), exact.length):
+                raise UserError(f"{path} is of other vectors: --fresh makes the index anew")
             index.nprobe = CELLS
+            self.indices[kind] = index
 
     def search(self, queries: Tensor, k: int = 5, distance: str = "l2") -> tuple[Tensor, Tensor]:
         """As `Exact.search`. The largest products, "dot", are found exactly."""

@@ -20,9 +20,13 @@ from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.mytorch import plot
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import centre_square, read_image
+from dl.mytorch.system import escape_output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+DRAWN = 20  # neighbours in the figure at most
 
 
 class Neighbour(NamedTuple):
@@ -48,10 +52,10 @@ def ask(index: Index, features: Tensor, top: int = 5, distance: str = "l2") -> A
     """
     distances, rows = index.nearest.search(features, top, distance)
     found = zip(rows[0].tolist(), distances[0].tolist())
-    neighbours = [Neighbour(row, index.names[row], index.labels[row], value) for row, value in found]
+    neighbours = [Neighbour(row, printable(index.names[row]), printable(index.labels[row]), value) for row, value in found]
     calibrated = index.about["verdict"]
     if calibrated is None:
-        return Answer(None, "Too few pictures are indexed to say whether this one is known.", neighbours)
+        return Answer(None, "Too few different pictures are indexed to say whether this one is known.", neighbours)
     own = index.strangeness(features).item() ** 0.5
     known = own <= calibrated["distance"]
     reason = (
@@ -62,6 +66,11 @@ def ask(index: Index, features: Tensor, top: int = 5, distance: str = "l2") -> A
         return Answer(False, f"I don't know this picture: {reason}.", neighbours)
     label, votes = Counter(neighbour.label for neighbour in neighbours).most_common(1)[0]
     return Answer(True, f"Known, {votes} of {len(neighbours)} nearest are {label or 'without a label'}: {reason}.", neighbours)
+
+
+def printable(name: str) -> str:
+    """A file's name as any terminal or font shows it: what is no character, and control characters, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def figure(picture: Tensor, answer: Answer, pictures: Sequence[Tensor]) -> "Figure":
@@ -83,12 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("picture", type=user_path, metavar="IMAGE", help="JPEG, PNG, WebP ...")
     parser.add_argument("--index", type=user_path, default=Path(FOLDER), help="folder of the index (default: %(default)s)")
-    parser.add_argument("--top", type=int, default=5, help="how many neighbours (default: %(default)s)")
+    parser.add_argument("--top", type=int, default=5, help=f"how many neighbours (default: %(default)s); {DRAWN} are drawn")
     parser.add_argument("--distance", default="l2", help="l1, l2, cosine, dot, or lP for any P > 0 (default: %(default)s)")
     parser.add_argument(
         "--figure", type=user_path, default=Path("neighbours.png"), help="picture to write (default: %(default)s)"
     )
     options = parser.parse_args(argv)
+    escape_output()
     try:
         power(options.distance)
     except ValueError as error:
@@ -103,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(answer.verdict)
         for neighbour in answer.neighbours:
             print(f"  {neighbour.distance:10.4f}  {neighbour.label or '-'}  {neighbour.name}")
+        answer = answer._replace(neighbours=answer.neighbours[:DRAWN])
         pictures = index.shown([neighbour.row for neighbour in answer.neighbours])
         plot.save_figure(figure(picture, answer, pictures), options.figure)
         print(f"drawn: {options.figure}")

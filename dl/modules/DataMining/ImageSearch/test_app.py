@@ -2,11 +2,14 @@
 
 import asyncio
 import base64
+import http.client
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,6 +77,83 @@ def test_what_the_page_does_not_take_is_said(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "large.png").write_bytes(bytes(3 * 2**20))
     with pytest.raises(UserError, match="The file has 3 MB; at most 1 MB are taken"):
         app.checked(str(tmp_path / "large.png"))
+
+
+@pytest.mark.parametrize(
+    ("host", "answered"),
+    [
+        ("127.0.0.1:7860", True),
+        ("localhost", True),
+        ("LOCALHOST:80", True),
+        ("evil.example:7860", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost.", False),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_the_page_answers_under_local_host_names_only(host: str, answered: bool, kind: str) -> None:
+    seen, sent = [], []
+
+    async def page_(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        seen.append(scope)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(app.LocalOnly(page_)({"type": kind, "headers": [(b"host", host.encode())]}, None, send))
+    assert bool(seen) == answered and bool(sent) != answered
+    assert answered or sent[0].get("status", sent[0].get("code")) in (400, 1008)
+
+
+def test_a_request_with_two_hosts_or_none_is_refused_and_the_start_of_the_server_is_not() -> None:
+    sent = []
+
+    async def page_(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        sent.append(scope["type"])
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message.get("status"))
+
+    for scope in ({"type": "lifespan"}, {"type": "http"}, {"type": "http", "headers": [(b"host", b"localhost")] * 2}):
+        asyncio.run(app.LocalOnly(page_)(scope, None, send))
+    assert sent == ["lifespan", 400, None, 400, None]
+
+
+@pytest.mark.parametrize("flags", [["--port", "0"], ["--port", "65536"], ["--points", "-1"]])
+def test_flags_out_of_range_are_refused(flags: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        app.main(flags)
+
+
+@pytest.mark.slow
+def test_gradio_refuses_other_hosts_and_deletes_uploads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    monkeypatch.setattr(app, "KEPT", 1)
+    page_, port = app.create({"an index": None}), free_port()  # type: ignore[dict-item]
+    monkeypatch.undo()  # the server listens on this machine
+    try:
+        app.launch(page_, port, prevent_thread_lock=True)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        for host, status in ((f"127.0.0.1:{port}", 200), (f"localhost:{port}", 200), (f"evil.example:{port}", 400)):
+            connection.request("GET", "/", headers={"Host": host})
+            answered = connection.getresponse()
+            answered.read()
+            assert answered.status == status
+        form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nbytes\r\n--x--\r\n'
+        kind = {"Content-Type": "multipart/form-data; boundary=x", "Host": f"127.0.0.1:{port}"}
+        connection.request("POST", "/gradio_api/upload", body=form, headers=kind)
+        (uploaded,) = json.loads(connection.getresponse().read())
+        assert Path(uploaded).exists()
+        for _ in range(100):
+            if not Path(uploaded).exists():
+                break
+            time.sleep(0.1)
+        assert not Path(uploaded).exists()
+    finally:
+        page_.close()
 
 
 def test_without_an_index_the_page_does_not_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

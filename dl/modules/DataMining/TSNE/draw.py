@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
+from dl.modules.DataMining.ImageSearch.search import printable
 from dl.modules.DataMining.TSNE.tsne import place, tsne
 from dl.mytorch import plot
 from dl.mytorch.config import UserError, user_path
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--figure", type=user_path, default=Path("map.png"), help="picture to write (default: %(default)s)")
     parser.add_argument("--projector", type=user_path, help="also write a folder for TensorBoard's projector")
     options = parser.parse_args(argv)
+    if options.points < 1 or options.iterations < 1:
+        parser.error("--points and --iterations have to be at least 1")
     try:
         index = Index(options.index)
         rows = chosen_rows(index, options.points)
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         features = index.exact.rows(rows).float()
         new = index.extractor()([read_image(path) for path in options.place]) if options.place else None
         points = tsne(features, options.perplexity, options.iterations)
-        labels = [index.labels[row] for row in rows.tolist()]
+        labels = [printable(index.labels[row]) for row in rows.tolist()]
         images = thumbnails(index, rows)
         mark = None if new is None else place(points, features, new, min(5.0, options.perplexity))
         plot.save_figure(plot.scatter(points, labels, images, mark), options.figure)
@@ -72,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped: nothing is drawn", file=sys.stderr)
+        return 130
     return 0
 
 
