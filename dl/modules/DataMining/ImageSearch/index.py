@@ -246,6 +246,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         pictures = open_pictures(options.source, seed=options.seed)
         extractor = Extractor(options.backbone, options.weights, options.preset, options.layer)
         problems = update(options.index, pictures, extractor, extractor.about, options.seed, options.fresh)
+        if len(problems) == len(pictures.names):
+            raise UserError(f"none of the {len(problems)} pictures can be indexed: {problems[0]}")
         calibrate(options.index, _held_out(options, extractor))
         try:
             approximate(options.index, options.approximate_above)

@@ -82,7 +82,7 @@ def read_shard(folder: Path, shard: dict[str, str], size: int) -> tuple[dict[str
         found = np.load(vectors, mmap_mode="c" if count else None, allow_pickle=False)
         if found.shape != (count, size) or found.dtype != np.float32:
             raise ValueError(f"{found.dtype} {found.shape}, not float32 {(count, size)}")
-    except (ValueError, TypeError, AttributeError, OSError, EOFError, SyntaxError) as error:  # whatever numpy comes upon
+    except Exception as error:  # numpy raises nearly anything for a header that is none
         raise UserError(f"{vectors} does not hold the vectors of {rows.name} ({' '.join(str(error).split())}): {ANEW}") from None
     return about, found
 
