@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import math
 import os
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ def flag(default: Any, help: str, choices: Iterable[str] = ()) -> Any:
 class TrainConfig:
     """What every recipe can be told. A recipe subclasses it, sets its own defaults and adds its own flags.
 
-    Raises `ValueError`, naming the flag, when a value cannot be meant.
+    Raises `UserError`, naming the flag, for an invalid value.
     """
 
     out: str = dataclasses.field(metadata={"help": "folder of this run; a run found there is resumed"})
@@ -65,26 +66,32 @@ class TrainConfig:
     fresh: bool = flag(False, "start over although --out holds a run")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "out", os.path.expanduser(self.out))  # shells let `--out=~/run` be
-        hints = get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            value, choices = getattr(self, field.name), _choices(type(self), field.name, hints[field.name])
-            if choices and value not in choices:
-                raise ValueError(f"{_flag_name(field.name)} is one of {', '.join(choices)}; got {value!r}")
-            if isinstance(value, str) and value != value.encode(errors="replace").decode():
-                raise ValueError(f"{_flag_name(field.name)} has to be text in UTF-8; got {value!r}")  # else no log can hold it
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{_flag_name(field.name)} has to be a finite number; got {value}")
+        if isinstance(self.out, (str, os.PathLike)):
+            object.__setattr__(self, "out", os.path.expanduser(self.out))  # shells let `--out=~/run` be
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if choices := _choices(type(self), name, hint):
+                self._check(name, value in choices, f"one of {', '.join(choices)}")
+            elif hint in _KINDS:
+                self._check(name, type(value) in _KINDS[hint][0], _KINDS[hint][1])
+            if isinstance(value, str):
+                self._check(name, value == value.encode(errors="replace").decode(), "text in UTF-8")  # else no log can hold it
+            if isinstance(value, float):
+                self._check(name, math.isfinite(value), "a finite number")
+                self._check(name, abs(value) <= 1e30, "at most 1e30 in size, so that its products stay finite in fp32")
+            if isinstance(value, int) and name != "seed":
+                self._check(name, abs(value) < 2**31, "below 2^31")
         for name in ("epochs", "batch_size", "accumulate", "log_every"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("seed", "steps", "weight_decay", "clip", "num_workers", "eval_every", "save_every"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         self._check("seed", self.seed < 2**32, "below 2^32")
+        self._check("num_workers", self.num_workers <= 256, "at most 256: each is a process of some 200 MB")
         self._check("lr", self.lr > 0, "above 0")
         self._check("ema", 0 <= self.ema < 1, "at least 0 and below 1")
         self._check("out", self.out.strip() != "", "the name of a folder")
         if self.layerwise != "none" and (self.parallel != "none" or self.compile or self.ema):
-            raise ValueError("--layerwise is for one process, without --parallel, --compile and --ema")
+            raise UserError("--layerwise is for one process, without --parallel, --compile and --ema")
 
     def data_path(self, kind: str) -> Path | None:
         """Return PATH, with ~ as the home folder, if `data` is `kind`PATH, as folder:PATH; else None."""
@@ -92,14 +99,32 @@ class TrainConfig:
 
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
-            raise ValueError(f"{_flag_name(name)} has to be {rule}; got {getattr(self, name)!r}")
+            raise UserError(f"{_flag_name(name)} has to be {rule}; got {repr(getattr(self, name))[:50]}")
+
+
+# What a field of a kind can be in Python, and how that is called.
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "an integer"),
+    float: ((float, int), "a number"),
+    bool: ((bool,), "true or false"),
+    str: ((str,), "a text"),
+}
 
 
 Config = TypeVar("Config", bound=TrainConfig)
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, where argparse would print all flags first."""
+    """Says what is wrong in one line, where argparse would print all flags first; knows what a misspelt flag may be."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            names = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], names, n=1)
+            kind = "flag" if unknown[0].startswith("-") else "argument"
+            self.error(f"no such {kind}: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
+        return known
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (--help explains all flags)\n")
@@ -110,14 +135,8 @@ def restore(cls: type[Config], values: dict[str, Any], where: Path | str) -> Con
 
     Raises `UserError`, naming `where` and the field, for a value of another type or outside its range.
     """
-    hints = get_type_hints(cls)
-    known = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
-    for name, value in known.items():
-        kind = type(get_args(hints[name])[0]) if get_origin(hints[name]) is Literal else hints[name]
-        if not isinstance(value, (float, int) if kind is float else kind) or isinstance(value, bool) != (kind is bool):
-            raise UserError(f"{where}: {name} has to be of type {kind.__name__}; got {str(value)[:60]!r}")
     try:
-        return cls(**known)
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
 

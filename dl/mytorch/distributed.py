@@ -195,7 +195,7 @@ def synchronize(where: torch.device) -> None:
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's generators, on every device."""
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)  # with a rank added, the largest seed is more than NumPy takes
     torch.manual_seed(seed)
 
 

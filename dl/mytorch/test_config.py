@@ -1,14 +1,19 @@
 """Every field is a flag with help; what cannot be meant is refused, in a line that names the flag."""
 
 import dataclasses
+import os
+import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
+import torch
 
 from dl.mytorch.config import TrainConfig, UserError, flag, parse, restore, user_path
+from dl.mytorch.distributed import seed_everything
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,8 @@ class Config(TrainConfig):
     lr: float = 0.25
     act: Literal["relu", "tanh"] = flag("relu", "what follows each layer, in 100% of cases")
     mlm: bool = flag(True, "whether to predict masked words")
+    width: int = flag(0, "of the layers")
+    decay: float = flag(0.0, "of something")
 
 
 WORDS = {
@@ -48,6 +55,8 @@ WORDS = {
     "save_every": ("8", 8),
     "fresh": (None, True),
     "act": ("tanh", "tanh"),
+    "width": ("-3", -3),
+    "decay": ("-0.5", -0.5),
 }
 
 
@@ -139,6 +148,15 @@ def test_help_gives_each_flag_its_sentence_and_default(
         (["--out", ""], "--out"),
         (["--out", "  "], "--out"),
         (["--compile", "yes"], "yes"),
+        (["--accumulate", str(10**30)], "--accumulate has to be below 2^31"),
+        (["--epochs", str(2**63)], "--epochs has to be below 2^31"),
+        (["--width", str(-(2**63))], "--width has to be below 2^31"),
+        (["--lr", "1e308"], "--lr has to be at most 1e30"),
+        (["--decay=-1e308"], "--decay has to be at most 1e30"),
+        (["--num-workers", "300"], "--num-workers has to be at most 256"),
+        (["--epoch", "3"], "no such flag: --epoch 3; did you mean --epochs?"),
+        (["--batch_size=3"], "did you mean --batch-size?"),
+        (["--widht", "3"], "did you mean --width?"),
     ],
 )
 def test_bad_words_end_with_status_2_and_a_line_that_names_them(
@@ -162,7 +180,7 @@ def test_choices_of_a_flag_are_all_that_it_takes_and_a_recipe_may_change_its_def
         model: str = "wide"
 
     assert parse(Wide, []).model == "wide" and parse(Wide, ["--model", "small"]).model == "small"
-    with pytest.raises(ValueError, match="--model is one of small, wide; got 'large'"):
+    with pytest.raises(ValueError, match="--model has to be one of small, wide; got 'large'"):
         Wide(model="large")
     with pytest.raises(SystemExit):
         parse(Wide, ["--model", "large"])
@@ -187,11 +205,24 @@ def test_a_field_without_default_has_to_be_given(capsys: pytest.CaptureFixture[s
         ({"precision": "fp8"}, "--precision"),
         ({"batch_size": 0}, "--batch-size"),
         ({"out": ""}, "--out"),
+        ({"epochs": 1.5}, "--epochs has to be an integer; got 1.5"),
+        ({"epochs": True}, "--epochs has to be an integer"),
+        ({"lr": "0.1"}, "--lr has to be a number; got '0.1'"),
+        ({"compile": 1}, "--compile has to be true or false"),
+        ({"data": None}, "--data has to be a text"),
     ],
 )
 def test_a_config_made_in_python_is_checked_too(values: dict[str, Any], names: str) -> None:
-    with pytest.raises(ValueError, match=names):
+    with pytest.raises(UserError, match=names):
         Config(**values)
+
+
+def test_the_largest_seed_is_one_for_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for rank in range(3):
+        seed_everything(Config(seed=2**32 - 1).seed + rank)
+        drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
+    assert all(len(set(numbers)) == 3 for numbers in zip(*drawn))
 
 
 def test_a_recipe_s_own_check_is_a_line_too(capsys: pytest.CaptureFixture[str]) -> None:
