@@ -13,11 +13,14 @@ EVALUATED = 10  # streams that validate and test: so few that nearly every token
 def stream_splits(config: TrainConfig, length: int) -> TextSplits:
     """The text that `config.data` names: `config.batch_size` streams train, `length` tokens at a time.
 
-    Characters of Shakespeare, with nothing to test, or the words of WikiText-2. Raises `UserError` for another name.
+    Characters of Shakespeare, with nothing to test, or the words of WikiText-2. Raises `UserError` for another name, and for
+    more streams than there are tokens.
     """
     if config.data != "wikitext2" and config.data not in SOURCES:
         raise UserError(f"--data {config.data}: there are {', '.join(SOURCES)} and wikitext2")
     (train, *others), vocabulary = words() if config.data == "wikitext2" else characters(config.data)
+    if config.batch_size >= len(train):
+        raise UserError(f"--batch-size {config.batch_size}: a text of {len(train):,} tokens has not so many streams")
     loaders = [Loader(streams(ids, length, EVALUATED), EVALUATED) for ids in others]
     train_loader = Loader(streams(train, length, config.batch_size), config.batch_size)
     return TextSplits(train_loader, *loaders, vocabularies={"tokens": vocabulary})

@@ -35,7 +35,7 @@ class LanguageConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("length", self.length >= 1, "at least 1")
+        self._check("length", 1 <= self.length <= 100_000, "at least 1 and at most 100,000")  # each takes the memory of a batch
         self._check("dropout", self.dropout == -1 or 0 <= self.dropout < 1, "at least 0 and below 1, or -1")
         for name in ("activation", "slowness"):
             self._check(name, getattr(self, name) >= 0, "0 or more")

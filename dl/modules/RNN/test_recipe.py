@@ -120,6 +120,32 @@ def test_averaging_begins_when_validation_stalls_and_all_steps_since_count_alike
     torch.testing.assert_close(last, torch.stack(seen[4:]).mean(0))
 
 
+@pytest.mark.parametrize(
+    ("patience", "losses", "begins"),
+    [
+        (1, [3.0, 2.0, 2.0], None),  # not above 2, the best of the first
+        (1, [2.0, 1.0, 2.0], None),  # as bad as the first is not worse
+        (1, [2.0, 1.0, 2.1], 3),
+        (2, [2.0, 1.0, 2.1], None),  # none lies more than two before the third
+        (1, [2.0, 1.0, 1.5], None),  # the second is not more than one before the third
+        (2, [2.0, 1.0, 1.0, 2.1], 4),
+        (0, [2.0, 2.0, 2.1], 3),
+    ],
+)
+def test_averaging_begins_with_a_loss_above_the_best_of_those_more_than_the_patience_before(
+    patience: int, losses: list[float], begins: int | None
+) -> None:
+    """Algorithm 1: t > n and v_t > min of v_0 ... v_(t - n - 1), t from 0. The paper's n is 5."""
+    assert AveragingTrainer.patience == 5
+    trainer = AveragingTrainer.__new__(AveragingTrainer)
+    trainer.patience, trainer.task, trainer.history = patience, StreamModeling(None), []
+    found = []
+    for loss in losses:
+        trainer.history.append({"val": {"loss": loss}})
+        found.append(trainer.triggered())
+    assert found == [begins is not None and place >= begins for place in range(1, len(losses) + 1)]
+
+
 def test_flags_reach_model_task_and_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "fit", lambda trainer, data: trainer)
     asked = config(lstm_train, tmp_path, optimizer="ntasgd", lr=30.0, activation=2.0, slowness=1.0, dropout=0.3)
@@ -133,7 +159,8 @@ def test_flags_reach_model_task_and_trainer(tmp_path: Path, monkeypatch: pytest.
 
 def test_impossible_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     averaged = [f"{flag} --optimizer ntasgd" for flag in ("--ema 0.9", "--parallel fsdp", "--layerwise stream")]
-    for flags in ("--length 0", "--dropout 1", "--activation -1", "--slowness 1 --length 1", *averaged):
+    lengths = ("--length 0", "--length 1000000000000000000")
+    for flags in (*lengths, "--dropout 1", "--activation -1", "--slowness 1 --length 1", *averaged):
         with pytest.raises(SystemExit):
             parse(lstm_train.Config, flags.split())
         assert f"{flags.split()[0]} has to be" in capsys.readouterr().err
@@ -152,6 +179,8 @@ def test_texts_are_read_in_as_many_streams_as_a_batch_has_rows(tmp_path: Path, m
         first, second = list(found.train.batches())[:2]
         assert first["tokens"].shape == (4, 5) and first["begins"].all() and not second["begins"].any()
         assert torch.equal(first["targets"][:, -1], second["tokens"][:, 0])  # goes on where the one before has ended
+    with pytest.raises(UserError, match="--batch-size 1000000000000: a text of 442 tokens has not so many streams"):
+        stream_splits(config(lstm_train, tmp_path, data="shakespeare", batch_size=10**12), 5)
     with pytest.raises(UserError, match="--data ptb: there are shakespeare, shakespeare-sample and wikitext2"):
         stream_splits(recipe.TrainConfig(out="x", data="ptb"), 5)
 

@@ -8,6 +8,7 @@ from torch import nn
 from dl.mytorch import History, TrainConfig, Trainer, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits, Vocabulary, translation
+from dl.mytorch.decoding import MOST_BEAMS
 from dl.mytorch.optim import adamw, warmup_cosine
 from dl.mytorch.translation import Translation
 
@@ -33,6 +34,7 @@ class TranslationConfig(TrainConfig):
         super().__post_init__()
         for name in ("min_count", "beams"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
+        self._check("beams", self.beams <= MOST_BEAMS, f"at most {MOST_BEAMS:,}")
         self._check("dropout", self.dropout == -1 or 0 <= self.dropout < 1, "at least 0 and below 1, or -1")
         self._check("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1")
 

@@ -91,13 +91,18 @@ def sst2(config: TrainConfig, tokenizer: Tokenizer, length: int = 64) -> TextSpl
 
 
 def reviews(config: TrainConfig) -> tuple[list[Review], list[Review], list[Review]]:
-    """Training, validation and test sentences, see `sst2`. Raises `UserError` for another set, or when it is not to be had."""
+    """Training, validation and test sentences, see `sst2`.
+
+    Raises `UserError` for another set, when it is not to be had, and for a train.tsv of one sentence.
+    """
     if config.data != "sst2":
         raise UserError(f"--data {config.data}: this recipe's function loads sst2")
     folder = find(SOURCE)
     known = sorted(read(folder / "train.tsv"))
+    if len(known) < 2:
+        raise UserError(f"{folder / 'train.tsv'} holds one sentence; one to learn from and one to validate are the least")
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(config.seed)).tolist()
-    held_out = len(order) // 10
+    held_out = max(1, len(order) // 10)
     val, train = ([known[i] for i in part] for part in (order[:held_out], order[held_out:]))
     return train, val, read(folder / "dev.tsv")
 

@@ -60,6 +60,13 @@ def test_training_stretches_are_shuffled_by_the_seed_and_validation_is_in_order(
     assert torch.equal(torch.cat([b["tokens"] for b in data.val.batches()]), data.val.dataset["tokens"])
 
 
+def test_stretches_have_256_characters_unless_said_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tinyshakespeare").mkdir()
+    (tmp_path / "tinyshakespeare" / "input.txt").write_text("to be or " * 400, encoding="utf-8")
+    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    assert [len(loader.dataset["tokens"][0]) for loader in shakespeare(config("shakespeare"))[:2]] == [256, 256]
+
+
 def test_another_name_is_refused() -> None:
     with pytest.raises(UserError, match="--data bacon: .* there are shakespeare, shakespeare-sample"):
         shakespeare(config("bacon"))

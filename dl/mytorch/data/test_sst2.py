@@ -55,6 +55,15 @@ def test_a_tenth_of_the_training_file_validates_whatever_its_order(tmp_path: Pat
         sst2(config("imdb"), Words())
 
 
+def test_one_sentence_is_refused_and_two_are_parted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    write(tmp_path / "sst2", "sentence\tlabel\ngood\t1\n")
+    with pytest.raises(UserError, match="train.tsv holds one sentence; one to learn from and one to validate"):
+        sst2(config(), Words())
+    write(tmp_path / "sst2", "sentence\tlabel\ngood\t1\nbad\t0\n")
+    assert [loader.num_examples for loader in sst2(config(), Words())] == [1, 1, 1]
+
+
 def test_a_set_that_is_not_there_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(textfiles, "DATA", tmp_path)
     with pytest.raises(UserError, match=r"sst2/train.tsv does not exist. What helps: unpack .*SST-2.zip .*load_dataset"):

@@ -62,6 +62,9 @@ def test_files_of_different_lengths_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.en").write_text("one\n", encoding="utf-8")
     with pytest.raises(UserError, match="a.de has 2 lines, .*a.en has 1"):
         read_aligned(tmp_path / "a.de", tmp_path / "a.en")
+    (tmp_path / "a.en").write_text("one\n \n", encoding="utf-8")
+    with pytest.raises(UserError, match="line 2 of .*a.de or of .*a.en is empty"):
+        read_aligned(tmp_path / "a.de", tmp_path / "a.en")
 
 
 def test_another_name_and_a_missing_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +100,25 @@ def test_the_book_trains_on_the_first_pairs_and_tests_with_four_sentences() -> N
     assert train == pairs[:600] and val == pairs[600:640]
     assert [" ".join(tokenize(source)) for source, _ in test] == ["go .", "i lost .", "he's calm .", "i'm home ."]
     assert [" ".join(tokenize(target)) for _, target in test] == ["va !", "j'ai perdu .", "il est calme .", "je suis chez moi ."]
+
+
+def test_files_of_too_few_pairs_are_refused_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    (tmp_path / "fra-eng").mkdir()
+    path = tmp_path / "fra-eng" / "fra.txt"
+    for content, message in (
+        ("Go.\tVa !\n", "1 different source sentences are too few to train, to validate and to test: 3 at least"),
+        ("Go.\tVa !\nHi.\tSalut !\nHi.\tBonjour !\n", "2 different source sentences are too few"),
+        ("Go.\tVa !\n\n", "fra.txt, line 2: '' is not a sentence, a tab"),
+        ("", "fra.txt is empty"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match=message):
+            translation(config(data="fra-eng"))
+    path.write_text("Go.\tVa !\nHi.\tSalut !\nRun.\tCours !\n", encoding="utf-8")
+    assert [part.num_examples for part in translation(config(data="fra-eng"), min_count=1)] == [1, 1, 1]
+    with pytest.raises(UserError, match="3 pairs are too few for the book's split"):
+        translation(config(data="fra-eng-d2l"))
 
 
 def test_the_split_is_the_seed_s() -> None:

@@ -85,14 +85,21 @@ def book_pairs(pairs: list[Pair]) -> PairSplits:
     """As the first edition of the d2l book, sections 9.5 and 10.7: 600 pairs train, its four sentences are the test.
 
     The next 40 pairs validate, which the book does without. Of the four, three are among the 600: the test asks what was
-    learnt by heart, and with "He's calm." what was understood.
+    learnt by heart, and with "He's calm." what was understood. Raises `UserError` for 600 pairs or fewer.
     """
+    if len(pairs) <= 600:
+        raise UserError(f"{len(pairs)} pairs are too few for the book's split: 600 train, those after validate")
     return PairSplits(pairs[:600], pairs[600:640], BOOK)
 
 
 def split_pairs(pairs: list[Pair], seed: int = 0) -> PairSplits:
-    """All translations of one source sentence go to one part, else what is tested would have been learnt."""
+    """All translations of one source sentence go to one part, else what is tested would have been learnt.
+
+    Raises `UserError` for fewer than three source sentences, one a part.
+    """
     sources = list(dict.fromkeys(source for source, _ in pairs))
+    if len(sources) < 3:
+        raise UserError(f"{len(sources)} different source sentences are too few to train, to validate and to test: 3 at least")
     order = torch.randperm(len(sources), generator=torch.Generator().manual_seed(seed)).tolist()
     held_out = max(1, len(sources) // 20)
     part = {sources[i]: 1 if place < held_out else 2 if place < 2 * held_out else 0 for place, i in enumerate(order)}
@@ -114,11 +121,15 @@ def read_pairs(path: Path | str) -> list[Pair]:
 
 
 def read_aligned(source: Path | str, target: Path | str) -> list[Pair]:
-    """Two files, line by line. Raises `UserError` when they differ in length."""
+    """Two files, line by line. Raises `UserError` when they differ in length, and for an empty line, naming it."""
     sources, targets = read_lines(source), read_lines(target)
     if len(sources) != len(targets):
         raise UserError(f"{source} has {len(sources)} lines, {target} has {len(targets)}: they are not of one set")
-    return list(zip(sources, targets))
+    pairs = list(zip(sources, targets))
+    empty = next((number for number, pair in enumerate(pairs, 1) if not all(side.strip() for side in pair)), None)
+    if empty:
+        raise UserError(f"line {empty} of {source} or of {target} is empty: each has to be a sentence")
+    return pairs
 
 
 def tokenize(sentence: str) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dl.modules.GPT.Llama import stories
+from dl.modules.GPT.Llama.model import build
 
 WEIGHTS = Path(__file__).parents[4] / "data" / "stories260K"
 STORY = (
@@ -46,6 +47,17 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, capsys: pytest.Captur
         stories.Pieces(path)
     assert stories.main([str(tmp_path / "none.bin"), str(path)]) == 1
     assert "error: " in capsys.readouterr().err
+
+
+def test_the_pieces_of_another_network_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pieces(tmp_path)
+    monkeypatch.setattr(stories, "from_llama2c", lambda path: build("tiny"))
+    assert stories.main([str(tmp_path / "tiny.bin"), str(tmp_path / "pieces.bin")]) == 1
+    assert "pieces.bin has 264 pieces, " in (said := capsys.readouterr().err) and "tiny.bin is for 11" in said
+    assert stories.main([str(tmp_path / "tiny.bin"), str(tmp_path / "pieces.bin"), "--seed", "-1"]) == 1
+    assert "--seed has to be from 0 to 4,294,967,295; got -1" in capsys.readouterr().err
 
 
 @pytest.mark.parity

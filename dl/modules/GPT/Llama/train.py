@@ -35,7 +35,7 @@ class Config(LanguageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("experts", self.experts >= 0, "0 or more")
+        self._check("experts", 0 <= self.experts <= 1024, "0 or more and at most 1,024")
         self._check("experts_per_token", 1 <= self.experts_per_token <= (self.experts or 2), "from 1 to --experts")
         self._check("balance", self.balance >= 0, "0 or more")
 

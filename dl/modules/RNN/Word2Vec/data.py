@@ -75,14 +75,17 @@ def window_splits(
     """The text that `config.data` names as batches of `draw`, `config.batch_size` places each.
 
     Words that are rarer than `min_count` in the training text are left out, and so, once and for all, are some of the frequent
-    ones, in training only.
+    ones, in training only. Raises `UserError` for a part that keeps fewer than two words.
     """
     parts = texts(config.data)
     vocabulary = Vocabulary.build(parts[0], (), min_count)
     known = [[word for word in part if word in vocabulary and word != UNKNOWN] for part in parts]
-    encoded = [torch.tensor(vocabulary.encode(part)) for part in known]
+    encoded = [torch.tensor(vocabulary.encode(part), dtype=torch.int64) for part in known]
     counts = torch.bincount(encoded[0], minlength=len(vocabulary))
     encoded[0] = keep_rare(encoded[0], counts, threshold, torch.Generator().manual_seed(config.seed))
+    for part, ids in zip(("training", "validation", "test"), encoded):
+        if len(ids) < 2:
+            raise UserError(f"the {part} text keeps {len(ids)} words: too few; --min-count and --threshold choose them")
     loaders = []
     for ids in encoded:
         examples = {"place": torch.arange(len(ids))}

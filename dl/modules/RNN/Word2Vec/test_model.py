@@ -191,7 +191,14 @@ def test_recipe_resumes_exactly_and_finds_the_sense_of_words(
     assert "--count has to be at least 1; got 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("min_count", "threshold"), [(10**6, 0.0), (1, 1e-30)])
+def test_texts_that_keep_no_words_are_refused(made_up: None, min_count: int, threshold: float) -> None:
+    with pytest.raises(UserError, match="the training text keeps 0 words: too few"):
+        window_splits(train.Config(), "cbow", 3, 5, min_count, threshold)
+
+
 def test_recipe_refuses_impossible_flags() -> None:
-    for name, value in {"window": 0, "negatives": 0, "min_count": 0, "threshold": -1.0}.items():
+    wrong = [("window", 0), ("window", 10**18), ("negatives", 0), ("negatives", 10**9), ("min_count", 0), ("threshold", -1.0)]
+    for name, value in wrong:
         with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} has to be"):
             train.Config(**{name: value})

@@ -36,8 +36,9 @@ class Config(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("window", "negatives", "min_count"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("window", "negatives"):  # each takes the memory of a batch
+            self._check(name, 1 <= getattr(self, name) <= 1000, "at least 1 and at most 1,000")
+        self._check("min_count", self.min_count >= 1, "at least 1")
         self._check("threshold", self.threshold >= 0, "0 or more")
 
 

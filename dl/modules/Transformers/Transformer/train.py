@@ -14,6 +14,7 @@ from dl.modules.Transformers.Transformer.model import PRESETS, build
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import TextSplits, Vocabulary, translation
+from dl.mytorch.decoding import MOST_BEAMS
 from dl.mytorch.optim import Schedule, adamw, constant, noam, warmup_cosine
 from dl.mytorch.translation import Translation
 
@@ -44,6 +45,7 @@ class Config(TrainConfig):
         super().__post_init__()
         for name in ("min_count", "beams", "warmup"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
+        self._check("beams", self.beams <= MOST_BEAMS, f"at most {MOST_BEAMS:,}")
         for name in ("dropout", "label_smoothing"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
 
