@@ -1,18 +1,39 @@
 """What all tests start from: a fixed seed, one thread, no network, tiny data. Loaded by conftest.py."""
 
+import gc
 import socket
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
 import torch
+from torch.optim import Optimizer
 
 from dl.mytorch import plot
 from dl.mytorch.data import Splits, synthetic
 from dl.mytorch.distributed import seed_everything
 from dl.mytorch.tasks import Classification
 from dl.mytorch.vision import import_torchvision
+
+
+def _spare_compiler() -> None:
+    """Let parts of torch do without torch._dynamo, which takes as long to import as torch itself.
+
+    Optimizers, counters of FLOPs and shapes of tensors without values only say to torch.compile what it shall leave alone;
+    no test of the default tier compiles them.
+    """
+    marked = torch._disable_dynamo(lambda: None).__code__
+    for function in gc.get_objects():
+        if type(function) is FunctionType and function.__code__ is marked:
+            plain = function.__closure__[marked.co_freevars.index("fn")].cell_contents
+            setattr(plain, "__dynamo_disable", plain)
+    for kind in Optimizer.__subclasses__():
+        if hasattr(kind.step, "__wrapped__"):
+            kind.step = torch.no_grad()(kind.step.__wrapped__)
+
+
+_spare_compiler()
 
 
 @pytest.fixture(autouse=True)
