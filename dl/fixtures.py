@@ -1,10 +1,12 @@
 """What all tests start from: a fixed seed, one thread, no network, tiny data. Loaded by conftest.py."""
 
 import gc
+import os
 import socket
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch.optim import Optimizer
 from dl.mytorch import plot
 from dl.mytorch.data import Splits, synthetic
 from dl.mytorch.distributed import seed_everything
+from dl.mytorch.logger import Logger
 from dl.mytorch.tasks import Classification
 from dl.mytorch.vision import import_torchvision
 
@@ -53,14 +56,16 @@ def _same_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # no file of a test has to outlive the power
     torch.set_num_threads(request.config.getoption("--threads"))
     seed_everything(0)
 
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs end without drawing, which would take most of a tiny run's time and has tests of its own."""
+    """Runs end without drawing and without TensorBoard, which would take most of a tiny run's time and have tests of their own."""
     monkeypatch.setattr(Classification, "report", lambda task, model: {})
+    monkeypatch.setattr(Logger, "_writer", lambda logger, split: Mock())
     monkeypatch.setattr(plot, "curves", lambda history: None)
     monkeypatch.setattr(plot, "save_figure", lambda figure, path: Path(path).touch())
 

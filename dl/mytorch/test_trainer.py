@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from dl.mytorch import StepOutput, Task, TrainConfig, Trainer, checkpoint, layers, load_weights, precision, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, synthetic
+from dl.mytorch.logger import Logger
 from dl.mytorch.optim import Schedule, constant, sgd
 from dl.mytorch.tasks import Classification
 from dl.mytorch.test_logger import scalars
 
-
 pytestmark = pytest.mark.usefixtures("no_pictures")
+TENSORBOARD = Logger._writer  # which no_pictures takes away
 
 
 def small_model(dropout: float = 0.0) -> nn.Module:
@@ -211,7 +212,8 @@ def test_stopped_at_any_step_a_run_resumes_to_the_same_bytes(tmp_path: Path, cha
     testing.assert_same_runs(tmp_path / "whole", tmp_path / "broken")
 
 
-def test_the_curve_of_a_resumed_run_has_the_points_of_an_undisturbed_one(tmp_path: Path) -> None:
+def test_the_curve_of_a_resumed_run_has_the_points_of_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Logger, "_writer", TENSORBOARD)
     flags = {"log_every": 2, "eval_every": 6, "save_every": 3}
     fit(small_config(tmp_path / "whole", **flags), dropout=0.5)
     config = small_config(tmp_path / "broken", **flags)
