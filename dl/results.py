@@ -12,7 +12,8 @@ from typing import Any
 from dl import catalogue
 from dl.mytorch.config import UserError
 from dl.mytorch.files import atomic_write, write_json
-from dl.mytorch.logger import FREE, History
+from dl.mytorch.logger import History
+from dl.mytorch.run import FREE
 
 Record = dict[str, Any]
 

@@ -3,9 +3,10 @@
     4  dl/modules/<Category>/<Model>/  train.py, test_model.py ...
     3  dl/modules/<Category>/<Model>/  model.py, task.py, data.py, convert.py; a folder without model.py is a tool
     2  dl/mytorch/  trainer.py, learner.py, layerwise.py
-    1  dl/mytorch/  tasks.py, translation.py, metrics.py, data/, checkpoint.py, shards.py, logger.py
+    1  dl/mytorch/  tasks.py, translation.py, metrics.py, data/, checkpoint.py, shards.py, run.py, logger.py
     0  dl/mytorch/  config.py, distributed.py, precision.py, sharding.py, streaming.py, optim.py, vision.py, introspect.py,
-                    plot.py, safetensors.py, files.py, layers/, losses.py, optimizers/, autograd/, decoding.py, float64.py
+                    plot.py, safetensors.py, files.py, lock.py, state.py, layers/, losses.py, optimizers/, autograd/,
+                    decoding.py, float64.py
 """
 
 import ast
@@ -27,7 +28,8 @@ FLOORS = {
     "system": -1,  # knows nothing, so that all may use it
     **dict.fromkeys(["config", "files", "distributed", "sharding", "optim", "vision", "introspect", "plot", "layers"], 0),
     **dict.fromkeys(["losses", "optimizers", "autograd", "decoding", "streaming", "precision", "safetensors", "float64"], 0),
-    **dict.fromkeys(["tasks", "translation", "metrics", "data", "checkpoint", "shards", "logger"], 1),
+    **dict.fromkeys(["lock", "state"], 0),
+    **dict.fromkeys(["tasks", "translation", "metrics", "data", "checkpoint", "shards", "run", "logger"], 1),
     **dict.fromkeys(["trainer", "learner", "layerwise"], 2),
     "testing": 3,  # beside the floors: for tests, so nothing of the core may import it
 }
@@ -48,9 +50,13 @@ LEVEL = {
     ("metrics", "data"),
     ("data", "checkpoint"),
     ("checkpoint", "shards"),
+    ("checkpoint", "run"),
+    ("lock", "config"),
+    ("lock", "files"),
+    ("state", "config"),
+    ("state", "files"),
     ("safetensors", "config"),
     ("safetensors", "files"),
-    ("logger", "checkpoint"),
     ("streaming", "config"),
     ("streaming", "sharding"),
     ("trainer", "layerwise"),

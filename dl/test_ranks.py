@@ -9,6 +9,7 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 import torch
+import torch._dynamo.utils
 import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from dl.modules.Transformers.BERT.task import PreTraining
 from dl.mytorch import Task, TrainConfig, Trainer, checkpoint, plot, testing
 from dl.mytorch.data import Batch, Loader, Splits
 from dl.mytorch.data.sequences import IGNORED
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import read_json
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import Classification, LanguageModeling, StepOutput
 
@@ -110,9 +111,7 @@ def run_rank(rank: int, folder: Path, ranks: int) -> None:
             train(name, folder / f"{name}-{parallel}-{ranks}", parallel)
     if ranks == 2 and testing.has_compiler():
         train("GPT2", folder / "compiled", "fsdp", compile=True, checkpoint_activations=True)
-        from torch._dynamo.utils import counters  # not above: slow to import, and the default tests collect this file too
-
-        assert counters["frames"]["ok"], "nothing was compiled"
+        assert torch._dynamo.utils.counters["frames"]["ok"], "nothing was compiled"
     dist.barrier()
     dist.destroy_process_group()
 

@@ -1,7 +1,6 @@
 """Runs and published weights become networks that answer; `kernels` and `features` draw what is in them."""
 
 import dataclasses
-import json
 import re
 import shutil
 from pathlib import Path
@@ -13,8 +12,10 @@ from PIL import Image
 
 from dl import __main__ as front
 from dl import catalogue
+from dl.mytorch.checkpoint import save
 from dl.mytorch.config import UserError
 from dl.mytorch.data import read_image
+from dl.mytorch.files import write_recorded_json
 from dl.mytorch.introspect import without_values
 from dl.trained import feature_maps, published, trained
 
@@ -24,8 +25,8 @@ def make_run(folder: Path, recipe: str, **flags: object) -> Path:
     train = catalogue.module(recipe, "train")
     config = train.Config(out=str(folder), model="tiny", **flags)
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"recipe": recipe, "config": dataclasses.asdict(config)}), encoding="utf-8")
-    torch.save(train.network(config).state_dict(), folder / "best.pt")
+    write_recorded_json({"recipe": recipe, "config": dataclasses.asdict(config)}, folder / "config.json")
+    save(train.network(config).state_dict(), folder / "best.pt")
     return folder
 
 
@@ -91,7 +92,7 @@ def test_runs_of_other_kinds_are_refused(tmp_path: Path) -> None:
         trained(run, "CNN/ResNet")
     no_classes = "does not classify pictures"
     for recipe, message in (("CNN/Torn", "no recipe"), ("Linear/LinearRegression", no_classes), ("Generative/VAE", no_classes)):
-        (run / "config.json").write_text(json.dumps({"recipe": recipe, "config": {}}), encoding="utf-8")
+        write_recorded_json({"recipe": recipe, "config": {}}, run / "config.json")
         with pytest.raises(UserError, match=message):
             trained(run)
 

@@ -18,7 +18,7 @@ from dl.mytorch.checkpoint import load, load_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.data import image_set, prepare
 from dl.mytorch.introspect import without_values
-from dl.mytorch.logger import trained_run
+from dl.mytorch.run import trained_run
 from dl.mytorch.vision import import_torchvision
 
 
@@ -35,7 +35,7 @@ def trained(run: Path | str, backbone: str = "") -> Classifier:
 
     Raises `UserError` for a folder that holds none.
     """
-    described = trained_run(run, *filter(None, [backbone]))
+    described = trained_run(run, *([backbone] if backbone else []))
     try:
         recipe = catalogue.module(described["recipe"], "train")
     except ModuleNotFoundError:

@@ -1,6 +1,8 @@
 """Atomic checkpoint files: written to a temporary name, fsynced, renamed; always loaded with `weights_only=True`."""
 
+import os
 import pickle
+import re
 import zipfile
 from concurrent.futures import Future
 from pathlib import Path
@@ -12,15 +14,17 @@ from torch import Tensor, nn
 from dl.mytorch import safetensors, shards
 from dl.mytorch.config import UserError
 from dl.mytorch.distributed import gather_objects, is_main, rank, rng_state, set_rng_state, world
-from dl.mytorch.files import atomic_write
+from dl.mytorch.files import recorded_write, regular_file, shown, verify
+from dl.mytorch.run import say_what_is_unverified
 from dl.mytorch.sharding import like, whole
+from dl.mytorch.state import check_optimizer, problem_of_weight
 
 LARGE = 2**30  # bytes
 
 
 def save(state: dict[str, Any], path: Path | str) -> None:
-    """Tensors and plain Python values to a file, bit for bit the same for the same state."""
-    with atomic_write(path) as file:
+    """Tensors and plain Python values to a file, bit for bit the same for the same state, with its checksum beside it."""
+    with recorded_write(path) as file:
         torch.save(state, file)
 
 
@@ -29,14 +33,26 @@ def load(path: Path | str, mapped: bool = False) -> dict[str, Any]:
 
     With `mapped`, tensors of a large file take memory when they are used only. The path of a folder of shards is read as one.
 
-    Raises `UserError` when the file is missing, damaged, or holds more than tensors and plain values.
+    Raises `UserError` when the file is missing, damaged, changed since `save` wrote it, or more than tensors and plain values.
     """
+    path = Path(path)
+    if path.is_dir():
+        return _read_shards(path)
     try:
-        if Path(path).suffix == ".safetensors":
+        verify(path)
+    except UserError:
+        _read(path, mapped)  # says that it is damaged, if it cannot be read
+        raise
+    return _read(path, mapped)
+
+
+def _read(path: Path, mapped: bool) -> dict[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
             return safetensors.read(path)
-        if Path(path).is_dir():
-            return _read_shards(Path(path))
-        mapped = mapped and Path(path).stat().st_size > LARGE and zipfile.is_zipfile(path)  # not of an old version of torch
+        if os.path.lexists(path):
+            regular_file(path)
+        mapped = mapped and path.stat().st_size > LARGE and zipfile.is_zipfile(path)  # not of an old version of torch
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except UserError:
         raise
@@ -87,7 +103,15 @@ def capture_shards(
 
 def restore(state: dict[str, Any], path: Path, model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> None:
     """Put back what `capture` gave; `path` is where it is from. A rank that had no part keeps its generators."""
+    if len(state["optimizers"]) != len(optimizers):
+        raise UserError(f"{path} is of a run with {len(state['optimizers'])} optimizers, this one has {len(optimizers)}")
+    if "model" in state and (state.get("ema") is None) != (average is None):
+        raise UserError(f"{path} is of a run with another --ema")
+    for i, (optimizer, saved) in enumerate(zip(optimizers, state["optimizers"])):
+        check_optimizer(saved, optimizer, f"{path}: optimizer {i}")
     if "shards" in state:
+        if not re.fullmatch(r"shards-\d+", state["shards"]):
+            raise UserError(f"{path} names {shown(state['shards'])} as its shards")
         _restore_shards(path.with_name(state["shards"]), state["optimizers"], model, optimizers, average)
     else:
         put_weights(model, state["model"], path)
@@ -176,7 +200,9 @@ def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
 
     Raises `UserError` when the file cannot be read or belongs to another model; `model` is then as it was.
     """
-    return put_weights(model, load(path, mapped=True), path)
+    put_weights(model, load(path, mapped=True), path)
+    say_what_is_unverified(Path(path).parent, "config.json", Path(path).name)
+    return model
 
 
 def put_weights(model: nn.Module, weights: Any, path: Path | str) -> nn.Module:
@@ -186,10 +212,8 @@ def put_weights(model: nn.Module, weights: Any, path: Path | str) -> nn.Module:
         raise UserError(f"{path} does not hold the weights of a model")
     differs = [f"lacks {name}" for name in own if name not in weights]
     differs += [f"has {name}, which the model lacks" for name in weights if name not in own]
-    for name in (name for name in own if name in weights):
-        shape = tuple(getattr(weights[name], "shape", ()))
-        if shape != tuple(own[name].shape):
-            differs.append(f"has {name} of shape {shape}, the model's is {tuple(own[name].shape)}")
+    problems = {name: problem_of_weight(weights[name], own[name]) for name in own if name in weights}
+    differs += [f"has {name} {problem}" for name, problem in problems.items() if problem]
     if differs:
         more = f", and {len(differs) - 3} more" if len(differs) > 3 else ""
         raise UserError(f"{path} belongs to another model than this {type(model).__name__}: it {'; '.join(differs[:3])}{more}")

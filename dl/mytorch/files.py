@@ -132,7 +132,7 @@ def check(value: Any, schema: Any, where: str, field: str = "") -> Any:
                 return check(value, alternative, where, field)
         _refuse(value, " or ".join(map(_name, schema)), where, field)
     if isinstance(schema, list):
-        if not isinstance(value, list):
+        if not isinstance(value, (list, tuple)):
             _refuse(value, "a list", where, field)
         for i, item in enumerate(value):
             check(item, schema[0], where, f"{field}[{i}]")
@@ -161,12 +161,22 @@ def _is(value: Any, schema: Any) -> bool:
 def _name(schema: Any) -> str:
     if isinstance(schema, (list, dict)):
         return "a list" if isinstance(schema, list) else "an object"
-    return {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", None: "null"}[schema]
+    return {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", None: "null"}.get(
+        schema, getattr(schema, "__name__", "")
+    )
 
 
 def _refuse(value: Any, wanted: str, where: str, field: str) -> NoReturn:
-    shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
-    raise UserError(f"{where}: {field.lstrip('.') or 'its content'} has to be {wanted}; got {shown}")
+    raise UserError(f"{where}: {field.lstrip('.') or 'its content'} has to be {wanted}; got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """The start of `value` as Python writes it, on one line."""
+    try:
+        text = " ".join(repr(value).split())
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        text = type(value).__name__
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 # ---- checksums -----------------------------------------------------------------------------------------------------
@@ -212,17 +222,29 @@ def verify(path: Path | str) -> bool:
     Raises `UserError` if the file is another than the one that was written.
     """
     path = Path(path)
-    recorded = _checksums(path.parent).get(path.name)
-    if recorded is None:
+    if not is_recorded(path):
         return False
     with open(regular_file(path), "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found not in recorded:
+    if found not in _checksums(path.parent).get(path.name, [found]):  # read afterwards: a run may have written meanwhile
         raise UserError(
             f"{path} was changed since it was written, or is damaged; if the change is meant, "
             f"delete its entry in {path.with_name(CHECKSUMS)}"
         )
     return True
+
+
+def is_recorded(path: Path | str) -> bool:
+    """Whether there is a checksum of the file `path`."""
+    path = Path(path)
+    return path.name in _checksums(path.parent)
+
+
+def read_recorded_json(path: Path | str, schema: Any = object, limit: int = 2**26) -> Any:
+    """`read_json` of a file that `write_recorded_json` wrote. Raises `UserError` for a changed one too, see `verify`."""
+    value = read_json(path, schema, limit)  # first: it says more of a damaged file
+    verify(path)
+    return value
 
 
 def forget(path: Path | str) -> None:

@@ -16,9 +16,9 @@ from dl.mytorch import checkpoint, introspect, sharding
 from dl.mytorch.config import UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.distributed import seed_everything, to_device
-from dl.mytorch.files import write_json
+from dl.mytorch.files import read_recorded_json, write_recorded_json
 from dl.mytorch.layers import sequential
-from dl.mytorch.logger import History, Logger, read_json
+from dl.mytorch.logger import SPEED, History, Logger, finite, read_history
 from dl.mytorch.tasks import Task
 
 Trainer = Any  # that of trainer.py, which imports this file
@@ -55,7 +55,7 @@ def greedy(trainer: Trainer, data: Splits) -> History:
     trainer.open_folder(data)
     out = trainer.out
     if (out / "history.json").exists():  # written at the end
-        return _say(History(read_json(out / "history.json")), trainer.task.monitor)
+        return _say(read_history(out / "history.json"), trainer.task.monitor)
     task = copy.copy(trainer.task)
     task.preview = task.report = lambda model: {}  # type: ignore[method-assign]  # they would show it images or tokens
     inputs, example = _inputs(task, to_device(next(data.train.batches()), trainer.device))
@@ -143,9 +143,10 @@ def _finish(trainer: Trainer, data: Splits) -> History:
     checkpoint.save(trainer.model.state_dict(), trainer.out / "best.pt")
     with Logger(trainer.out, last["step"], last["step"]) as logger:
         if data.test is not None:
-            history.append({"epoch": last["epoch"], "step": last["step"], "test": trainer.evaluate(data.test)})
+            history.append({"epoch": last["epoch"], "step": last["step"], "test": finite(trainer.evaluate(data.test))})
         logger.finished(history, {}, trainer.config)
-    write_json(_speed([read_json(path) for path in trainer.out.glob("block*/speed.json")]), trainer.out / "speed.json")
+    speeds = [read_recorded_json(path, SPEED) for path in trainer.out.glob("block*/speed.json")]
+    write_recorded_json(_speed(speeds), trainer.out / "speed.json")
     return _say(history, trainer.task.monitor)
 
 

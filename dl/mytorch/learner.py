@@ -12,10 +12,10 @@ from dl.mytorch import distributed, sharding
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch
 from dl.mytorch.distributed import all_sum, world
-from dl.mytorch.logger import recorded_precision
 from dl.mytorch.metrics import Metrics, total
 from dl.mytorch.optim import MakeOptimizer
 from dl.mytorch.precision import choose
+from dl.mytorch.run import recorded_precision
 from dl.mytorch.streaming import Stream
 from dl.mytorch.tasks import StepOutput, Task
 

@@ -1,12 +1,8 @@
-"""A run's folder: what was asked for, how it went, and the pictures. Only rank 0 writes."""
+"""How a run went: numbers, curves and pictures into its folder and to the terminal. Only rank 0 writes."""
 
 import dataclasses
-import json
+import math
 import platform
-import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +11,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dl.mytorch import plot, system
-from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.distributed import barrier, is_main, restarted, world
-from dl.mytorch.files import write_json
+from dl.mytorch.config import TrainConfig
+from dl.mytorch.distributed import is_main
+from dl.mytorch.files import read_recorded_json, write_recorded_json
 
-# Flags that change where and how fast a run goes, but not what it computes: a resumed run may change them.
-FREE = {
-    *("out", "fresh", "num_workers", "device", "parallel", "compile", "deterministic", "checkpoint_activations"),
-    *("log_every", "save_every"),
-}
-FILES = (
-    *("config.json", "history.json", "speed.json", "summary.txt", "split.json"),
-    *("best.pt", "last.pt", "last.pt.tmp", "best.pt.tmp"),
-)
+QUANTITIES = {str: (float, None)}  # None for what is no finite number, which JSON does not have
+RECORDS = [{"epoch": int, "step": int, "lr?": float, "train?": QUANTITIES, "val?": QUANTITIES, "test?": QUANTITIES}]
+SPEED = {"device": str, **dict.fromkeys(("seconds", "training_seconds", "examples_per_second"), float)}
+SPEED |= {"examples": int, "peak_memory_bytes": (int, None)}
 
 
 class History(list):
     """One record per evaluation, oldest first; the test's record last. It is `history.json`.
 
     A record: {"epoch", "step", "lr", "train": {quantity: mean}, "val": {quantity: mean}}; the last one has "test"
-    instead, and the epoch and step of the checkpoint that was tested.
+    instead, and the epoch and step of the checkpoint that was tested. A mean that is no finite number is None.
     """
 
     @property
@@ -69,140 +60,20 @@ class History(list):
         return "\n".join(lines)
 
 
-def _number(name: str, value: float) -> str:
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
     return f"{value:.2%}" if name.endswith("error") else f"{value:.4f}"
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; `UserError` when it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); --fresh starts the run over") from None
+def read_history(path: Path) -> History:
+    """Return the history of a run. Raises `UserError` when the file is damaged or changed."""
+    return History(read_recorded_json(path, RECORDS))
 
 
-def trained_run(run: Path | str, *recipes: str) -> dict[str, Any]:
-    """What config.json says of a run that has a best checkpoint; with `recipes`, "<Category>/<Model>", only of one of these.
-
-    Its "precision" is what the run took, its "config" has what was asked for.
-    Raises `UserError` for a folder that holds none, or a run of another recipe.
-    """
-    run = Path(run)
-    if run.is_file():
-        raise UserError(f"{run} is a file; the folder of a run is asked for, say {run.parent}")
-    if not (run / "config.json").exists():
-        modules = [f"`python -m dl.modules.{recipe.replace('/', '.')}.train`" for recipe in recipes or ("CNN/LeNet",)]
-        raise UserError(f"{run} holds no trained network, no best.pt; {' or '.join(modules)} makes one")
-    described = read_json(run / "config.json")
-    if not _of_a_run(described):
-        raise UserError(f"{run}/config.json is not of a run of this project")
-    if recipes and described["recipe"] not in recipes:
-        raise UserError(f"{run} is a run of {described['recipe']}, not of {', '.join(recipes)}")
-    if not (run / "best.pt").exists():
-        again = described.get("command") or f"python -m dl train {described['recipe']} --out {run}"
-        raise UserError(f"{run} holds no trained network yet, no best.pt: before its first evaluation; `{again}` resumes it")
-    return described | {"precision": _precision(described)}
-
-
-def recorded_precision(config: TrainConfig) -> str | None:
-    """Return the precision taken by the run that `config` resumes; None for a new run, or one that `open_run` refuses."""
-    path = Path(config.out) / "config.json"
-    if (config.fresh and not restarted()) or not path.exists():
-        return None
-    described = read_json(path)
-    if not _of_a_run(described):
-        return None
-    precision = _precision(described)
-    if config.precision == "auto" and precision not in ("fp32", "bf16"):
-        raise UserError(f"{path} says precision {precision!r}, which is neither fp32 nor bf16; --fresh starts the run over")
-    return precision
-
-
-def _precision(described: dict[str, Any]) -> str | None:
-    """What a run took. Before `auto` there was, it was what was asked for."""
-    return described.get("precision", described["config"].get("precision"))
-
-
-def open_run(config: TrainConfig, precision: str | None = None) -> Path:
-    """Claim the folder `config.out`: emptied of an old run with `fresh`, else new or of a run with the same config.
-
-    precision: what the run takes; default: what the config asks for. A run is resumed with the precision that it took,
-    which "auto" stands for.
-    Raises `UserError` when it holds a run of another config, naming what differs, or files of these names that are of no run.
-    """
-    out = Path(config.out)
-    if is_main():
-        out.mkdir(parents=True, exist_ok=True)
-        _refuse_what_is_not_ours(out)
-        if config.fresh and (out / "config.json").exists() and not restarted():
-            for folder in [out / "tensorboard", *out.glob("shards-[0-9]*"), *out.glob("block[0-9]*")]:
-                shutil.rmtree(folder, ignore_errors=True)
-            # config.json last: until then it is a run.
-            for path in [*out.glob("*.png"), *out.glob("vocabulary-*.json"), *(out / name for name in reversed(FILES))]:
-                path.unlink(missing_ok=True)
-        asked = dataclasses.asdict(config)
-        if (out / "config.json").exists():
-            described = read_json(out / "config.json")
-            found = {**described["config"], "precision": _precision(described)}
-            if asked["precision"] == "auto":
-                asked["precision"] = found["precision"]
-            differs = [
-                f"{name} {found.get(name, '(none)')} there, {asked.get(name, '(none)')} asked for"
-                for name in sorted(found.keys() | asked.keys())
-                if found.get(name) != asked.get(name) and name not in FREE
-            ]
-            if differs:
-                raise UserError(
-                    f"{out} holds a run with another config ({'; '.join(differs)}): "
-                    "choose another --out, or --fresh to delete that run"
-                )
-        else:
-            write_json(_describe(config, asked) | {"precision": precision or config.precision}, out / "config.json")
-    barrier()
-    return out
-
-
-def _of_a_run(described: Any) -> bool:
-    """Whether this can be the content of a run's config.json, a name that many programs give to a file of theirs."""
-    return isinstance(described, dict) and {"recipe", "config"} <= described.keys()
-
-
-def _refuse_what_is_not_ours(out: Path) -> None:
-    """Raise `UserError` for a folder in which a run would overwrite or delete another program's files."""
-    found = [name for name in FILES if (out / name).exists()]
-    try:
-        ours = _of_a_run(json.loads((out / "config.json").read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        ours = not found
-    except ValueError:
-        ours = True  # damaged: the caller says so, or starts over
-    if not ours:
-        raise UserError(f"{out} holds {found[0]}, which is not of a run of this project: choose another --out")
-
-
-def _describe(config: TrainConfig, asked: dict[str, Any]) -> dict[str, Any]:
-    recipe = Path(getattr(sys.modules.get(type(config).__module__), "__file__", None) or "notebook").resolve()
-    module = getattr(sys.modules["__main__"], "__spec__", None)  # None for a file that was run by its path
-    return {
-        "recipe": "/".join(recipe.parts[-3:-1]),  # .../<Category>/<Model>/train.py
-        "file": recipe.stem,
-        "command": shlex.join(["python", *(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]]),
-        "config": asked,
-        "commit": _commit(recipe.parent),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "ranks": world(),
-    }
-
-
-def _commit(folder: Path) -> str:
-    """The commit of the code, with "+" when files differ from it or are new; "" outside git."""
-    git = ["git", "-C", str(folder)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return commit + ("+" if changed else "")
+def finite(means: dict[str, float]) -> dict[str, float | None]:
+    """`means` as a record has them: None for NaN (nothing was counted) and infinity (a perplexity that overflows)."""
+    return {name: value if math.isfinite(value) else None for name, value in means.items()}
 
 
 def device_name(device: torch.device) -> str:
@@ -233,7 +104,7 @@ class Logger:
         self.writers: dict[str, Any] = {}
         self.bar = tqdm(total=total_steps, initial=step, unit="step", disable=None if is_main() else True, leave=False)
         earlier = out / "speed.json"
-        self.earlier = read_json(earlier) if is_main() and earlier.exists() and step else {}
+        self.earlier = read_recorded_json(earlier, SPEED) if is_main() and earlier.exists() and step else {}
 
     def __enter__(self) -> "Logger":
         return self
@@ -248,11 +119,12 @@ class Logger:
         if is_main():
             self.bar.write(text)
 
-    def scalars(self, split: str, values: dict[str, float], step: int) -> None:
-        """Points of curves; `split` is "train", "val" or "test"."""
+    def scalars(self, split: str, values: dict[str, float | None], step: int) -> None:
+        """Points of curves, none for None; `split` is "train", "val" or "test"."""
         if is_main():
             for name, value in values.items():
-                self._writer(split).add_scalar(name, value, step)
+                if value is not None:
+                    self._writer(split).add_scalar(name, value, step)
 
     def show(self, shown: dict[str, Tensor | str], step: int, split: str = "val", keep: bool = False) -> list[Path]:
         """Pictures and texts of the task into TensorBoard and, with `keep`, into the folder; the paths of these."""
@@ -271,7 +143,7 @@ class Logger:
     def history(self, history: History) -> None:
         """Rewrite history.json."""
         if is_main():
-            write_json(history, self.out / "history.json")
+            write_recorded_json(history, self.out / "history.json")
 
     def evaluated(self, history: History, pictures: dict[str, Tensor | str], best: bool) -> None:
         """The newest record goes into history.json, onto the charts and to the terminal; the task's pictures with it."""
@@ -290,7 +162,7 @@ class Logger:
             if history.test:
                 self.scalars("test", history.test, history[-1]["step"])
                 flags = {k: v for k, v in dataclasses.asdict(config).items() if isinstance(v, (bool, int, float, str))}
-                final = {f"test/{name}": value for name, value in history.test.items()}
+                final = {f"test/{name}": value for name, value in history.test.items() if value is not None}
                 self._writer("test").add_hparams(flags, final, run_name=".")
             self.history(history)  # last: a run whose history has a test is finished
             self.say("\n".join(["pictures:", *(f"  {path}" for path in paths)]))
@@ -314,7 +186,7 @@ class Logger:
                 "examples_per_second": round(examples / max(training_seconds, 1e-9), 1),
                 "peak_memory_bytes": max(peak_memory(device), self.earlier.get("peak_memory_bytes", 0)),
             }
-            write_json(speed, self.out / "speed.json")
+            write_recorded_json(speed, self.out / "speed.json")
 
     def _writer(self, split: str) -> Any:
         if split not in self.writers:

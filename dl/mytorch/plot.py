@@ -44,14 +44,14 @@ def curves(history: Sequence[dict[str, Any]]) -> "Figure":
     fig.subplots_adjust(left=0.5 / (4.2 * charts), right=1 - 0.1 / (4.2 * charts), bottom=0.15, top=0.9, wspace=0.18)
     for axes, name in zip(fig.subplots(1, charts, squeeze=False)[0], names):
         for part, color in (("train", "tab:gray"), ("val", "tab:blue")):
-            points = [(r["step"], r[part][name]) for r in records if name in r.get(part, {})]
+            points = [(r["step"], r[part][name]) for r in records if r.get(part, {}).get(name) is not None]
             if points:
                 axes.plot(*zip(*points), color=color, label="validation" if part == "val" else part, marker=".")
-        values = [(r["val"][name], r["step"]) for r in records if name in r["val"]]
+        values = [(r["val"][name], r["step"]) for r in records if r["val"].get(name) is not None]
         if values:
             lowest, step = min(values)
             axes.plot(step, lowest, "o", color="tab:orange", label=f"lowest: {lowest:.4g}")
-        if name in tested:
+        if tested.get(name) is not None:
             axes.axhline(tested[name], color="tab:red", linestyle=":", label=f"test: {tested[name]:.4g}")
         axes.set_title(name.replace("_", " "))
         axes.set_xlabel("optimizer step")

@@ -31,7 +31,7 @@ STATE = {"weights": {"a": torch.arange(5.0), "b": torch.ones(2, 2).bfloat16()}, 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     save(STATE, tmp_path / "state.pt")
     testing.assert_same_state(load(tmp_path / "state.pt"), STATE, "state")
-    assert os.listdir(tmp_path) == ["state.pt"]
+    assert sorted(os.listdir(tmp_path)) == ["checksums.json", "state.pt"]
 
 
 def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_save_that_fails_half_way_keeps_the_old_file(
     with pytest.raises(UserError, match=r"state.pt: .*MB free.*the copy from before is kept"):
         save(STATE, path)
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["state.pt"]
+    assert sorted(os.listdir(tmp_path)) == ["checksums.json", "state.pt"]
 
 
 def test_a_place_that_cannot_be_written_is_a_line(tmp_path: Path) -> None:
@@ -231,11 +231,11 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_leaves_no_rest(tiny_disk: Path
     save({"x": torch.ones(100_000)}, path)  # 0.4 MB
     with pytest.raises(UserError, match=r"cannot write .*last.pt: .*the copy from before is kept"):
         save({"x": torch.zeros(1_000_000)}, path)
-    assert os.listdir(tiny_disk) == ["last.pt"]
+    assert sorted(os.listdir(tiny_disk)) == ["checksums.json", "last.pt"]
     assert torch.equal(load(path)["x"], torch.ones(100_000))
     with pytest.raises(UserError, match="history.json"):
         write_json("x" * 2_000_000, tiny_disk / "history.json")
-    assert os.listdir(tiny_disk) == ["last.pt"]
+    assert sorted(os.listdir(tiny_disk)) == ["checksums.json", "last.pt"]
 
 
 @pytest.mark.parametrize("rows", [5, 6])

@@ -11,7 +11,7 @@ from dl.mytorch import History, Trainer, layerwise, precision
 from dl.mytorch.checkpoint import load
 from dl.mytorch.config import UserError
 from dl.mytorch.data.text import TextSplits, Vocabulary
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import read_json
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import Classification
 from dl.mytorch.test_streaming import Convolutions, config, data, train

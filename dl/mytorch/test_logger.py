@@ -1,6 +1,5 @@
 """A run's folder: who may write into it, what is written, and what TensorBoard reads from it."""
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ import pytest
 import torch
 
 from dl.mytorch import logger
-from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.files import write_json
-from dl.mytorch.logger import History, Logger, device_name, open_run, peak_memory, read_json, recorded_precision, trained_run
+from dl.mytorch.config import TrainConfig
+from dl.mytorch.files import read_json
+from dl.mytorch.logger import History, Logger, device_name, peak_memory
 
 CPU = torch.device("cpu")
 
@@ -77,150 +76,6 @@ def test_what_only_evaluation_measures_leaves_a_gap_in_the_table() -> None:
     _, names, trained, validated = history.table().splitlines()
     assert names.split() == ["bleu_error", "loss", "top1_error"]
     assert trained.split() == ["train", "2.0000", "20.00%"] and len(trained) == len(validated)
-
-
-# ---- the folder ------------------------------------------------------------------------------------------------------
-
-
-def test_a_new_run_says_what_was_asked_for(tmp_path: Path) -> None:
-    config = Config(str(tmp_path / "a" / "run"), lr=0.1)
-    assert open_run(config) == tmp_path / "a" / "run"
-    written = read_json(tmp_path / "a" / "run" / "config.json")
-    assert written["config"] == dataclasses.asdict(config)
-    assert written["recipe"] == "dl/mytorch"  # the folders that this file, which declares Config, lies in
-    assert written["file"] == "test_logger"
-    assert written["versions"]["torch"] == torch.__version__
-    assert written["command"].startswith("python ") and written["ranks"] == 1
-    assert len(written["commit"].rstrip("+")) in (0, 40)
-
-
-def test_a_config_that_is_in_no_file_can_be_run(tmp_path: Path) -> None:
-    space: dict[str, Any] = {"__name__": "a_notebook", "TrainConfig": TrainConfig}
-    exec("class InNotebook(TrainConfig): pass", space)
-    open_run(space["InNotebook"](str(tmp_path), "numbers"))
-    assert read_json(tmp_path / "config.json")["config"]["data"] == "numbers"
-
-
-def test_a_run_is_opened_again_by_the_same_config(tmp_path: Path) -> None:
-    open_run(Config(str(tmp_path)))
-    before = (tmp_path / "config.json").read_bytes()
-    (tmp_path / "last.pt").write_bytes(b"state")
-    open_run(Config(str(tmp_path)))
-    assert (tmp_path / "config.json").read_bytes() == before and (tmp_path / "last.pt").read_bytes() == b"state"
-
-
-def test_another_config_is_refused_and_what_differs_is_named(tmp_path: Path) -> None:
-    open_run(Config(str(tmp_path), lr=0.1))
-    with pytest.raises(UserError) as refused:
-        open_run(Config(str(tmp_path), lr=0.2, act="tanh"))
-    message = str(refused.value)
-    assert "act relu there, tanh asked for; lr 0.1 there, 0.2 asked for" in message
-    assert str(tmp_path) in message and "--out" in message and "--fresh" in message
-    assert read_json(tmp_path / "config.json")["config"]["lr"] == 0.1
-
-
-def test_a_flag_that_came_or_went_since_is_named(tmp_path: Path) -> None:
-    open_run(TrainConfig(str(tmp_path), "numbers"))
-    with pytest.raises(UserError, match=r"act \(none\) there, relu asked for"):
-        open_run(Config(str(tmp_path)))
-
-
-FREE = {
-    **{"num_workers": 2, "device": "cpu", "parallel": "ddp", "compile": True, "checkpoint_activations": True},
-    **{"deterministic": True, "log_every": 7, "save_every": 9},
-}
-
-
-@pytest.mark.parametrize("name", FREE)
-def test_flags_that_change_no_result_may_differ(name: str, tmp_path: Path) -> None:
-    open_run(Config(str(tmp_path)))
-    assert open_run(Config(str(tmp_path), **{name: FREE[name]})) == tmp_path
-
-
-@pytest.mark.parametrize("before", [{}, {"precision": "auto"}])
-def test_auto_and_what_the_run_took_open_it_and_the_other_precision_does_not(before: dict[str, str], tmp_path: Path) -> None:
-    config = Config(str(tmp_path), precision=before.get("precision", "bf16"))
-    assert recorded_precision(config) is None
-    open_run(config, "bf16")
-    written = read_json(tmp_path / "config.json")
-    assert (written["config"]["precision"], written["precision"]) == (config.precision, "bf16")
-    if not before:  # a run of before there was auto
-        del written["precision"]
-        write_json(written, tmp_path / "config.json")
-    for asked in ("auto", "bf16"):
-        assert recorded_precision(Config(str(tmp_path), precision=asked)) == "bf16"
-        open_run(Config(str(tmp_path), precision=asked), "bf16")
-    with pytest.raises(UserError, match="precision bf16 there, fp32 asked for"):
-        open_run(Config(str(tmp_path), precision="fp32"))
-    assert recorded_precision(Config(str(tmp_path), precision="auto", fresh=True)) is None
-    (tmp_path / "best.pt").touch()
-    assert trained_run(tmp_path)["precision"] == "bf16"
-    write_json(written | {"precision": "fp8"}, tmp_path / "config.json")
-    with pytest.raises(UserError, match="says precision 'fp8'"):
-        recorded_precision(Config(str(tmp_path), precision="auto"))
-
-
-def test_every_other_flag_may_not_differ(tmp_path: Path) -> None:
-    values = {"data": "letters", "act": "tanh", "precision": "bf16", "channels_last": True, "layerwise": "greedy"}
-    numbers = {"seed", "epochs", "steps", "batch_size", "accumulate", "lr", "weight_decay", "clip", "eval_every"}
-    values |= {name: getattr(Config("x"), name) + 1 for name in numbers} | {"ema": 0.5}
-    open_run(Config(str(tmp_path)))
-    for field in dataclasses.fields(Config):
-        if field.name not in {*FREE, "out", "fresh"}:
-            with pytest.raises(UserError, match=field.name):
-                open_run(Config(str(tmp_path), **{field.name: values[field.name]}))
-
-
-def test_fresh_removes_the_files_of_the_run_and_nothing_else(tmp_path: Path) -> None:
-    open_run(Config(str(tmp_path), lr=0.1))
-    mine = ["blocks/1.txt", "notes.txt", "my_best.pt", "data.json", "sub/curves.png", "sub/best.pt"]
-    theirs = ["history.json", "speed.json", "summary.txt", "best.pt", "last.pt", "last.pt.tmp", "curves.png", "kernels.png", "tensorboard/val/events"]
-    for name in mine + theirs:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name, encoding="utf-8")
-    open_run(Config(str(tmp_path), lr=0.2, fresh=True))
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {*mine, "config.json"}
-    assert not (tmp_path / "tensorboard").exists()
-    assert read_json(tmp_path / "config.json")["config"]["lr"] == 0.2
-    open_run(Config(str(tmp_path), lr=0.2))  # and goes on without --fresh
-
-
-@pytest.mark.parametrize("fresh", [False, True])
-@pytest.mark.parametrize(("name", "content"), [("config.json", '{"model_type": "bert"}'), ("best.pt", "somebody's")])
-def test_another_program_s_folder_is_refused_and_kept(tmp_path: Path, name: str, content: str, fresh: bool) -> None:
-    files = [name, "photo.png", "blocks_of_mine/1.txt", "block_party/1.txt", "shards-of-glass/1.txt"]
-    for file in files:
-        (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match=f"holds {name}, which is not of a run of this project: choose another --out"):
-        open_run(Config(str(tmp_path), fresh=fresh))
-    assert sorted(path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.*")) == [content] * len(files)
-    (tmp_path / "best.pt").touch()
-    with pytest.raises(UserError, match="not of a run of this project|no trained network"):
-        trained_run(tmp_path)
-
-
-def test_what_to_do_about_a_run_without_a_checkpoint_names_its_own_recipe(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no best.pt; `python -m dl.modules.GPT.GPT2.train` makes one$"):
-        trained_run(tmp_path, "GPT/GPT2")
-    with pytest.raises(UserError, match=r"`python -m dl.modules.RNN.RNN.train` or `python -m .*RNN.GRU.train` makes one$"):
-        trained_run(tmp_path, "RNN/RNN", "RNN/GRU")
-    command = f"python -m dl.modules.GPT.GPT2.train --steps 9 --out {tmp_path}"
-    write_json({"recipe": "GPT/GPT2", "config": {}, "command": command}, tmp_path / "config.json")
-    with pytest.raises(UserError, match="before its first evaluation; `python -m .*GPT2.train --steps 9 .* resumes it"):
-        trained_run(tmp_path, "GPT/GPT2")
-    with pytest.raises(UserError, match="is a run of GPT/GPT2, not of RNN/RNN, RNN/GRU"):
-        trained_run(tmp_path, "RNN/RNN", "RNN/GRU")
-    with pytest.raises(UserError, match="config.json is a file; the folder of a run is asked for, say "):
-        trained_run(tmp_path / "config.json")
-
-
-def test_damaged_json_is_a_line(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"config": ', encoding="utf-8")
-    with pytest.raises(UserError, match=r"config.json is damaged .*--fresh"):
-        open_run(Config(str(tmp_path)))
 
 
 # ---- what is written -------------------------------------------------------------------------------------------------
@@ -297,7 +152,6 @@ def test_speed_sums_the_sessions_of_a_run(tmp_path: Path) -> None:
 
 def test_only_rank_0_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(logger, "is_main", lambda: False)
-    open_run(Config(str(tmp_path / "run")))
     with Logger(tmp_path, step=0, total_steps=40) as log:
         log.evaluated(HISTORY, {"kernels": torch.rand(1, 4, 5)}, best=True)
         log.finished(History([*HISTORY, TEST]), {}, Config(str(tmp_path)))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dl.mytorch import checkpoint, testing
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import read_json
 
 pytestmark = pytest.mark.slow
 

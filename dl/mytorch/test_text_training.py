@@ -13,7 +13,7 @@ from dl.mytorch.config import UserError
 from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.data.translation import PairSplits, token_splits
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import read_json
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import LanguageModeling, Seq2Seq
 from dl.mytorch.test_processes import finish, start

@@ -3,10 +3,12 @@
 import concurrent.futures
 import contextlib
 import math
+import os
 import shutil
 import signal
 import time
 from itertools import islice
+from pathlib import Path
 from typing import Any, Iterator
 
 import torch
@@ -17,10 +19,13 @@ from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.split import record_split
 from dl.mytorch.distributed import all_sum, is_main, rank, separate_rng, to_device, world
+from dl.mytorch.files import check
 from dl.mytorch.learner import Learner, NotFinite
-from dl.mytorch.logger import History, Logger, open_run, read_json
+from dl.mytorch.logger import RECORDS, History, Logger, finite, read_history
 from dl.mytorch.metrics import Metrics
 from dl.mytorch.optim import MakeOptimizer, Schedule
+from dl.mytorch.run import held, open_run, say_what_is_unverified
+from dl.mytorch.state import check_state
 from dl.mytorch.tasks import Task
 
 
@@ -61,8 +66,10 @@ class Trainer(Learner):
 
         `data.test` is read once, at the end. Afterwards the model has the weights of the best checkpoint.
         """
-        if self.config.layerwise == "greedy":
-            return layerwise.greedy(self, data)
+        with held(self.config):
+            return layerwise.greedy(self, data) if self.config.layerwise == "greedy" else self._fit(data)
+
+    def _fit(self, data: Splits) -> History:
         self.started, self.evaluation_seconds = time.perf_counter(), 0.0
         self.steps_per_epoch = math.ceil(len(data.train) / self.config.accumulate)
         self.total_steps = self.config.steps or self.config.epochs * self.steps_per_epoch
@@ -87,13 +94,6 @@ class Trainer(Learner):
                 raise UserError(
                     f"{error} (epoch {epoch + 1}, batch {place * self.config.accumulate + 1}): stopped before the update. "
                     f"What was saved before is kept in {self.out}. A lower --lr, --clip 1 or --precision fp32 may help"
-                ) from None
-            except ValueError as error:
-                if "more than 1 value per channel" not in str(error):
-                    raise
-                raise UserError(
-                    "batch norm cannot learn from one image whose map has shrunk to one pixel: choose larger images, or a "
-                    "--batch-size that leaves more than one image for the last batch"
                 ) from None
             finally:
                 if self.unkept is not None and self.unkept[1] is not None:
@@ -165,13 +165,13 @@ class Trainer(Learner):
             raise UserError(f"the task monitors {self.task.monitor!r}, but evaluation gives {', '.join(val)}")
         if not math.isfinite(val[self.task.monitor]):
             raise UserError(f"the validation {self.task.monitor} is not finite at step {self.step}: stopped")
-        train = self.train_metrics.compute()
+        train = finite(self.train_metrics.compute())
         self.train_metrics.reset()
         self.saved = False
         self.logged = (0.0, 0.0)
         lr = self.optimizer.param_groups[0]["lr"]
         epoch = math.ceil(self.step / self.steps_per_epoch)
-        self.history.append({"epoch": epoch, "step": self.step, "lr": lr, "train": train, "val": val})
+        self.history.append({"epoch": epoch, "step": self.step, "lr": lr, "train": train, "val": finite(val)})
         better = val[self.task.monitor] < self.best
         if better:
             self.best = val[self.task.monitor]
@@ -192,7 +192,7 @@ class Trainer(Learner):
         else:
             if data.test is not None:
                 best = self.history.best(self.task.monitor)
-                self.history.append({"epoch": best["epoch"], "step": best["step"], "test": self.evaluate(data.test)})
+                self.history.append({"epoch": best["epoch"], "step": best["step"], "test": finite(self.evaluate(data.test))})
             with self._aside() as model:
                 self.logger.finished(self.history, self.task.report(model) if data.test else {}, self.config)
             self._save_speed(data.train)
@@ -290,30 +290,65 @@ class Trainer(Learner):
             writing.result()
         self.unkept = None
         if is_main():
+            if shards is None:
+                self._keep_before()
             checkpoint.save(state, self.out / "last.pt")
-            for old in set(self.out.glob("shards-*")) - {shards}:
+            for old in set(self.out.glob("shards-[0-9]*")) - {shards}:
                 shutil.rmtree(old)
             self.logger.history(state["history"])
 
+    def _keep_before(self) -> None:
+        """Let the last.pt of the save before stay as last-before.pt, where files can have two names."""
+        last, before = self.out / "last.pt", self.out / "last-before.pt"
+        with contextlib.suppress(OSError):
+            before.unlink(missing_ok=True)
+            os.link(last, before)
+
     def _resume(self) -> None:
-        """Put back what `_save` wrote, if there is anything."""
+        """Put back what `_save` wrote, if there is anything. Raises `UserError` if it cannot be, and says what helps."""
         path = self.out / "last.pt"
         if rank():  # weights are drawn alike on all ranks, dropout is not
             distributed.seed_everything(self.config.seed + rank())
-        if not path.exists():
+        if not os.path.lexists(path):
             return
-        state = checkpoint.load(path, mapped=self.stream is not None or self.sharded)
+        try:
+            self._restore(path)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, (torch.OutOfMemoryError, torch.distributed.DistError)):
+                raise
+            reason = str(error)
+            if not isinstance(error, UserError):  # somebody else's value met code that did not expect it
+                reason = f"{path} is damaged, or not of this run ({type(error).__name__}: {reason.partition(chr(10))[0][:100]})"
+            if "--fresh" not in reason:
+                before = self.out / "last-before.pt"
+                before_helps = f"rename {before.name} to {path.name} to go on from the save before, or " if before.exists() else ""
+                reason = f"{reason}. What helps: {before_helps}--fresh starts the run over"
+            raise UserError(reason) from None
+        say_what_is_unverified(self.out, "config.json", "last.pt", "history.json")
+
+    def _restore(self, path: Path) -> None:
+        state = check_state(checkpoint.load(path, mapped=self.stream is not None or self.sharded), str(path))
         if tuple(state["length"]) != (self.steps_per_epoch, self.total_steps):
             raise UserError(
                 f"{path} is of a run with {state['length'][0]} steps an epoch, the data now gives {self.steps_per_epoch}: "
                 "choose another --out, or --fresh to start over"
             )
+        step, epoch, batch = state["position"]
+        if not batch <= self.steps_per_epoch * self.config.accumulate or step != self.steps_per_epoch * epoch + math.ceil(
+            batch / self.config.accumulate
+        ):
+            raise UserError(f"{path} is damaged: step {step} is not at batch {batch} of epoch {epoch}")
         checkpoint.restore(state, path, self.model, self.optimizers, self.ema)
         self.train_metrics.load_state(state["train_sums"])
         self.logged = tuple(state.get("logged", self.logged))
         self.task.load_state(checkpoint.own_rows(state["task"]))
-        self.step, self.epoch, self.batch = state["position"]
-        self.history, self.best = History(state["history"]), state["best"]
+        self.step, self.epoch, self.batch = step, epoch, batch
+        records = [{k: finite(v) if isinstance(v, dict) else v for k, v in record.items()} for record in state["history"]]
+        self.history = History(check(records, RECORDS, str(path), "history"))
+        best = self.history.best(self.task.monitor)
+        self.best = math.inf if best is None else best["val"][self.task.monitor]
+        if self.best != state["best"]:
+            raise UserError(f"{path} is damaged: its best {self.task.monitor} is not that of its history")
         self.saved = True
         if self.step == self.total_steps and (self.out / "history.json").exists():
-            self.history = History(read_json(self.out / "history.json"))  # the test may be in it already
+            self.history = read_history(self.out / "history.json")  # the test may be in it already

@@ -29,8 +29,8 @@ from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import Splits, image_splits
 from dl.mytorch.data.images import IMAGE_SETS
 from dl.mytorch.float64 import with_float64
-from dl.mytorch.files import write_json
-from dl.mytorch.logger import device_name, read_json
+from dl.mytorch.files import read_json, write_json
+from dl.mytorch.logger import device_name
 from dl.results import markdown_table, rewrite
 
 QUANTITIES = ("frechet_distance", "precision", "recall", "agreement")

@@ -18,8 +18,7 @@ from dl.modules.Diffusion.score import features, frechet_distance, precision_rec
 from dl.mytorch import checkpoint
 from dl.mytorch.data import ImageConfig, Loader, Splits, image_splits
 from dl.mytorch.data.tar import write_shards
-from dl.mytorch.files import write_json
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import read_json, write_json
 from dl.mytorch.test_float64 import device_without_float64
 
 

@@ -17,7 +17,7 @@ from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import Parser, restore
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.files import read_json
-from dl.mytorch.logger import trained_run
+from dl.mytorch.run import trained_run
 
 
 MOST_TOKENS = 10**6  # all that were drawn are kept

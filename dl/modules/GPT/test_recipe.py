@@ -26,8 +26,7 @@ from dl.mytorch.data import TextSplits, Vocabulary, textfiles
 from dl.mytorch.data.loader import Loader
 from dl.mytorch.data.sequences import IGNORED, blocks, windows
 from dl.mytorch.data.tokens import write_tokens
-from dl.mytorch.files import forget
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import forget, read_json
 from dl.mytorch.vision import import_torchvision
 
 TEXT = "to be or not to be, that is the question\n" * 20

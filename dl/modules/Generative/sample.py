@@ -21,7 +21,7 @@ from dl.mytorch import load_weights, plot
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import ImageSet, data_of_run, image_set, image_splits
 from dl.mytorch.distributed import device
-from dl.mytorch.logger import trained_run
+from dl.mytorch.run import trained_run
 
 RECIPES = ("Generative/DCGAN", "Generative/VAE")
 

@@ -18,7 +18,7 @@ from dl.modules.RNN.recipe import network
 from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import Parser, UserError, restore, user_path
 from dl.mytorch.data import Vocabulary
-from dl.mytorch.logger import trained_run
+from dl.mytorch.run import trained_run
 
 MOST_TOKENS = 10**6  # all are drawn before they are printed
 RECIPES = ("RNN/RNN", "RNN/GRU", "RNN/LSTM")

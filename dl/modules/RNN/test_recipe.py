@@ -22,8 +22,7 @@ from dl.mytorch import Trainer, checkpoint, testing
 from dl.mytorch.config import UserError, parse
 from dl.mytorch.data import Loader, TextSplits, Vocabulary, textfiles
 from dl.mytorch.data.sequences import streams
-from dl.mytorch.files import write_json
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import read_json, write_recorded_json
 from dl.mytorch.optim import constant, sgd
 
 TEXT = "to be or not to be, that is the question\n" * 12
@@ -216,6 +215,6 @@ def test_a_run_continues_a_text(tmp_path: Path, no_pictures: None, capsys: pytes
         ([tmp_path / "run", "to"], "is a run of CNN/LeNet, not of RNN/RNN, RNN/GRU, RNN/LSTM"),
     ):
         if "LeNet" in message:
-            write_json(described, tmp_path / "run" / "config.json")
+            write_recorded_json(described, tmp_path / "run" / "config.json")
         assert command.main([str(argument) for argument in arguments]) == 1
         assert message in capsys.readouterr().err

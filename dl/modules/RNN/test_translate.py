@@ -12,8 +12,7 @@ from dl.modules.RNN.BahdanauAttention import train as attention_train
 from dl.modules.RNN.Seq2Seq import train as seq2seq_train
 from dl.modules.RNN.Seq2Seq.test_model import splits
 from dl.mytorch import plot
-from dl.mytorch.files import write_json
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import read_json, write_recorded_json
 from dl.mytorch.metrics import BLEU
 
 
@@ -75,6 +74,6 @@ def test_runs_of_other_recipes_are_refused(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = shutil.copytree(runs["plain"], tmp_path / "other")
-    write_json(read_json(folder / "config.json") | {"recipe": "RNN/LSTM"}, folder / "config.json")
+    write_recorded_json(read_json(folder / "config.json") | {"recipe": "RNN/LSTM"}, folder / "config.json")
     assert translate.main([str(folder), "a"]) == 1
     assert "is a run of RNN/LSTM, not of RNN/Seq2Seq, RNN/BahdanauAttention" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError, restore
 from dl.mytorch.data import TextSplits, Vocabulary, translation
 from dl.mytorch.data.text import BEGIN
-from dl.mytorch.logger import trained_run
+from dl.mytorch.run import trained_run
 from dl.mytorch.translation import Translation
 
 RECIPES = ("RNN/Seq2Seq", "RNN/BahdanauAttention")

@@ -32,7 +32,7 @@ from dl.mytorch import plot
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import centre_square
 from dl.mytorch.files import write_json
-from dl.mytorch.logger import trained_run
+from dl.mytorch.run import trained_run
 
 HERE = Path(__file__).parent
 QUERIES = 1000
@@ -110,9 +110,7 @@ def evaluate(
     figure: Path,
 ) -> dict[str, Any]:
     """The record of a set; and, where a `figure` is asked for, the picture of the queries `shown`."""
-    names = sorted(set(index.labels) | set(test.labels))
-    if not {test.labels[i] for i in numbers} & set(index.labels[:INDEXED]):
-        raise UserError(f"no query is of a class of the index ({', '.join(sorted(set(index.labels)))}): nothing to find")
+    names = sorted(set(index.labels))
     labels = torch.tensor([names.index(test.labels[i]) for i in numbers])
     own = torch.tensor([names.index(label) for label in index.labels[:INDEXED]])
     vectors, pixels = embed(extractor, index, range(len(own)))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dl import catalogue
 from dl.mytorch import Probe
 from dl.mytorch.config import UserError
-from dl.mytorch.logger import trained_run
+from dl.mytorch.run import trained_run
 from dl.trained import Classifier, published, trained
 
 

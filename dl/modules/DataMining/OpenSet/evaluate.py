@@ -30,7 +30,7 @@ from dl.mytorch.data import image_set, image_splits
 from dl.mytorch.data.idx import load
 from dl.mytorch.data.images import IMAGE_SETS
 from dl.mytorch.files import write_json
-from dl.mytorch.logger import trained_run
+from dl.mytorch.run import trained_run
 
 HERE = Path(__file__).parent
 FITTED = 20_000  # training images that the scores are fitted to

@@ -30,7 +30,7 @@ from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import ImageSet, Loader, data_of_run, image_set, image_splits
 from dl.mytorch.distributed import device
-from dl.mytorch.logger import trained_run
+from dl.mytorch.run import trained_run
 from dl.mytorch.precision import native_bf16
 
 SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpm_solver_2m": dpm_solver_2m, "euler": euler}

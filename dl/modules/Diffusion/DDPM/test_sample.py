@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dl.modules.Diffusion.DDPM import sample, train
 from dl.modules.Diffusion.FlowMatching import train as flow
-from dl.mytorch import checkpoint, logger
+from dl.mytorch import checkpoint
 from dl.mytorch.data import Loader, Splits
-from dl.mytorch.files import write_json
+from dl.mytorch.files import read_json, write_json
 
 CONFIG = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", times=50, prediction="v", precision="fp32")
 
@@ -61,7 +61,7 @@ def test_samples_are_the_same_with_a_seed_and_in_parts(run: Path) -> None:
 def test_samples_are_drawn_in_bf16_only_if_the_run_took_it_and_it_is_native(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for taken in ("fp32", "bf16"):
         run = make_run(tmp_path / taken, dataclasses.replace(CONFIG, precision="auto"))
-        described = logger.read_json(run / "config.json")
+        described = read_json(run / "config.json")
         write_json(described | {"precision": taken}, run / "config.json")
         for native in (False, True):
             monkeypatch.setattr(sample, "native_bf16", lambda device: (native, ""))

@@ -23,7 +23,7 @@ from dl.modules.Generative.DCGAN.trainer import AdversarialTrainer
 from dl.mytorch import checkpoint, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, synthetic
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import read_json
 from dl.mytorch.optim import adamw, constant
 
 SHORT = {"steps": 6, "batch_size": 16, "eval_every": 3, "precision": "fp32", "device": "cpu"}

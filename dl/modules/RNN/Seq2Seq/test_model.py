@@ -15,7 +15,7 @@ from dl.mytorch.data import TextSplits
 from dl.mytorch.data.translation import PairSplits, token_splits
 from dl.mytorch.decoding import beam_search, greedy_search
 from dl.mytorch.introspect import count_parameters, without_values
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import read_json
 from dl.mytorch.tasks import Seq2Seq as Seq2SeqTask
 from dl.mytorch.test_decoding import BEGIN, END, LENGTHS, PAD, sources
 

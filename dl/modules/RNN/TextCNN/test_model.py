@@ -14,7 +14,7 @@ from dl.mytorch import testing
 from dl.mytorch.data import TextSplits, textfiles
 from dl.mytorch.data.sst2 import Review, review_splits
 from dl.mytorch.introspect import count_parameters
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import read_json
 from dl.mytorch.optim import sgd
 from dl.mytorch.sharding import shard
 from dl.mytorch.tasks import SentenceClassification

@@ -14,7 +14,7 @@ from dl.modules.RNN.Word2Vec.train import Config, network
 from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import Parser, restore, user_path
 from dl.mytorch.data import Vocabulary
-from dl.mytorch.logger import trained_run
+from dl.mytorch.run import trained_run
 
 
 def trained(run: Path) -> tuple[Word2Vec, Vocabulary]:

@@ -18,7 +18,7 @@ from dl.mytorch import testing
 from dl.mytorch.config import UserError, parse
 from dl.mytorch.data import TextSplits
 from dl.mytorch.introspect import count_parameters
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import read_json
 
 PADDING = torch.arange(9) >= torch.tensor([[9], [6], [3]])
 TOKENS = torch.randint(5, 50, (3, 9), generator=torch.Generator().manual_seed(0)).masked_fill(PADDING, 0)

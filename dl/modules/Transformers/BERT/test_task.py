@@ -12,7 +12,7 @@ from dl.modules.Transformers.BERT.task import PreTraining, summed_cross_entropy
 from dl.mytorch import TrainConfig, Trainer, checkpoint
 from dl.mytorch.data import Batch
 from dl.mytorch.data.sequences import IGNORED
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import read_json
 from dl.mytorch.metrics import Metrics
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.test_processes import finish, start

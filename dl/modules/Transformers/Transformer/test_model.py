@@ -21,7 +21,7 @@ from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.data.translation import RESERVED, PairSplits, sentence_pairs, token_splits
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.layers.test_attention import torch_names
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import read_json
 from dl.mytorch.optim import adamw, noam
 from dl.mytorch.translation import Translation
 

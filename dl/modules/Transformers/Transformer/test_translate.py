@@ -15,8 +15,7 @@ from dl.mytorch import load_weights, plot
 from dl.mytorch.checkpoint import load, save
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.decoding import beam_search, greedy_search
-from dl.mytorch.files import forget
-from dl.mytorch.logger import read_json
+from dl.mytorch.files import forget, read_json
 from dl.mytorch.metrics import BLEU
 from dl.mytorch.translation import Translation
 

@@ -23,7 +23,7 @@ from dl.mytorch.data import TextSplits, Vocabulary, translation
 from dl.mytorch.data.text import BEGIN, END, PADDING, UNKNOWN
 from dl.mytorch.data.translation import tokenize
 from dl.mytorch.decoding import MOST_BEAMS
-from dl.mytorch.logger import trained_run
+from dl.mytorch.run import trained_run
 from dl.mytorch.translation import Translation
 
 SIGNS = (PADDING, BEGIN, END)  # never a word of a sentence

@@ -1,0 +1,221 @@
+"""A run's folder: who writes into it, what it was asked for, and what of it can be read. Only rank 0 writes."""
+
+import contextlib
+import dataclasses
+import functools
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Iterator
+
+import torch
+
+from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.distributed import barrier, is_main, restarted, world
+from dl.mytorch.files import CHECKSUMS, is_recorded, read_json, read_recorded_json, regular_file, write_recorded_json
+from dl.mytorch.lock import locked
+
+# Flags that change where and how fast a run goes, but not what it computes: a resumed run may change them.
+FREE = {
+    *("out", "fresh", "num_workers", "device", "parallel", "compile", "deterministic", "checkpoint_activations"),
+    *("log_every", "save_every"),
+}
+FORMAT = 2  # of a run's folder; 1 had no checksums and no "format" in its config.json
+FILES = (
+    *("config.json", CHECKSUMS, "history.json", "speed.json", "summary.txt", "split.json"),
+    *("best.pt", "last.pt", "last-before.pt", "last.pt.tmp", "best.pt.tmp"),  # .tmp: of format 1, left by a kill
+)
+DESCRIBED = {
+    **{"recipe": str, "config": {str: (str, bool, int, float, None)}},
+    **{"file?": str, "command?": str, "commit?": str, "versions?": {str: str}, "ranks?": int, "precision?": str, "format?": int},
+}
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+
+def read_described(run: Path | str) -> dict[str, Any]:
+    """Return what a run's config.json says. Raises `UserError` when it is of no run of this project, damaged or changed."""
+    path = Path(run) / "config.json"
+    if not _is_of_a_run(read_json(path)):
+        raise UserError(f"{path} is not of a run of this project")
+    described = read_recorded_json(path, DESCRIBED)
+    if described.get("format", 1) > FORMAT:
+        raise UserError(f"{path} was written by a newer version of this project: format {described['format']}, not {FORMAT}")
+    return described
+
+
+def trained_run(run: Path | str, *recipes: str) -> dict[str, Any]:
+    """What config.json says of a run that has a best checkpoint; with `recipes`, "<Category>/<Model>", only of one of these.
+
+    Its "precision" is what the run took, its "config" has what was asked for.
+    Raises `UserError` for a folder that holds none, or a run of another recipe.
+    """
+    run = Path(run)
+    if run.is_file():
+        raise UserError(f"{run} is a file; the folder of a run is asked for, say {run.parent}")
+    if not (run / "config.json").exists():
+        modules = [f"`python -m dl.modules.{recipe.replace('/', '.')}.train`" for recipe in recipes or ("CNN/LeNet",)]
+        raise UserError(f"{run} holds no trained network, no best.pt; {' or '.join(modules)} makes one")
+    described = read_described(run)
+    if recipes and described["recipe"] not in recipes:
+        raise UserError(f"{run} is a run of {described['recipe']}, not of {', '.join(recipes)}")
+    if not (run / "best.pt").exists():
+        again = described.get("command") or f"python -m dl train {described['recipe']} --out {run}"
+        raise UserError(f"{run} holds no trained network yet, no best.pt: before its first evaluation; `{again}` resumes it")
+    regular_file(run / "best.pt")
+    return described | {"precision": _precision(described)}
+
+
+def recorded_precision(config: TrainConfig) -> str | None:
+    """Return the precision taken by the run that `config` resumes; None for a new run, or one that `open_run` refuses."""
+    path = Path(config.out) / "config.json"
+    if (config.fresh and not restarted()) or not path.exists() or not _is_of_a_run(read_json(path)):
+        return None
+    precision = _precision(read_described(config.out))
+    if config.precision == "auto" and precision not in ("fp32", "bf16"):
+        raise UserError(f"{path} says precision {precision!r}, which is neither fp32 nor bf16; --fresh starts the run over")
+    return precision
+
+
+def _precision(described: dict[str, Any]) -> str | None:
+    """What a run took. Before `auto` there was, it was what was asked for."""
+    return described.get("precision", described["config"].get("precision"))
+
+
+def say_what_is_unverified(run: Path, *names: str) -> None:
+    """A line on stderr that names those of the files that have no checksum, once for a run.
+
+    Not for a folder without history.json, which no training has left: that holds weights, with a description by hand.
+    """
+    unverified = [name for name in names if (run / name).exists() and not is_recorded(run / name)]
+    if unverified and is_main() and (run / "history.json").exists():
+        _say_once(f"note: {run}: {', '.join(unverified)} written before checksums: not verified")
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def held(config: TrainConfig) -> Iterator[None]:
+    """Inside, no other process can train in the folder `config.out`. Raises `UserError` when one does, naming it."""
+    if not is_main():
+        yield
+        return
+    out = Path(config.out)
+    _refuse_what_is_not_ours(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / "run.lock", f"{out} is in use: another process trains there"):
+        for name in FILES:
+            for left in out.glob(f"{name}.*.tmp"):  # by a process that was killed
+                left.unlink(missing_ok=True)
+        yield
+
+
+def open_run(config: TrainConfig, precision: str | None = None) -> Path:
+    """Claim the folder `config.out`: emptied of an old run with `fresh`, else new or of a run with the same config.
+
+    precision: what the run takes; default: what the config asks for. A run is resumed with the precision that it took,
+    which "auto" stands for.
+    Raises `UserError` when it holds a run of another recipe or config, naming what differs, or files that are of no run.
+    """
+    out = Path(config.out)
+    if is_main():
+        _refuse_what_is_not_ours(out)
+        out.mkdir(parents=True, exist_ok=True)
+        if config.fresh and (out / "config.json").exists() and not restarted():
+            _empty(out)
+        asked = _describe(config) | {"precision": precision or config.precision}
+        if (out / "config.json").exists():
+            _refuse_another(out, asked)
+        else:
+            write_recorded_json(asked, out / "config.json")
+    barrier()
+    return out
+
+
+def _empty(out: Path) -> None:
+    for folder in [out / "tensorboard", *out.glob("shards-[0-9]*"), *out.glob("block[0-9]*")]:
+        shutil.rmtree(folder, ignore_errors=True)
+    # config.json last: until then it is a run.
+    for path in [*out.glob("*.png"), *out.glob("vocabulary-*.json"), *(out / name for name in reversed(FILES))]:
+        if path.is_dir() and not path.is_symlink():
+            raise UserError(f"{path} is a folder, which no run makes there: delete it, or choose another --out")
+        path.unlink(missing_ok=True)
+
+
+def _refuse_another(out: Path, asked: dict[str, Any]) -> None:
+    """Raise `UserError` unless the run in `out` is what was asked for."""
+    try:
+        described = read_described(out)
+    except UserError as error:
+        raise UserError(f"{error}. --fresh starts the run over") from None
+    found = {**described["config"], "precision": _precision(described)}
+    wanted = dict(asked["config"])
+    if wanted["precision"] == "auto":
+        wanted["precision"] = found["precision"]
+    of_file = "notebook" not in (asked["file"], described.get("file"))  # whose folder is wherever it was started
+    for name in ("recipe", "file") if of_file else ():
+        found[name], wanted[name] = described.get(name, asked[name]), asked[name]
+    differs = [
+        f"{name} {found.get(name, '(none)')} there, {wanted.get(name, '(none)')} asked for"
+        for name in sorted(found.keys() | wanted.keys(), key=lambda name: (name not in ("recipe", "file"), name))
+        if found.get(name) != wanted.get(name) and name not in FREE
+    ]
+    if differs:
+        raise UserError(
+            f"{out} holds a run with another config ({'; '.join(differs)}): choose another --out, or --fresh to delete that run"
+        )
+
+
+def _is_of_a_run(described: Any) -> bool:
+    """Whether this can be the content of a run's config.json, a name that many programs give to a file of theirs."""
+    return isinstance(described, dict) and {"recipe", "config"} <= described.keys()
+
+
+def _refuse_what_is_not_ours(out: Path) -> None:
+    """Raise `UserError` for a folder in which a run would overwrite or delete another program's files."""
+    found = [name for name in FILES if (out / name).exists() and name != CHECKSUMS]  # written before the first file
+    ours = not found
+    if (out / "config.json").exists():
+        regular_file(out / "config.json")
+        try:
+            ours = _is_of_a_run(read_json(out / "config.json"))
+        except UserError:
+            ours = True  # damaged: `open_run` says so, or starts over
+    if not ours:
+        raise UserError(f"{out} holds {found[0]}, which is not of a run of this project: choose another --out")
+
+
+def _describe(config: TrainConfig) -> dict[str, Any]:
+    recipe = Path(getattr(sys.modules.get(type(config).__module__), "__file__", None) or "notebook").resolve()
+    module = getattr(sys.modules["__main__"], "__spec__", None)  # None for a file that was run by its path
+    return {
+        "format": FORMAT,
+        "recipe": "/".join(recipe.parts[-3:-1]),  # .../<Category>/<Model>/train.py
+        "file": recipe.stem,
+        "command": shlex.join(["python", *(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]]),
+        "config": dataclasses.asdict(config),
+        "commit": _commit(recipe.parent),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "ranks": world(),
+    }
+
+
+def _commit(folder: Path) -> str:
+    """The commit of the code, with "+" when files differ from it or are new; "" outside git."""
+    git = ["git", "-C", str(folder)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit + ("+" if changed else "")
