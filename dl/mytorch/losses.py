@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from dl.mytorch.checks import floating, same_shape
+
 NEVER = -1e30  # for log 0, which has no gradient
 
 # B batch, K classes, C width of an embedding, T steps of the input, S symbols of the target
@@ -41,7 +43,17 @@ def cross_entropy(
         ignore_index: a target that counts for nothing; where all do, the mean is NaN, as torch's.
         label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al. 2015,
             https://arxiv.org/abs/1512.00567, section 7).
+
+    Raises `ValueError` for targets or weights of another shape, and for a `label_smoothing` outside [0, 1]; `TypeError` for
+    targets that are neither probabilities nor int64 or uint8.
     """
+    same_shape("targets", target, input.shape if target.is_floating_point() else (len(input), *input.shape[2:]))
+    same_shape("weight", weight, (input.shape[1],))
+    if not target.is_floating_point() and target.dtype not in (torch.int64, torch.uint8):
+        raise TypeError(f"true classes are int64 or uint8, not {target.dtype}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing has to be between 0 and 1; got {label_smoothing}")
+    floating(input)
     surprise = torch.logsumexp(input, 1, keepdim=True) - input  # (B, K, ...): -log of the probabilities
     if weight is not None:
         surprise = surprise * weight.view(1, -1, *[1] * (input.ndim - 2))
@@ -50,7 +62,7 @@ def cross_entropy(
         count = None
     else:
         ignored = target == ignore_index
-        chosen = target.masked_fill(ignored, 0)
+        chosen = target.masked_fill(ignored, 0).long()
         loss = surprise.gather(1, chosen.unsqueeze(1)).squeeze(1).masked_fill(ignored, 0.0)  # (B, K, ...) -> (B, ...)
         count = (~ignored if weight is None else weight[chosen].masked_fill(ignored, 0.0)).sum()
     if label_smoothing:
@@ -61,12 +73,19 @@ def cross_entropy(
 
 
 def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """(input - target)^2."""
+    """(input - target)^2, of one shape: else `ValueError`."""
+    same_shape("targets", target, input.shape)
     return _reduced((input - target).square(), reduction)
 
 
 def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
-    """Half the square of an error up to `delta`, from there on the straight line that goes on: Huber 1964."""
+    """Half the square of an error up to `delta`, from there on the straight line that goes on: Huber 1964.
+
+    Raises `ValueError` when the shapes differ, or for a `delta` of 0 or below.
+    """
+    same_shape("targets", target, input.shape)
+    if delta <= 0:
+        raise ValueError(f"delta has to be above 0; got {delta}")
     error = (input - target).abs()
     return _reduced(torch.where(error <= delta, error.square() / 2, delta * (error - delta / 2)), reduction)
 
@@ -82,8 +101,7 @@ def binary_cross_entropy_with_logits(
 
     `weight` counts an element; `pos_weight` the first term. Raises `ValueError` when the shapes differ.
     """
-    if input.shape != target.shape:
-        raise ValueError(f"targets of shape {tuple(target.shape)} for logits {tuple(input.shape)}")
+    same_shape("targets", target, input.shape)
     below = (-input.abs()).exp().log1p()  # log(1 + e^-|x|), which cannot overflow
     positives = target if pos_weight is None else target * pos_weight
     zero = input.new_zeros(())  # where the two are equal, `maximum` has the gradient 1/2, as the curve has at 0
@@ -116,8 +134,12 @@ def triplet_margin_loss(
     """max(0, d(anchor, positive) - d(anchor, negative) + margin): Schroff et al. 2015, https://arxiv.org/abs/1503.03832.
 
     Embeddings (B, C) each; d is the p-norm of the difference plus `eps`. `swap` takes the negative's distance to the
-    positive where that is smaller.
+    positive where that is smaller. Raises `ValueError` for different numbers of dimensions, or a margin of 0 or below.
     """
+    if not anchor.ndim == positive.ndim == negative.ndim:
+        raise ValueError(f"embeddings of {anchor.ndim}, {positive.ndim} and {negative.ndim} dimensions")
+    if margin <= 0:
+        raise ValueError(f"margin has to be above 0; got {margin}")
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
         return torch.linalg.vector_norm(a - b + eps, p, dim=-1)
@@ -168,6 +190,10 @@ def ctc_loss(
         targets = pad_sequence(targets.split(lengths.tolist()), batch_first=True)
     targets = targets.masked_fill(torch.arange(targets.shape[1], device=device) >= lengths[:, None], blank)
     steps = torch.as_tensor(input_lengths, device=device)
+    same_shape("target_lengths", lengths, log_probs.shape[1:2])
+    same_shape("input_lengths", steps, log_probs.shape[1:2])
+    if (torch.stack([steps, lengths]) < 0).any():
+        raise ValueError("lengths have to be 0 or more")
     final = _log_beginnings(log_probs, targets, blank)[steps, torch.arange(len(steps), device=device)]  # (B, 2S + 1)
     in_blank = final.gather(1, 2 * lengths[:, None])  # paths that end with the blank behind the last symbol
     in_symbol = final.gather(1, (2 * lengths[:, None] - 1).clamp_min(0)).masked_fill(lengths[:, None] == 0, NEVER)

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 import torch
@@ -170,3 +170,54 @@ def test_ctc_sums_over_all_paths() -> None:
             total += math.prod(probabilities[step, 0, symbol].item() for step, symbol in enumerate(path))
     loss = losses.ctc_loss(probabilities.log(), torch.tensor([target]), torch.tensor([4]), torch.tensor([2]), reduction="sum")
     assert loss.item() == pytest.approx(-math.log(total), abs=1e-12)
+
+
+def int64(*shape: int) -> Tensor:
+    return torch.zeros(*shape, dtype=torch.int64)
+
+
+# Each is a call of torch.nn.functional
+REFUSED: list[Callable[[Any], Any]] = [
+    lambda F: F.mse_loss(torch.zeros(2, 3), torch.zeros(2, 4)),
+    lambda F: F.mse_loss(torch.zeros(2, 3), torch.zeros(2, 3), reduction="avg"),
+    lambda F: F.cross_entropy(torch.zeros(2, 3), int64(2) + 3),
+    lambda F: F.cross_entropy(torch.zeros(2, 3), int64(2) - 1),
+    lambda F: F.cross_entropy(torch.zeros(2, 3), int64(3)),
+    lambda F: F.cross_entropy(torch.zeros(2, 3), int64(1)),
+    lambda F: F.cross_entropy(torch.zeros(3, 3), int64(2)),
+    lambda F: F.cross_entropy(torch.zeros(2, 3), torch.zeros(2, 1)),
+    lambda F: F.cross_entropy(torch.zeros(2, 3), torch.zeros(1, 3)),
+    lambda F: F.cross_entropy(torch.zeros(2, 3, 4), int64(2, 3)),
+    lambda F: F.cross_entropy(torch.zeros(2, 3), int64(2), weight=torch.zeros(1)),
+    lambda F: F.cross_entropy(torch.zeros(2, 3), int64(2), weight=torch.zeros(4)),
+    lambda F: F.cross_entropy(torch.zeros(2, 3), int64(2), label_smoothing=1.5),
+    lambda F: F.cross_entropy(torch.zeros(2, 3), int64(2).int()),
+    lambda F: F.cross_entropy(torch.zeros(2, 3), int64(2).bool()),
+    lambda F: F.cross_entropy(int64(2, 3), int64(2)),
+    lambda F: F.cross_entropy(torch.zeros(2, 3), int64(2), reduction="avg"),
+    lambda F: F.huber_loss(torch.zeros(2), torch.zeros(2), delta=0.0),
+    lambda F: F.huber_loss(torch.zeros(2), torch.zeros(2), delta=-1.0),
+    lambda F: F.binary_cross_entropy_with_logits(torch.zeros(2, 3), torch.zeros(2, 1)),
+    lambda F: F.binary_cross_entropy_with_logits(torch.zeros(2, 3), torch.zeros(2, 3), pos_weight=torch.zeros(2)),
+    lambda F: F.kl_div(torch.zeros(2), torch.zeros(2), reduction="avg"),
+    lambda F: F.kl_div(torch.zeros(2, 3), torch.zeros(2, 2)),
+    lambda F: F.triplet_margin_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3)),
+    lambda F: F.triplet_margin_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3), margin=-1.0),
+    lambda F: F.triplet_margin_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(4, 3)),
+    lambda F: F.ctc_loss(torch.zeros(4, 2, 3), int64(2, 2) + 1, int64(2) + 5, int64(2) + 2),
+    lambda F: F.ctc_loss(torch.zeros(4, 2, 3), int64(2, 2) + 1, int64(2) + 4, int64(2) + 3),
+    lambda F: F.ctc_loss(torch.zeros(4, 2, 3), int64(2, 2) + 1, int64(3) + 4, int64(2) + 2),
+    lambda F: F.ctc_loss(torch.zeros(4, 2, 3), int64(2, 2) + 1, int64(2) + 4, int64(1) + 2),
+    lambda F: F.ctc_loss(torch.zeros(4, 2, 3), int64(2, 2) + 1, int64(2) + 4, int64(2) + 2, blank=3),
+    lambda F: F.ctc_loss(torch.zeros(4, 2, 3), int64(2, 2) + 1, int64(2) - 1, int64(2) + 2),
+    lambda F: F.ctc_loss(torch.zeros(4, 2, 3), int64(2, 2) + 1, int64(2) + 4, int64(2) - 1),
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_torch_s_losses_refuse_ours_refuse() -> None:
+    for i, call in enumerate(REFUSED):
+        for home in (F, losses):
+            with pytest.raises((ValueError, RuntimeError, TypeError, IndexError)):
+                call(home)
+                pytest.fail(f"{home.__name__} takes number {i}")

@@ -1,6 +1,7 @@
 """Activations, from exponentials, hyperbolic tangents and comparisons.
 
-`inplace` is taken, and changes nothing: what is written here returns new tensors. NaN stays NaN.
+`inplace` is taken, and changes nothing: what is written here returns new tensors. NaN stays NaN. As in torch, integers are
+refused (`TypeError`) but by ReLU, which refuses only bool (`ValueError`), and softmax has to be told over which dimension.
 """
 
 import math
@@ -8,9 +9,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dl.mytorch.checks import floating
+
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """max(0, x); its derivative at 0 is 0."""
+    if input.dtype == torch.bool:
+        raise ValueError("a ReLU of bool: numbers are needed")
     return torch.where(input <= 0, torch.zeros_like(input), input)
 
 
@@ -21,12 +26,12 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """x where it is positive, else `negative_slope` x: Maas et al. 2013."""
-    return torch.where(input > 0, input, negative_slope * input)
+    return torch.where(floating(input) > 0, input, negative_slope * input)
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where it is positive, else alpha (e^x - 1): Clevert et al. 2015, https://arxiv.org/abs/1511.07289."""
-    below = torch.where(input > 0, torch.zeros_like(input), input)  # where it is not used, e^x could overflow
+    below = torch.where(floating(input) > 0, torch.zeros_like(input), input)  # where it is not used, e^x could overflow
     return torch.where(input > 0, input, alpha * torch.expm1(below))
 
 
@@ -49,6 +54,7 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """
     if approximate not in ("none", "tanh"):
         raise ValueError(f'approximate {approximate!r}: there are "none" and "tanh"')
+    floating(input)
     if approximate == "tanh":
         return input * (1 + torch.tanh(math.sqrt(2 / math.pi) * (input + 0.044715 * input**3))) / 2
     return input * (1 + torch.erf(input / math.sqrt(2))) / 2
@@ -61,15 +67,15 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     return torch.where(large, input, torch.log1p(torch.exp(beta * small)) / beta)
 
 
-def log_softmax(input: Tensor, dim: int = -1) -> Tensor:
+def log_softmax(input: Tensor, dim: int) -> Tensor:
     """x - log(sum of e^x); the largest x goes out of the sum first, so that nothing overflows."""
-    shifted = input - input.detach().amax(dim, keepdim=True)
+    shifted = floating(input) - input.detach().amax(dim, keepdim=True)
     return shifted - shifted.exp().sum(dim, keepdim=True).log()
 
 
-def softmax(input: Tensor, dim: int = -1) -> Tensor:
+def softmax(input: Tensor, dim: int) -> Tensor:
     """e^x / (sum of e^x)."""
-    powers = (input - input.detach().amax(dim, keepdim=True)).exp()
+    powers = (floating(input) - input.detach().amax(dim, keepdim=True)).exp()
     return powers / powers.sum(dim, keepdim=True)
 
 
@@ -163,7 +169,7 @@ class Tanh(nn.Module):
 class Softmax(nn.Module):
     """See `softmax`."""
 
-    def __init__(self, dim: int = -1) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dl.mytorch.checks import at_least, same_shape
 from dl.mytorch.layers.initializers import kaiming_uniform_
 
 # B batch, C channels, H height, W width, G groups, D output channels of a group
@@ -16,13 +17,15 @@ Pair = int | tuple[int, int]
 
 
 def pair(value: Pair) -> tuple[int, int]:
-    """(vertical, horizontal); one number stands for both."""
-    return (value, value) if isinstance(value, int) else tuple(value)
+    """(vertical, horizontal); one number stands for both. Raises `ValueError` for three."""
+    vertical, horizontal = (value, value) if isinstance(value, int) else value
+    return vertical, horizontal
 
 
 def single(value: int | tuple[int]) -> tuple[int]:
-    """(horizontal,)."""
-    return (value,) if isinstance(value, int) else tuple(value)
+    """(horizontal,). Raises `ValueError` for two."""
+    (horizontal,) = (value,) if isinstance(value, int) else value
+    return (horizontal,)
 
 
 def windows(input: Tensor, size: Pair, stride: Pair = 1, dilation: Pair = 1) -> Tensor:
@@ -39,16 +42,31 @@ def windows(input: Tensor, size: Pair, stride: Pair = 1, dilation: Pair = 1) -> 
 def pad_for(input: Tensor, weight: Tensor, stride: Pair, padding: Pair | str, dilation: Pair) -> Tensor:
     """`input` with zeros around it: "valid" means none; "same" as many as keep its sides.
 
-    Raises `ValueError` for "same" with a stride, and for any other word.
+    Raises `ValueError` as `check_padding` does, and for a kernel without pixels or larger than the padded image.
     """
+    check_padding(padding, pair(stride))
+    at_least("stride", pair(stride), 1)
+    at_least("dilation", pair(dilation), 1)
+    at_least("output channels", len(weight), 1)
     if padding == "same":
-        if pair(stride) != (1, 1):
-            raise ValueError(f'padding "same" keeps the sides, which stride {stride} does not')
-        return F.pad(input, same_padding(tuple(weight.shape[2:]), dilation))
-    if isinstance(padding, str) and padding != "valid":
+        padded = F.pad(input, same_padding(tuple(weight.shape[2:]), dilation))
+    else:
+        vertical, horizontal = (0, 0) if padding == "valid" else pair(padding)
+        padded = F.pad(input, (horizontal, horizontal, vertical, vertical))
+    for length, size, gap in zip(padded.shape[2:], weight.shape[2:], pair(dilation)):
+        if size < 1 or gap * (size - 1) + 1 > length:
+            raise ValueError(f"a kernel {tuple(weight.shape[2:])} does not fit into an image {tuple(padded.shape[2:])}")
+    return padded
+
+
+def check_padding(padding: int | tuple[int, ...] | str, stride: tuple[int, ...]) -> None:
+    """Raise `ValueError` for "same" with a stride, for any other word but "valid", and for a number below 0."""
+    if padding == "same" and max(stride) > 1:
+        raise ValueError(f'padding "same" keeps the sides, which stride {stride} does not')
+    if isinstance(padding, str) and padding not in ("same", "valid"):
         raise ValueError(f'padding {padding!r}: the words for it are "same" and "valid"')
-    vertical, horizontal = (0, 0) if padding == "valid" else pair(padding)
-    return F.pad(input, (horizontal, horizontal, vertical, vertical))
+    if not isinstance(padding, str):
+        at_least("padding", padding, 0)
 
 
 def same_padding(size: Pair, dilation: Pair) -> list[int]:
@@ -71,8 +89,10 @@ def conv2d(
     For this product every window is written out ("im2col"), which takes I J times the memory of the input.
 
     input (B, C, H, W), weight (G D, C / G, I, J), bias (G D,) -> (B, G D, Y, X). With groups, each of the G parts of the
-    output sees only its part of the input. Raises `RuntimeError` for another number of channels than the weight's.
+    output sees only its part of the input. Raises `RuntimeError` for another number of channels than the weight's,
+    `ValueError` for a bias of another shape and for what `pad_for` refuses.
     """
+    same_shape("bias", bias, weight.shape[:1])
     seen = windows(pad_for(input, weight, stride, padding, dilation), tuple(weight.shape[2:]), stride, dilation)
     seen = seen.unflatten(1, (groups, weight.shape[1]))  # (B, C, Y, X, I, J) -> (B, G, C/G, Y, X, I, J)
     kernels = weight.unflatten(0, (groups, -1))  # (G D, C/G, I, J) -> (G, D, C/G, I, J)
@@ -90,6 +110,7 @@ def conv2d_by_sums(
     groups: int = 1,
 ) -> Tensor:
     """`conv2d` without the copy: a sum over the places of the kernel, at each of which it is 1x1 on a shifted image."""
+    same_shape("bias", bias, weight.shape[:1])
     padded = pad_for(input, weight, stride, padding, dilation)
     padded = padded.unflatten(1, (groups, weight.shape[1]))  # (B, C, H, W) -> (B, G, C/G, H, W)
     kernels = weight.unflatten(0, (groups, -1))  # (G, D, C/G, I, J)
@@ -138,6 +159,12 @@ def conv_transpose2d(
 
     input (B, C, H, W), weight (C, D, I, J), bias (G D,) -> (B, G D, Y, X).
     """
+    same_shape("bias", bias, (groups * weight.shape[1],))
+    at_least("padding", pair(padding), 0)
+    at_least("output_padding", pair(output_padding), 0)
+    at_least("sides of the input", tuple(input.shape[2:]), 1)
+    if any(more >= max(step, gap) for more, step, gap in zip(pair(output_padding), pair(stride), pair(dilation))):
+        raise ValueError(f"output_padding {output_padding} has to be below stride {stride} or dilation {dilation}")
     down, right = pair(stride)
     spread = input.new_zeros(*input.shape[:2], (input.shape[2] - 1) * down + 1, (input.shape[3] - 1) * right + 1)
     spread[..., ::down, ::right] = input
@@ -165,7 +192,8 @@ class _Conv(nn.Module):
     def reset_parameters(self) -> None:
         kaiming_uniform_(self.weight, a=math.sqrt(5))  # gain 1 / sqrt(3), so the bound is 1 / sqrt(fan_in)
         if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
+            fan_in = math.prod(self.weight.shape[1:])
+            bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
             nn.init.uniform_(self.bias, -bound, bound)
 
 
@@ -191,10 +219,14 @@ class Conv2d(_Conv):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        at_least("groups", groups, 1)
         shape = (out_channels, in_channels // groups, *pair(kernel_size))
         super().__init__((in_channels, out_channels), groups, shape, bias, device=device, dtype=dtype)
         self.kernel_size, self.stride, self.dilation = pair(kernel_size), pair(stride), pair(dilation)
         self.padding = padding if isinstance(padding, str) else pair(padding)
+        check_padding(self.padding, self.stride)
+        if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
+            raise ValueError(f'padding_mode {padding_mode!r}: there are "zeros", "reflect", "replicate" and "circular"')
         self.padding_mode = padding_mode
 
     def forward(self, input: Tensor) -> Tensor:
@@ -224,9 +256,11 @@ class Conv1d(_Conv):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        at_least("groups", groups, 1)
         shape = (out_channels, in_channels // groups, *single(kernel_size))
         super().__init__((in_channels, out_channels), groups, shape, bias, device=device, dtype=dtype)
         self.kernel_size, self.stride, self.padding, self.dilation = single(kernel_size), stride, padding, dilation
+        check_padding(padding, single(stride))
 
     def forward(self, input: Tensor) -> Tensor:
         return conv1d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
@@ -253,6 +287,7 @@ class ConvTranspose2d(_Conv):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        at_least("groups", groups, 1)
         shape = (in_channels, out_channels // groups, *pair(kernel_size))
         super().__init__((in_channels, out_channels), groups, shape, bias, device=device, dtype=dtype)
         self.kernel_size, self.stride, self.padding = pair(kernel_size), pair(stride), pair(padding)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dl.mytorch.checks import floating, probability
+
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """In training each number becomes 0 with probability `p`; the others are divided by 1 - p, so the mean stays.
@@ -11,11 +13,10 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     The paper instead multiplies the weights by 1 - p afterwards. `inplace` is taken, and changes nothing: the result is a
     new tensor. Raises `ValueError` unless 0 <= p <= 1.
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"a probability to drop is between 0 and 1; got {p}")
+    probability(p)
     if not training or p == 0:
         return input
-    stays = torch.empty_like(input).bernoulli_(1 - p)  # of 0 and 1
+    stays = torch.empty_like(floating(input)).bernoulli_(1 - p)  # of 0 and 1
     return input * (stays / (1 - p) if p < 1 else stays)
 
 
@@ -24,6 +25,7 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
+        probability(p)
         self.p, self.inplace = p, inplace
 
     def forward(self, input: Tensor) -> Tensor:

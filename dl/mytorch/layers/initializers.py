@@ -18,6 +18,8 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     A ReLU halves the mean square, hence sqrt(2); 5/3 for tanh and 3/4 for SELU are torch's values, found by trying.
     `param` is the slope of "leaky_relu", by default 0.01. Raises `ValueError` for an unknown name.
     """
+    if isinstance(param, bool) or not isinstance(param, (int, float, type(None))):
+        raise ValueError(f"the slope of a leaky ReLU is a number, not {param!r}")
     slope = 0.01 if param is None else param
     gains = {"tanh": 5 / 3, "relu": math.sqrt(2), "leaky_relu": math.sqrt(2 / (1 + slope**2)), "selu": 3 / 4}
     gains |= dict.fromkeys(LINEAR, 1.0)
@@ -61,6 +63,8 @@ def kaiming_uniform_(
     tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Generator | None = None
 ) -> Tensor:
     """Uniform with the variance of `kaiming_normal_`: the bound is sqrt(3) deviations. `a` is the slope of a leaky ReLU."""
+    if 0 in tensor.shape:
+        return tensor  # no numbers, and no fan to divide by
     bound = math.sqrt(3) * _he_deviation(tensor, a, mode, nonlinearity)
     return tensor.uniform_(-bound, bound, generator=generator)
 
@@ -70,6 +74,8 @@ def kaiming_normal_(
     tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Generator | None = None
 ) -> Tensor:
     """Normal with variance gain^2 / fan: He et al. 2015, https://arxiv.org/abs/1502.01852, equations 10, 14 and 15."""
+    if 0 in tensor.shape:
+        return tensor
     return tensor.normal_(0, _he_deviation(tensor, a, mode, nonlinearity), generator=generator)
 
 
@@ -93,7 +99,12 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
 def trunc_normal_(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, generator: Generator | None = None
 ) -> Tensor:
-    """Normal, where numbers outside [a, b] are drawn again until none is: of use where most numbers are inside."""
+    """Normal, where numbers outside [a, b] are drawn again until none is: of use where most numbers are inside.
+
+    Raises `ValueError` where that would hardly end: for a mean more than two deviations outside.
+    """
+    if not a < b or not a - 2 * std <= mean <= b + 2 * std:
+        raise ValueError(f"hardly a number of mean {mean} and deviation {std} is in [{a}, {b}]")
     tensor.normal_(mean, std, generator=generator)
     while (outside := (tensor < a) | (tensor > b)).any():
         again = torch.empty_like(tensor).normal_(mean, std, generator=generator)

@@ -9,7 +9,12 @@ from dl.mytorch.layers.initializers import kaiming_uniform_
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """y = x W^T + b: input (..., in), weight (out, in), bias (out,) -> (..., out)."""
+    """y = x W^T + b: input (..., in), weight (out, in), bias (out,) -> (..., out).
+
+    Raises `TypeError` when weight and bias differ in type, which a sum would hide.
+    """
+    if bias is not None and bias.dtype != weight.dtype:
+        raise TypeError(f"a bias of {bias.dtype} for weights of {weight.dtype}")
     output = input @ weight.t()  # (..., in) -> (..., out)
     return output if bias is None else output + bias
 

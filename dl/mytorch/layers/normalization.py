@@ -13,12 +13,14 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
+from dl.mytorch.checks import at_least, floating, same_shape
+
 # B batch, C channels or features, G groups
 
 
 def widened(input: Tensor) -> Tensor:
     """Half types as float32: in float16, the square of 256 is already infinite. Others as they are."""
-    return input.to(torch.promote_types(input.dtype, torch.float32))
+    return floating(input).to(torch.promote_types(input.dtype, torch.float32))
 
 
 def moments(input: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -52,8 +54,12 @@ def batch_norm(
     """input (B, C, ...) -> (B, C, ...), with statistics (C,): in training those of the batch, else the running ones.
 
     Training moves the running ones by the share `momentum` towards those of the batch; the variance that is remembered is
-    the unbiased one. An empty batch moves none. Raises `ValueError` for training on one number a channel.
+    the unbiased one. An empty batch moves none. Raises `ValueError` for training on one number a channel, and for an `eps`
+    below 0, or of 0 in training.
     """
+    if eps < 0 or (training and eps == 0):
+        raise ValueError(f"eps has to be above 0; got {eps}")
+    floating(input)
     if training:
         count = input.numel() // input.shape[1]
         if count == 1:
@@ -83,6 +89,8 @@ def layer_norm(
 ) -> Tensor:
     """Over the last dimensions, whose sizes are `normalized_shape`, as those of weight and bias: (..., C) -> (..., C)."""
     mean, variance = moments(input, _last_dims(input, normalized_shape))
+    same_shape("weight", weight, tuple(normalized_shape))
+    same_shape("bias", bias, tuple(normalized_shape))
     return scaled(normalized(input, mean, variance, eps), weight, bias).to(input.dtype)
 
 
@@ -90,6 +98,7 @@ def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | No
     """input / sqrt(mean of its squares + eps) weight; `eps` is by default the smallest step at 1 of the type it computes in."""
     wide = widened(input)
     eps = torch.finfo(wide.dtype).eps if eps is None else eps
+    same_shape("weight", weight, tuple(normalized_shape))
     mean_square = wide.square().mean(_last_dims(input, normalized_shape), keepdim=True)
     return scaled(wide / (mean_square + eps).sqrt(), weight, None).to(input.dtype)
 
@@ -104,8 +113,13 @@ def _last_dims(input: Tensor, sizes: Sequence[int]) -> list[int]:
 def group_norm(
     input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Each of `num_groups` groups of channels by itself; weight and bias are (C,): (B, C, ...) -> (B, C, ...)."""
+    """Each of `num_groups` groups of channels by itself; weight and bias are (C,): (B, C, ...) -> (B, C, ...).
+
+    Raises `ValueError` for one number a group in one example, as torch does.
+    """
     groups = input.unflatten(1, (num_groups, -1)).flatten(2)  # (B, C, ...) -> (B, G, C/G ...)
+    if groups.shape[0] * groups.shape[2] == 1:
+        raise ValueError(f"one number a group has no variance: input {tuple(input.shape)}")
     output = normalized(groups, *moments(groups, [-1]), eps).view(input.shape)
     return scaled(output, _by_channel(weight, input), _by_channel(bias, input)).to(input.dtype)
 
@@ -225,6 +239,7 @@ class GroupNorm(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
+        at_least("num_groups", num_groups, 1)
         if num_channels % num_groups:
             raise ValueError(f"{num_channels} channels do not divide into {num_groups} groups")
         self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine

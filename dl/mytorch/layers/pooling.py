@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dl.mytorch.checks import at_least, floating
 from dl.mytorch.layers.conv import Pair, pair, windows
 
 # B batch, C channels, H height, W width; Y, X sides of the output, I, J sides of the window
@@ -18,9 +19,15 @@ def framed(
     """`input` with `padding` of `value` around it.
 
     With `ceil_mode` also behind its ends, as much as one more window needs that would begin inside `input` or before it.
+    Raises `ValueError` for no channels or pixels, and for padding below 0 or above half a window, which would see nothing else.
     """
+    if 0 in input.shape[1:]:
+        raise ValueError(f"nothing to pool in an input {tuple(input.shape)}")
+    at_least("padding", pair(padding), 0)
     frame: list[int] = []
     for length, reach, step, edge, gap in zip(input.shape[2:], pair(size), pair(stride), pair(padding), pair(dilation)):
+        if 2 * edge > gap * (reach - 1) + 1:
+            raise ValueError(f"padding {padding} is more than half of a window of {size}")
         left = length + 2 * edge - gap * (reach - 1) - 1  # how far the first window can move
         more = -left % step if ceil_mode else 0
         if more and left + more >= length + edge:  # the further window would see nothing but padding
@@ -43,6 +50,8 @@ def max_pool2d(
     Of several that are largest, the first gets the gradient. With `return_indices` also where they are, as places in an
     image whose rows are joined, (B, C, Y, X).
     """
+    if input.dtype == torch.bool:
+        raise TypeError("a largest number of bool: numbers are needed")
     stride = kernel_size if stride is None else stride
     x = framed(input, kernel_size, stride, padding, dilation, ceil_mode, -torch.inf)
     largest, place = windows(x, kernel_size, stride, dilation).flatten(-2).max(-1)  # (B, C, Y, X, I J) -> (B, C, Y, X)
@@ -70,8 +79,10 @@ def avg_pool2d(
     Zeros of the padding count as numbers unless `count_include_pad` is False; what `ceil_mode` adds never does.
     `divisor_override` divides the sum instead.
     """
+    if divisor_override == 0:
+        raise ValueError("divisor_override has to be another number than 0")
     stride = kernel_size if stride is None else stride
-    total = windows(framed(input, kernel_size, stride, padding, 1, ceil_mode, 0.0), kernel_size, stride).sum((-2, -1))
+    total = windows(framed(floating(input), kernel_size, stride, padding, 1, ceil_mode, 0.0), kernel_size, stride).sum((-2, -1))
     if divisor_override is not None:
         return total / divisor_override
     ones = input.new_ones(1, 1, *input.shape[2:])
@@ -86,10 +97,13 @@ def adaptive_avg_pool2d(input: Tensor, output_size: int | None | tuple[int | Non
     """Means over windows that divide the image into `output_size` rows and columns: (B, C, H, W) -> (B, C, Y, X).
 
     Window i of Y covers rows floor(i H / Y) to ceil((i + 1) H / Y), so neighbours may overlap. None keeps a side. The mean
-    over rows and then over columns is a product with a matrix on either side.
+    over rows and then over columns is a product with a matrix on either side. Raises `ValueError` for an image without pixels.
     """
-    sizes = output_size if isinstance(output_size, tuple) else (output_size, output_size)
-    rows, columns = (_shares(length, size or length, input) for length, size in zip(input.shape[2:], sizes))
+    if 0 in input.shape[2:]:
+        raise ValueError(f"nothing to pool in an input {tuple(input.shape)}")
+    sizes = (output_size, output_size) if output_size is None else pair(output_size)
+    sides = zip(input.shape[2:], sizes)
+    rows, columns = (_shares(length, length if size is None else size, input) for length, size in sides)
     return rows @ input @ columns.T  # (Y, H) @ (B, C, H, W) @ (W, X) -> (B, C, Y, X)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from dl.mytorch.checks import at_least, probability, same_shape
 from dl.mytorch.layers.dropout import dropout
 from dl.mytorch.layers.linear import linear
 
@@ -72,6 +73,7 @@ class _Recurrent(nn.Module):
 
     def __init__(self, hidden_size: int, widths: dict[str, int], bias: bool, factory: dict[str, Any]) -> None:
         super().__init__()
+        at_least("hidden_size", hidden_size, 1)
         self.step, gates, self.state_size = STEPS[self.kind]
         self.hidden_size, self.bias = hidden_size, bias
         for suffix, width in widths.items():
@@ -110,9 +112,13 @@ class _Cell(_Recurrent):
         self.input_size = input_size
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
+        if input.ndim not in (1, 2):
+            raise ValueError(f"a cell takes inputs of 1 or 2 dimensions; got {tuple(input.shape)}")
         weight_ih, weight_hh, bias_ih, bias_hh = self._weights()
         zeros = (input.new_zeros(*input.shape[:-1], self.hidden_size),) * self.state_size
         state = zeros if hx is None else self._to_tuple(hx)
+        for part in state:
+            same_shape("a state", part, zeros[0].shape)
         return self._from_tuple(self.step(linear(input, weight_ih, bias_ih), state, weight_hh, bias_hh))
 
 
@@ -164,6 +170,8 @@ class _Layers(_Recurrent):
         bidirectional: bool = False,
         **factory: Any,
     ) -> None:
+        at_least("num_layers", num_layers, 1)
+        probability(dropout)
         directions = ["", "_reverse"] if bidirectional else [""]
         widths = {}
         for layer in range(num_layers):
@@ -183,6 +191,8 @@ class _Layers(_Recurrent):
             if restored is not None:
                 states = tuple(part[:, restored] for part in states)
             return PackedSequence(x, batch_sizes, order, restored), self._from_tuple(states)
+        if input.ndim != 3:
+            raise ValueError(f"sequences have 3 dimensions, or are packed; got {tuple(input.shape)}")
         steps = input.transpose(0, 1) if self.batch_first else input  # (T, B, C)
         x, states = self._stack(steps.flatten(0, 1), [steps.shape[1]] * len(steps), hx)
         x = x.unflatten(0, steps.shape[:2])  # (N, D H) -> (T, B, D H)
@@ -192,6 +202,8 @@ class _Layers(_Recurrent):
         """All layers: x (N, C), of which step t has sizes[t] rows -> outputs (N, D H), last states."""
         shape = (self.num_layers * len(self.directions), sizes[0], self.hidden_size)
         states = (x.new_zeros(shape),) * self.state_size if hx is None else self._to_tuple(hx)
+        for part in states:
+            same_shape("a state", part, shape)
         if order is not None:
             states = tuple(part[:, order] for part in states)
         finals = []
