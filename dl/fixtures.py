@@ -1,19 +1,42 @@
 """What all tests start from: a fixed seed, one thread, no network, tiny data. Loaded by conftest.py."""
 
+import gc
 import os
 import socket
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from torch.optim import Optimizer
 
 from dl.mytorch import plot
 from dl.mytorch.data import Splits, synthetic
 from dl.mytorch.distributed import seed_everything
+from dl.mytorch.logger import Logger
 from dl.mytorch.tasks import Classification
 from dl.mytorch.vision import import_torchvision
+
+
+def _spare_compiler() -> None:
+    """Let parts of torch do without torch._dynamo, which takes as long to import as torch itself.
+
+    Optimizers, counters of FLOPs and shapes of tensors without values only say to torch.compile what it shall leave alone;
+    no test of the default tier compiles them.
+    """
+    marked = torch._disable_dynamo(lambda: None).__code__
+    for function in gc.get_objects():
+        if type(function) is FunctionType and function.__code__ is marked:
+            plain = function.__closure__[marked.co_freevars.index("fn")].cell_contents
+            setattr(plain, "__dynamo_disable", plain)
+    for kind in Optimizer.__subclasses__():
+        if hasattr(kind.step, "__wrapped__"):
+            kind.step = torch.no_grad()(kind.step.__wrapped__)
+
+
+_spare_compiler()
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +48,6 @@ def _same_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
         for device in (torch.cuda, torch.xpu, torch.mtia):  # each seed would be kept, with a stack trace, for when it is there
             monkeypatch.setattr(device, "manual_seed_all", lambda seed: None)
 
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # files of a test need not survive a power cut
     connect = socket.socket.connect
 
     def refuse(self: socket.socket, address: Any) -> None:
@@ -34,14 +56,16 @@ def _same_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # no file of a test has to outlive the power
     torch.set_num_threads(request.config.getoption("--threads"))
     seed_everything(0)
 
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs end without drawing, which would take most of a tiny run's time and has tests of its own."""
+    """Runs end without drawing and without TensorBoard, which would take most of a tiny run's time and have tests of their own."""
     monkeypatch.setattr(Classification, "report", lambda task, model: {})
+    monkeypatch.setattr(Logger, "_writer", lambda logger, split: Mock())
     monkeypatch.setattr(plot, "curves", lambda history: None)
     monkeypatch.setattr(plot, "save_figure", lambda figure, path: Path(path).touch())
 

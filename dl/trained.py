@@ -35,7 +35,7 @@ def trained(run: Path | str, backbone: str = "") -> Classifier:
 
     Raises `UserError` for a folder that holds none.
     """
-    described = trained_run(run, *([backbone] if backbone else []))
+    described = trained_run(run, *filter(None, [backbone]))
     try:
         recipe = catalogue.module(described["recipe"], "train")
     except ModuleNotFoundError:

@@ -1,7 +1,8 @@
 """A look inside a model: what its layers are, what they cost, and what they put out."""
 
 import math
-from contextlib import contextmanager
+import sys
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from difflib import get_close_matches
 from typing import Any, Callable, Iterator
 
@@ -17,8 +18,12 @@ class _WithoutFilling(TorchFunctionMode):
     """Half of the time goes into initial weights, which have no values to get."""
 
     FILLINGS = {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
+    # These come as a whole, with named arguments, and call the ones above out of sight of this mode.
+    INITS = {nn.init.normal_, nn.init.uniform_, nn.init.constant_, nn.init.kaiming_uniform_}
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function in self.INITS:
+            return (kwargs or {})["tensor"]
         return args[0] if function in self.FILLINGS else function(*args, **(kwargs or {}))
 
 
@@ -79,7 +84,7 @@ def summarize(model: nn.Module, call: Callable[[], Any]) -> str:
     try:
         model.eval()
         # A compiled model would not be counted, and torch would remember not to compile it in training either.
-        with torch.no_grad(), counter, torch.compiler.set_stance("force_eager"):
+        with torch.no_grad(), counter, uncompiled():
             call()
     finally:
         for module in names:
@@ -98,6 +103,14 @@ def summarize(model: nn.Module, call: Callable[[], Any]) -> str:
             rows.append((label, type(modules[name]).__name__, shape, f"{count_parameters(modules[name]):,}", f"{cost:,}"))
     rows.append(("total", root, shapes.get("", ""), f"{count_parameters(model):,}", f"{counter.get_total_flops():,}"))
     return _table(rows)
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Return a context in which compiled modules run as they are written, with hooks.
+
+    torch._dynamo takes as long to import as torch itself, and as long as nobody has imported it nothing is compiled.
+    """
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def explained(error: Exception, call: Callable[[dict[str, Tensor]], Any], batch: dict[str, Tensor]) -> Exception:

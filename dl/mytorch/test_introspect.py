@@ -1,6 +1,7 @@
 """What the table of a model says, against numbers worked by hand; looking leaves no trace."""
 
 import re
+from typing import Callable
 
 import pytest
 import torch
@@ -188,6 +189,15 @@ def test_without_values_there_are_shapes_alone() -> None:
         layer = nn.init.zeros_(nn.Linear(10**7, 10**7).weight)  # 400 terabytes
         assert layer.is_meta and layer.shape == (10**7, 10**7) and (layer[:3] @ layer).shape == (3, 10**7)
     assert torch.zeros(1).fill_(2) == 2
+
+
+@pytest.mark.parametrize("init", [nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_])
+def test_without_values_no_initial_weights_are_drawn(init: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("normal_", "uniform_"):
+        monkeypatch.setattr(Tensor, name, None)  # a call would fail
+    with without_values():
+        weight = nn.Parameter(torch.empty(3, 4))
+        assert init(weight) is weight
 
 
 def test_flops_of_recurrent_layers_are_those_of_their_products() -> None:

@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from dl.mytorch import StepOutput, Task, TrainConfig, Trainer, checkpoint, layers, load_weights, precision, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, synthetic
+from dl.mytorch.logger import Logger
 from dl.mytorch.optim import Schedule, constant, sgd
 from dl.mytorch.tasks import Classification
 from dl.mytorch.test_logger import scalars
 
-
 pytestmark = pytest.mark.usefixtures("no_pictures")
+TENSORBOARD = Logger._writer  # which no_pictures takes away
 
 
 def small_model(dropout: float = 0.0) -> nn.Module:
@@ -211,7 +212,8 @@ def test_stopped_at_any_step_a_run_resumes_to_the_same_bytes(tmp_path: Path, cha
     testing.assert_same_runs(tmp_path / "whole", tmp_path / "broken")
 
 
-def test_the_curve_of_a_resumed_run_has_the_points_of_an_undisturbed_one(tmp_path: Path) -> None:
+def test_the_curve_of_a_resumed_run_has_the_points_of_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Logger, "_writer", TENSORBOARD)
     flags = {"log_every": 2, "eval_every": 6, "save_every": 3}
     fit(small_config(tmp_path / "whole", **flags), dropout=0.5)
     config = small_config(tmp_path / "broken", **flags)
@@ -299,6 +301,13 @@ def test_more_data_than_the_run_began_with_is_refused(tmp_path: Path) -> None:
 
 
 # ---- what goes wrong -----------------------------------------------------------------------------------------------
+
+
+def test_a_last_batch_of_one_pixel_is_refused_in_one_line(tmp_path: Path) -> None:
+    model = layers.sequential(conv=nn.Conv2d(1, 4, 28), norm=nn.BatchNorm2d(4), flat=nn.Flatten(), fc=nn.Linear(4, 10))
+    trainer = Trainer(model, Classification(), sgd(0.1), constant(), small_config(tmp_path))
+    with pytest.raises(UserError, match="batch norm cannot learn from one image .* choose larger images, or a --batch-size"):
+        trainer.fit(synthetic.image_splits(batch_size=49))  # of 50
 
 
 class LargeKernel(nn.Module):

@@ -95,6 +95,13 @@ class Trainer(Learner):
                     f"{error} (epoch {epoch + 1}, batch {place * self.config.accumulate + 1}): stopped before the update. "
                     f"What was saved before is kept in {self.out}. A lower --lr, --clip 1 or --precision fp32 may help"
                 ) from None
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise UserError(
+                    "batch norm cannot learn from one image whose map has shrunk to one pixel: choose larger images, or a "
+                    "--batch-size that leaves more than one image for the last batch"
+                ) from None
             finally:
                 if self.unkept is not None and self.unkept[1] is not None:
                     concurrent.futures.wait([self.unkept[1]])

@@ -238,6 +238,10 @@ def test_the_square_is_the_middle(height: int, width: int) -> None:
     assert torch.equal(centre_square(image, side), image[:, top : top + side, left : left + side])
 
 
+def test_a_square_of_one_pixel_is_the_mean(tmp_path: Path) -> None:
+    assert centre_square(torch.tensor([[[0, 100], [101, 201]]] * 3, dtype=torch.uint8), 1).tolist() == [[[100]]] * 3
+
+
 def test_a_smaller_square_is_a_mean_of_pixels_not_a_choice() -> None:
     stripes = torch.tensor([0, 255], dtype=torch.uint8).repeat(33).expand(3, 66, 66)  # 1 pixel wide; each third one is 0 or 255
     assert (centre_square(stripes, 22).float() - 127.5).abs().max() < 20

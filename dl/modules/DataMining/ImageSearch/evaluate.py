@@ -110,7 +110,9 @@ def evaluate(
     figure: Path,
 ) -> dict[str, Any]:
     """The record of a set; and, where a `figure` is asked for, the picture of the queries `shown`."""
-    names = sorted(set(index.labels))
+    names = sorted(set(index.labels) | set(test.labels))
+    if not {test.labels[i] for i in numbers} & set(index.labels[:INDEXED]):
+        raise UserError(f"no query is of a class of the index ({', '.join(sorted(set(index.labels)))}): nothing to find")
     labels = torch.tensor([names.index(test.labels[i]) for i in numbers])
     own = torch.tensor([names.index(label) for label in index.labels[:INDEXED]])
     vectors, pixels = embed(extractor, index, range(len(own)))

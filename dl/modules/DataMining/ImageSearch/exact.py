@@ -180,7 +180,7 @@ def _is_float32(block: Tensor) -> bool:
 
 
 def _lengths(block: Tensor, squares: Tensor) -> Tensor:
-    """|x| of vectors (n, D) in float64, (n,), from |x|^2 in float32 where that is good; their `squares` of no finite ones: NaN."""
+    """|x| of vectors (n, D) in float64, (n,), from |x|^2 in float32 where precise. `squares` of no finite ones become NaN."""
     lengths = squares.double().sqrt()
     for rows in (~((squares > 2.0**-100) & (squares < LARGEST))).nonzero().flatten().split(1000):
         lengths[rows] = block[rows].double().square().sum(1).sqrt()

@@ -8,9 +8,9 @@ it goes on from the last whole shard, and ends with the same bytes as if nothing
 
 The folder: `index.json`, and for each shard of up to 1,024 pictures the features `000000.npy`, (pictures, D) in float32,
 and their names, labels and stamps (checksums of the pictures' files), `000000.json`. A file is written under another name
-and renamed; index.json, which comes last, holds the checksums of all, and its own. What it does not name does not count. Of `--approximate-above` pictures
-and more there are the files of approximate.py too, if faiss is there. Other files in the folder are left alone, and a folder
-of other files is not taken for an index.
+and renamed; index.json, which comes last, holds the checksums of all, and its own. What it does not name does not count. Of
+`--approximate-above` pictures and more there are the files of approximate.py too, if faiss is there. Other files in the
+folder are left alone, and a folder of other files is not taken for an index.
 """
 
 import argparse

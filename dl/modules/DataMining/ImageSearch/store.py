@@ -1,7 +1,7 @@
 """The files of an index: written atomically, named by index.json with their checksums, and checked when they are read.
 
-No file is replaced by another of its name, but for index.json: where a file in use can be neither replaced nor deleted (Windows,
-which refuses both for mapped ones), the old one stays until the next time.
+No file is replaced by another of its name, but for index.json. Windows refuses to replace or delete a file that is mapped:
+there an old one stays until the next time.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ import numpy as np
 from dl.mytorch.config import UserError
 from dl.mytorch.files import atomic_write, check, read_json, regular_file, write_json
 
-OWN = re.compile(r"\d{6}\.(npy|json)(\.(.*\.)?tmp)?|index\.json\.(.*\.)?tmp|(l2|cosine)\.faiss|faiss\.tmp")  # others are not ours
+# The names of an index's files; others in the folder are somebody else's.
+OWN = re.compile(r"\d{6}\.(npy|json)(\.(.*\.)?tmp)?|index\.json\.(.*\.)?tmp|(l2|cosine)\.faiss|faiss\.tmp")
 ANEW = "--fresh makes the index anew"
 
 MANIFEST = {
@@ -83,14 +84,16 @@ def read_shard(folder: Path, shard: dict[str, str], size: int) -> tuple[dict[str
         if found.shape != (count, size) or found.dtype != np.float32:
             raise ValueError(f"{found.dtype} {found.shape}, not float32 {(count, size)}")
     except Exception as error:  # numpy raises nearly anything for a header that is none
-        raise UserError(f"{vectors} does not hold the vectors of {rows.name} ({' '.join(str(error).split())}): {ANEW}") from None
+        cause = " ".join(str(error).split())
+        raise UserError(f"{vectors} does not hold the vectors of {rows.name} ({cause}): {ANEW}") from None
     return about, found
 
 
 def add_shard(folder: Path, about: dict[str, Any], rows: dict[str, Any], vectors: np.ndarray) -> None:
     """Write the two files of a shard and put it into `about`, which is then to be written."""
-    used = {shard["name"] for shard in about["shards"]} | {path.name[:6] for path in folder.iterdir() if OWN.fullmatch(path.name)}
-    name = f"{max((int(number) for number in used if number.isdecimal()), default=-1) + 1:06d}"
+    used = [shard["name"] for shard in about["shards"]]
+    used += [path.name[:6] for path in folder.iterdir() if OWN.fullmatch(path.name) and path.name[:6].isdecimal()]
+    name = f"{max(map(int, used), default=-1) + 1:06d}"
     array = io.BytesIO()
     np.save(array, vectors)
     contents = {"npy": array.getvalue(), "json": (json.dumps(rows, indent=1) + "\n").encode()}

@@ -8,6 +8,8 @@ from PIL import Image
 
 from dl import catalogue
 from dl.modules.DataMining.ImageSearch import evaluate
+from dl.modules.DataMining.ImageSearch.pictures import open_pictures
+from dl.mytorch.config import UserError
 
 
 def test_recall_and_mean_average_precision_by_hand() -> None:
@@ -26,6 +28,21 @@ def test_each_distance_ranks_by_itself() -> None:
         rows = evaluate.figures(query, labels, vectors, own)
         assert [row["distance"] for row in rows] == ["l1", "l2", "cosine"]
         assert [row["recall1"] for row in rows] == expected
+
+
+def test_queries_of_classes_that_the_index_lacks_find_nothing_and_are_no_error(tmp_path: Path) -> None:
+    def of_colours(read: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([picture.float().mean((1, 2)) for picture in read])
+
+    of_colours.about = {"backbone": "none", "preset": "", "layer": "", "size": 3}  # type: ignore[attr-defined]
+    for part, label in (("train", "ants"), ("val", "ants"), ("val", "bees"), ("other", "wasps")):
+        (tmp_path / part / label).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / part / label / "1.png")
+    train, val, other = (open_pictures(str(tmp_path / part)) for part in ("train", "val", "other"))
+    record = evaluate.evaluate("hymenoptera", of_colours, train, val, range(2), [], Path())  # type: ignore[arg-type]
+    assert [(row["recall1"], row["map"]) for row in record["rows"]] == [(0.5, 1.0)] * 6
+    with pytest.raises(UserError, match=r"no query is of a class of the index \(ants\)"):
+        evaluate.evaluate("hymenoptera", of_colours, train, other, range(1), [], Path())  # type: ignore[arg-type]
 
 
 def test_the_readme_shows_what_is_recorded() -> None:
@@ -49,4 +66,5 @@ def test_figures_are_recorded_when_asked_only(
     assert evaluate.main(asked) == 0 and "| 50.0% | 75.0% | 25.0% |" in capsys.readouterr().out
     assert not (tmp_path / "results").exists() and "50.0%" not in (tmp_path / "README.md").read_text(encoding="utf-8")
     assert evaluate.main([*asked, "--record"]) == 0
-    assert (tmp_path / "results" / "hymenoptera.json").exists() and "50.0%" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert (tmp_path / "results" / "hymenoptera.json").exists()
+    assert "50.0%" in (tmp_path / "README.md").read_text(encoding="utf-8")

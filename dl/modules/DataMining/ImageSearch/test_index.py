@@ -191,7 +191,8 @@ def run(tmp_path: Path) -> Path:
     """What a run of LeNet leaves of itself that matters here, with random weights."""
     config = lenet.Config(out=str(tmp_path / "run"), model="tiny")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text(json.dumps({"recipe": "CNN/LeNet", "config": dataclasses.asdict(config)}), encoding="utf-8")
+    described = {"recipe": "CNN/LeNet", "config": dataclasses.asdict(config)}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(described), encoding="utf-8")
     torch.save(lenet.network(config).state_dict(), tmp_path / "run" / "best.pt")
     return tmp_path / "run"
 

@@ -147,7 +147,8 @@ def test_empty_folders_and_folders_without_pictures_are_one_line(pictures: Path,
         folder.mkdir()
     (texts / "a.txt").write_bytes(b"text")
     (bad / "a.png").write_bytes(b"no picture")
-    for folder, line in ((empty, "holds no pictures"), (texts, "holds no pictures"), (bad, "none of the 1 pictures can be indexed: ")):
+    lines = {empty: "holds no pictures", texts: "holds no pictures", bad: "none of the 1 pictures can be indexed: "}
+    for folder, line in lines.items():
         assert run(folder, "--fresh") == 1
         error = capsys.readouterr().err
         assert error.startswith("error: ") and line in error and error.count("\n") == 1

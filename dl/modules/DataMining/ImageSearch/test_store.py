@@ -100,14 +100,15 @@ def _nested(_: Any) -> Any:
     return value
 
 
-WRONG = {"a list": [], "text": "x", "a number": 7, "nothing": None, "true": True, "an object": {}, "huge": 10**400, "deep": _nested(0)}
+WRONG = [[], "x", 7, None, True, {}, 10**400, _nested(0)]
 
 
 def fields() -> list[tuple[str, ...]]:
     """The places of all that index.json states."""
     network = [("network", name) for name in store.MANIFEST["network"]]
     shards = [("shards", "0", name) for name in ("name", "npy", "json")]
-    return [*((name,) for name in store.MANIFEST), *network, *shards, *(("verdict", n) for n in ("distance", "pictures", "how"))]
+    verdict = [("verdict", name) for name in ("distance", "pictures", "how")]
+    return [*((name,) for name in store.MANIFEST), *network, *shards, *verdict]
 
 
 @pytest.mark.parametrize("field", fields(), ids=".".join)
@@ -115,7 +116,7 @@ def test_an_index_with_a_field_missing_or_of_another_type_is_refused(made: Path,
     """By index.json with a right checksum, as somebody else can write it."""
     about = store.read_manifest(made)
     kind = type(_at(about, field))
-    for value in [_missing, *(value for value in WRONG.values() if type(value) is not kind or value == 10**400)]:
+    for value in [_missing, *(value for value in WRONG if type(value) is not kind or value == 10**400)]:
         changed = copy.deepcopy(about)
         place = _at(changed, field[:-1])
         if value is _missing:
@@ -234,7 +235,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
         Index(tmp_path / "index")
 
 
-def test_files_that_are_mapped_are_neither_replaced_nor_needed_to_be_deleted(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_mapped_need_neither_be_replaced_nor_deleted(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows while the page has the index open; the next command deletes what is left."""
     replace, unlink = os.replace, Path.unlink
 

@@ -40,10 +40,12 @@ def threshold(exact: Exact, labels: Sequence[str], held_out: Tensor | None = Non
     of pictures that are all the same.
 
     Known are the features `held_out` (N, D). Without them the rows of the index, a fifth after the other, by the score that
-    is fitted to the other four.
+    is fitted to the other four. Raises `UserError` for held-out features that are not finite.
     """
     if len(labels) < LEAST:
         return None
+    if held_out is not None and not held_out.isfinite().all():
+        raise UserError("the features of a held-out picture are not finite")
     try:
         if held_out is not None:
             distances, how = fit(exact, labels)(held_out), "held out"

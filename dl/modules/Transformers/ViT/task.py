@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from dl.modules.Transformers.ViT.model import ViT
 from dl.mytorch import Probe, StepOutput, plot
 from dl.mytorch.data import Batch
+from dl.mytorch.introspect import uncompiled
 from dl.mytorch.metrics import Metric
 from dl.mytorch.tasks import Classification
 
@@ -17,7 +18,7 @@ def class_attention(model: ViT, images: Tensor, block: int = -1) -> Tensor:
     The rest of each head's 1 goes to the class token itself.
     """
     layer = f"blocks.{range(len(model.blocks))[block]}.attention.layer.weights"
-    with Probe(model, layer) as probe, torch.compiler.set_stance("force_eager"):  # compiled code has no hooks
+    with Probe(model, layer) as probe, uncompiled():  # compiled code has no hooks
         model(images)
     weights = probe[layer][:, :, 0, 1:]  # (B, heads, 1 + N, 1 + N) -> (B, heads, N)
     return weights.unflatten(-1, (model.grid, model.grid))
