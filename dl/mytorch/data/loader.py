@@ -3,7 +3,7 @@
 import copy
 import math
 from types import MappingProxyType
-from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
+from typing import Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dl.mytorch.config import UserError
+from dl.mytorch.data import workers
 from dl.mytorch.distributed import rank, separate_rng, world
 
 Batch = dict[str, Tensor]
@@ -64,6 +65,7 @@ class Loader:
         self.num_workers = num_workers
         self.collate = collate or default_collate
         self.augment = augment
+        self.reader: DataLoader | None = None  # the workers of the epoch before
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -71,53 +73,76 @@ class Loader:
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on; of each, the part of this rank (which may be empty)."""
-        source = _Epoch(self, epoch)
+        share = epoch, rank(), world()  # asked here: a worker process knows nothing of ranks
+        source = _Epoch(self, *share)
         places = range(start, len(self))
-        if self.in_memory:
-            batches = (source[t] for t in places)
-        else:
-            reader = DataLoader(
-                source,
-                batch_size=None,  # the source gives whole batches
-                sampler=places,
-                num_workers=self.num_workers,
-                pin_memory=torch.cuda.is_available(),
-                generator=torch.Generator(),  # else DataLoader draws its base seed from the training's randomness
-            )
-            batches = _with_short_errors(reader)
+        batches = (source[t] for t in places) if self.in_memory else self._read([(share, t) for t in places])
         for t, batch in zip(places, batches):
             if self.augment is not None:
                 batch = self.augment(batch, torch.Generator().manual_seed(source.seed(t)))
             yield batch
 
+    def _read(self, places: list[tuple[tuple[int, int, int], int]]) -> Iterator[Batch]:
+        """Yield the batches of pairs ((epoch, rank, world), t). Worker processes, if there are any, stay for the next epoch."""
+        reader, self.reader = self.reader or self._new_reader(), None  # taken: a second reader at the same time is a new one
+        reader.sampler[:] = places
+        try:
+            yield from reader
+        except UserError as error:  # out of a worker it comes as a whole traceback, whose last line is enough
+            message = str(error).rstrip().rpartition("UserError: ")[2]
+            error.__traceback__ = None  # its frames hold the workers, which would end late, after waiting for 5 seconds
+        except GeneratorExit:
+            self.reader = reader
+            raise
+        else:
+            self.reader = reader
+            return
+        del reader
+        raise UserError(message)
 
-def _with_short_errors(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """What a person can mend comes out of a worker process as its whole traceback; the last line of that is enough."""
-    try:
-        yield from batches
-        return
-    except UserError as error:
-        message = str(error).rstrip().rpartition("UserError: ")[2]
-        error.__traceback__ = None  # its frames hold the workers, which would be let go late, and then wait for 5 seconds
-    raise UserError(message)
+    def _new_reader(self) -> DataLoader:
+        return DataLoader(
+            _Epochs(self),
+            batch_size=None,  # the source gives whole batches
+            sampler=[],
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,  # where they do not begin as copies of this process, each imports torch
+            worker_init_fn=workers.outlive_signals(),
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else DataLoader draws its base seed from the training's randomness
+        )
 
 
-class _Epoch(Dataset):
-    """The batches of one epoch as a data set of their own, which can be cut at any place and in any process."""
+class _Epochs(Dataset):
+    """All batches of all epochs: item ((epoch, rank, world), t). It is what worker processes get."""
 
-    def __init__(self, loader: Loader, epoch: int) -> None:
+    def __init__(self, loader: Loader) -> None:
         self.loader = copy.copy(loader)
         self.loader.augment = None  # stays in the main process: functions made by functions cannot be sent to workers
-        self.rank, self.world = rank(), world()  # asked here: a worker process knows nothing of ranks
+        self.loader.reader = None
+        self.share, self.epoch = None, None
+
+    def __getitem__(self, place: tuple[tuple[int, int, int], int]) -> Batch:
+        share, t = place
+        if share != self.share:
+            self.share, self.epoch = share, _Epoch(self.loader, *share)
+        return self.epoch[t]
+
+    def __reduce__(self) -> tuple:
+        return workers.unpack, (type(self), workers.pack(self.__dict__))
+
+
+class _Epoch:
+    """The batches of one epoch, which can be cut at any place and in any process."""
+
+    def __init__(self, loader: Loader, epoch: int, rank: int, world: int) -> None:
+        self.loader, self.rank, self.world = loader, rank, world
         mixed = int(np.random.SeedSequence((loader.seed, epoch)).generate_state(1)[0])
         generator = torch.Generator().manual_seed(mixed)
         self.order = torch.randperm(loader.num_examples, generator=generator) if loader.shuffle else None
         if loader.lengths is not None:
             self.order = self._by_length(generator)
         self.first_seed = (mixed << 24) + 1 + self.rank
-
-    def __len__(self) -> int:
-        return len(self.loader)
 
     def __getitem__(self, t: int) -> Batch:
         loader = self.loader

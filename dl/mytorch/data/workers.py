@@ -1,0 +1,60 @@
+"""Worker processes of a loader: how the data set gets there, and which signals they heed."""
+
+import atexit
+import ctypes
+import functools
+import io
+import multiprocessing
+import os
+import pickle
+import signal
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+
+from dl.mytorch import system
+
+
+class _Pickler(pickle.Pickler):
+    """Copies the numbers of a tensor. Torch's way would open a file of shared memory for each, of which a process may have 1024."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is Tensor and value.device.type == "cpu" and not value.requires_grad and value.dtype != torch.bfloat16:
+            return torch.from_numpy, (value.numpy(),)
+        return NotImplemented
+
+
+def pack(value: dict[str, Any]) -> bytes:
+    """Return the attributes of an object as bytes, for another process of this run."""
+    file = io.BytesIO()
+    _Pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
+    return file.getvalue()
+
+
+def unpack(kind: type, packed: bytes) -> Any:
+    """Return the object of which `pack` got the attributes."""
+    made = kind.__new__(kind)
+    made.__dict__.update(pickle.loads(packed))
+    return made
+
+
+def outlive_signals() -> Callable[[int], None]:
+    """Return what a worker does first: it ignores the signals that ask a run to stop, until the main process has ended.
+
+    A batch system and Ctrl-C send them to all processes, while the main process needs its workers to finish the step.
+    """
+    return functools.partial(_ignore_signals, _ended())
+
+
+@functools.cache
+def _ended() -> Any:
+    """Shared memory that becomes true when this process ends. It then sends its workers a SIGTERM, and waits for them."""
+    ended = multiprocessing.RawValue(ctypes.c_bool, False)
+    atexit.register(setattr, ended, "value", True)
+    return ended
+
+
+def _ignore_signals(ended: Any, worker: int) -> None:
+    for number in system.stop_signals():
+        signal.signal(number, lambda *_: os._exit(0) if ended.value else None)
