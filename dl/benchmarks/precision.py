@@ -5,7 +5,8 @@
     ONEDNN_MAX_CPU_ISA=AVX2 python -m dl.benchmarks.precision  as on a processor that has nothing newer
 
 Each recipe makes its network, task, optimizer and batches itself, with its own defaults; only the data is a sample, or
-random words of the same shape where none is bundled. Timed is `Trainer.train_step` on batches in memory.
+random words of the same shape where none is bundled. Fine-tuning BERT, which needs pretrained weights, is left out. Timed
+is `Trainer.train_step` on batches in memory.
 
 - fp32, bf16   with this `--precision`. `auto` is the same program as the one that it takes, and is not timed again
 - other        fp32 with the other choice of `--channels-last`, for networks that have convolutions of images
@@ -54,6 +55,11 @@ class Contender(NamedTuple):
     step: Callable[[], None]
     steps: int
     rounds: int
+
+
+def recipes() -> list[str]:
+    """All folders with a train.py, as "CNN/LeNet"; some have no model.py."""
+    return sorted(path.parent.relative_to(catalogue.MODULES).as_posix() for path in catalogue.MODULES.glob("*/*/train.py"))
 
 
 def random_words(name: str, config: Any) -> TextSplits | None:
@@ -173,22 +179,21 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--cpu-time", action="store_true", help=cpu_time)
     parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
     options = parser.parse_args(argv)
+    if unknown := set(options.recipes) - set(recipes()):
+        parser.error(f"{', '.join(unknown)}: no such recipe; there are {', '.join(recipes())}")
     if options.cpu_time and torch.get_num_threads() > 1:
         parser.error("--cpu-time would add up the seconds of all threads: set OMP_NUM_THREADS=1")
     clock = time.process_time if options.cpu_time else time.perf_counter
-    try:
-        names = [catalogue.find(name) for name in options.recipes] or catalogue.names()
-    except catalogue.UnknownName as error:
-        parser.error(str(error))
+    names = options.recipes or recipes()
     about = about_this_machine(__spec__.name, argv) | processor() | {"rounds": options.rounds, "steps": options.steps}
     results: dict[str, dict[str, Any]] = {}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
         print(f"{name}, {len(results) + 1} of {len(names)}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as folder:
             results[name] = measure(name, options.rounds, options.steps, about["auto"] == "bf16", folder, clock)
         gc.collect()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(about | {"results": results}, options.out)
+        write_json(about | {"results": results}, options.out)  # all take an hour
     print(f"{about['processor']}, {about['device']}; auto takes {about['auto']}: {about['why']}")
     print(f"{table(results)}\nwritten to {options.out}")
 
