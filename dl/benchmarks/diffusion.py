@@ -77,7 +77,7 @@ def training(name: str, model: nn.Module, images: Tensor, folder: str) -> Callab
     model.train()
     if name in ("Trainer", "recipe"):
         precision = "bf16" if name == "recipe" else "fp32"
-        config = Config(out=folder, data="cifar10", device="cpu", precision=precision)
+        config = Config(out=folder, data="cifar10", device="cpu", precision=precision, channels_last=False)
         trainer = Trainer(model, Denoising(PROCESS, SHAPE), OPTIMIZER, constant(), config)
         batch = {"images": images, "labels": torch.zeros(len(images), dtype=torch.int64)}
         return lambda: trainer.train_step([batch])

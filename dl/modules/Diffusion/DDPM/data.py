@@ -35,7 +35,8 @@ class DiffusionConfig(PictureConfig):
     lr: float = 2e-3
     clip: float = 1.0
     ema: float = 0.998
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # twice as fast on a CPU with avx512_bf16
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # bf16: twice as fast on a CPU with avx512_bf16
+    channels_last: bool = True  # a twelfth faster in fp32 on a CPU
 
     def __post_init__(self) -> None:
         super().__post_init__()
