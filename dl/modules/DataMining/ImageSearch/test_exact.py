@@ -101,11 +101,11 @@ def assert_nearest(vectors: Tensor, queries: Tensor, distance: str, k: int = 5) 
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-20, 1e-19, 1e-15, 1e-5, 1e5, 1e15, 1e18, 1e19, 1e22, 1e30])
-def test_the_nearest_are_those_of_float64_whatever_the_scale(distance: str, scale: float) -> None:
-    vectors, queries = torch.randn(200, 12), torch.randn(3, 12)
-    assert_nearest(vectors * scale, queries * scale, distance)
-    assert_nearest(vectors * scale, queries, distance)
+def test_the_nearest_are_those_of_float64_whatever_the_scale(distance: str) -> None:
+    vectors, queries = torch.randn(200, 12), torch.randn(2, 12)
+    for scale in (1e-30, 1e-22, 1e-20, 1e-19, 1e-15, 1e-5, 1e5, 1e15, 1e18, 1e19, 1e22, 1e30):
+        assert_nearest(vectors * scale, queries * scale, distance)
+        assert_nearest(vectors * scale, queries, distance)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -123,12 +123,11 @@ def test_differences_below_float32_s_digits_count(distance: str) -> None:
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_vectors_that_are_not_finite_come_last_and_hide_no_others(distance: str, bad: float) -> None:
+def test_vectors_that_are_not_finite_come_last_and_hide_no_others(distance: str) -> None:
     vectors, query = torch.randn(1500, 16), torch.randn(1, 16)
     expected = Exact(vectors).search(query, 5, distance)
     for place in set(range(0, 1500, 50)) - set(expected[1][0].tolist()):
-        vectors[place, place % 16] = bad
+        vectors[place, place % 16] = (np.nan, np.inf, -np.inf)[place // 50 % 3]
     exact = Exact(vectors.split(700))
     found = exact.search(query, 5, distance)
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])

@@ -46,6 +46,7 @@ class Colours:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """30 pictures of two classes; shards of 4, batches of 2."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # which takes most of the time
     monkeypatch.setattr(index, "SHARD", 4)
     monkeypatch.setattr(index, "BATCH", 2)
     generator = np.random.default_rng(0)

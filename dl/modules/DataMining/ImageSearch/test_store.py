@@ -116,7 +116,8 @@ def test_an_index_with_a_field_missing_or_of_another_type_is_refused(made: Path,
     """By index.json with a right checksum, as somebody else can write it."""
     about = store.read_manifest(made)
     kind = type(_at(about, field))
-    for value in [_missing, *(value for value in WRONG if type(value) is not kind or value == 10**400)]:
+    every = WRONG if field in (("seed",), ("network", "size"), ("verdict", "distance")) else WRONG[:3]  # the same code
+    for value in [_missing, *(value for value in every if type(value) is not kind or value == 10**400)]:
         changed = copy.deepcopy(about)
         place = _at(changed, field[:-1])
         if value is _missing:
@@ -124,12 +125,13 @@ def test_an_index_with_a_field_missing_or_of_another_type_is_refused(made: Path,
         else:
             place[field[-1]] = value
         if field == ("verdict",) and value is None or (kind is float and value == 7):
-            continue  # as right
+            continue  # which is right
         store.write_manifest(made, changed)
-        for use in (lambda: Index(made), lambda: make(made)):
-            with pytest.raises(UserError, match="index.json") as caught:
-                use()
-            assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+        with pytest.raises(UserError, match="index.json") as caught:
+            Index(made)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    with pytest.raises(UserError, match="index.json"):
+        make(made)
 
 
 _missing = object()
