@@ -154,10 +154,10 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
     """Contrastive loss of SimCLR: Chen et al. 2020, https://arxiv.org/abs/2002.05709, equation 1; mean over all 2B views.
 
     first and second (B, C) are embeddings of two views of the same B examples. Each view has to tell its partner, by the
-    cosine, from the 2B - 2 views of the others.
+    cosine, from the 2B - 2 views of the others. An embedding of zeros is as far from all.
     """
     views = torch.cat([first, second])  # (2B, C)
-    views = views / torch.linalg.vector_norm(views, dim=1, keepdim=True)
+    views = views / torch.linalg.vector_norm(views, dim=1, keepdim=True).clamp_min(torch.finfo(views.dtype).eps)
     similarity = views @ views.T / temperature  # (2B, 2B)
     itself = torch.eye(len(views), dtype=torch.bool, device=views.device)
     partner = torch.arange(len(views), device=views.device).roll(len(first))

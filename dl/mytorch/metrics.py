@@ -10,8 +10,10 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
+from dl.mytorch.checks import same_shape
 from dl.mytorch.data.loader import Batch
 from dl.mytorch.distributed import all_sum, is_main
+from dl.mytorch.float64 import WITHOUT_FLOAT64, float64_device, with_float64
 
 
 class Metric:
@@ -40,7 +42,13 @@ class Metric:
         return self.formula(*all_sum(self.sums).tolist())
 
     def add(self, *values: Tensor | float) -> None:
-        """Add to the sums. Nothing waits for the device, and the additions themselves are put off: they cost a step dearly."""
+        """Add single numbers to the sums. Nothing waits for the device, and the additions are put off: they cost a step dearly.
+
+        Raises `ValueError` for a tensor of several numbers.
+        """
+        for value in values:
+            if isinstance(value, Tensor) and value.ndim:
+                raise ValueError(f"a sum is a single number; got a tensor {tuple(value.shape)}")
         self._pending += values
         if len(self._pending) >= 64 * self.num_sums:
             self._settle()
@@ -49,16 +57,16 @@ class Metric:
         """Bring everything that was put off into the sums."""
         if self._pending:
             where = next((v.device for v in self._pending if isinstance(v, Tensor)), self._sums.device)
-            exact = _exact(where)
-            new = torch.stack([torch.as_tensor(v, dtype=exact, device=where) for v in self._pending])
-            self._sums = self._sums.to(where, exact)
+            values = [torch.as_tensor(v, dtype=_widest(where), device=where) for v in self._pending]
+            new = torch.stack(values).to(float64_device(where), torch.float64)  # waits for a device that has none, once in 64
+            self._sums = self._sums.to(new.device)
             for row in new.view(-1, self.num_sums):  # one by one: the same bits whenever the sums are asked for
                 self._sums = self._sums + row
             self._pending = []
 
     @property
     def sums(self) -> Tensor:
-        """(num_sums,), in float64, so that a long epoch loses nothing; float32 where the device has no more (MPS)."""
+        """(num_sums,), in float64, so that a long epoch loses nothing; on the CPU if the device has no float64."""
         self._settle()
         return self._sums
 
@@ -68,9 +76,9 @@ class Metric:
         self._sums = values
 
 
-def _exact(device: torch.device) -> torch.dtype:
-    """The most exact floating-point numbers that `device` has."""
-    return torch.float32 if device.type == "mps" else torch.float64
+def _widest(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 for a device that has no more: in which the elements of one batch are summed."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
 class Mean(Metric):
@@ -83,13 +91,14 @@ class Mean(Metric):
     def update(self, outputs: Batch) -> None:
         value = outputs[self.key]
         if self.count is None:
-            self.add(value.sum(), value.numel())
+            self.add(value.sum(dtype=_widest(value.device)), value.numel())
         else:
             self.add(total(value.detach(), outputs[self.count]), outputs[self.count])
 
 
 def total(mean: Tensor, count: Tensor | int) -> Tensor:
-    """The sum behind a mean over `count` items: 0 for none, where the mean itself is NaN."""
+    """The sum of which `mean` is the mean over `count` items: 0 for none, where the mean itself is NaN. At least in float32."""
+    mean = mean.to(torch.promote_types(mean.dtype, torch.float32))
     if isinstance(count, Tensor):
         return torch.where(count > 0, mean * count, 0.0)
     return mean * count if count else torch.nan_to_num(mean) * 0
@@ -101,7 +110,7 @@ class TopKError(Metric):
     With k classes or fewer every label is among them: the error is 0. Labels below 0 are not counted. A label whose
     logit is NaN is never among them.
 
-    `outputs["logits"]`: (..., classes); `outputs["labels"]`: (...).
+    `outputs["logits"]`: (..., classes); `outputs["labels"]`: (...). `update` raises `ValueError` for other shapes.
     """
 
     def __init__(self, k: int = 1, logits: str = "logits", labels: str = "labels") -> None:
@@ -115,6 +124,7 @@ class TopKError(Metric):
     def update(self, outputs: Batch) -> None:
         """Only keep the batch: 64 small ones are counted at once, which is an integer whatever the order."""
         logits, labels = outputs[self.logits], outputs[self.labels]
+        same_shape("labels", labels, logits.shape[:-1])
         self._waiting.append((logits.detach().flatten(0, -2), labels.flatten()))  # detached: a graph would wait, too
         if len(self._waiting) >= 64 or logits.numel() > 2**16:
             self._settle()
@@ -132,10 +142,12 @@ class TopKError(Metric):
 
 
 class RMSE(Metric):
-    """Square root of the mean squared difference of `outputs["predictions"]` and `outputs["targets"]`."""
+    """Square root of the mean squared difference of `outputs["predictions"]` and `outputs["targets"]`, of one shape."""
 
     def update(self, outputs: Batch) -> None:
-        difference = outputs["predictions"] - outputs["targets"]
+        same_shape("targets", outputs["targets"], outputs["predictions"].shape)
+        exact = _widest(outputs["targets"].device)
+        difference = outputs["predictions"].to(exact) - outputs["targets"].to(exact)
         self.add(difference.square().sum(), difference.numel())
 
     def formula(self, *sums: float) -> float:
@@ -154,9 +166,9 @@ class UnexplainedVariance(Metric):
     num_sums = 4
 
     def update(self, outputs: Batch) -> None:
-        exact = _exact(outputs["targets"].device)
-        targets = outputs["targets"].to(exact)
-        residuals = outputs["predictions"].to(exact) - targets
+        same_shape("targets", outputs["targets"], outputs["predictions"].shape)
+        predictions, targets = (with_float64(outputs[name].detach()).double() for name in ("predictions", "targets"))
+        residuals = predictions - targets
         self.add(residuals.square().sum(), targets.square().sum(), targets.sum(), targets.numel())
 
     def formula(self, *sums: float) -> float:

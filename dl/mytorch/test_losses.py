@@ -221,3 +221,10 @@ def test_what_torch_s_losses_refuse_ours_refuse() -> None:
             with pytest.raises((ValueError, RuntimeError, TypeError, IndexError)):
                 call(home)
                 pytest.fail(f"{home.__name__} takes number {i}")
+
+
+def test_embeddings_of_zeros_are_as_far_from_all_and_send_finite_gradients() -> None:
+    views = torch.zeros(2, 4, requires_grad=True)
+    loss = losses.nt_xent(views, torch.zeros(2, 4))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(3)) and views.grad.isfinite().all()

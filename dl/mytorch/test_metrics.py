@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dl.mytorch import metrics
 from dl.mytorch.data import Batch
 from dl.mytorch.metrics import BLEU, RMSE, BLEUError, Mean, Metric, Metrics, Perplexity, TopKError, UnexplainedVariance
 from dl.mytorch.metrics import sentence_bleu, total
@@ -374,3 +375,37 @@ def test_hypotheses_without_references_are_refused(references: list) -> None:
 )
 def test_the_book_s_bleu_of_a_sentence(hypothesis: str, reference: str, max_n: int, expected: float) -> None:
     assert sentence_bleu(hypothesis.split(), reference.split(), max_n) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_of_half_precision_are_exact(dtype: torch.dtype) -> None:
+    """300^2 is infinite in float16; in bfloat16 5,000 ones sum up to 4,992, and a mean of 1 times 257 is 256."""
+    far = {"predictions": torch.tensor([300.0], dtype=dtype), "targets": torch.zeros(1, dtype=dtype)}
+    assert value(RMSE(), far) == 300
+    assert value(Mean("x"), {"x": torch.ones(5000, dtype=dtype)}) == 1
+    assert value(Mean("x"), {"x": torch.full((700,), 100.0, dtype=dtype)}) == 100
+    counted = Mean("loss", "count")
+    for _ in range(3):
+        counted.update({"loss": torch.tensor(300.0, dtype=dtype), "count": 257})
+    assert counted.compute() == 300
+
+
+@pytest.mark.parametrize("metric", [RMSE, UnexplainedVariance])
+def test_predictions_and_targets_that_would_broadcast_are_refused(metric: type[Metric]) -> None:
+    with pytest.raises(ValueError, match=r"targets has to be of shape \(3, 1\); got \(3,\)"):
+        metric().update({"predictions": torch.zeros(3, 1), "targets": torch.zeros(3)})
+
+
+def test_labels_and_sums_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"labels has to be of shape \(4,\); got \(1,\)"):
+        TopKError(1).update({"logits": LOGITS, "labels": LABELS[:1]})
+    with pytest.raises(ValueError, match=r"single number; got a tensor \(2,\)"):
+        Mean("loss", "count").update({"loss": torch.ones(2), "count": torch.ones(2)})
+
+
+def test_a_device_without_float64_has_its_sums_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "WITHOUT_FLOAT64", {"cpu"})
+    metric = Mean("x")
+    for _ in range(130):
+        metric.update({"x": torch.full((2**10,), 2.0**14 + 1)})
+    assert metric.sums.dtype == torch.float64 and metric.sums.tolist() == [130 * 2**10 * (2**14 + 1), 130 * 2**10]
