@@ -131,7 +131,7 @@ def test_every_parameter_gets_a_gradient(preset: str) -> None:
 
 @pytest.mark.parametrize(("preset", "options"), [("tiny", {"hidden_dim": 16}), ("awd_tiny", {"dim": 12, **NO_DROPOUT})])
 def test_one_batch_is_learnt_by_heart(preset: str, options: dict[str, Any]) -> None:
-    testing.assert_overfits(build(preset, **options), stream_batch(), StreamModeling(None), lr=4e-2, steps=120, below=0.2)
+    testing.assert_overfits(build(preset, **options), stream_batch(), StreamModeling(None), lr=4e-2, below=0.2)
 
 
 @pytest.mark.parametrize("preset", ["tiny", "awd_tiny"])
