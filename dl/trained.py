@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import re
+import sys
 import textwrap
 import warnings
 from pathlib import Path
@@ -91,7 +92,7 @@ def _downloaded(url: str) -> Path:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=torch.hub.HASH_REGEX.search(path.name)[1])
+            torch.hub.download_url_to_file(url, str(path), torch.hub.HASH_REGEX.search(path.name)[1], progress=sys.stderr.isatty())
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"the weights cannot be downloaded from {url} ({error}): get the file another way and give it with --weights FILE, "

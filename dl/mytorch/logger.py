@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dl.mytorch import plot, system
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.distributed import is_main
 from dl.mytorch.files import read_recorded_json, write_recorded_json
+from dl.mytorch.progress import Progress
 
 QUANTITIES = {str: (float, None)}  # None for what is no finite number, which JSON does not have
 RECORDS = [{"epoch": int, "step": int, "lr?": float, "train?": QUANTITIES, "val?": QUANTITIES, "test?": QUANTITIES}]
@@ -102,7 +102,7 @@ class Logger:
         self.out = out
         self.step = step
         self.writers: dict[str, Any] = {}
-        self.bar = tqdm(total=total_steps, initial=step, unit="step", disable=None if is_main() else True, leave=False)
+        self.progress = Progress(total_steps, done=step, shown=is_main())
         earlier = out / "speed.json"
         self.earlier = read_recorded_json(earlier, SPEED) if is_main() and earlier.exists() and step else {}
 
@@ -110,14 +110,14 @@ class Logger:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.bar.close()
+        self.progress.close()
         for writer in self.writers.values():
             writer.close()
 
     def say(self, text: str) -> None:
         """A line for the person at the terminal, above the progress bar."""
         if is_main():
-            self.bar.write(text)
+            self.progress.write(text)
 
     def scalars(self, split: str, values: dict[str, float | None], step: int) -> None:
         """Points of curves, none for None; `split` is "train", "val" or "test"."""

@@ -58,7 +58,7 @@ def return_freed_memory() -> None:
 
 
 def allocate(handle: int, size: int) -> None:
-    """Give an empty open file its blocks. Raises `OSError` if the disk has no room; a mapped file without would end in SIGBUS."""
+    """Give an empty open file its blocks, without which a mapped file may end in SIGBUS. `OSError` if the disk has no room."""
     if hasattr(os, "posix_fallocate"):
         if size:
             os.posix_fallocate(handle, 0, size)

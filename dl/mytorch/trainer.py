@@ -24,6 +24,7 @@ from dl.mytorch.learner import Learner, NotFinite
 from dl.mytorch.logger import RECORDS, History, Logger, finite, read_history
 from dl.mytorch.metrics import Metrics
 from dl.mytorch.optim import MakeOptimizer, Schedule
+from dl.mytorch.progress import Progress
 from dl.mytorch.run import held, open_run, say_what_is_unverified
 from dl.mytorch.state import check_state
 from dl.mytorch.tasks import Task
@@ -146,7 +147,7 @@ class Trainer(Learner):
             self.step += 1
             self.saved = False
             self._keep(wait=False)
-            self.logger.bar.update()
+            self.logger.progress.update()
             if self.step % self.config.log_every == 0:
                 self._log_point()
             if self.signals and world() == 1:
@@ -217,11 +218,13 @@ class Trainer(Learner):
         """Mean loss and metrics over every example of `loader`, each counted once. Takes no randomness from training."""
         metrics = Metrics(self.task.metrics())
         distributed.share_buffers(self.evaluated_model)
-        with self._aside() as model:
+        progress = Progress(len(loader), "batch", "evaluating", shown=is_main(), delay=Progress.EVERY)
+        with self._aside() as model, contextlib.closing(progress):
             for batch in loader.batches():
                 if self.signals and world() == 1:
                     raise _Stopped
                 metrics.update(*self.task.eval_step(model, to_device(batch, self.device, self.config.channels_last)))
+                progress.update()
             return metrics.compute()
 
     @contextlib.contextmanager
@@ -247,7 +250,7 @@ class Trainer(Learner):
         self.logged = (loss, items)
         self.logger.scalars("train", point, self.step)
         place = f"epoch {self.step / self.steps_per_epoch:.1f}, loss {point['step/loss']:.4f}"
-        self.logger.bar.set_postfix_str(place, refresh=False)
+        self.logger.progress.annotate(place)
 
     def _examples(self, loader: Loader) -> int:
         return self.epoch * loader.num_examples + min(self.batch * loader.batch_size, loader.num_examples)

@@ -17,7 +17,7 @@ from dl.mytorch import system
 
 
 class _Pickler(pickle.Pickler):
-    """Copies the numbers of a tensor. Torch's way would open a file of shared memory for each, of which a process may have 1024."""
+    """Copies the numbers of a tensor: torch would open a file of shared memory for each, and a process may have 1024 files."""
 
     def reducer_override(self, value: Any) -> Any:
         if type(value) is Tensor and value.device.type == "cpu" and not value.requires_grad and value.dtype != torch.bfloat16:

@@ -23,7 +23,6 @@ from typing import Any, Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dl.modules.DataMining.ImageSearch.approximate import KINDS, Approximate, build
 from dl.modules.DataMining.ImageSearch.exact import Exact
@@ -35,6 +34,7 @@ from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.modules.DataMining.OpenSet.scores import Mahalanobis
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data.images import IMAGE_SETS
+from dl.mytorch.progress import track
 
 SHARD = 1024  # pictures
 BATCH = 64  # pictures per forward pass
@@ -128,12 +128,11 @@ def update(
             raise UserError(f"{folder} holds an index of another {name}: choose another --index, or --fresh to delete that one")
     write_manifest(folder, about)  # before the shards, so that after a kill the folder is known to be an index
     remove_unnamed(folder, about)
-    numbers = tqdm(range(len(pictures.names)), unit="file", desc="checksums", disable=None, leave=False)
-    stamps = {pictures.names[i]: pictures.stamp(i) for i in numbers}
+    stamps = {pictures.names[i]: pictures.stamp(i) for i in track(range(len(pictures.names)), "file", "checksums")}
     known, problems = _remove_gone(folder, about, stamps)
     remove_unnamed(folder, about)  # when nothing of it is mapped any more
     missing = [i for i, name in enumerate(pictures.names) if name not in known]
-    for start in tqdm(range(0, len(missing), SHARD), unit="shard", disable=None, leave=False):
+    for start in track(range(0, len(missing), SHARD), "shard", "indexing"):
         rows, vectors, skipped = _embedded(pictures, stamps, missing[start : start + SHARD], embed, network["size"])
         problems += skipped
         add_shard(folder, about, rows, vectors)

@@ -9,6 +9,7 @@ It takes runs of DiT and FlowMatching, too.
 """
 
 import argparse
+import contextlib
 import math
 import sys
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any, NamedTuple, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from dl import catalogue
 from dl.modules.Diffusion.DDPM.data import DiffusionConfig
@@ -32,6 +32,7 @@ from dl.mytorch.data import ImageSet, Loader, data_of_run, image_set, image_spli
 from dl.mytorch.distributed import device
 from dl.mytorch.run import trained_run
 from dl.mytorch.precision import native_bf16
+from dl.mytorch.progress import Progress
 
 SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpm_solver_2m": dpm_solver_2m, "euler": euler}
 RECIPES = ("Diffusion/DDPM", "Diffusion/DiT", "Diffusion/FlowMatching")
@@ -101,14 +102,14 @@ def sample(
     options = {"ddim": {"eta": eta, "generator": generator}, "ddpm": {"generator": generator}}.get(sampler, {})
     parts = []
     with (
-        tqdm(total=steps * -(-len(noise) // batch), unit="step", leave=False, disable=None) as bar,
+        contextlib.closing(Progress(steps * -(-len(noise) // batch), what="sampling")) as progress,
         torch.autocast(where.type, torch.bfloat16, enabled=found.bf16),
     ):
         for start in range(0, len(noise), batch):
             part = slice(start, start + batch)
             denoise = found.model if labels is None else guided(found.model, labels[part].to(where), guidance)
             draw = SAMPLERS[sampler]
-            watch = {"watch": lambda i, x: bar.update()}
+            watch = {"watch": lambda i, x: progress.update()}
             parts.append(draw(denoise, found.process, noise[part].to(where), steps=steps, **watch, **options).cpu())
     return torch.cat(parts)
 
