@@ -16,9 +16,9 @@ from dl.mytorch.layers.activations import (
     Softplus,
     Tanh,
 )
-from dl.mytorch.layers.attention import KeyValueCache, MultiHeadAttention, attention
+from dl.mytorch.layers.attention import KeyValueCache, MultiHeadAttention, attention, fused_attention
 from dl.mytorch.layers.conv import Conv1d, Conv2d, ConvTranspose2d
-from dl.mytorch.layers.dropout import Dropout, QuickDropout
+from dl.mytorch.layers.dropout import Dropout, FastDropout, use_fast_dropout
 from dl.mytorch.layers.embedding import Embedding
 from dl.mytorch.layers.from_scratch import from_scratch
 from dl.mytorch.layers.joined_head import JoinedHead
@@ -62,7 +62,7 @@ __all__ = [
     "LogSoftmax",
     "MaxPool2d",
     "MultiHeadAttention",
-    "QuickDropout",
+    "FastDropout",
     "RMSNorm",
     "RNNCell",
     "ReLU",
@@ -80,7 +80,9 @@ __all__ = [
     "attention",
     "feed_forward",
     "from_scratch",
+    "fused_attention",
     "sequential",
     "sinusoidal_positions",
     "time_frequencies",
+    "use_fast_dropout",
 ]

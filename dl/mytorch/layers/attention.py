@@ -10,26 +10,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch.layers.dropout import quick_dropout
+from dl.mytorch.layers.dropout import FastDropout
 from dl.mytorch.layers.rotary import RotaryPositions
 
 # B batch, T queries, S keys, C width, H heads, G heads of keys and values, D width of a head
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: nn.Module | None = None
 ) -> tuple[Tensor, Tensor]:
     """softmax(Q K^T / sqrt(D)) V, equation 1, with the weights: the formula to read, and to look at the weights.
 
     query (B, H, T, D), key and value (B, H, S, D), mask (B, H, T, S) or what broadcasts to it -> output (B, H, T, D),
-    weights (B, H, T, S) before dropout. A query that may see no key has an output of zero, as in
+    weights (B, H, T, S) before `dropout`, a layer. A query that may see no key has an output of zero, as in
     `F.scaled_dot_product_attention`, and weights all alike; `nn.MultiheadAttention` gives NaN.
     """
     scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)  # (B, H, T, S)
     if mask is not None:
         scores = scores.masked_fill(mask, torch.finfo(scores.dtype).min)  # -inf would make a row without any key NaN
     weights = scores.softmax(-1)
-    output = quick_dropout(weights, dropout) @ value
+    output = (weights if dropout is None else dropout(weights)) @ value
     return output if mask is None else output.masked_fill(mask.all(-1, keepdim=True), 0.0), weights
 
 
@@ -58,7 +58,60 @@ def scaled_dot_product_attention(
     mask = None if attn_mask is None else ~attn_mask
     if is_causal:
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).triu(1)
-    return attention(query, key, value, mask, dropout_p)[0]
+    return attention(query, key, value, mask, nn.Dropout(dropout_p))[0]
+
+
+def fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    padding_mask: Tensor | None = None,
+    causal: bool = False,
+    dropout: nn.Dropout | None = None,
+    weights: nn.Module | None = None,
+) -> Tensor:
+    """`attention` by torch's fused kernel, which keeps no weights, with the masks that models need.
+
+    query (B, H, T, D), key and value (B, G, S, D), where G divides H and each of these heads serves H / G heads of queries
+    (Ainslie et al. 2023, https://arxiv.org/abs/2305.13245) -> (B, H, T, D).
+
+    Args:
+        padding_mask: bool (B, S), True where a key is padding: it gets no weight. The output of a query that may see no key
+            is 0.
+        causal: the queries are the last T of the S positions, and each sees the keys up to its own position.
+        dropout: of the attention weights.
+        weights: called with the attention weights (B, H, T, S) if a `Probe` looks at it. All is then computed by `attention`.
+
+    Raises `ValueError` for a padding_mask of another type or shape.
+    """
+    length, positions = query.shape[2], key.shape[2]
+    # In bf16 on a CPU torch's kernel takes 2 to 10 times as long as the formula, most of it in its backward pass.
+    plain = bool(weights is not None and weights._forward_hooks) or (query.dtype == torch.bfloat16 and query.device.type == "cpu")
+    causal = causal and length > 1  # one query alone is the last position, which sees all
+    mask = None
+    if padding_mask is not None:
+        shape = (len(key), positions)
+        if padding_mask.dtype != torch.bool or padding_mask.shape != shape:
+            got = f"{padding_mask.dtype} {tuple(padding_mask.shape)}"
+            raise ValueError(f"padding_mask has to be bool {shape}, True where a key is padding; got {got}")
+        mask = padding_mask[:, None, None, :]  # (B, S) -> (B, 1, 1, S)
+    if causal and (plain or mask is not None or length < positions):
+        future = torch.ones(length, positions, dtype=torch.bool, device=query.device).triu(positions - length + 1)
+        mask = future if mask is None else mask | future  # (T, S) or (B, 1, T, S)
+        causal = False
+    grouped = key.shape[1] < query.shape[1]
+    if plain:
+        if grouped:
+            key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+        y, probabilities = attention(query, key, value, mask, dropout)
+        if weights is not None:
+            weights(probabilities)
+        return y
+    seen = None if mask is None else ~mask
+    p = dropout.p if dropout is not None and dropout.training else 0.0
+    y = F.scaled_dot_product_attention(query, key, value, seen, p, is_causal=causal, enable_gqa=grouped)
+    # Of a query that sees nothing, torch's kernels for a CPU make 0, those for CUDA the mean of all values.
+    return y if mask is None else y.masked_fill(mask.all(-1, keepdim=True), 0.0)
 
 
 class KeyValueCache:
@@ -128,9 +181,8 @@ class MultiHeadAttention(nn.Module):
         if dim % num_heads or num_heads % num_kv_heads:
             raise ValueError(f"dim {dim} has to divide into num_heads {num_heads}, and these into num_kv_heads {num_kv_heads}")
         self.head_dim = dim // num_heads
-        self.dropout = dropout
+        self.dropout = FastDropout(dropout)
         self.causal = causal
-        self.grouped = num_kv_heads < num_heads
         self.rotary = rotary
         self.query = nn.Linear(dim, dim, bias=bias)
         self.key = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
@@ -164,37 +216,9 @@ class MultiHeadAttention(nn.Module):
                 query, key = self.rotary(query, start), self.rotary(key, start)
             if cache is not None:
                 key, value = cache.append(key, value)
-        y = self._attend(query, key, value, padding_mask)
+        y = fused_attention(query, key, value, padding_mask, self.causal, self.dropout, self.weights)
         return self.output(y.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, H, D) -> (B, T, C)
 
     def _heads(self, x: Tensor) -> Tensor:
         heads = x.view(*x.shape[:2], x.shape[2] // self.head_dim, self.head_dim)  # (B, T, H D) -> (B, T, H, D)
         return heads.transpose(1, 2)  # (B, T, H, D) -> (B, H, T, D)
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None) -> Tensor:
-        length, positions = query.shape[2], key.shape[2]
-        dropout = self.dropout if self.training else 0.0
-        # In bf16 on a CPU torch's kernel takes 2 to 10 times as long as the formula, most of it in its backward pass.
-        plain = bool(self.weights._forward_hooks) or (query.dtype == torch.bfloat16 and query.device.type == "cpu")
-        causal = self.causal and length > 1  # one query alone is the last position, which sees all
-        mask = None
-        if padding_mask is not None:
-            shape = (len(key), positions)
-            if padding_mask.dtype != torch.bool or padding_mask.shape != shape:
-                got = f"{padding_mask.dtype} {tuple(padding_mask.shape)}"
-                raise ValueError(f"padding_mask has to be bool {shape}, True where a key is padding; got {got}")
-            mask = padding_mask[:, None, None, :]  # (B, S) -> (B, 1, 1, S)
-        if causal and (plain or mask is not None or length < positions):
-            future = torch.ones(length, positions, dtype=torch.bool, device=query.device).triu(positions - length + 1)
-            mask = future if mask is None else mask | future  # (T, S) or (B, 1, T, S)
-            causal = False
-        if plain:
-            if self.grouped:
-                key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
-            y, weights = attention(query, key, value, mask, dropout)
-            self.weights(weights)
-            return y
-        seen = None if mask is None else ~mask
-        y = F.scaled_dot_product_attention(query, key, value, seen, dropout, is_causal=causal, enable_gqa=self.grouped)
-        # Of a query that sees nothing, torch's kernels for a CPU make 0, those for CUDA the mean of all values.
-        return y if mask is None else y.masked_fill(mask.all(-1, keepdim=True), 0.0)

@@ -20,9 +20,8 @@ FUTURE = torch.ones(6, 6, dtype=torch.bool).triu(1)
 
 @pytest.fixture(autouse=True)
 def torch_s_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that what is dropped is dropped by torch, too. `quick_dropout` is tested beside it."""
-    for place in ("attention", "dropout"):
-        monkeypatch.setattr(sys.modules[f"dl.mytorch.layers.{place}"], "quick_dropout", F.dropout)
+    """So that what is dropped is dropped by torch, too. `fast_dropout` is tested beside it."""
+    monkeypatch.setattr(sys.modules["dl.mytorch.layers.dropout"], "fast_dropout", F.dropout)
 
 
 def random(*shape: int) -> Tensor:
@@ -131,7 +130,7 @@ def test_keys_that_are_seen_share_all_weight_however_low_their_scores() -> None:
 def test_dropout_of_the_formula_is_that_of_the_fast_path() -> None:
     query, key, value = (torch.randn(2, 3, 5, 4) for _ in range(3))
     torch.manual_seed(1)
-    plain, weights = attention(query, key, value, dropout=0.4)
+    plain, weights = attention(query, key, value, dropout=nn.Dropout(0.4))
     torch.manual_seed(1)
     torch.testing.assert_close(plain, F.scaled_dot_product_attention(query, key, value, dropout_p=0.4))
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 5))  # before dropout

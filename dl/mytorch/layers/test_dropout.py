@@ -13,7 +13,7 @@ def test_a_seed_drops_what_torch_s_drops(p: float, training: bool) -> None:
     assert_same_function(layers.Dropout(p).train(training), nn.Dropout(p).train(training), torch.randn(0, 5))
 
 
-@pytest.mark.parametrize("kind", [layers.Dropout, layers.QuickDropout])
+@pytest.mark.parametrize("kind", [layers.Dropout, layers.FastDropout])
 @pytest.mark.parametrize("p", [0.01, 0.25, 0.9])
 def test_the_mean_stays(kind: type[nn.Module], p: float) -> None:
     x = torch.ones(400_001)
@@ -23,7 +23,7 @@ def test_the_mean_stays(kind: type[nn.Module], p: float) -> None:
     assert len(y.unique()) == 2  # 0, and all that stay the same
 
 
-@pytest.mark.parametrize("kind", [layers.Dropout, layers.QuickDropout])
+@pytest.mark.parametrize("kind", [layers.Dropout, layers.FastDropout])
 @pytest.mark.parametrize("p", [-0.1, 1.1])
 def test_what_is_no_probability_is_refused(kind: type[nn.Module], p: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
@@ -34,7 +34,7 @@ def test_what_is_no_probability_is_refused(kind: type[nn.Module], p: float) -> N
 def test_quick_draws_are_as_independent_as_torch_s_and_gradients_go_where_numbers_stay(dtype: torch.dtype) -> None:
     """64 bits are drawn at a time, for four neighbours: pairs of these are dropped as often as chance has it."""
     x = torch.ones(1000, 400, dtype=dtype, requires_grad=True)
-    y = layers.QuickDropout(0.5)(x)
+    y = layers.FastDropout(0.5)(x)
     y.backward(torch.ones_like(y))
     assert torch.equal(x.grad, y)
     gone = (y == 0).float()
@@ -45,17 +45,25 @@ def test_quick_draws_are_as_independent_as_torch_s_and_gradients_go_where_number
 
 
 @pytest.mark.parametrize("p", [0.0, 1e-9, 1 - 1e-9, 1.0])
-def test_quick_dropout_at_the_ends(p: float) -> None:
+def test_fast_dropout_at_the_ends(p: float) -> None:
     x = torch.ones(1000)
     # p is rounded to a 65,536th, but neither to 0 nor to 1: of 1,000 numbers 0.015 are expected on the other side
-    assert layers.QuickDropout(p)(x).count_nonzero() == pytest.approx(1000 if p < 0.5 else 0, abs=0 if p in (0, 1) else 5)
-    assert torch.equal(layers.QuickDropout(p).eval()(x), x)
-    assert layers.QuickDropout(p)(torch.empty(0, 5)).shape == (0, 5)
+    assert layers.FastDropout(p)(x).count_nonzero() == pytest.approx(1000 if p < 0.5 else 0, abs=0 if p in (0, 1) else 5)
+    assert torch.equal(layers.FastDropout(p).eval()(x), x)
+    assert layers.FastDropout(p)(torch.empty(0, 5)).shape == (0, 5)
 
 
-def test_a_seed_repeats_what_quick_dropout_drops() -> None:
+def test_a_seed_repeats_what_fast_dropout_drops() -> None:
     def draw() -> torch.Tensor:
         torch.manual_seed(0)
-        return layers.QuickDropout(0.3)(torch.ones(7, 9))
+        return layers.FastDropout(0.3)(torch.ones(7, 9))
 
     assert torch.equal(draw(), draw())
+
+
+def test_a_model_takes_fast_dropout_wherever_it_had_torch_s() -> None:
+    block = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(0.25), nn.Dropout2d(0.5)))
+    model = layers.use_fast_dropout(nn.ModuleDict({"block": block, "dropout": nn.Dropout(0.1)}).eval())
+    found = {name: (type(module), module.p, module.training) for name, module in model.named_modules() if hasattr(module, "p")}
+    fast = layers.FastDropout
+    assert found == {"dropout": (fast, 0.1, False), "block.1.0": (fast, 0.25, False), "block.1.1": (nn.Dropout2d, 0.5, False)}

@@ -5,7 +5,7 @@ from typing import Any, Callable
 from torch import Tensor, nn
 
 from dl.mytorch.layers.attention import KeyValueCache, MultiHeadAttention
-from dl.mytorch.layers.dropout import QuickDropout
+from dl.mytorch.layers.dropout import FastDropout
 from dl.mytorch.layers.sequential import sequential
 
 # B batch, T positions, S positions of the source, C width
@@ -20,7 +20,7 @@ def feed_forward(
     return sequential(
         fc1=nn.Linear(dim, hidden_dim, bias=bias),
         act=activation(),
-        dropout=QuickDropout(dropout),
+        dropout=FastDropout(dropout),
         fc2=nn.Linear(hidden_dim, dim, bias=bias),
     )
 
@@ -36,7 +36,7 @@ class Residual(nn.Module):
         super().__init__()
         self.layer = layer
         self.norm = norm
-        self.dropout = QuickDropout(dropout)
+        self.dropout = FastDropout(dropout)
         self.norm_first = norm_first
 
     def forward(self, x: Tensor, **options: Any) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch.layers import EncoderBlock, KeyValueCache, QuickDropout
+from dl.mytorch.layers import EncoderBlock, KeyValueCache, FastDropout
 
 # B batch, T tokens, S tokens with those in the cache, C width, V vocabulary
 
@@ -54,7 +54,7 @@ class GPT2(nn.Module):
         self.max_length = max_length
         self.token_embedding = nn.Embedding(vocab_size, dim)
         self.position_embedding = nn.Embedding(max_length, dim)
-        self.dropout = QuickDropout(dropout)
+        self.dropout = FastDropout(dropout)
         self.blocks = nn.ModuleList(
             EncoderBlock(
                 dim,

@@ -165,8 +165,8 @@ def test_dropout_acts_on_embeddings_attention_and_layers() -> None:
     model = build("tiny", dropout=0.25, attention_dropout=0.5)
     block = model.blocks[0]
     assert [model.dropout.p, block.attention.dropout.p, block.feed_forward.dropout.p] == [0.25] * 3
-    assert block.attention.layer.dropout == 0.5 and block.feed_forward.layer.dropout.p == 0
-    assert build("tiny", dropout=0.25).blocks[1].attention.layer.dropout == 0.25
+    assert block.attention.layer.dropout.p == 0.5 and block.feed_forward.layer.dropout.p == 0
+    assert build("tiny", dropout=0.25).blocks[1].attention.layer.dropout.p == 0.25
 
 
 def test_every_parameter_gets_a_gradient_and_one_batch_is_learnt_by_heart() -> None:

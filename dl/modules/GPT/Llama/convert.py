@@ -75,7 +75,7 @@ def from_transformers(reference: nn.Module) -> Llama:
         **experts,
     )
     for block in model.blocks:
-        block.attention.layer.dropout = config.attention_dropout
+        block.attention.layer.dropout.p = config.attention_dropout
     weights = {}
     for name, weight in reference.state_dict().items():
         if name == "lm_head.weight" and model.output is None:

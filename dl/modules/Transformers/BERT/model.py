@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch.layers import EncoderBlock, JoinedHead, LearnedPositions, QuickDropout, sequential
+from dl.mytorch.layers import EncoderBlock, JoinedHead, LearnedPositions, FastDropout, sequential
 
 # B batch, T tokens, M positions that are asked for, D width, V vocabulary
 
@@ -92,7 +92,7 @@ class BERT(nn.Module):
         self.positions = LearnedPositions(max_length, dim)
         self.segment_embedding = nn.Embedding(num_segments, dim)
         self.norm = nn.LayerNorm(dim, norm_eps)
-        self.dropout = QuickDropout(dropout)
+        self.dropout = FastDropout(dropout)
         self.blocks = nn.ModuleList(
             EncoderBlock(
                 dim,
@@ -179,7 +179,7 @@ class SentenceClassifier(nn.Module):
             raise ValueError(f"pooling has to be first, mean or both; got {pooling!r}")
         self.encoder, self.pooling = encoder, pooling
         dim = encoder.token_embedding.embedding_dim
-        self.dropout = QuickDropout(dropout)
+        self.dropout = FastDropout(dropout)
         self.head = nn.Linear(dim, num_classes)
         if pooling == "both":
             self.head = JoinedHead([dim, dim], dim, num_classes, nn.Tanh, dropout)

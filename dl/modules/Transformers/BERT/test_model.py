@@ -169,7 +169,7 @@ def test_weights_start_normal_with_their_deviations(deviation: float) -> None:
 def test_dropout_acts_in_training_at_the_embeddings_layers_and_attention_weights() -> None:
     for changes, places in [({"dropout": 0.3}, 0.3), ({"dropout": 0.3, "attention_dropout": 0.0}, 0.0)]:
         model = build("tiny", **changes)
-        assert {block.attention.layer.dropout for block in model.blocks} == {places}
+        assert {block.attention.layer.dropout.p for block in model.blocks} == {places}
         assert {m.p for name, m in model.named_modules() if isinstance(m, nn.Dropout) and "fc" not in name} == {0.0, 0.3}
     model = build("tiny", dropout=1.0)
     torch.testing.assert_close(model.blocks[0](model.dropout(torch.randn(1, 3, 16))), torch.zeros(1, 3, 16))

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch.layers import DecoderBlock, EncoderBlock, KeyValueCache, QuickDropout, SinusoidalPositions
+from dl.mytorch.layers import DecoderBlock, EncoderBlock, KeyValueCache, FastDropout, SinusoidalPositions
 
 # B batch, S source tokens, T target tokens, C width, V vocabulary
 
@@ -67,7 +67,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, dim)
         self.source_embedding = nn.Embedding(source_vocabulary_size, dim) if source_vocabulary_size else None
         self.positions = SinusoidalPositions(max_length, dim)
-        self.dropout = QuickDropout(dropout)
+        self.dropout = FastDropout(dropout)
         options = {"norm_first": norm_first, "activation": nn.ReLU, "dropout": dropout}
         self.encoder = nn.ModuleList(EncoderBlock(dim, num_heads, hidden_dim, **options) for _ in range(depth))
         self.encoder_norm = nn.LayerNorm(dim) if norm_first else nn.Identity()

@@ -174,7 +174,9 @@ def test_positions_alone_tell_the_order_of_words() -> None:
 def test_dropout_is_where_section_5_4_has_it() -> None:
     model = build("tiny", dropout=0.3)
     kept = {name: layer.p for name, layer in model.named_modules() if isinstance(layer, nn.Dropout)}
-    assert {name.split(".", 2)[-1] for name, p in kept.items() if p == 0} == {"feed_forward.layer.dropout"}
+    assert {name.split(".", 2)[-1] for name, p in kept.items() if p == 0} == {
+        *("feed_forward.layer.dropout", "attention.layer.dropout", "self_attention.layer.dropout", "cross_attention.layer.dropout")
+    }
     assert set(kept.values()) == {0, 0.3} and list(kept.values()).count(0.3) == 1 + 2 * 2 + 2 * 3
     model = build("tiny", dropout=1.0)
     with Probe(model, "dropout", "encoder.1", "decoder.1") as probe:

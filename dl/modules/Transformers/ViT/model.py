@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch.layers import EncoderBlock, LearnedPositions, MultiHeadAttention, QuickDropout, sequential
+from dl.mytorch.layers import EncoderBlock, LearnedPositions, MultiHeadAttention, FastDropout, sequential
 
 # B batch, C width, X side of the image, N = (X / patch_size)^2 patches
 
@@ -59,7 +59,7 @@ class ViT(nn.Module):
         self.patch_embedding = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
         self.class_token = nn.Parameter(torch.zeros(dim))
         self.positions = LearnedPositions(1 + self.grid**2, dim)
-        self.dropout = QuickDropout(dropout)
+        self.dropout = FastDropout(dropout)
         self.blocks = nn.ModuleList(
             EncoderBlock(
                 dim,

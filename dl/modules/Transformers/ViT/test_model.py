@@ -140,8 +140,8 @@ def test_dropouts_and_eps_are_those_of_the_reference(torchvision: ModuleType) ->
     norm = partial(nn.LayerNorm, eps=1e-3)
     reference = torchvision.models.VisionTransformer(**SHORT, dropout=0.1, attention_dropout=0.2, norm_layer=norm)
     model = from_torchvision(reference)
-    assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.1] * (1 + 2 * 3)
-    assert {block.attention.layer.dropout for block in model.blocks} == {0.2}
+    assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.1] + [0.2, 0.1, 0.1, 0.1] * 2
+    assert {block.attention.layer.dropout.p for block in model.blocks} == {0.2}
     assert [module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)] == [1e-3] * 5
 
 
