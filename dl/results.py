@@ -79,15 +79,16 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error})") from None
 
 
-def changed(record: Record) -> dict[str, Any]:
-    """The fields in which a run differs from what its recipe's defaults are today, without those that change no result.
+def as_taken(record: Record) -> dict[str, Any]:
+    """The config of a run, with the precision that was taken: `--precision auto` may take another on another machine."""
+    return record["config"] | ({"precision": record["precision"]} if "precision" in record else {})
 
-    Its precision is the one that was taken: `--precision auto` may take another on another machine.
-    """
+
+def changed(record: Record) -> dict[str, Any]:
+    """The fields in which a run differs from what its recipe's defaults are today, without those that change no result."""
     config = catalogue.module(record["recipe"], record.get("file", "train")).Config
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    taken = record["config"] | ({"precision": record["precision"]} if "precision" in record else {})
-    return {name: value for name, value in taken.items() if name not in FREE and value != defaults.get(name)}
+    return {name: value for name, value in as_taken(record).items() if name not in FREE and value != defaults.get(name)}
 
 
 def settings(record: Record) -> list[str]:

@@ -108,7 +108,7 @@ def evaluate(run: Path) -> dict[str, Any]:
         shown = outputs(model, images, config)
         for name, score in scores.items():
             rows.append({"unknown": unknown, "score": name, **measure(*values[name], right, score(*shown))})
-    kept = ("recipe", "command", "config", "commit", "versions")
+    kept = ("recipe", "command", "config", "precision", "commit", "versions")
     about = {"held_out": config.held_out, "seed": config.seed, "error": 1 - right.double().mean().item()}
     return {**about, **{key: described[key] for key in kept}, "rows": rows}
 
@@ -119,7 +119,8 @@ def check_alike(records: Sequence[dict[str, Any]]) -> None:
         own, first = results.changed(record), results.changed(records[0])
         names = sorted(n for n in own.keys() | first.keys() if n not in ("seed", "held_out") and own.get(n) != first.get(n))
         if names:
-            differs = "; ".join(f"{n} {record['config'].get(n)}, not {records[0]['config'].get(n)}" for n in names)
+            these, those = (results.as_taken(each) for each in (record, records[0]))
+            differs = "; ".join(f"{n} {these.get(n)}, not {those.get(n)}" for n in names)
             other = f"{record['config']['out']} was trained otherwise than {records[0]['config']['out']} ({differs})"
             raise UserError(f"{other}, and a table does not mix them: evaluate it alone, and without --record")
 

@@ -140,6 +140,14 @@ def test_nothing_is_recorded_unasked_and_what_was_trained_otherwise_is_never(
     assert len(recorded) == 2 and evaluate.recorded() == recorded and (here / "README.md").read_text(encoding="utf-8") == shown
 
 
+def test_runs_of_which_auto_took_another_precision_are_not_trained_alike() -> None:
+    auto = dataclasses.asdict(train.Config(precision="auto"))
+    one, other = ({"recipe": "DataMining/OpenSet", "config": auto, "precision": taken} for taken in ("bf16", "fp32"))
+    evaluate.check_alike([one, one])
+    with pytest.raises(UserError, match="precision fp32, not bf16"):
+        evaluate.check_alike([one, other])
+
+
 def test_a_run_too_poor_to_measure_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(config(here / "run"))
     assert evaluate.main([str(run)]) == 1
