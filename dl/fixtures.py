@@ -3,6 +3,7 @@
 import gc
 import os
 import socket
+import sys
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -72,8 +73,18 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def torchvision() -> ModuleType:
-    """The reference of most networks. A second to import, which tests that do without are spared."""
-    return import_torchvision()
+    """The reference of most networks, without torch._dynamo, of which it asks one thing: whether a kernel can be compiled."""
+    if "torch._dynamo" in sys.modules:
+        return import_torchvision()
+    asked = ModuleType("torch._dynamo.utils")
+    asked.is_compile_supported = lambda device: False
+    stand_ins = {"torch._dynamo": ModuleType("torch._dynamo"), "torch._dynamo.utils": asked}
+    sys.modules.update(stand_ins)
+    try:
+        return import_torchvision()
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
 
 
 @pytest.fixture

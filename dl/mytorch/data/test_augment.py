@@ -1,5 +1,7 @@
 """Changes to batches against their definitions."""
 
+from types import ModuleType
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,8 @@ from dl.mytorch.data.augment import auto_augment, compose, cutmix, either, mixup
 from dl.mytorch.data.augment import random_crop, random_erasing, random_flip
 from dl.mytorch.data.loader import Augment, Batch
 from dl.mytorch.distributed import rng_state
-from dl.mytorch.vision import import_torchvision
+
+pytestmark = pytest.mark.usefixtures("torchvision")  # which auto_augment imports
 
 
 def byte_batch(count: int = 64, channels: int = 3, height: int = 5, width: int = 6) -> Batch:
@@ -203,10 +206,10 @@ def test_either_is_one_of_the_two_by_the_flip_of_a_coin() -> None:
 
 
 @pytest.mark.parametrize("policy", ["cifar10", "svhn", "imagenet"])
-def test_auto_augment_is_torchvision_s_from_a_seed_of_the_batch(policy: str) -> None:
+def test_auto_augment_is_torchvision_s_from_a_seed_of_the_batch(policy: str, torchvision: ModuleType) -> None:
     batch = byte_batch(6, height=16, width=16)
     result = applied(auto_augment(policy), batch, seed=3)
-    transforms = import_torchvision().transforms
+    transforms = torchvision.transforms
     change = transforms.AutoAugment(transforms.AutoAugmentPolicy(policy), fill=128)
     torch.manual_seed(int(torch.randint(2**32, (), generator=torch.Generator().manual_seed(3))))
     assert torch.equal(result, torch.stack([change(image) for image in batch["images"]]))

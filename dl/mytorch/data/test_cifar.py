@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import cifar, cifar10, cifar100, files
-from dl.mytorch.vision import import_torchvision
 
 
 def pickled(data: np.ndarray, labels: list[int], key: str = "labels") -> bytes:
@@ -106,16 +106,16 @@ def test_a_pickle_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checksums_and_addresses_are_torchvision_s() -> None:
-    datasets = import_torchvision().datasets
+def test_checksums_and_addresses_are_torchvision_s(torchvision: ModuleType) -> None:
+    datasets = torchvision.datasets
     for name, published in (("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)):
         assert cifar.SOURCES[name].checksums == dict(published.train_list + published.test_list)
         assert published.url in cifar.SOURCES[name].help
         assert cifar.SOURCES[name].places[-1].name == published.base_folder
 
 
-def test_a_download_unpacks_the_checked_archive(monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets, calls = import_torchvision().datasets, []
+def test_a_download_unpacks_the_checked_archive(monkeypatch: pytest.MonkeyPatch, torchvision: ModuleType) -> None:
+    datasets, calls = torchvision.datasets, []
     monkeypatch.setattr(datasets.utils, "download_and_extract_archive", lambda *a, **k: calls.append((a, k)))
     for name in ("cifar10", "cifar100"):
         cifar.SOURCES[name].fetch(datasets, "folder")

@@ -4,6 +4,7 @@ import hashlib
 import struct
 import zlib
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ import torch
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import files, mat, svhn
 from dl.mytorch.data.files import DATA, find
-from dl.mytorch.vision import import_torchvision
 
 
 def element(kind: int, data: bytes) -> bytes:
@@ -120,8 +120,8 @@ def test_an_altered_or_short_file_is_refused_by_name(tiny: Path) -> None:
             svhn(CONFIG)
 
 
-def test_checksums_and_addresses_are_torchvision_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets, calls = import_torchvision().datasets, []
+def test_checksums_and_addresses_are_torchvision_s(monkeypatch: pytest.MonkeyPatch, torchvision: ModuleType) -> None:
+    datasets, calls = torchvision.datasets, []
     published = {name: md5 for url, name, md5 in (datasets.SVHN.split_list[split] for split in ("train", "test"))}
     assert mat.SOURCES["svhn"].checksums == published
     monkeypatch.setattr(datasets.utils, "download_url", lambda *call: calls.append(call))
