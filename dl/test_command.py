@@ -1,13 +1,16 @@
-"""How commands end: one line for what can be mended, escapes for what the terminal lacks, nothing for a reader that has gone."""
+"""How commands end: one line for what can be mended, escapes for what a terminal lacks, nothing for a reader that has gone."""
 
 import importlib
 import io
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dl import command, pipe
+from dl.mytorch.checkpoint import save
 from dl.mytorch.config import UserError
 
 COMMANDS = {
@@ -42,7 +45,7 @@ def test_commands_of_texts_have_help_and_refuse_what_is_not_there_in_a_line(
     ("error", "status", "line"),
     [
         (UserError("no such run"), 1, "error: no such run\n"),
-        (FileNotFoundError(2, "No such file or directory", "a.txt"), 1, "error: [Errno 2] No such file or directory: 'a.txt'\n"),
+        (FileNotFoundError(2, "No such file", "a.txt"), 1, "error: [Errno 2] No such file: 'a.txt'\n"),
         (torch.OutOfMemoryError(), 1, "error: out of memory\n"),
         (MemoryError(), 1, "error: out of memory\n"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "error: out of memory\n"),
@@ -82,6 +85,16 @@ def test_a_reader_that_has_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -> 
     told = []
     monkeypatch.setattr(pipe, "let_go", lambda: told.append(True))
     assert command.run(action) == 0 and told
+
+
+def test_a_network_that_is_larger_than_its_weights_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    model = nn.Linear(10, 20)
+    save(model.state_dict(), tmp_path / "best.pt")
+    assert torch.equal(command.load_best(lambda: nn.Linear(10, 20), tmp_path).weight, model.weight)
+    with pytest.raises(UserError, match="config.json is of a network of 400,000,000,400,000,000 bytes, best.pt has"):
+        command.load_best(lambda: nn.Linear(10**9, 10**8), tmp_path)
+    with pytest.raises(UserError, match="belongs to another model"):
+        command.load_best(lambda: nn.Linear(10, 21), tmp_path)
 
 
 def test_numbers_outside_their_range_are_refused() -> None:

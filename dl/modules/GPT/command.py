@@ -13,7 +13,6 @@ from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.generation import stream
 from dl.modules.GPT.recipe import LanguageConfig, network
 from dl.modules.GPT.task import Tokens, to_text
-from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import Parser, restore
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.files import read_json
@@ -36,7 +35,7 @@ def trained(run: Path, recipe: str, config_class: type[LanguageConfig], build: C
     path = run / "vocabulary-tokens.json"
     tokens = BPE.read(path) if isinstance(read_json(path), dict) else Vocabulary.load(path)
     config = restore(config_class, described["config"], run / "config.json")
-    return Writer(load_weights(network(config, build, len(tokens)), run / "best.pt"), tokens)
+    return Writer(command.load_best(lambda: network(config, build, len(tokens)), run), tokens)
 
 
 def parse(argv: Sequence[str] | None, recipe: str, run_help: str) -> argparse.Namespace:

@@ -1,5 +1,7 @@
 """The recipes of GPT-2 and Llama, through their `main`, and the texts that their runs write."""
 
+import dataclasses
+import json
 import math
 import subprocess
 import sys
@@ -20,13 +22,13 @@ from dl.modules.GPT.Llama import generate as llama_generate
 from dl.modules.GPT.Llama import train as llama_train
 from dl.modules.GPT.task import TextModeling, WordPerplexity, to_text
 from dl.mytorch import testing
-from dl.mytorch.checkpoint import load
+from dl.mytorch.checkpoint import load, save
 from dl.mytorch.config import UserError, parse
 from dl.mytorch.data import TextSplits, Vocabulary, textfiles
 from dl.mytorch.data.loader import Loader
 from dl.mytorch.data.sequences import IGNORED, blocks, windows
 from dl.mytorch.data.tokens import write_tokens
-from dl.mytorch.files import forget, read_json
+from dl.mytorch.files import forget, read_json, write_json
 from dl.mytorch.vision import import_torchvision
 
 TEXT = "to be or not to be, that is the question\n" * 20
@@ -109,6 +111,36 @@ def test_a_run_continues_a_text(
         assert f"{flag} has to be from 0 to" in capsys.readouterr().err
     assert generate.main([str(tmp_path / "none"), "to be"]) == 1
     assert "holds no trained network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("field", ["recipe", "config", "length", "model", "weights", "tokens"])
+def test_altered_files_of_a_run_are_refused_in_a_line(tmp_path: Path, field: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a folder from somebody else, without checksums; a network of gigabytes is refused before it is built."""
+    vocabulary, asked = Vocabulary.build(TEXT, reserved=()), config(gpt2_train, tmp_path, steps=1)
+    save(gpt2_model.build("tiny", vocab_size=len(vocabulary), max_length=8).state_dict(), tmp_path / "best.pt")
+    vocabulary.save(tmp_path / "vocabulary-tokens.json")
+    described = {"recipe": "GPT/GPT2", "config": dataclasses.asdict(asked)}
+    write_json(described, tmp_path / "config.json")
+    assert gpt2_generate.main([str(tmp_path), "to be", "--tokens", "1"]) == 0
+    wrong = [None, [], {}, "x", -1, 10**30, True, [[[]]]]
+    if field in described:
+        altered = [("config.json", described | {field: value}) for value in wrong]
+    elif field in described["config"]:
+        wrong += [10**12, 2.5] if field == "length" else ["gpt2-xl"] if field == "model" else []
+        altered = [("config.json", described | {"config": described["config"] | {field: value}}) for value in wrong]
+    elif field == "tokens":
+        wrong += [["a", "a"], ["a", 1], ["a"], {"merges": [], "special": 1}]
+        altered = [("vocabulary-tokens.json", value) for value in wrong]
+    else:
+        altered = [("best.pt", value) for value in wrong]
+    for name, value in altered:
+        kept = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_text(json.dumps(value), encoding="utf-8")
+        capsys.readouterr()
+        assert gpt2_generate.main([str(tmp_path), "to be", "--tokens", "1"]) == 1, (name, value)
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and said.count("\n") == 1 and len(said) < 600, said
+        (tmp_path / name).write_bytes(kept)
 
 
 def test_a_prompt_alone_is_for_the_run_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from torch import nn
 from dl import catalogue, command
 from dl.modules.RNN.generation import generate, separator, to_text
 from dl.modules.RNN.recipe import network
-from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import Parser, UserError, restore, user_path
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.run import trained_run
@@ -30,8 +29,8 @@ def trained(run: Path) -> tuple[nn.Module, Vocabulary]:
     recipe = described["recipe"]
     vocabulary = Vocabulary.load(run / "vocabulary-tokens.json")
     config = restore(catalogue.module(recipe, "train").Config, described["config"], run / "config.json")
-    model = network(config, catalogue.module(recipe).build, len(vocabulary))
-    return load_weights(model, run / "best.pt").eval(), vocabulary
+    build = catalogue.module(recipe).build
+    return command.load_best(lambda: network(config, build, len(vocabulary)), run), vocabulary
 
 
 def write(options: argparse.Namespace) -> None:

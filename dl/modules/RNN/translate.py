@@ -12,10 +12,9 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from dl import catalogue
+from dl import catalogue, command
 from dl.modules.RNN.translating import network
 from dl.modules.Transformers.Transformer import translate
-from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError, restore
 from dl.mytorch.data import TextSplits, Vocabulary, translation
 from dl.mytorch.data.text import BEGIN
@@ -47,7 +46,7 @@ def trained(run: Path, beams: int = 1) -> RecurrentTranslator:
     config_class = catalogue.module(recipe, "train").Config
     config = restore(config_class, described["config"] | {"out": str(run)}, run / "config.json")
     vocabularies = {name: Vocabulary.load(run / f"vocabulary-{name}.json") for name in ("source", "target")}
-    model = load_weights(network(config, catalogue.module(recipe).build, vocabularies), run / "best.pt").eval()
+    model = command.load_best(lambda: network(config, catalogue.module(recipe).build, vocabularies), run)
     return RecurrentTranslator(model, Translation(vocabularies, beams=beams), config)
 
 

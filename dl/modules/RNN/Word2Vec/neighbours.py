@@ -11,7 +11,6 @@ from dl import command
 from dl.modules.RNN.Word2Vec.model import Word2Vec
 from dl.modules.RNN.Word2Vec.task import neighbours
 from dl.modules.RNN.Word2Vec.train import Config, network
-from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import Parser, restore, user_path
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.run import trained_run
@@ -21,7 +20,7 @@ def trained(run: Path) -> tuple[Word2Vec, Vocabulary]:
     """The best checkpoint of a run of this recipe. Raises `UserError` for a folder that holds none."""
     config = restore(Config, trained_run(run, "RNN/Word2Vec")["config"], run / "config.json")
     vocabulary = Vocabulary.load(run / "vocabulary-tokens.json")
-    return load_weights(network(config, len(vocabulary)), run / "best.pt"), vocabulary
+    return command.load_best(lambda: network(config, len(vocabulary)), run), vocabulary
 
 
 def main(argv: Sequence[str] | None = None) -> int:

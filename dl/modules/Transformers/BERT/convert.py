@@ -59,7 +59,7 @@ DEFAULTS = {
 SIZES = [name for name, value in DEFAULTS.items() if isinstance(value, int)]
 SHARES = [name for name, value in DEFAULTS.items() if isinstance(value, float)]
 SCHEMA = {f"{name}?": type(value) for name, value in DEFAULTS.items()} | {
-    **{"model_type?": str, "is_decoder?": (bool, None), "add_cross_attention?": (bool, None)},
+    **{"recipe?": object, "model_type?": str, "is_decoder?": (bool, None), "add_cross_attention?": (bool, None)},
 }
 
 
@@ -89,6 +89,8 @@ def from_folder(folder: Path | str, heads: bool = True) -> BERT:
     """
     folder = Path(folder)
     config = read_json(folder / "config.json", SCHEMA)
+    if "recipe" in config:
+        raise UserError(f"{folder} is a run of {config['recipe']}; the folder of published weights is asked for")
     if config.get("model_type", "bert") != "bert":
         raise UserError(f"{folder / 'config.json'} is of the model type {config['model_type']!r}; this is for 'bert'")
     old = folder / "pytorch_model.bin"

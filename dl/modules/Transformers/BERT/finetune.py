@@ -45,8 +45,8 @@ class Config(TrainConfig):
         self._check("length", self.length >= 3, "at least 3")
 
 
-def checked(encoder: BERT, vocabulary: Vocabulary, config: Config) -> BERT:
-    """The encoder, if vocabulary and length fit it; else raises `UserError`."""
+def check(encoder: BERT, vocabulary: Vocabulary, config: Config) -> None:
+    """Raise `UserError` if vocabulary or length do not fit the encoder."""
     known, most = encoder.token_embedding.num_embeddings, len(encoder.positions.table)
     if len(vocabulary) != known:
         raise UserError(f"{config.weights}: the vocabulary has {len(vocabulary)} tokens, the weights have {known}")
@@ -54,13 +54,12 @@ def checked(encoder: BERT, vocabulary: Vocabulary, config: Config) -> BERT:
         raise UserError(f"{config.weights}: the weights are without a pooler, which the classifier starts from")
     if config.length > most:
         raise UserError(f"--length {config.length} is more than the {most} positions of {config.weights}")
-    return encoder
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:
     seed_everything(config.seed)
-    tokenizer = WordPiece.load(config.weights)
-    encoder = checked(from_folder(config.weights, heads=False), tokenizer.vocabulary, config)
+    encoder, tokenizer = from_folder(config.weights, heads=False), WordPiece.load(config.weights)
+    check(encoder, tokenizer.vocabulary, config)
     data = data or sst2(config, tokenizer, config.length)
     trainer = Trainer(
         model=SentenceClassifier(encoder, num_classes=2, pooling=config.pooling),

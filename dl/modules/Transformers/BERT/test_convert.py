@@ -94,6 +94,7 @@ def test_published_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     publish(tmp_path)
     for changes, error, message in [
         ({"model_type": "gpt2"}, UserError, "model type 'gpt2'"),
+        ({"recipe": "Transformers/BERT"}, UserError, "is a run of Transformers/BERT; the folder of published weights is asked"),
         ({"hidden_act": "tanh"}, ValueError, "hidden_act 'tanh' is none of gelu"),
         ({"vocab_size": 13}, UserError, r"shape \(12, 8\), the model's is \(13, 8\)"),
     ]:

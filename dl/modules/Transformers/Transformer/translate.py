@@ -17,7 +17,6 @@ from dl import command
 from dl.modules.Transformers.Transformer.model import Transformer
 from dl.modules.Transformers.Transformer.train import Config, network
 from dl.mytorch import Probe, plot
-from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import Parser, UserError, restore, user_path
 from dl.mytorch.data import TextSplits, Vocabulary, translation
 from dl.mytorch.data.text import BEGIN, END, PADDING, UNKNOWN
@@ -95,7 +94,7 @@ def trained(run: Path, beams: int = 1) -> Translator:
     described = trained_run(run, "Transformers/Transformer")
     config = restore(Config, described["config"] | {"out": str(run)}, run / "config.json")
     vocabularies = {name: Vocabulary.load(run / f"vocabulary-{name}.json") for name in ("source", "target")}
-    model = load_weights(network(config, vocabularies), run / "best.pt").eval()
+    model = command.load_best(lambda: network(config, vocabularies), run)
     return Translator(model, Translation(vocabularies, beams=beams), config)
 
 
