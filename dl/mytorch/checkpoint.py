@@ -17,7 +17,7 @@ from dl.mytorch.distributed import gather_objects, is_main, rank, rng_state, set
 from dl.mytorch.files import recorded_write, regular_file, shown, verify
 from dl.mytorch.run import say_what_is_unverified
 from dl.mytorch.sharding import like, whole
-from dl.mytorch.state import check_optimizer, problem_of_weight
+from dl.mytorch.state import check_optimizer, check_state, problem_of_weight
 
 LARGE = 2**30  # bytes
 
@@ -101,6 +101,20 @@ def capture_shards(
     return {"shards": folder.name, "optimizers": rest, "rng": gather_objects(rng_state())}, shards.write(folder, named)
 
 
+def load_state(path: Path, mapped: bool = False) -> dict[str, Any]:
+    """Return what last.pt holds, checked. Raises `UserError` when it is anything else, or names shards of version 0.1."""
+    state = load(path, mapped)
+    if isinstance(state, dict) and "shards" in state:
+        shards.refuse_pickles(_shards_of(state, path))
+    return check_state(state, str(path))
+
+
+def _shards_of(state: dict[str, Any], path: Path) -> Path:
+    if not re.fullmatch(r"shards-\d+", str(state["shards"])):
+        raise UserError(f"{path} names {shown(state['shards'])} as its shards")
+    return path.with_name(state["shards"])
+
+
 def restore(state: dict[str, Any], path: Path, model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> None:
     """Put back what `capture` gave; `path` is where it is from. A rank that had no part keeps its generators."""
     if len(state["optimizers"]) != len(optimizers):
@@ -110,9 +124,7 @@ def restore(state: dict[str, Any], path: Path, model: nn.Module, optimizers: Opt
     for i, (optimizer, saved) in enumerate(zip(optimizers, state["optimizers"])):
         check_optimizer(saved, optimizer, f"{path}: optimizer {i}")
     if "shards" in state:
-        if not re.fullmatch(r"shards-\d+", state["shards"]):
-            raise UserError(f"{path} names {shown(state['shards'])} as its shards")
-        _restore_shards(path.with_name(state["shards"]), state["optimizers"], model, optimizers, average)
+        _restore_shards(_shards_of(state, path), state["optimizers"], model, optimizers, average)
     else:
         put_weights(model, state["model"], path)
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import platform
 import shlex
 import shutil
@@ -92,13 +91,13 @@ def say_what_is_unverified(run: Path, *names: str) -> None:
     Not for a folder without history.json, which no training has left: that holds weights, with a description by hand.
     """
     unverified = [name for name in names if (run / name).exists() and not is_recorded(run / name)]
-    if unverified and is_main() and (run / "history.json").exists():
-        _say_once(f"note: {run}: {', '.join(unverified)} written before checksums: not verified")
+    if unverified and is_main() and (run / "history.json").exists() and run.resolve() not in _SAID:
+        _SAID.add(run.resolve())
+        line = f"note: {run}: {', '.join(unverified)} written before checksums: not verified"
+        print(line, file=sys.stderr, flush=True)
 
 
-@functools.cache
-def _say_once(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+_SAID: set[Path] = set()  # the runs of which it was said
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------

@@ -26,7 +26,6 @@ from dl.mytorch.metrics import Metrics
 from dl.mytorch.optim import MakeOptimizer, Schedule
 from dl.mytorch.progress import Progress
 from dl.mytorch.run import held, open_run, say_what_is_unverified
-from dl.mytorch.state import check_state
 from dl.mytorch.tasks import Task
 
 
@@ -337,7 +336,7 @@ class Trainer(Learner):
         say_what_is_unverified(self.out, "config.json", "last.pt", "history.json")
 
     def _restore(self, path: Path) -> None:
-        state = check_state(checkpoint.load(path, mapped=self.stream is not None or self.sharded), str(path))
+        state = checkpoint.load_state(path, mapped=self.stream is not None or self.sharded)
         if tuple(state["length"]) != (self.steps_per_epoch, self.total_steps):
             raise UserError(
                 f"{path} is of a run with {state['length'][0]} steps an epoch, the data now gives {self.steps_per_epoch}: "
