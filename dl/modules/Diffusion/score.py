@@ -19,10 +19,10 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
-from dl import catalogue
+from dl import catalogue, command
 from dl.modules.CNN.ResNet import predict
 from dl.modules.Diffusion.DDPM.data import some_examples
-from dl.modules.Diffusion.DDPM.sample import SAMPLERS, Trained, check, first_noise, sample, trained
+from dl.modules.Diffusion.DDPM.sample import MOST, SAMPLERS, Trained, check, first_noise, sample, trained
 from dl.modules.Diffusion.frechet import frechet_distance
 from dl.mytorch import Probe
 from dl.mytorch.config import UserError, user_path
@@ -142,21 +142,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
-    try:
-        found, classifier = trained(options.run), predict.trained(options.classifier)
-        check(options, found)
-        if options.num < 8:
-            raise UserError(f"--num has to be at least 8; got {options.num}")
-        if options.record and found.config.data not in IMAGE_SETS:
-            raise UserError(f"--record keeps scores of sets that all have, not of --data {found.config.data}")
-        if classifier.classes != found.about.classes:
-            raise UserError(f"{options.classifier} was trained on other classes than {options.run}")
-        row = scores(options, found, classifier.model)
-        print(record(row, options) if options.record else table([row]))
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.run(lambda: _score(options))
+
+
+def _score(options: argparse.Namespace) -> None:
+    found, classifier = trained(options.run), predict.trained(options.classifier)
+    check(options, found)
+    command.check("--num", options.num, 8, MOST)
+    command.check("--seed", options.seed, *command.SEEDS)
+    if options.record and found.config.data not in IMAGE_SETS:
+        raise UserError(f"--record keeps scores of sets that all have, not of --data {found.config.data}")
+    if classifier.classes != found.about.classes:
+        raise UserError(f"{options.classifier} was trained on other classes than {options.run}")
+    row = scores(options, found, classifier.model)
+    print(record(row, options) if options.record else table([row]))
 
 
 if __name__ == "__main__":

@@ -112,7 +112,13 @@ def test_command_states_all_scores(runs: list[str], twelve: Tensor, capsys: pyte
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--steps", "51"], "--steps 51"), (["--num", "7"], "--num has"), (["--sampler", "euler"], "takes ddim, ddpm, dpm")],
+    [
+        (["--steps", "51"], "--steps 51"),
+        (["--num", "7"], "--num has"),
+        (["--num", str(10**18)], "--num has to be from 8 to 1,000,000"),
+        (["--seed", "-1"], "--seed has to be from 0"),
+        (["--sampler", "euler"], "takes ddim, ddpm, dpm"),
+    ],
 )
 def test_what_cannot_be_scored_is_refused(
     runs: list[str], words: list[str], message: str, capsys: pytest.CaptureFixture

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Sequence
 import numpy as np
 from torch import Tensor
 
+from dl import command
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.modules.DataMining.ImageSearch.search import ask, printable
@@ -163,19 +164,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if not 0 < options.port < 2**16 or options.points < 0:
         parser.error("--port has to be from 1 to 65535, and --points at least 0")
-    try:
-        sources = {}
-        for folder in options.index:
-            source = open_source(folder, options.points)
-            network = source.index.about["network"]
-            sources[f"{network['backbone']}, {network['layer'] or 'last layer'} ({folder})"] = source
-        launch(create(sources), options.port)
-    except (UserError, OSError) as error:  # as a port that is taken
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return command.run(lambda: _serve(options))
+
+
+def _serve(options: argparse.Namespace) -> None:
+    sources = {}
+    for folder in options.index:
+        source = open_source(folder, options.points)
+        network = source.index.about["network"]
+        sources[f"{network['backbone']}, {network['layer'] or 'last layer'} ({folder})"] = source
+    launch(create(sources), options.port)
 
 
 def launch(page: Any, port: int, **options: Any) -> Any:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dl import results
+from dl import command, results
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
@@ -184,31 +184,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--figure", type=user_path, default=Path(), help="also write a picture of some queries")
     parser.add_argument("--record", action="store_true", help="add the figures to the recorded results and the README")
     options = parser.parse_args(argv)
-    try:
-        if options.set == "fashion":
-            index, test = open_pictures("fashion_mnist"), open_pictures("fashion_mnist", "test")
-            first = [test.labels.index(label) for label in dict.fromkeys(test.labels[:QUERIES])]
-            extractor = Extractor(weights=options.weights)
-            record = evaluate("fashion_mnist", extractor, index, test, range(QUERIES), first, options.figure)
-        elif options.set == "hymenoptera":
-            index, test = (open_pictures(f"{options.folder}/{part}") for part in ("train", "val"))
-            shown = [0, 40, 75, 100, 140]
-            extractor = Extractor("CNN/SqueezeNet", options.weights)
-            shown = [i for i in shown if i < len(test.names)]
-            record = evaluate("hymenoptera", extractor, index, test, range(len(test.names)), shown, options.figure)
-        if options.set != "table":
-            record["run"] = about_run(options.weights)
-            if not options.record:
-                print(table([record]))
-                return 0
-            name = "-".join(filter(None, [record["data"], record["run"].get("loss")]))
-            (HERE / "results").mkdir(exist_ok=True)
-            write_json(record, HERE / "results" / f"{name}.json")
-        print(results.rewrite(HERE / "README.md", "results", table(recorded())))
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.run(lambda: _evaluate(options))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    if options.set == "fashion":
+        index, test = open_pictures("fashion_mnist"), open_pictures("fashion_mnist", "test")
+        first = [test.labels.index(label) for label in dict.fromkeys(test.labels[:QUERIES])]
+        extractor = Extractor(weights=options.weights)
+        record = evaluate("fashion_mnist", extractor, index, test, range(QUERIES), first, options.figure)
+    elif options.set == "hymenoptera":
+        index, test = (open_pictures(f"{options.folder}/{part}") for part in ("train", "val"))
+        shown = [0, 40, 75, 100, 140]
+        extractor = Extractor("CNN/SqueezeNet", options.weights)
+        shown = [i for i in shown if i < len(test.names)]
+        record = evaluate("hymenoptera", extractor, index, test, range(len(test.names)), shown, options.figure)
+    if options.set != "table":
+        record["run"] = about_run(options.weights)
+        if not options.record:
+            print(table([record]))
+            return
+        name = "-".join(filter(None, [record["data"], record["run"].get("loss")]))
+        (HERE / "results").mkdir(exist_ok=True)
+        write_json(record, HERE / "results" / f"{name}.json")
+    print(results.rewrite(HERE / "README.md", "results", table(recorded())))
 
 
 if __name__ == "__main__":

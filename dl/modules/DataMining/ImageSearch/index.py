@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dl import command
 from dl.modules.DataMining.ImageSearch.approximate import KINDS, Approximate, build
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
@@ -241,28 +242,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.approximate_above < 1 or not 0 <= options.seed < 2**32:
         parser.error("--approximate-above has to be at least 1, and --seed from 0 to 4294967295")
+    return command.run(lambda: _index(options))
+
+
+def _index(options: argparse.Namespace) -> None:
+    pictures = open_pictures(options.source, seed=options.seed)
+    extractor = Extractor(options.backbone, options.weights, options.preset, options.layer)
     try:
-        pictures = open_pictures(options.source, seed=options.seed)
-        extractor = Extractor(options.backbone, options.weights, options.preset, options.layer)
         problems = update(options.index, pictures, extractor, extractor.about, options.seed, options.fresh)
-        if len(problems) == len(pictures.names):
-            raise UserError(f"none of the {len(problems)} pictures can be indexed: {problems[0]}")
-        calibrate(options.index, _held_out(options, extractor))
-        try:
-            approximate(options.index, options.approximate_above)
-        except ModuleNotFoundError as error:
-            print(f"search goes through all pictures: {error}", file=sys.stderr)
-        index = Index(options.index)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print(f"stopped: the same command goes on from the last {SHARD:,} pictures that are indexed", file=sys.stderr)
-        return 130
+        raise
+    if len(problems) == len(pictures.names):
+        raise UserError(f"none of the {len(problems)} pictures can be indexed: {problems[0]}")
+    calibrate(options.index, _held_out(options, extractor))
+    try:
+        approximate(options.index, options.approximate_above)
+    except ModuleNotFoundError as error:
+        print(f"search goes through all pictures: {error}", file=sys.stderr)
+    index = Index(options.index)
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"{options.index}: {len(index.names):,} pictures, features of {extractor.about['size']} numbers")
-    return 0
 
 
 def _held_out(options: argparse.Namespace, extractor: Extractor) -> Tensor | None:

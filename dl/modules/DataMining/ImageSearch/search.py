@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from dl import pipe
+from dl import command
 from dl.modules.DataMining.ImageSearch.exact import power
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.mytorch import plot
-from dl.mytorch.config import UserError, user_path
+from dl.mytorch.config import user_path
 from dl.mytorch.data import centre_square, read_image
-from dl.mytorch.system import escape_output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,31 +97,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--figure", type=user_path, default=Path("neighbours.png"), help="picture to write (default: %(default)s)"
     )
     options = parser.parse_args(argv)
-    escape_output()
     try:
         power(options.distance)
     except ValueError as error:
         parser.error(str(error))
     if options.top < 1:
         parser.error(f"--top has to be at least 1; got {options.top}")
-    try:
-        picture = read_image(options.picture)
-        index = Index(options.index)
-        extractor: Extractor = index.extractor()
-        answer = ask(index, extractor([picture]), options.top, options.distance)
-        print(answer.verdict)
-        for neighbour in answer.neighbours:
-            print(f"  {neighbour.distance:10.4f}  {neighbour.label or '-'}  {neighbour.name}")
-        answer = answer._replace(neighbours=answer.neighbours[:DRAWN])
-        pictures = index.shown([neighbour.row for neighbour in answer.neighbours])
-        plot.save_figure(figure(picture, answer, pictures), options.figure)
-        print(f"drawn: {options.figure}")
-    except BrokenPipeError:  # `search ... | head` has read enough
-        pipe.let_go()
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.run(lambda: _search(options))
+
+
+def _search(options: argparse.Namespace) -> None:
+    picture = read_image(options.picture)
+    index = Index(options.index)
+    extractor: Extractor = index.extractor()
+    answer = ask(index, extractor([picture]), options.top, options.distance)
+    print(answer.verdict)
+    for neighbour in answer.neighbours:
+        print(f"  {neighbour.distance:10.4f}  {neighbour.label or '-'}  {neighbour.name}")
+    answer = answer._replace(neighbours=answer.neighbours[:DRAWN])
+    pictures = index.shown([neighbour.row for neighbour in answer.neighbours])
+    plot.save_figure(figure(picture, answer, pictures), options.figure)
+    print(f"drawn: {options.figure}")
 
 
 if __name__ == "__main__":

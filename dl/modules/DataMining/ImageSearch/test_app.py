@@ -120,6 +120,16 @@ def test_a_request_with_two_hosts_or_none_is_refused_and_the_start_of_the_server
     assert sent == ["lifespan", 400, None, 400, None]
 
 
+def test_ctrl_c_before_the_page_is_there_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "open_source", stopped)
+    assert app.main([]) == 130 and capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("flags", [["--port", "0"], ["--port", "65536"], ["--points", "-1"]])
 def test_flags_out_of_range_are_refused(flags: list[str]) -> None:
     with pytest.raises(SystemExit):

@@ -18,7 +18,7 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
-from dl import pipe, results
+from dl import command, results
 from dl.modules.DataMining.ImageSearch.features import features_and_logits
 from dl.modules.DataMining.OpenSet import measures
 from dl.modules.DataMining.OpenSet.scores import Known, fit_all
@@ -162,24 +162,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", type=user_path, metavar="RUN", help="folders of runs of DataMining/OpenSet")
     parser.add_argument("--record", action="store_true", help="add the runs to the recorded results, and rewrite the README")
     options = parser.parse_args(argv)
-    try:
-        records = [evaluate(run) for run in options.runs]
-        if options.runs and not options.record:
-            check_alike(records)
-            print(table(records))
-            return 0
-        check_alike(recorded() + records)
-        for record in records:
-            name = "-".join(filter(None, [record["held_out"].replace(",", "_") or "all", f"seed{record['seed']}"]))
-            (HERE / "results").mkdir(exist_ok=True)
-            write_json(record, HERE / "results" / f"{name}.json")
-        print(results.rewrite(HERE / "README.md", "results", table(recorded())))
-    except BrokenPipeError:  # `evaluate ... | head` has read enough
-        pipe.let_go()
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.run(lambda: _evaluate(options))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    records = [evaluate(run) for run in options.runs]
+    if options.runs and not options.record:
+        check_alike(records)
+        print(table(records))
+        return
+    check_alike(recorded() + records)
+    for record in records:
+        name = "-".join(filter(None, [record["held_out"].replace(",", "_") or "all", f"seed{record['seed']}"]))
+        (HERE / "results").mkdir(exist_ok=True)
+        write_json(record, HERE / "results" / f"{name}.json")
+    print(results.rewrite(HERE / "README.md", "results", table(recorded())))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
+from dl import command
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.modules.DataMining.ImageSearch.search import printable
 from dl.modules.DataMining.TSNE.tsne import place, tsne
@@ -35,8 +36,9 @@ def export(folder: Path, features: Tensor, labels: Sequence[str], images: Tensor
     """Features (N, D), labels and pictures (N, 3, H, W) as TensorBoard's projector reads them: vectors, metadata, sprite."""
     from torch.utils.tensorboard import SummaryWriter
 
+    names = [" ".join(label.split()) or "-" for label in labels]
     with SummaryWriter(str(folder)) as writer:
-        writer.add_embedding(features, metadata=[" ".join(label.split()) or "-" for label in labels], label_img=images, tag="features")
+        writer.add_embedding(features, metadata=names, label_img=images, tag="features")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,30 +57,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.points < 1 or options.iterations < 1:
         parser.error("--points and --iterations have to be at least 1")
-    try:
-        index = Index(options.index)
-        rows = chosen_rows(index, options.points)
-        if not 1 < options.perplexity <= (len(rows) - 1) / 3:
-            most = f"for {len(rows)} pictures at most {(len(rows) - 1) / 3:g}"
-            raise UserError(f"--perplexity {options.perplexity:g}: above 1, and {most}")
-        features = index.exact.rows(rows).float()
-        new = index.extractor()([read_image(path) for path in options.place]) if options.place else None
-        points = tsne(features, options.perplexity, options.iterations)
-        labels = [printable(index.labels[row]) for row in rows.tolist()]
-        images = thumbnails(index, rows)
-        mark = None if new is None else place(points, features, new, min(5.0, options.perplexity))
-        plot.save_figure(plot.scatter(points, labels, images, mark), options.figure)
-        print(f"drawn: {options.figure}, {len(rows):,} pictures")
-        if options.projector:
-            export(options.projector, features, labels, images)
-            print(f"written: {options.projector}; tensorboard --logdir {options.projector}")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped: nothing is drawn", file=sys.stderr)
-        return 130
-    return 0
+    return command.run(lambda: _draw(options))
+
+
+def _draw(options: argparse.Namespace) -> None:
+    index = Index(options.index)
+    rows = chosen_rows(index, options.points)
+    if not 1 < options.perplexity <= (len(rows) - 1) / 3:
+        most = f"for {len(rows)} pictures at most {(len(rows) - 1) / 3:g}"
+        raise UserError(f"--perplexity {options.perplexity:g}: above 1, and {most}")
+    features = index.exact.rows(rows).float()
+    new = index.extractor()([read_image(path) for path in options.place]) if options.place else None
+    points = tsne(features, options.perplexity, options.iterations)
+    labels = [printable(index.labels[row]) for row in rows.tolist()]
+    images = thumbnails(index, rows)
+    mark = None if new is None else place(points, features, new, min(5.0, options.perplexity))
+    plot.save_figure(plot.scatter(points, labels, images, mark), options.figure)
+    print(f"drawn: {options.figure}, {len(rows):,} pictures")
+    if options.projector:
+        export(options.projector, features, labels, images)
+        print(f"written: {options.projector}; tensorboard --logdir {options.projector}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl import catalogue
+from dl import catalogue, command
 from dl.modules.Diffusion.DDPM.data import DiffusionConfig
 from dl.modules.Diffusion.DDPM.samplers import ddim, ddpm, dpm_solver_2m, guided
 from dl.modules.Diffusion.DDPM.task import picture
@@ -34,6 +34,7 @@ from dl.mytorch.run import trained_run
 from dl.mytorch.precision import native_bf16
 from dl.mytorch.progress import Progress
 
+MOST = 1_000_000  # samples
 SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpm_solver_2m": dpm_solver_2m, "euler": euler}
 RECIPES = ("Diffusion/DDPM", "Diffusion/DiT", "Diffusion/FlowMatching")
 FRAMES = 8  # of an interpolation, with both ends
@@ -200,33 +201,34 @@ def check(options: argparse.Namespace, found: Trained) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
-    try:
-        check_out(options.out)
-        found = trained(options.run, options.prediction)
-        check(options, found)
-        if options.num < 1 or not 0 <= options.eta <= 1:
-            raise UserError(f"--num has to be at least 1 and --eta from 0 to 1; got {options.num} and {options.eta}")
-        if options.eta and options.sampler != "ddim":
-            raise UserError(f"--eta is the noise of ddim's steps; --sampler {options.sampler} has no such number")
-        if options.interpolate and (options.sampler == "ddpm" or options.eta):
-            raise UserError("--interpolate takes a sampler that adds no noise: ddim without --eta, dpm_solver_2m, euler")
-        if options.interpolate and options.num < 2:
-            raise UserError("--interpolate goes from sample to sample: --num at least 2")
-        labels = chosen_labels(options.label, options.num, found)
-        noise = first_noise(found, options.num, options.seed)
-        columns = len(found.about.classes) if labels is not None and not options.label else 8
-        if options.interpolate:
-            noise, columns = between(noise), FRAMES
-            labels = None if labels is None else labels[:1].expand(len(noise))  # with two, a row would not end at the next
-        images = sample(found, noise, labels, options.sampler, options.steps, options.guidance, options.eta, options.seed)
-        if options.nearest:
-            images, columns = beside_nearest(images, image_splits(found.config).train), 8
-        plot.save_image(picture(images, columns), options.out)
-        print(f"drawn: {options.out}")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.run(lambda: _sample(options))
+
+
+def _sample(options: argparse.Namespace) -> None:
+    check_out(options.out)
+    found = trained(options.run, options.prediction)
+    check(options, found)
+    if options.num < 1 or not 0 <= options.eta <= 1:
+        raise UserError(f"--num has to be at least 1 and --eta from 0 to 1; got {options.num} and {options.eta}")
+    command.check("--num", options.num, 1, MOST)
+    command.check("--seed", options.seed, *command.SEEDS)
+    if options.eta and options.sampler != "ddim":
+        raise UserError(f"--eta is the noise of ddim's steps; --sampler {options.sampler} has no such number")
+    if options.interpolate and (options.sampler == "ddpm" or options.eta):
+        raise UserError("--interpolate takes a sampler that adds no noise: ddim without --eta, dpm_solver_2m, euler")
+    if options.interpolate and options.num < 2:
+        raise UserError("--interpolate goes from sample to sample: --num at least 2")
+    labels = chosen_labels(options.label, options.num, found)
+    noise = first_noise(found, options.num, options.seed)
+    columns = len(found.about.classes) if labels is not None and not options.label else 8
+    if options.interpolate:
+        noise, columns = between(noise), FRAMES
+        labels = None if labels is None else labels[:1].expand(len(noise))  # with two, a row would not end at the next
+    images = sample(found, noise, labels, options.sampler, options.steps, options.guidance, options.eta, options.seed)
+    if options.nearest:
+        images, columns = beside_nearest(images, image_splits(found.config).train), 8
+    plot.save_image(picture(images, columns), options.out)
+    print(f"drawn: {options.out}")
 
 
 if __name__ == "__main__":

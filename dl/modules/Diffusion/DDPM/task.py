@@ -4,7 +4,6 @@ from typing import Any, Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dl.modules.Diffusion.DDPM.bound import variational_bound
 from dl.modules.Diffusion.DDPM.process import Process

@@ -119,6 +119,8 @@ def test_nearest_training_images_stand_behind_the_samples(tmp_path: Path, monkey
         (["--label", "hat"], "--label hat: no such class"),
         (["--prediction", "epsilon"], "was trained to predict v, not epsilon"),
         (["--num", "0"], "--num has to be at least 1"),
+        (["--num", str(10**18)], "--num has to be from 1 to 1,000,000"),
+        (["--seed", str(2**64)], "--seed has to be from 0 to 4,294,967,295"),
         (["--sampler", "euler"], "a network that predicts v takes ddim, ddpm, dpm_solver_2m"),
         (["--sampler", "ddpm", "--interpolate"], "--interpolate takes a sampler that adds no noise"),
         (["--sampler", "dpm_solver_2m", "--eta", "0.5"], "--eta is the noise of ddim's steps; --sampler dpm_solver_2m"),
