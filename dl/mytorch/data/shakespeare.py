@@ -49,7 +49,7 @@ def encoded(name: str) -> tuple[list[Tensor], Vocabulary]:
 
 
 def load(name: str) -> str:
-    """The whole text."""
+    """The whole text, its lines ended by line feeds as published, whatever git on Windows has made of them."""
     if name not in SOURCES:
         raise UserError(f"--data {name}: this recipe's function loads Shakespeare; there are {', '.join(SOURCES)}")
-    return read_text(find(SOURCES[name]) / "input.txt")
+    return read_text(find(SOURCES[name]) / "input.txt").replace("\r\n", "\n")

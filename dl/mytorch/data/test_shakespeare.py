@@ -33,6 +33,11 @@ def test_the_bundled_sample_is_a_megabyte_of_plays() -> None:
     assert "To be, or not to be: that is the question" in text
 
 
+def test_lines_may_end_as_on_windows(short: str, tmp_path: Path) -> None:
+    (tmp_path / "tinyshakespeare" / "input.txt").write_bytes(short.replace("\n", "\r\n").encode())
+    assert load("shakespeare") == short
+
+
 def test_the_last_tenth_validates_and_nothing_is_tested(short: str) -> None:
     data = shakespeare(config("shakespeare"), length=4)
     vocabulary = data.vocabularies["tokens"]

@@ -3,7 +3,9 @@
 import gzip
 import hashlib
 import io
+import os
 import re
+import sys
 import urllib.error
 import urllib.request
 import zipfile
@@ -12,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from dl.mytorch.config import UserError
-from dl.mytorch.data import textfiles
+from dl.mytorch.data import Vocabulary, textfiles
+from dl.mytorch.data.sst2 import read
 from dl.mytorch.data.textfiles import Remote, Source, find, read_lines, read_text
+from dl.mytorch.data.tokens import map_tokens
+from dl.mytorch.data.translation import read_pairs
 
 
 def blob(content: bytes) -> str:
@@ -89,6 +94,18 @@ def test_a_missing_and_a_damaged_file_are_refused(tmp_path: Path) -> None:
         (tmp_path / "cut.gz").write_bytes(content)
         with pytest.raises(UserError, match="cut.gz is cut off or damaged"):
             read_text(tmp_path / "cut.gz")
+
+
+@pytest.mark.parametrize("make", ["mkdir", "mkfifo", "loop"])
+def test_what_could_block_or_has_no_end_is_refused(tmp_path: Path, make: str) -> None:
+    """By each reader of a text, of tokens and of a vocabulary."""
+    if make != "mkdir" and sys.platform == "win32":
+        pytest.skip("Windows has no such files")
+    path, says = tmp_path / "x", "x (is a folder, not a file|is a device or pipe, not a file|cannot be read: Too many levels)"
+    os.symlink(path, path) if make == "loop" else getattr(os, make)(path)
+    for reader in (read_text, read_lines, read_pairs, read, map_tokens, Vocabulary.load):
+        with pytest.raises(UserError, match=says):
+            reader(path)
 
 
 def test_a_file_that_is_there_is_not_downloaded(internet: dict[str, bytes], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The tokenizer of llama2.c on a made-up file; the published story, word for word, where its weights are (parity tier)."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -47,6 +48,16 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, capsys: pytest.Captur
         stories.Pieces(path)
     assert stories.main([str(tmp_path / "none.bin"), str(path)]) == 1
     assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with a name")
+def test_pipes_and_folders_in_place_of_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, kind in (("pipe", "a device or pipe"), ("", "a folder")):
+        assert stories.main([str(tmp_path / name), str(tmp_path / "none.bin")]) == 1
+        assert f"is {kind}, not a file" in capsys.readouterr().err
+        with pytest.raises(ValueError, match=f"is {kind}, not a file"):
+            stories.Pieces(tmp_path / name)
 
 
 def test_the_pieces_of_another_network_are_refused(
