@@ -18,6 +18,7 @@ medians over rounds. Where bf16 is emulated, it gets one round of 3 steps.
 import argparse
 import dataclasses
 import gc
+import json
 import sys
 import tempfile
 import time
@@ -176,6 +177,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each way")
     parser.add_argument("--steps", type=int, default=20, help="training steps of a measurement")
     cpu_time = "count the seconds that the process had a core, which other programs change less; for one thread"
+    parser.add_argument("--keep", action="store_true", help="keep what --out has of other recipes, measured before")
     parser.add_argument("--cpu-time", action="store_true", help=cpu_time)
     parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
     options = parser.parse_args(argv)
@@ -187,13 +189,15 @@ def main(argv: Sequence[str]) -> None:
     names = options.recipes or recipes()
     about = about_this_machine(__spec__.name, argv) | processor() | {"rounds": options.rounds, "steps": options.steps}
     results: dict[str, dict[str, Any]] = {}
+    if options.keep and options.out.exists():
+        results = json.loads(options.out.read_text(encoding="utf-8"))["results"]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        print(f"{name}, {len(results) + 1} of {len(names)}", file=sys.stderr, flush=True)
+    for place, name in enumerate(names, start=1):
+        print(f"{name}, {place} of {len(names)}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as folder:
             results[name] = measure(name, options.rounds, options.steps, about["auto"] == "bf16", folder, clock)
         gc.collect()
-        write_json(about | {"results": results}, options.out)  # all take an hour
+        write_json(about | {"results": dict(sorted(results.items()))}, options.out)  # all take an hour
     print(f"{about['processor']}, {about['device']}; auto takes {about['auto']}: {about['why']}")
     print(f"{table(results)}\nwritten to {options.out}")
 

@@ -11,16 +11,20 @@ from dl.modules.Linear.LinearRegression.train import Config as LinearRegression
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["CNN/LeNet", "RNN/TextCNN", "Transformers/BERT"])
-def test_the_benchmark_records_what_it_measured(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    out = tmp_path / "results" / "precision.json"
-    precision.main([name, "--rounds", "2", "--steps", "1", "--out", str(out)])
+def test_the_benchmark_records_what_it_measured(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "precision.json"
+    out.write_text('{"results": {"of": "another"}}', encoding="utf-8")
+    monkeypatch.setattr(precision, "table", lambda results: str(sorted(results)))
+    precision.main([name, "--rounds", "2", "--steps", "1", "--keep", "--out", str(out)])
     record = json.loads(out.read_text(encoding="utf-8"))
     assert {"command", "commit", "device", "processor", "capabilities", "auto", "why"} < record.keys()
     speeds = record["results"][name]["examples_per_second"]
     assert speeds.keys() == {"auto", "fp32", "bf16"} | ({"other"} if name == "CNN/LeNet" else set())
     assert speeds["auto"] == speeds[record["auto"]] and len(speeds["fp32"]) == 2
     assert len(speeds["bf16"]) == (2 if record["auto"] == "bf16" else 1)
-    assert name in capsys.readouterr().out
+    assert record["results"]["of"] == "another" and str(sorted([name, "of"])) in capsys.readouterr().out
 
 
 def test_rounds_are_interleaved_and_figures_are_of_examples_and_the_clock() -> None:
