@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections import Counter
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from difflib import get_close_matches
 from typing import Any, Callable, Iterator
@@ -209,3 +210,15 @@ def first_kernels(model: nn.Module) -> Tensor | None:
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
             return module.weight.detach()
     return None
+
+
+def check_same_layers(model: nn.Module, reference: nn.Module) -> None:
+    """Raise `ValueError` unless both have the same convolutions and norms, with the same settings, in any order.
+
+    For copies of a network that was built elsewhere: weights that fit say nothing of stride, dilation, eps or momentum.
+    """
+    kinds = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+    ours, theirs = (Counter(str(m) for m in network.modules() if isinstance(m, kinds)) for network in (model, reference))
+    if ours != theirs:
+        missing, more = (", ".join(difference) or "nothing" for difference in (theirs - ours, ours - theirs))
+        raise ValueError(f"no network of this paper: it has {missing} where ours has {more}")

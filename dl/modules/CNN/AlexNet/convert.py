@@ -3,6 +3,7 @@
 from torch import nn
 
 from dl.modules.CNN.AlexNet.model import AlexNet
+from dl.mytorch.introspect import check_same_layers
 
 
 def from_torchvision(reference: nn.Module) -> AlexNet:
@@ -23,5 +24,6 @@ def from_torchvision(reference: nn.Module) -> AlexNet:
         init="torch",
     )
     # Both list their layers from the first to the last.
+    check_same_layers(model, reference)
     model.load_state_dict(dict(zip(model.state_dict(), reference.state_dict().values(), strict=True)))
     return model

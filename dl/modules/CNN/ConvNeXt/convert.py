@@ -5,6 +5,7 @@ import re
 from torch import nn
 
 from dl.modules.CNN.ConvNeXt.model import ConvNeXt
+from dl.mytorch.introspect import check_same_layers
 
 # The classes that a torchvision ConvNeXt is made of.
 PARTS = {"ConvNeXt", "CNBlock", "Conv2dNormActivation", "LayerNorm2d", "StochasticDepth", "Permute", "Sequential"}
@@ -31,6 +32,7 @@ def from_torchvision(reference: nn.Module) -> ConvNeXt:
     )
     weights = {_renamed(name): weight for name, weight in reference.state_dict().items()}
     # Theirs are (C, 1, 1), for maps with the channels first.
+    check_same_layers(model, reference)
     model.load_state_dict({name: w.flatten() if "layer_scale" in name else w for name, w in weights.items()})
     return model
 

@@ -3,6 +3,7 @@
 from torch import nn
 
 from dl.modules.CNN.DenseNet.model import DenseNet
+from dl.mytorch.introspect import check_same_layers
 
 
 def from_torchvision(reference: nn.Module) -> DenseNet:
@@ -27,5 +28,6 @@ def from_torchvision(reference: nn.Module) -> DenseNet:
         num_classes=reference.classifier.out_features,
     )
     # Both state dicts are in the order of the forward pass, so the tensors of equal place belong together.
+    check_same_layers(model, reference)
     model.load_state_dict(dict(zip(model.state_dict(), reference.state_dict().values(), strict=True)))
     return model

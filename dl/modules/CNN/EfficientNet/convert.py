@@ -3,6 +3,7 @@
 from torch import nn
 
 from dl.modules.CNN.EfficientNet.model import EfficientNet
+from dl.mytorch.introspect import check_same_layers
 
 # The classes that a torchvision EfficientNet is made of.
 PARTS = {"EfficientNet", "MBConv", "Conv2dNormActivation", "SqueezeExcitation", "StochasticDepth", "Sequential", "Conv2d"}
@@ -32,6 +33,7 @@ def from_torchvision(reference: nn.Module) -> EfficientNet:
         num_classes=reference.classifier[1].out_features,
     )
     # Both list their layers in the order in which they run.
+    check_same_layers(model, reference)
     model.load_state_dict(dict(zip(model.state_dict(), reference.state_dict().values(), strict=True)))
     return model
 

@@ -5,6 +5,7 @@ import re
 from torch import nn
 
 from dl.modules.CNN.GoogLeNet.model import GoogLeNet
+from dl.mytorch.introspect import check_same_layers
 
 # Their names as regular expressions, and ours, in the order in which they are applied.
 NAMES = (
@@ -42,6 +43,7 @@ def from_torchvision(reference: nn.Module) -> GoogLeNet:
     own = model.state_dict()
     if weights.keys() != own.keys() or any(weights[name].shape != own[name].shape for name in own):
         raise ValueError("this GoogLeNet was given blocks that are not torchvision's own")
+    check_same_layers(model, reference)
     model.load_state_dict(weights)
     return model
 

@@ -3,6 +3,7 @@
 from torch import nn
 
 from dl.modules.CNN.MobileNetV2.model import MobileNetV2
+from dl.mytorch.introspect import check_same_layers
 
 # The classes that a torchvision MobileNetV2 is made of.
 PARTS = {"MobileNetV2", "InvertedResidual", "Conv2dNormActivation", "Sequential"}
@@ -27,6 +28,7 @@ def from_torchvision(reference: nn.Module) -> MobileNetV2:
         num_classes=reference.classifier[1].out_features,
     )
     # Both list their layers in the order in which they run.
+    check_same_layers(model, reference)
     model.load_state_dict(dict(zip(model.state_dict(), reference.state_dict().values(), strict=True)))
     return model
 

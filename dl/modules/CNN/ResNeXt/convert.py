@@ -3,6 +3,7 @@
 from torch import nn
 
 from dl.modules.CNN.ResNeXt.model import ResNeXt
+from dl.mytorch.introspect import check_same_layers
 
 
 def from_torchvision(reference: nn.Module) -> ResNeXt:
@@ -34,5 +35,6 @@ def from_bottlenecks(reference: nn.Module) -> ResNeXt:
         num_classes=reference.fc.out_features,
     )
     # Both classes make their layers in the same order, only under other names.
+    check_same_layers(model, reference)
     model.load_state_dict(dict(zip(model.state_dict(), reference.state_dict().values(), strict=True)))
     return model

@@ -5,6 +5,7 @@ import re
 from torch import Tensor, nn
 
 from dl.modules.CNN.ResNet.model import ResNet
+from dl.mytorch.introspect import check_same_layers
 
 # Their names as regular expressions, and ours; a block's number is made by `_renamed`.
 NAMES = (
@@ -31,6 +32,7 @@ def from_torchvision(reference: nn.Module) -> ResNet:
     depths = tuple(len(stage) for stage in stages)
     kind = "bottleneck" if hasattr(first, "conv3") else "basic"
     model = ResNet(depths, kind, num_classes=reference.fc.out_features)
+    check_same_layers(model, reference)
     model.load_state_dict(_renamed(reference.state_dict(), depths))
     return model
 

@@ -3,6 +3,7 @@
 from torch import nn
 
 from dl.modules.CNN.SqueezeNet.model import SqueezeNet, build
+from dl.mytorch.introspect import check_same_layers
 
 
 def from_torchvision(reference: nn.Module) -> SqueezeNet:
@@ -15,5 +16,6 @@ def from_torchvision(reference: nn.Module) -> SqueezeNet:
     preset = "squeezenet1_0" if reference.features[0].kernel_size == (7, 7) else "squeezenet1_1"
     model = build(preset, num_classes=reference.classifier[1].out_channels, dropout=reference.classifier[0].p)
     # Both state dicts are in the order of the forward pass, so the tensors of equal place belong together.
+    check_same_layers(model, reference)
     model.load_state_dict(dict(zip(model.state_dict(), reference.state_dict().values(), strict=True)))
     return model

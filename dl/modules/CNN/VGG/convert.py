@@ -3,6 +3,7 @@
 from torch import nn
 
 from dl.modules.CNN.VGG.model import VGG
+from dl.mytorch.introspect import check_same_layers
 
 
 def from_torchvision(reference: nn.Module) -> VGG:
@@ -31,5 +32,6 @@ def from_torchvision(reference: nn.Module) -> VGG:
     own, weights = model.state_dict(), reference.state_dict().values()  # both from the first layer to the last
     if [weight.shape for weight in own.values()] != [weight.shape for weight in weights]:
         raise ValueError("no VGG of this paper: its blocks have 1, 2, 4, 8, 8 times the channels of the first")
+    check_same_layers(model, reference)
     model.load_state_dict(dict(zip(own, weights)))
     return model

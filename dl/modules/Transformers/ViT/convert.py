@@ -33,8 +33,8 @@ def from_torchvision(reference: nn.Module, image_size: int | None = None) -> ViT
     Raises `ValueError` for what torchvision's class builds beyond the paper: a convolutional stem, other norms.
     """
     norm = reference.encoder.ln
-    if not isinstance(reference.conv_proj, nn.Conv2d) or not isinstance(norm, nn.LayerNorm):
-        raise ValueError("a ViT with a convolutional stem or other norms than LayerNorm is no network of this paper")
+    if not isinstance(reference.conv_proj, nn.Conv2d) or type(norm) is not nn.LayerNorm or norm.bias is None:
+        raise ValueError("a ViT with a convolutional stem or norms other than LayerNorm with scale and shift is no network of this paper")
     model = ViT(
         image_size=image_size or reference.image_size,
         patch_size=reference.patch_size,

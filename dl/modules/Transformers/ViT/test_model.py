@@ -1,6 +1,7 @@
 """ViT against torchvision's, by its laws, and through its real recipe."""
 
 import copy
+import inspect
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -253,6 +254,30 @@ def test_report_of_a_rank_without_images_is_empty() -> None:
     task = AttentiveClassification()
     task.metrics()
     assert task.report(build("tiny")) == {}
+
+
+@torch.no_grad()
+def test_every_argument_of_torchvision_s_class_is_carried_over_or_refused(torchvision: ModuleType) -> None:
+    cls = torchvision.models.VisionTransformer
+    stem = [torchvision.models.vision_transformer.ConvStemConfig(8, 3, 2)]
+    others = {"image_size": [8], "patch_size": [6], "num_layers": [1], "num_heads": [4], "hidden_dim": [16], "mlp_dim": [4]}
+    others |= {"dropout": [0.5], "attention_dropout": [0.5], "num_classes": [3], "representation_size": [7]}
+    norms = [{"eps": 0.1}, {"bias": False}, {"elementwise_affine": False}]
+    others |= {"norm_layer": [*(partial(nn.LayerNorm, **norm) for norm in norms), nn.RMSNorm], "conv_stem_configs": [stem]}
+    assert set(inspect.signature(cls).parameters) == set(others), "an argument of the reference has no test"
+    refused = []
+    for name, value in ((name, value) for name, values in others.items() for value in values):
+        reference = cls(**{**SHORT, name: value})
+        try:
+            model = from_torchvision(reference)
+        except ValueError:
+            refused.append(name)
+            continue
+        images = torch.randn(2, 3, reference.image_size, reference.image_size)
+        torch.testing.assert_close(model.eval()(images), reference.eval()(images), msg=lambda text: f"{name} {value}: {text}")
+        rates = [sorted({m.p for m in network.modules() if isinstance(m, nn.Dropout)}) for network in (model, reference)]
+        assert rates[0] == rates[1], name
+    assert refused == ["norm_layer"] * 3 + ["conv_stem_configs"]
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------
