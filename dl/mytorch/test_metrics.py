@@ -248,6 +248,13 @@ def test_a_loaded_state_replaces_what_was_counted() -> None:
     assert other.compute() == metrics.compute()
 
 
+def test_a_state_with_a_metric_that_is_no_more_shown_is_taken() -> None:
+    metrics, other = classified(), classified()
+    update(other, slice(0, 3), loss=0.1)
+    metrics.load_state(other.state() | {"top9_error": torch.zeros(2, dtype=torch.float64)})
+    assert metrics.compute() == other.compute()
+
+
 def test_a_state_stays_as_it_was_when_counting_goes_on() -> None:
     metrics = classified()
     update(metrics, slice(0, 3), loss=1.0)

@@ -96,15 +96,20 @@ def _scan(shard: Path, classes: int) -> list[Place]:
 
 
 def _check_end(file: BinaryIO, offset: int) -> None:
-    """Raise `ReadError` unless zeros follow, two blocks at least: `tarfile` takes any damaged header for the end."""
+    """Raise `ReadError` unless an end follows: `tarfile` takes any damaged header, and any hole, for one.
+
+    It is two blocks of zeros, and more up to the end of a record.
+    """
     file.seek(offset)
     length = 0
     while block := file.read(2**20):
         length += len(block)
         if block.count(0) < len(block):
             raise tarfile.ReadError(f"after byte {offset} there is neither a valid header nor the end")
-    if length < 1024:
+    if length < 2 * tarfile.BLOCKSIZE:
         raise tarfile.ReadError("it has no end: it was cut off")
+    if length >= 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE:
+        raise tarfile.ReadError(f"it ends in {length} zeros, of which {tarfile.RECORDSIZE} make a record: a part is missing")
 
 
 class Tarred(Dataset):

@@ -167,11 +167,12 @@ def changed(content: bytes, how: str) -> bytes:
         "a bit of a header": content[: header + 3] + bytes([content[header + 3] ^ 1]) + content[header + 4 :],
         "cut": content[:header],
         "cut at the end": content[: len(content.rstrip(b"\0")) // 512 * 512 + 512],
+        "a hole at the end": content + bytes(tarfile.RECORDSIZE),
         "a hole": content[:header] + bytes(1024) + content[header + 1024 :],
     }[how]
 
 
-@pytest.mark.parametrize("how", ["a bit of a header", "cut", "cut at the end", "a hole"])
+@pytest.mark.parametrize("how", ["a bit of a header", "cut", "cut at the end", "a hole", "a hole at the end"])
 def test_a_damaged_shard_is_no_shorter_set(how: str, tmp_path: Path) -> None:
     shard = write(tmp_path / "0.tar", samples(range(6)))
     assert len(read_index(shard, 2)) == 6
