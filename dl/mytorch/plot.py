@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.config import UserError
+from dl.mytorch.fonts import drawable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-PLAIN = {"parse_math": False}  # for texts that come from outside, in which $ is a dollar
 
 
 def shortened(name: str, most: int) -> str:
@@ -106,11 +104,12 @@ def image_grid(images: Tensor, titles: Sequence[str], columns: int = 8) -> "Figu
     axes = fig.add_axes((0, 0, 1, 1))
     axes.axis("off")
     axes.imshow(canvas.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+    titles, options = drawable(titles)
     for i, title in enumerate(titles):
         x = i % columns * (width + gap) + width / 2
         y = i // columns * (height + space + gap) + space - 0.05 * height
         title = "\n".join(shortened(line, 22) for line in title.splitlines())
-        axes.text(x, y, title, ha="center", va="bottom", fontsize=7, linespacing=0.9, **PLAIN)
+        axes.text(x, y, title, ha="center", va="bottom", fontsize=7, linespacing=0.9, **options)
     return fig
 
 
@@ -121,8 +120,9 @@ def predictions(pictures: Sequence[Tensor], answers: Sequence[Sequence[tuple[str
     for (left, right), picture, answer in zip(fig.subplots(len(pictures), 2, squeeze=False), pictures, answers):
         left.imshow(picture.permute(1, 2, 0).numpy())
         right.barh(range(len(answer)), [probability for _, probability in answer], color="tab:blue", alpha=0.35)
-        for i, (name, probability) in enumerate(answer):
-            right.text(0.01, i, f"{probability:.1%}  {name}", va="center", fontsize=9, **PLAIN)
+        names, options = drawable(name for name, _ in answer)
+        for i, (name, (_, probability)) in enumerate(zip(names, answer)):
+            right.text(0.01, i, f"{probability:.1%}  {name}", va="center", fontsize=9, **options)
         right.set_xlim(0, 1)
         right.set_ylim(max(len(answer), 5) - 0.5, -0.5)
         for axes in (left, right):
@@ -171,24 +171,26 @@ def attention_maps(images: Tensor, weights: Tensor, titles: Sequence[str] | None
 def word_attention(weights: dict[str, Tensor], rows: Sequence[str], columns: Sequence[str], across: int = 3) -> "Figure":
     """Attention weights by name, (rows, columns) each: what the word of a row looks at, dark is much. `across` in a line."""
     down = math.ceil(len(weights) / across)
+    words, options = drawable([*rows, *columns, *weights])
+    rows, columns, names = words[: len(rows)], words[len(rows) : -len(weights)], words[-len(weights) :]
     width, height = 0.28 * len(columns) + 1.3, 0.28 * len(rows) + 1.3  # of one chart, in inches
     fig = figure(width * across, height * down)
-    for place, (name, matrix) in enumerate(weights.items()):
+    for place, (name, matrix) in enumerate(zip(names, weights.values())):
         line, column = divmod(place, across)
         left, bottom = (column * width + 1.0) / (width * across), ((down - 1 - line) * height + 0.2) / (height * down)
         box = (left, bottom, 0.28 * len(columns) / (width * across), 0.28 * len(rows) / (height * down))
         axes = fig.add_axes(box)
         axes.imshow(matrix.detach().float().cpu().numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axes.set_xticks(range(len(columns)), columns, rotation=60, ha="left", fontsize=8, **PLAIN)
-        axes.set_yticks(range(len(rows)), rows, fontsize=8, **PLAIN)
+        axes.set_xticks(range(len(columns)), columns, rotation=60, ha="left", fontsize=8, **options)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8, **options)
         axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
-        axes.set_xlabel(name, fontsize=8, **PLAIN)
+        axes.set_xlabel(name, fontsize=8, **options)
     return fig
 
 
 def confusion_matrix(counts: Tensor, names: Sequence[str]) -> "Figure":
     """Counts (true class, predicted class) with the share of each true class as colour; the diagonal is left pale."""
-    counts, names = counts.cpu(), [shortened(name, 24) for name in names]
+    counts, (names, options) = counts.cpu(), drawable(shortened(name, 24) for name in names)
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
     room = 0.6 + 0.08 * max(10, *map(len, names))  # inches left and below, for the names
     cell = min(0.5, 15 / len(names))  # inches
@@ -198,8 +200,8 @@ def confusion_matrix(counts: Tensor, names: Sequence[str]) -> "Figure":
     wrong = shares.clone().fill_diagonal_(0)
     axes.imshow(wrong.numpy(), cmap="Reds", vmin=0, vmax=max(1e-9, wrong.max().item()))
     if len(names) <= 100:  # more could neither be read nor be drawn in a second
-        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=min(10, 60 * cell), **PLAIN)
-        axes.set_yticks(range(len(names)), names, fontsize=min(10, 60 * cell), **PLAIN)
+        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=min(10, 60 * cell), **options)
+        axes.set_yticks(range(len(names)), names, fontsize=min(10, 60 * cell), **options)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(names) <= 20:
@@ -227,7 +229,7 @@ def scatter(
     for i, name in enumerate(names):
         own = points[torch.tensor([label == name for label in labels])].cpu()
         colour = colormaps["tab10" if len(names) <= 10 else "gist_rainbow"](i if len(names) <= 10 else i / len(names))
-        axes.scatter(own[:, 0], own[:, 1], s=8, color=colour, linewidths=0, label=name or "-", alpha=0.7)
+        axes.scatter(own[:, 0], own[:, 1], s=8, color=colour, linewidths=0, label=str(i), alpha=0.7)
     low, high = points.amin(0), points.amax(0)
     size = ((high - low).amax() / cells).item()
     if images is not None:
@@ -244,8 +246,9 @@ def scatter(
     axes.set_aspect("equal")
     if len(names) <= 40:
         legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=3)
-        for text in legend.get_texts():
-            text.set(**PLAIN)
+        shown, options = drawable(name or "-" for name in names)
+        for text, name in zip(legend.get_texts(), shown):  # set here, as matplotlib leaves out what begins with "_"
+            text.set(text=name, **options)
     return fig
 
 

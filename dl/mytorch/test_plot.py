@@ -275,3 +275,18 @@ def test_scatter_has_a_colour_for_each_label_and_one_thumbnail_for_each_place() 
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b", "c"]
     assert [len(part.get_offsets()) for part in axes.collections] == [2, 1, 1, 1] and len(axes.images) == 3
     assert plot.to_tensor(fig).shape == (3, 800, 900)
+
+
+def test_a_legend_has_every_name_even_one_that_begins_with_an_underscore() -> None:
+    legend = plot.scatter(torch.randn(4, 2), ["_x", "_x", "b", ""]).axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["-", "_x", "b"]
+
+
+def test_names_in_chinese_are_drawn_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    names = ["\u732b", "\u72ac"]
+    plot.to_tensor(plot.confusion_matrix(torch.eye(2).long(), names))
+    plot.to_tensor(plot.image_grid(torch.rand(2, 1, 4, 4), names))
+    plot.to_tensor(plot.scatter(torch.randn(2, 2), names))
+    plot.to_tensor(plot.word_attention({names[0]: torch.eye(2)}, names, names))
+    plot.to_tensor(plot.predictions([torch.zeros(3, 2, 2, dtype=torch.uint8)], [[(name, 0.5) for name in names]]))
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
