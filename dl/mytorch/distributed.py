@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dl.mytorch import sharding, system
-from dl.mytorch.config import Config, UserError, parse
+from dl.mytorch.config import Config, TrainConfig, UserError, parse
 
 Result = TypeVar("Result")
 PATIENCE = timedelta(minutes=10)  # the longest that a rank waits for the others, to begin and at any time after
@@ -32,28 +32,48 @@ def launch(main: Callable[[Config], Result], config_class: type[Config], argv: S
     What a person can mend (`UserError`, a full disk, missing rights, too little memory) becomes one line on stderr
     and exit status 1; Ctrl-C outside training exits with 130. Any other exception is a bug and keeps its traceback.
     """
+    system.escape_output()
     config = parse(config_class, argv)
     streamed = config.layerwise == "stream"
     try:
         with _process_group(config), sharding.weights_in_files(config.out) if streamed else contextlib.nullcontext():
             return main(config)
-    except UserError as error:
-        _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on from what was saved last", 130)
-    except torch.OutOfMemoryError:
-        _fail("the device is out of memory: halve --batch-size and double --accumulate for the same result", 1)
-    except RuntimeError as error:
-        if config.deterministic and "deterministic" in str(error):
-            _fail(f"--deterministic: {str(error).partition(', but you set')[0]}; leave the flag out, or take --device cpu", 1)
-        alone = os.environ.get("WORLD_SIZE", "1") == "1"  # the process group is gone by now
-        if alone or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+    except Exception as error:
+        line = _line(error, config)
+        if line is None:
             raise
-        _fail("another rank has stopped, or was silent for too long; its own line says why", 1)
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        _fail(f"{error.strerror}: {error.filename or config.out}", 1)
+        _fail(line, 1)
+
+
+def _line(error: Exception, config: TrainConfig) -> str | None:
+    """Return what helps against an error that the person at the keyboard can mend, in one line; None for any other error."""
+    text = str(error)
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in _NO_MEMORY):
+        return "out of memory: halve --batch-size and double --accumulate for the same result"
+    if "Too many open files" in text:
+        return "too many open files: allow more, say by `ulimit -n 4096`, or take fewer --num-workers"
+    if "DataLoader worker" in text:
+        reason = text.partition("\n")[0].rstrip(". ")
+        return f"{reason}: too little memory, or too small a /dev/shm (docker run --shm-size=2g)? Take fewer --num-workers"
+    if config.deterministic and "deterministic" in text:
+        return f"--deterministic: {text.partition(', but you set')[0]}; leave the flag out, or take --device cpu"
+    several = os.environ.get("WORLD_SIZE", "1") != "1"  # the process group is gone by now
+    if several and (isinstance(error, dist.DistError) or "gloo" in text):
+        if "imed out" in text or "imeout" in text:
+            wait = f"{PATIENCE.total_seconds():.0f} s"
+            return f"another rank has not answered for {wait}: one of those that print no such line; it hangs or was stopped"
+        return "another rank has stopped; its own line says why, or torchrun's summary if it was killed"
+    if isinstance(error, OSError) and (error.filename or error.errno):
+        return f"{error.strerror}: {error.filename or config.out}"
+    return None
+
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "Unable to allocate")
+_NO_MEMORY += ("can't start new thread",)
 
 
 def _fail(message: str, status: int) -> None:

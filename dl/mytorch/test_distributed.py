@@ -1,6 +1,7 @@
 """One process: devices, randomness, signals, and what `launch` makes of errors. Two ranks are in test_two_ranks.py."""
 
 import errno
+import io
 import os
 import random
 import signal
@@ -220,9 +221,53 @@ def test_files_that_cannot_be_used_are_one_line(capsys: pytest.CaptureFixture[st
     assert ending(full, capsys) == (1, "error: No space left on device: runs/test\n")
 
 
-def test_too_little_memory_is_one_line_that_helps(capsys: pytest.CaptureFixture[str]) -> None:
-    status, text = ending(torch.OutOfMemoryError("CUDA out of memory"), capsys)
-    assert status == 1 and "--batch-size" in text and text.count("\n") == 1
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] data. DefaultCPUAllocator: not enough memory: you tried"),
+        RuntimeError("can't start new thread"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=str,
+)
+def test_too_little_memory_is_one_line_that_helps(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = ending(error, capsys)
+    assert status == 1 and text.startswith("error: out of memory: halve --batch-size") and text.count("\n") == 1
+
+
+def test_too_many_open_files_is_one_line_that_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    by_torch = RuntimeError("Too many open files. Communication with the workers is no longer possible. Please\nincrease")
+    for error in (by_torch, OSError(errno.EMFILE, "Too many open files", "x.png")):
+        status, text = ending(error, capsys)
+        assert status == 1 and "ulimit -n 4096" in text and text.count("\n") == 1
+
+
+def test_a_worker_that_died_is_one_line_that_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    died = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ...\nmore")
+    status, text = ending(died, capsys)
+    assert status == 1 and "killed by signal: Bus error" in text and "/dev/shm" in text and text.count("\n") == 1
+
+
+def test_a_silent_rank_and_one_that_stopped_are_told_apart(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = RuntimeError("[../gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 20000ms for recv operation")
+    stopped = RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
+    config = Config()
+    assert distributed._line(silent, config) is None  # alone, it is a bug
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "has not answered for 600 s" in str(distributed._line(silent, config))
+    assert "another rank has stopped; its own line says why" in str(distributed._line(stopped, config))
+
+
+def test_what_a_terminal_lacks_is_shown_as_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", shown)
+    launch(lambda config: print("\u732b", flush=True), Config, [])
+    assert shown.buffer.getvalue() == b"\\u732b\n"
 
 
 def test_what_cannot_be_deterministic_is_one_line_with_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
