@@ -1,5 +1,6 @@
 """The commands, called in this process."""
 
+import importlib
 import runpy
 import subprocess
 import sys
@@ -192,3 +193,16 @@ def test_doctor_and_results_are_called(monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_a_mistyped_name_is_answered_without_torch() -> None:
     program = "import sys; from dl.__main__ import main; main(['train', 'LeNit']); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+COMMANDS = [path for path in sorted(catalogue.MODULES.rglob("*.py")) if "__doc__ or" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.relative_to(catalogue.MODULES).as_posix())
+def test_help_needs_no_docstring(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -OO` leaves none."""
+    module = importlib.import_module(".".join(("dl", "modules", *path.relative_to(catalogue.MODULES).with_suffix("").parts)))
+    monkeypatch.setattr(module, "__doc__", None)
+    with pytest.raises(SystemExit) as stopped:
+        module.main(["--help"])
+    assert stopped.value.code == 0

@@ -127,7 +127,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog="python -m dl.modules.Diffusion.score")
+    about = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.Diffusion.score")
     parser.add_argument("run", type=user_path, help="folder of a run of DDPM, DiT or FlowMatching")
     parser.add_argument("--classifier", type=user_path, required=True, help="folder of a run of CNN/ResNet on the same set")
     parser.add_argument("--num", type=int, default=2000, help="samples, and real images of the test set (default: %(default)s)")

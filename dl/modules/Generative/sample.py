@@ -48,7 +48,7 @@ def trained(run: Path) -> Trained:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    about = (__doc__ or "").splitlines()[0]
+    about = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.Generative.sample")
     parser.add_argument("run", type=user_path, help="folder of a run")
     parser.add_argument("--num", type=int, default=64, help="how many images, or interpolations (default: %(default)s)")

@@ -47,7 +47,7 @@ def write(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description=(__doc__ or "").splitlines()[0], prog="python -m dl.modules.RNN.generate")
+    parser = Parser(description=(__doc__ or "").partition("\n")[0], prog="python -m dl.modules.RNN.generate")
     parser.add_argument("run", type=user_path, help="folder of a run")
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue")
     parser.add_argument("--tokens", type=int, default=300, help="characters or words to add (default: %(default)s)")

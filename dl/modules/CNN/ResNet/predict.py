@@ -31,8 +31,8 @@ def predict(classifier: Classifier, picture: Tensor) -> Tensor:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    lines = (__doc__ or "").splitlines()
-    parser = argparse.ArgumentParser(description=lines[0], prog="python -m dl.modules.CNN.ResNet.predict")
+    about = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.CNN.ResNet.predict")
     parser.add_argument("pictures", nargs="+", type=user_path, metavar="PICTURE", help="JPEG, PNG, WebP ...")
     parser.add_argument("--model", choices=PUBLISHED, default="resnet50", help="network for ImageNet (default: %(default)s)")
     parser.add_argument(

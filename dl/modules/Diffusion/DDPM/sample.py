@@ -142,7 +142,7 @@ def beside_nearest(images: Tensor, training: Loader, batch: int = 1000) -> Tenso
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    about = (__doc__ or "").splitlines()[0]
+    about = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.Diffusion.DDPM.sample")
     parser.add_argument(
         "run", type=user_path, nargs="?", default=Path(Config.out), help="folder of a run (default: %(default)s)"

@@ -64,7 +64,7 @@ def prepare(out: Path, texts: Sequence[Path], vocab_size: int, bpe: BPE | None =
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="python -m dl.modules.GPT.BPE.prepare", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="python -m dl.modules.GPT.BPE.prepare", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", type=user_path, metavar="OUT", help="folder to write")
     parser.add_argument("texts", type=user_path, nargs="+", metavar="TEXT", help="file of text in UTF-8, a document")
     parser.add_argument("--vocab-size", type=int, default=8000, help="tokens to learn (default: %(default)s)")

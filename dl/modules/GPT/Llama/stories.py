@@ -67,7 +67,7 @@ class Pieces:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="python -m dl.modules.GPT.Llama.stories", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="python -m dl.modules.GPT.Llama.stories", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("weights", type=user_path, help="file of weights, say stories260K.bin")
     parser.add_argument("pieces", type=user_path, help="file of its tokenizer, say tok512.bin")
     parser.add_argument("--prompt", default="", help="how the story begins")

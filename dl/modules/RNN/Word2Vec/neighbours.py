@@ -25,7 +25,7 @@ def trained(run: Path) -> tuple[Word2Vec, Vocabulary]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     prog = "python -m dl.modules.RNN.Word2Vec.neighbours"
-    parser = Parser(description=(__doc__ or "").splitlines()[0], prog=prog)
+    parser = Parser(description=(__doc__ or "").partition("\n")[0], prog=prog)
     parser.add_argument("run", type=user_path, help="folder of a run")
     parser.add_argument("words", nargs="+", metavar="WORD")
     parser.add_argument("--count", type=int, default=8, help="words to show (default: %(default)s)")

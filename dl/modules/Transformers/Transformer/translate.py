@@ -106,7 +106,7 @@ def draw(translator: Translator, sentence: str, translated: Sequence[str], path:
 
 def parse(argv: Sequence[str] | None, module: str) -> argparse.Namespace:
     """The command line of `python -m <module>`."""
-    parser = Parser(description=(__doc__ or "").splitlines()[0], prog=f"python -m {module}")
+    parser = Parser(description=(__doc__ or "").partition("\n")[0], prog=f"python -m {module}")
     parser.add_argument("run", type=user_path, help="folder of a run")
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="in the language of the run's sources")
     parser.add_argument("--beams", type=int, default=1, help="beam of the search, 1 is greedy (default: %(default)s)")
