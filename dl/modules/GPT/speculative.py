@@ -73,6 +73,7 @@ def verify(tokens: Tensor, guessed: Tensor, checked: Tensor, generator: torch.Ge
     for i, token in enumerate(tokens):
         if chances[i] * guessed[i, token] >= checked[i, token]:
             rest = (checked[i] - guessed[i]).clamp(min=0)
+            rest = rest if rest.any() else checked[i]  # two that are equal but for rounding
             return torch.cat([tokens[:i], torch.multinomial(rest, 1, generator=generator)])
     return torch.cat([tokens, torch.multinomial(checked[-1], 1, generator=generator)])
 

@@ -71,3 +71,10 @@ def test_what_cannot_be_meant_is_refused(tokens: torch.Tensor, options: dict[str
         speculate(tiny(), tiny(max_length=40), tokens, **{"max_new_tokens": 1, **options})
     with pytest.raises(ValueError, match="vocabularies of different sizes"):
         speculate(tiny(), tiny(vocab_size=12), PROMPT, max_new_tokens=1)
+
+
+def test_a_guess_may_be_refused_where_both_models_are_equal_but_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    nearly = 1 - 2.0**-24
+    monkeypatch.setattr(torch, "rand", lambda *size, **options: torch.full(size, nearly))
+    guessed, checked = torch.tensor([[1.0, 0.0]]), torch.tensor([[nearly, 0.0], [0.0, 1.0]])
+    assert verify(torch.tensor([0]), guessed, checked, None).tolist() == [0]
