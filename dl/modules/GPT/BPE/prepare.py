@@ -25,7 +25,8 @@ LEARNT_FROM = 10  # parts of each file
 
 
 def parts(path: Path) -> Iterator[str]:
-    """The text of a UTF-8 file in parts of about `PART` characters, cut where no word is: before a line's end.
+    """The text of a UTF-8 file in parts of about `PART` characters, cut where no word is: before a line's end, else before a
+    single space.
 
     Raises `UserError` when it is missing, no regular file, or no UTF-8.
     """
@@ -34,7 +35,7 @@ def parts(path: Path) -> Iterator[str]:
         with open(regular_file(path), encoding="utf-8-sig", newline="") as file:  # a byte order mark is no part of the text
             while more := file.read(PART):
                 rest += more
-                cut = max((place.start() for place in re.finditer(r"\n(?=\S)", rest)), default=0)
+                cut = _last(r"\n(?=\S)", rest) or _last(r"(?<=\S) (?=\S)", rest)
                 if cut:
                     yield rest[:cut]
                     rest = rest[cut:]
@@ -42,6 +43,11 @@ def parts(path: Path) -> Iterator[str]:
         raise UserError(f"{path} cannot be read ({error})") from None
     if rest:
         yield rest
+
+
+def _last(pattern: str, text: str) -> int:
+    """Where a pattern begins last in a text; 0 if nowhere."""
+    return max((place.start() for place in re.finditer(pattern, text)), default=0)
 
 
 def prepare(out: Path, texts: Sequence[Path], vocab_size: int, bpe: BPE | None = None) -> tuple[BPE, int]:

@@ -126,11 +126,14 @@ class BPE:
         ids: list[int] = []
         known = self.known
         for word in word_pattern().findall(_whole(text)):
-            if word not in known:
+            found = known.get(word)
+            if found is None:
+                found = self._merged(_bytes(word))
                 if len(known) >= 2**18:
                     known.clear()
-                known[word] = self._merged(_bytes(word))
-            ids += known[word]
+                if len(word) <= 100:  # longer ones do not come again, and would fill the memory
+                    known[word] = found
+            ids += found
         return ids
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:

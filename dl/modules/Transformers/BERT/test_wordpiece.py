@@ -34,6 +34,11 @@ def test_text_is_cut_into_the_longest_known_pieces(text: str, expected: str) -> 
     assert WordPiece(Vocabulary([*SPECIAL, *PIECES])).tokenize(text) == expected.split()
 
 
+def test_words_that_are_too_long_are_not_kept() -> None:
+    tokenizer = WordPiece(Vocabulary([*SPECIAL, *PIECES]))
+    assert tokenizer.tokenize("a" * 101 + " a") == ["[UNK]", "a"] and tokenizer.pieces.cache_info().currsize == 1
+
+
 def test_a_cased_vocabulary_keeps_case_and_accents() -> None:
     tokenizer = WordPiece(Vocabulary([*SPECIAL, *PIECES]), lowercase=False)
     assert tokenizer.tokenize("Caf\u00e9 Want") == ["Caf\u00e9", "[UNK]"]

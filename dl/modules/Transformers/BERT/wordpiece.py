@@ -79,7 +79,8 @@ class WordPiece:
 
     def tokenize(self, text: str) -> list[str]:
         """Text -> pieces. What looks like a special token is text as any other."""
-        return [piece for word in self.words(text) for piece in self.pieces(word)]
+        words = self.words(text)  # the longest ones do not reach the cache, whose memory they would fill
+        return [piece for word in words for piece in (self.pieces(word) if len(word) <= LONGEST else (UNKNOWN,))]
 
     def encode(self, text: str, length: int = 512) -> Tensor:
         """Text -> ids (T,) of [CLS], its pieces, [SEP]. What exceeds `length` is cut off before [SEP]."""
@@ -97,8 +98,6 @@ class WordPiece:
         return "".join(f" {c} " if _is_punctuation(c) else c for c in text).split()
 
     def _pieces(self, word: str) -> tuple[str, ...]:
-        if len(word) > LONGEST:
-            return (UNKNOWN,)
         found: list[str] = []
         start = 0
         while start < len(word):
