@@ -104,8 +104,13 @@ def assert_nearest(vectors: Tensor, queries: Tensor, distance: str, k: int = 5) 
 def test_the_nearest_are_those_of_float64_whatever_the_scale(distance: str) -> None:
     vectors, queries = torch.randn(200, 12), torch.randn(2, 12)
     for scale in (1e-30, 1e-22, 1e-20, 1e-19, 1e-15, 1e-5, 1e5, 1e15, 1e18, 1e19, 1e22, 1e30):
-        assert_nearest(vectors * scale, queries * scale, distance)
-        assert_nearest(vectors * scale, queries, distance)
+        for of_queries in (scale, 10 * scale, 1):
+            assert_nearest(vectors * scale, queries * of_queries, distance)
+
+
+def test_cubes_that_float32_holds_with_few_digits_lose_no_neighbour() -> None:
+    generator = torch.Generator().manual_seed(0)
+    assert_nearest(*(1e-15 * torch.randn(n, 12, generator=generator) for n in (3000, 60)), "l3")
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -118,22 +123,32 @@ def test_the_nearest_are_those_of_float64_where_each_vector_has_a_scale_of_its_o
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_differences_below_float32_s_digits_count(distance: str) -> None:
-    vectors = 1000 + 1e-7 * torch.randn(200, 4, dtype=torch.float64)
-    assert_nearest(vectors, vectors[3:5], distance)
+    for deviation in (1e-7, 1e-4):
+        vectors = 1000 + deviation * torch.randn(400, 4, dtype=torch.float64)
+        assert_nearest(vectors, vectors[3:6], distance)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_the_nearest_of_distances_that_differ_in_their_last_digits_are_found(distance: str) -> None:
+    order = torch.rand(2000, 64).argsort(1)
+    for deviation in (2e-7, 1e-6, 3e-6):  # the same numbers in other orders, nearly
+        assert_nearest(torch.rand(64)[order] * (1 + deviation * torch.randn(2000, 64)), torch.full((2, 64), -1.0), distance)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_vectors_that_are_not_finite_come_last_and_hide_no_others(distance: str) -> None:
-    vectors, query = torch.randn(1500, 16), torch.randn(1, 16)
+    vectors, query = torch.randn(3000, 16), torch.randn(1, 16)
     expected = Exact(vectors).search(query, 5, distance)
-    for place in set(range(0, 1500, 50)) - set(expected[1][0].tolist()):
+    for place in set(range(0, 3000, 50)) - set(expected[1][0].tolist()):
         vectors[place, place % 16] = (np.nan, np.inf, -np.inf)[place // 50 % 3]
-    exact = Exact(vectors.split(700))
+    exact = Exact(vectors.split(1400))
     found = exact.search(query, 5, distance)
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
-    assert 25 <= len(exact.nonfinite) <= 30 and all(row % 50 == 0 for row in exact.nonfinite.tolist())
-    distances, rows = exact.search(query, 1500, distance)
-    assert rows[0].sort().values.tolist() == list(range(1500))
+    assert 55 <= len(exact.nonfinite) <= 60 and all(row % 50 == 0 for row in exact.nonfinite.tolist())
+    for scale in (1e-22, 1e22):  # no first pass
+        assert torch.equal(Exact(vectors * scale).search(query * scale, 5, distance)[1], expected[1])
+    distances, rows = exact.search(query, 3000, distance)
+    assert rows[0].sort().values.tolist() == list(range(3000))
     assert distances[0, -len(exact.nonfinite) :].isnan().all() and distances[0, : -len(exact.nonfinite)].isfinite().all()
     assert rows[0, -len(exact.nonfinite) :].tolist() == exact.nonfinite.tolist()
 

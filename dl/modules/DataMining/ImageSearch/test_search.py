@@ -176,7 +176,7 @@ def test_names_that_no_terminal_shows_are_escaped() -> None:
 def test_pictures_with_names_that_are_not_utf_8_are_found(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         save(pictures / "a.bmp", (1, 1, 1)).rename(os.fsdecode(os.fsencode(pictures) + b"/\xff.bmp"))
-    except OSError:
+    except (OSError, ValueError):
         pytest.skip("this system's file names are Unicode")
     assert run(pictures) == 0
     Image.fromarray(np.ones((2, 2, 3), np.uint8)).save("query.png")

@@ -208,7 +208,14 @@ def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-NO_FILES = {"a folder": Path.mkdir, "a pipe": _pipe, "a link to itself": lambda path: path.symlink_to(path)}
+def _link(path: Path, target: Path) -> None:
+    try:
+        path.symlink_to(target)
+    except OSError:  # of Windows
+        pytest.skip("this user may not make links")
+
+
+NO_FILES = {"a folder": Path.mkdir, "a pipe": _pipe, "a link to itself": lambda path: _link(path, path)}
 
 
 @pytest.mark.parametrize("kind", NO_FILES)
@@ -225,7 +232,7 @@ def test_a_link_to_a_file_is_one(made: Path, tmp_path: Path) -> None:
     expected = values(made)
     for path in list(made.iterdir()):
         shutil.move(path, tmp_path / path.name)
-        path.symlink_to(tmp_path / path.name)
+        _link(path, tmp_path / path.name)
     assert values(made) == expected
 
 
