@@ -207,5 +207,5 @@ def test_network_overfits_one_batch() -> None:
 
 
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=2, batch_size=16)
+    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=16)
     testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)

@@ -157,7 +157,7 @@ def test_network_overfits_one_image() -> None:
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Denoising, "preview", lambda task, model: {})
     monkeypatch.setattr(Denoising, "report", lambda task, model: {})
-    options = {"times": 20, "epochs": 2, "batch_size": 16, "ema": 0.9, "precision": "fp32", "learned_variance": True}
+    options = {"times": 20, "epochs": 1, "batch_size": 16, "ema": 0.9, "precision": "fp32", "learned_variance": True}
     config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", **options)
     testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
     with pytest.raises(ValueError, match="--times has to be at least 2"):

@@ -102,6 +102,6 @@ def test_network_overfits_one_image() -> None:
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Denoising, "preview", lambda task, model: {})
     monkeypatch.setattr(Denoising, "report", lambda task, model: {})
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=2, batch_size=16, ema=0.9)
+    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=16, ema=0.9)
     config = dataclasses.replace(config, precision="fp32")
     testing.assert_resumes_exactly(train.main, config, lambda: synthetic.image_splits(size=8))
