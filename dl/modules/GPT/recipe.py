@@ -10,6 +10,7 @@ from dl.modules.GPT.task import TextModeling
 from dl.mytorch import History, TrainConfig, Trainer, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits
+from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import adamw, warmup_cosine
 
 
@@ -47,7 +48,7 @@ class LanguageConfig(TrainConfig):
 def network(config: LanguageConfig, build: Callable[..., nn.Module], vocab_size: int) -> nn.Module:
     """The network that the config asks for; `build` is that of its model.py."""
     sizes = {"vocab_size": vocab_size, "max_length": config.length, "dropout": config.dropout}
-    return build(config.model, **sizes, **config.sizes())
+    return use_fast_dropout(build(config.model, **sizes, **config.sizes()))
 
 
 def train(

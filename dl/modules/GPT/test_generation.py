@@ -50,7 +50,7 @@ def test_cached_and_uncached_tokens_are_the_same(build: Any, options: dict[str, 
     options = {**options, "max_new_tokens": 20, "seed": 3}
     runs = [generate(model, **padded(PROMPTS), cached=cached, **options) for cached in (True, False)]
     assert torch.equal(*runs)
-    assert len(runs[0][:, 5:].unique()) >= 3  # not one token all along
+    assert len(runs[0][:, 5:].unique()) > 1  # not one token all along
 
 
 @pytest.mark.parametrize("build", [gpt2.build, llama.build])

@@ -20,7 +20,7 @@ def test_an_adapted_model_begins_as_it_was_learns_and_is_merged(build: Any) -> N
     adapt(model, rank=2, alpha=6.0)
     assert torch.equal(model(TOKENS), before)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    layers = [f"blocks.{i}.attention.layer.{part}" for i in range(2) for part in ("query", "value")]
+    layers = [f"blocks.{i}.attention.{part}" for i in range(2) for part in ("query", "value")]
     assert trained == {f"{layer}.{part}" for layer in layers for part in ("down", "up")}
     frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)

@@ -23,11 +23,11 @@ NAMES = (
     (r"^wpe", "position_embedding"),
     (r"^ln_f", "norm"),
     (r"^h\.(\d+)", r"blocks.\1"),
-    (r"\.ln_1", ".attention.norm"),
-    (r"\.attn\.c_proj", ".attention.layer.output"),
-    (r"\.ln_2", ".feed_forward.norm"),
-    (r"\.mlp\.c_fc", ".feed_forward.layer.fc1"),
-    (r"\.mlp\.c_proj", ".feed_forward.layer.fc2"),
+    (r"\.ln_1", ".norm1"),
+    (r"\.attn\.c_proj", ".attention.output"),
+    (r"\.ln_2", ".norm2"),
+    (r"\.mlp\.c_fc", ".feed_forward.fc1"),
+    (r"\.mlp\.c_proj", ".feed_forward.fc2"),
 )
 
 
@@ -69,9 +69,9 @@ def from_transformers(reference: nn.Module) -> GPT2:
             name = re.sub(theirs, our, name)
         if ".attn.c_attn." in name:  # query, key and value in one: (C, 3 C) and (3 C,)
             for part, own in zip(("query", "key", "value"), weight.chunk(3, dim=-1)):
-                weights[name.replace("attn.c_attn", f"attention.layer.{part}")] = own.mT if own.ndim == 2 else own
+                weights[name.replace("attn.c_attn", f"attention.{part}")] = own.mT if own.ndim == 2 else own
         else:
-            linear = ".layer." in name and weight.ndim == 2
+            linear = name.startswith("blocks.") and weight.ndim == 2
             weights[name] = weight.mT if linear else weight
     model.load_state_dict(weights)
     return model

@@ -7,7 +7,7 @@ are corrected by those of https://github.com/openai/gpt-2). "char" and "char_gpu
 Shakespeare of https://github.com/karpathy/nanoGPT, without biases and with the exact GELU; "small" is ours, for word pieces
 of WikiText-2; "tiny" is for tests.
 
-Deviations: none of architecture. What the paper leaves open (deviation of the initial weights, GELU by tanh) follows its code.
+Deviations: none of architecture. What the paper leaves open (std of the initial weights, GELU by tanh) follows its code.
 """
 
 import math
@@ -18,9 +18,70 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch.layers import EncoderBlock, KeyValueCache, FastDropout
+from dl.mytorch.layers import KeyValueCache, fused_attention, sequential
 
-# B batch, T tokens, S tokens with those in the cache, C width, V vocabulary
+# B batch, T tokens, S tokens with those in the cache, C width, H heads, D width of a head, V vocabulary
+
+
+class CausalSelfAttention(nn.Module):
+    """Each position attends to itself and to those before it, in H heads of width D = C / H.
+
+    Raises `ValueError` for a width that does not divide into heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float, bias: bool) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} has to divide into num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim, bias=bias)
+        self.key = nn.Linear(dim, dim, bias=bias)
+        self.value = nn.Linear(dim, dim, bias=bias)
+        self.weights = nn.Identity()  # a `Probe` on it sees the attention weights (B, H, T, S)
+        self.dropout = nn.Dropout(dropout)  # of the attention weights
+        self.output = nn.Linear(dim, dim, bias=bias)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """x (B, T, C), padding_mask bool (B, S) -> (B, T, C). With a cache, x continues the S - T positions in it."""
+        query, key, value = (
+            layer(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, T, C) -> (B, T, H, D) -> (B, H, T, D)
+            for layer in (self.query, self.key, self.value)
+        )
+        if cache is not None:
+            key, value = cache.append(key, value)  # (B, H, T, D) -> (B, H, S, D)
+        y = fused_attention(query, key, value, padding_mask, causal=True, dropout=self.dropout, weights=self.weights)
+        return self.output(y.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, H, D) -> (B, T, C)
+
+
+class Block(nn.Module):
+    """Section 2.3: attention and feed-forward, each with its norm before it and a shortcut around both."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        dropout: float,
+        attention_dropout: float,
+        activation: Callable[[], nn.Module],
+        norm_eps: float,
+        bias: bool,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, norm_eps, bias=bias)
+        self.attention = CausalSelfAttention(dim, num_heads, attention_dropout, bias)
+        self.norm2 = nn.LayerNorm(dim, norm_eps, bias=bias)
+        self.feed_forward = sequential(
+            fc1=nn.Linear(dim, hidden_dim, bias=bias),
+            act=activation(),
+            fc2=nn.Linear(hidden_dim, dim, bias=bias),
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """x (B, T, C), padding_mask bool (B, S) -> (B, T, C)."""
+        x = x + self.dropout(self.attention(self.norm1(x), padding_mask, cache))
+        return x + self.dropout(self.feed_forward(self.norm2(x)))
 
 
 class GPT2(nn.Module):
@@ -35,6 +96,13 @@ class GPT2(nn.Module):
 
     Raises `ValueError` for a dim that does not divide into heads.
     """
+
+    RENAMED = (  # names of earlier versions as regular expressions, and today's
+        (r"\.attention\.norm\.", ".norm1."),
+        (r"\.attention\.layer\.", ".attention."),
+        (r"\.feed_forward\.norm\.", ".norm2."),
+        (r"\.feed_forward\.layer\.", ".feed_forward."),
+    )
 
     def __init__(
         self,
@@ -54,20 +122,10 @@ class GPT2(nn.Module):
         self.max_length = max_length
         self.token_embedding = nn.Embedding(vocab_size, dim)
         self.position_embedding = nn.Embedding(max_length, dim)
-        self.dropout = FastDropout(dropout)
+        self.dropout = nn.Dropout(dropout)
+        attention_dropout = dropout if attention_dropout is None else attention_dropout
         self.blocks = nn.ModuleList(
-            EncoderBlock(
-                dim,
-                num_heads,
-                hidden_dim,
-                norm_first=True,
-                causal=True,
-                activation=activation,
-                dropout=dropout,
-                attention_dropout=dropout if attention_dropout is None else attention_dropout,
-                norm_eps=norm_eps,
-                bias=bias,
-            )
+            Block(dim, num_heads, hidden_dim or 4 * dim, dropout, attention_dropout, activation, norm_eps, bias)
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim, norm_eps, bias=bias)
@@ -76,18 +134,20 @@ class GPT2(nn.Module):
     def init_weights(self) -> None:
         """As the paper's code has it (https://github.com/openai/gpt-2, src/model.py), with the scaling of section 2.3.
 
-        - token embedding, linear layers: normal, deviation 0.02
-        - the last linear layer of each residual branch: 0.02 / sqrt(branches), of which there are two a block
-        - position embedding: normal, deviation 0.01
+        - token embedding, linear layers: normal, std 0.02
+        - the last linear layer of each residual branch: std 0.02 / sqrt(branches), of which there are two a block
+        - position embedding: normal, std 0.01
         - biases: 0
         """
-        for name, module in self.named_modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                last = name.endswith(("attention.layer.output", "feed_forward.layer.fc2"))
-                nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * len(self.blocks)) if last else 0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.position_embedding.weight, std=0.01)
+        for block in self.blocks:
+            attention, feed_forward = block.attention, block.feed_forward
+            for layer in (attention.query, attention.key, attention.value, attention.output, feed_forward.fc1, feed_forward.fc2):
+                last = layer in (attention.output, feed_forward.fc2)
+                nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * len(self.blocks)) if last else 0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def new_cache(self) -> list[KeyValueCache]:
         """Empty, for `forward` to fill, with room for `max_length` tokens."""

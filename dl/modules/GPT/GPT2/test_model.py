@@ -60,17 +60,16 @@ class ByHand(nn.Module):
 
         x = w["token_embedding.weight"][tokens] + w["position_embedding.weight"][: len(tokens)]
         for i in range(len(self.weights.blocks)):
-            name = f"blocks.{i}.attention"
-            normed = norm(x, f"{name}.norm")
-            parts = [linear(normed, f"{name}.layer.{part}").chunk(self.num_heads, -1) for part in ("query", "key", "value")]
+            name = f"blocks.{i}"
+            normed = norm(x, f"{name}.norm1")
+            parts = [linear(normed, f"{name}.attention.{part}").chunk(self.num_heads, -1) for part in ("query", "key", "value")]
             heads = []
             for query, key, value in zip(*parts):
                 scores = (query @ key.T / math.sqrt(query.shape[-1])).masked_fill(future, -math.inf)
                 heads.append(scores.softmax(-1) @ value)
-            x = x + linear(torch.cat(heads, -1), f"{name}.layer.output")
-            name = f"blocks.{i}.feed_forward"
-            hidden = gelu(linear(norm(x, f"{name}.norm"), f"{name}.layer.fc1"))
-            x = x + linear(hidden, f"{name}.layer.fc2")
+            x = x + linear(torch.cat(heads, -1), f"{name}.attention.output")
+            hidden = gelu(linear(norm(x, f"{name}.norm2"), f"{name}.feed_forward.fc1"))
+            x = x + linear(hidden, f"{name}.feed_forward.fc2")
         return norm(x, "norm") @ w["token_embedding.weight"].T
 
 
@@ -106,11 +105,11 @@ def test_shape_of_logits(shape: tuple[int, int]) -> None:
     assert tiny()(torch.zeros(shape, dtype=torch.int64)).shape == (*shape, 11)
 
 
-def test_initial_deviations_are_those_of_the_paper() -> None:
+def test_initial_stds_are_those_of_the_paper() -> None:
     model = build("tiny", dim=128, depth=8, vocab_size=500, max_length=200)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
-            assert (parameter == (1 if "norm.weight" in name else 0)).all(), name
+            assert (parameter == (1 if "norm" in name and name.endswith("weight") else 0)).all(), name
             continue
         wanted = 0.01 if name.startswith("position") else 0.02
         if name.endswith(("output.weight", "fc2.weight")):
@@ -164,9 +163,8 @@ def test_more_tokens_than_positions_are_refused() -> None:
 def test_dropout_acts_on_embeddings_attention_and_layers() -> None:
     model = build("tiny", dropout=0.25, attention_dropout=0.5)
     block = model.blocks[0]
-    assert [model.dropout.p, block.attention.dropout.p, block.feed_forward.dropout.p] == [0.25] * 3
-    assert block.attention.layer.dropout.p == 0.5 and block.feed_forward.layer.dropout.p == 0
-    assert build("tiny", dropout=0.25).blocks[1].attention.layer.dropout.p == 0.25
+    assert [model.dropout.p, block.dropout.p, block.attention.dropout.p] == [0.25, 0.25, 0.5]
+    assert build("tiny", dropout=0.25).blocks[1].attention.dropout.p == 0.25
 
 
 def test_every_parameter_gets_a_gradient_and_one_batch_is_learnt_by_heart() -> None:
@@ -222,22 +220,22 @@ def their_names(copy: nn.Module) -> dict[str, Tensor]:
     for i in range(len(copy.blocks)):
         for kind in ("weight", "bias"):
             block = {name: own[f"blocks.{i}.{name}.{kind}"] for name in BLOCK}
-            parts = [transposed(block[f"attention.layer.{part}"]) for part in ("query", "key", "value")]
+            parts = [transposed(block[f"attention.{part}"]) for part in ("query", "key", "value")]
             names |= {
                 f"h.{i}.attn.c_attn.{kind}": torch.cat(parts, dim=-1),
-                f"h.{i}.attn.c_proj.{kind}": transposed(block["attention.layer.output"]),
-                f"h.{i}.mlp.c_fc.{kind}": transposed(block["feed_forward.layer.fc1"]),
-                f"h.{i}.mlp.c_proj.{kind}": transposed(block["feed_forward.layer.fc2"]),
-                f"h.{i}.ln_1.{kind}": block["attention.norm"],
-                f"h.{i}.ln_2.{kind}": block["feed_forward.norm"],
+                f"h.{i}.attn.c_proj.{kind}": transposed(block["attention.output"]),
+                f"h.{i}.mlp.c_fc.{kind}": transposed(block["feed_forward.fc1"]),
+                f"h.{i}.mlp.c_proj.{kind}": transposed(block["feed_forward.fc2"]),
+                f"h.{i}.ln_1.{kind}": block["norm1"],
+                f"h.{i}.ln_2.{kind}": block["norm2"],
             }
     theirs = {f"reference.transformer.{name}": tensor for name, tensor in names.items()}
     return theirs | {"reference.lm_head.weight": own["token_embedding.weight"]}
 
 
 BLOCK = [
-    *(f"attention.layer.{part}" for part in ("query", "key", "value", "output")),
-    *("feed_forward.layer.fc1", "feed_forward.layer.fc2", "attention.norm", "feed_forward.norm"),
+    *(f"attention.{part}" for part in ("query", "key", "value", "output")),
+    *("feed_forward.fc1", "feed_forward.fc2", "norm1", "norm2"),
 ]
 
 

@@ -15,19 +15,19 @@ NAMES = (
     (r"^model\.", ""),
     (r"^embed_tokens", "token_embedding"),
     (r"^layers\.(\d+)", r"blocks.\1"),
-    (r"\.input_layernorm", ".attention.norm"),
-    (r"\.post_attention_layernorm", ".feed_forward.norm"),
-    (r"\.self_attn\.q_proj", ".attention.layer.query"),
-    (r"\.self_attn\.k_proj", ".attention.layer.key"),
-    (r"\.self_attn\.v_proj", ".attention.layer.value"),
-    (r"\.self_attn\.o_proj", ".attention.layer.output"),
-    (r"\.mlp\.(gate|up|down)_proj", r".feed_forward.layer.\1"),
+    (r"\.input_layernorm", ".norm1"),
+    (r"\.post_attention_layernorm", ".norm2"),
+    (r"\.self_attn\.q_proj", ".attention.query"),
+    (r"\.self_attn\.k_proj", ".attention.key"),
+    (r"\.self_attn\.v_proj", ".attention.value"),
+    (r"\.self_attn\.o_proj", ".attention.output"),
+    (r"\.mlp\.(gate|up|down)_proj", r".feed_forward.\1"),
     (r"\.block_sparse_moe\.", ".mlp."),  # of transformers 4, whose experts are one by one
     (r"\.w1\.", ".gate."),
     (r"\.w2\.", ".down."),
     (r"\.w3\.", ".up."),
-    (r"\.mlp\.gate\.", ".feed_forward.layer.router."),
-    (r"\.mlp\.experts", ".feed_forward.layer.experts"),
+    (r"\.mlp\.gate\.", ".feed_forward.router."),
+    (r"\.mlp\.experts", ".feed_forward.experts"),
     (r"^lm_head", "output"),
 )
 
@@ -75,7 +75,7 @@ def from_transformers(reference: nn.Module) -> Llama:
         **experts,
     )
     for block in model.blocks:
-        block.attention.layer.dropout.p = config.attention_dropout
+        block.attention.dropout.p = config.attention_dropout
     weights = {}
     for name, weight in reference.state_dict().items():
         if name == "lm_head.weight" and model.output is None:
@@ -125,10 +125,10 @@ def from_llama2c(path: Path | str) -> Llama:
     model = Llama(dim, depth, num_heads, num_kv_heads, hidden_dim, vocab_size, max_length, norm_eps=1e-5, tied=tied)
     values = torch.from_numpy(np.frombuffer(content, "<f4", offset=28).copy())
     layers = (
-        ("attention.norm", False),
-        *((f"attention.layer.{part}", part in ("query", "key")) for part in ("query", "key", "value", "output")),
-        ("feed_forward.norm", False),
-        *((f"feed_forward.layer.{part}", False) for part in ("gate", "down", "up")),
+        ("norm1", False),
+        *((f"attention.{part}", part in ("query", "key")) for part in ("query", "key", "value", "output")),
+        ("norm2", False),
+        *((f"feed_forward.{part}", False) for part in ("gate", "down", "up")),
     )
     place = 0
 

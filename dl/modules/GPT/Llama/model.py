@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch.layers import KeyValueCache, MultiHeadAttention, Residual, RotaryPositions
+from dl.mytorch.layers import KeyValueCache, RotaryPositions, fused_attention
 
-# B batch, T tokens, S tokens with those in the cache, C width, V vocabulary; N = B T, E experts, K of them for a token
+# B batch, T tokens, S tokens with those in the cache, C width, H heads, G heads of keys and values, D width of a head,
+# V vocabulary; N = B T, E experts, K of them for a token
 
 
 class SwiGLU(nn.Module):
@@ -80,29 +81,56 @@ class MixtureOfExperts(nn.Module):
         return y.view_as(x)  # (N, C) -> (B, T, C)
 
 
-class Block(nn.Module):
-    """Section 2.2: attention and feed-forward, each behind an RMSNorm and with a shortcut."""
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions. H heads of queries share G heads of keys and values.
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        num_kv_heads: int | None,
-        feed_forward: nn.Module,
-        dropout: float,
-        norm_eps: float,
-        rotary: RotaryPositions,
-    ) -> None:
+    Grouped queries: Ainslie et al. 2023, https://arxiv.org/abs/2305.13245. With G = H it is ordinary multi-head attention.
+
+    Raises `ValueError` for a width that does not divide into heads, or heads that do not divide into groups.
+    """
+
+    def __init__(self, dim: int, num_heads: int, num_kv_heads: int, dropout: float, rotary: RotaryPositions) -> None:
         super().__init__()
-        attention = MultiHeadAttention(
-            dim, num_heads, dropout, bias=False, causal=True, num_kv_heads=num_kv_heads, rotary=rotary
-        )
-        self.attention = Residual(attention, nn.RMSNorm(dim, norm_eps), dropout, norm_first=True)
-        self.feed_forward = Residual(feed_forward, nn.RMSNorm(dim, norm_eps), dropout, norm_first=True)
+        if dim % num_heads or num_heads % num_kv_heads:
+            raise ValueError(f"dim {dim} has to divide into num_heads {num_heads}, and these into num_kv_heads {num_kv_heads}")
+        self.head_dim = dim // num_heads
+        self.rotary = rotary
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key = nn.Linear(dim, num_kv_heads * self.head_dim, bias=False)
+        self.value = nn.Linear(dim, num_kv_heads * self.head_dim, bias=False)
+        self.weights = nn.Identity()  # a `Probe` on it sees the attention weights (B, H, T, S)
+        self.dropout = nn.Dropout(dropout)  # of the attention weights
+        self.output = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """x (B, T, C), padding_mask (B, T), or (B, S) with a cache -> (B, T, C)."""
-        return self.feed_forward(self.attention(x, padding_mask=padding_mask, cache=cache))
+        """x (B, T, C), padding_mask bool (B, S) -> (B, T, C). With a cache, x continues the S - T positions in it."""
+        query, key, value = (
+            layer(x).unflatten(2, (-1, self.head_dim)).transpose(1, 2)  # (B, T, H D) -> (B, T, H, D) -> (B, H, T, D), or G
+            for layer in (self.query, self.key, self.value)
+        )
+        start = cache.length if cache else 0
+        query, key = self.rotary(query, start), self.rotary(key, start)
+        if cache is not None:
+            key, value = cache.append(key, value)  # (B, G, T, D) -> (B, G, S, D)
+        y = fused_attention(query, key, value, padding_mask, causal=True, dropout=self.dropout, weights=self.weights)
+        return self.output(y.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, H, D) -> (B, T, C)
+
+
+class Block(nn.Module):
+    """Section 2.2: attention and feed-forward, each with an RMSNorm before it and a shortcut around both."""
+
+    def __init__(self, dim: int, attention: Attention, feed_forward: nn.Module, dropout: float, norm_eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.RMSNorm(dim, norm_eps)
+        self.attention = attention
+        self.norm2 = nn.RMSNorm(dim, norm_eps)
+        self.feed_forward = feed_forward
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """x (B, T, C), padding_mask bool (B, S) -> (B, T, C)."""
+        x = x + self.dropout(self.attention(self.norm1(x), padding_mask, cache))
+        return x + self.dropout(self.feed_forward(self.norm2(x)))
 
 
 class Llama(nn.Module):
@@ -120,6 +148,13 @@ class Llama(nn.Module):
     Raises `ValueError` for a dim that does not divide into heads, or into heads of odd width, heads that do not divide
     into groups, or more experts a token than there are.
     """
+
+    RENAMED = (  # names of earlier versions as regular expressions, and today's
+        (r"\.attention\.norm\.", ".norm1."),
+        (r"\.attention\.layer\.", ".attention."),
+        (r"\.feed_forward\.norm\.", ".norm2."),
+        (r"\.feed_forward\.layer\.", ".feed_forward."),
+    )
 
     def __init__(
         self,
@@ -146,19 +181,23 @@ class Llama(nn.Module):
         def feed_forward() -> nn.Module:
             return MixtureOfExperts(dim, hidden_dim, num_experts, experts_per_token) if num_experts else SwiGLU(dim, hidden_dim)
 
-        self.blocks = nn.ModuleList(
-            Block(dim, num_heads, num_kv_heads, feed_forward(), dropout, norm_eps, rotary) for _ in range(depth)
-        )
+        def attention() -> Attention:
+            return Attention(dim, num_heads, num_kv_heads or num_heads, dropout, rotary)
+
+        self.blocks = nn.ModuleList(Block(dim, attention(), feed_forward(), dropout, norm_eps) for _ in range(depth))
         self.norm = nn.RMSNorm(dim, norm_eps)
         self.output = None if tied else nn.Linear(dim, vocab_size, bias=False)
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal, deviation 0.02; of the last linear layer of each residual branch 0.02 / sqrt(branches), as in GPT-2."""
-        for name, module in self.named_modules():
+        """Normal, std 0.02; of the last linear layer of each residual branch 0.02 / sqrt(branches), as in GPT-2."""
+        branches = 2 * len(self.blocks)
+        attentions = [module for module in self.modules() if isinstance(module, Attention)]
+        feed_forwards = [module for module in self.modules() if isinstance(module, SwiGLU)]
+        last = {attention.output for attention in attentions} | {feed_forward.down for feed_forward in feed_forwards}
+        for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
-                last = name.endswith(("attention.layer.output", ".down"))
-                nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * len(self.blocks)) if last else 0.02)
+                nn.init.normal_(module.weight, std=0.02 / math.sqrt(branches) if module in last else 0.02)
 
     def new_cache(self) -> list[KeyValueCache]:
         """Empty, for `forward` to fill, with room for `max_length` tokens."""

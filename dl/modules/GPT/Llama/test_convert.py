@@ -14,15 +14,15 @@ from dl.modules.GPT.Llama.model import Llama, build
 # Ours and the published names.
 NAMES = (
     ("blocks.", "layers."),
-    (".attention.norm", ".input_layernorm"),
-    (".feed_forward.norm", ".post_attention_layernorm"),
-    *((f".attention.layer.{part}", f".self_attn.{part[0]}_proj") for part in ("query", "key", "value", "output")),
-    *((f".feed_forward.layer.{part}", f".mlp.{part}_proj") for part in ("gate", "up", "down")),
+    (".norm1", ".input_layernorm"),
+    (".norm2", ".post_attention_layernorm"),
+    *((f".attention.{part}", f".self_attn.{part[0]}_proj") for part in ("query", "key", "value", "output")),
+    *((f".feed_forward.{part}", f".mlp.{part}_proj") for part in ("gate", "up", "down")),
     (".gate.weight", ".w1.weight"),
     (".down.weight", ".w2.weight"),
     (".up.weight", ".w3.weight"),
-    (".feed_forward.layer.router", ".block_sparse_moe.gate"),
-    (".feed_forward.layer.experts", ".block_sparse_moe.experts"),
+    (".feed_forward.router", ".block_sparse_moe.gate"),
+    (".feed_forward.experts", ".block_sparse_moe.experts"),
     ("token_embedding", "embed_tokens"),
 )
 

@@ -112,7 +112,7 @@ def test_routers_and_experts_are_trained(count: int) -> None:
 def test_balance_counts_in_training_only() -> None:
     model, plain, task = tiny(), TextModeling(VOCABULARY), BalancedTextModeling(VOCABULARY, weight=0.5)
     loss = plain.step(model, BATCH).loss
-    balances = [block.feed_forward.layer.balance for block in model.blocks]
+    balances = [block.feed_forward.balance for block in model.blocks]
     assert task.step(model, BATCH).loss.item() == pytest.approx((loss + 0.5 * sum(balances)).item())
     assert torch.equal(task.eval_step(model, BATCH).loss, plain.eval_step(model, BATCH).loss)
 
@@ -128,11 +128,11 @@ def their_names(copy: nn.Module) -> dict[str, Tensor]:
     for i, block in enumerate(copy.blocks):
         theirs, our = f"model.layers.{i}", f"blocks.{i}"
         for part in ("query", "key", "value", "output"):
-            names[f"{theirs}.self_attn.{part[0]}_proj.weight"] = own[f"{our}.attention.layer.{part}.weight"]
-        names[f"{theirs}.input_layernorm.weight"] = own[f"{our}.attention.norm.weight"]
-        names[f"{theirs}.post_attention_layernorm.weight"] = own[f"{our}.feed_forward.norm.weight"]
-        names[f"{theirs}.mlp.gate.weight"] = own[f"{our}.feed_forward.layer.router.weight"]
-        experts = block.feed_forward.layer.experts
+            names[f"{theirs}.self_attn.{part[0]}_proj.weight"] = own[f"{our}.attention.{part}.weight"]
+        names[f"{theirs}.input_layernorm.weight"] = own[f"{our}.norm1.weight"]
+        names[f"{theirs}.post_attention_layernorm.weight"] = own[f"{our}.norm2.weight"]
+        names[f"{theirs}.mlp.gate.weight"] = own[f"{our}.feed_forward.router.weight"]
+        experts = block.feed_forward.experts
         gates = [torch.cat([expert.gate.weight, expert.up.weight]) for expert in experts]
         names[f"{theirs}.mlp.experts.gate_up_proj"] = torch.stack(gates)
         names[f"{theirs}.mlp.experts.down_proj"] = torch.stack([expert.down.weight for expert in experts])
@@ -179,7 +179,7 @@ def test_balance_is_that_of_mixtral_for_each_of_the_experts_of_a_token(mixtral: 
     model = from_transformers(reference)
     model(TOKENS)
     theirs = reference(input_ids=TOKENS).aux_loss.item()
-    assert model.blocks[0].feed_forward.layer.balance.item() == pytest.approx(theirs / 2, abs=1e-6)  # theirs in float32
+    assert model.blocks[0].feed_forward.balance.item() == pytest.approx(theirs / 2, abs=1e-6)  # theirs in float32
 
 
 @pytest.mark.parity

@@ -45,19 +45,18 @@ def by_hand(w: dict[str, Tensor], tokens: Tensor, heads: int, kv_heads: int, adj
 
     x = w["token_embedding.weight"][tokens]
     for i in range(sum(name.endswith("gate.weight") for name in w)):
-        name = f"blocks.{i}.attention"
-        normed = norm(x, f"{name}.norm")
-        query = (normed @ w[f"{name}.layer.query.weight"].T).chunk(heads, -1)
-        key, value = ((normed @ w[f"{name}.layer.{part}.weight"].T).chunk(kv_heads, -1) for part in ("key", "value"))
+        name = f"blocks.{i}"
+        normed = norm(x, f"{name}.norm1")
+        query = (normed @ w[f"{name}.attention.query.weight"].T).chunk(heads, -1)
+        key, value = ((normed @ w[f"{name}.attention.{part}.weight"].T).chunk(kv_heads, -1) for part in ("key", "value"))
         outputs = []
         for head in range(heads):
             shared = head // (heads // kv_heads)
             scores = (turn(query[head]) @ turn(key[shared]).T / math.sqrt(width)).masked_fill(future, -math.inf)
             outputs.append(scores.softmax(-1) @ value[shared])
-        x = x + torch.cat(outputs, -1) @ w[f"{name}.layer.output.weight"].T
-        name = f"blocks.{i}.feed_forward"
-        gate, up, down = (w[f"{name}.layer.{part}.weight"].T for part in ("gate", "up", "down"))
-        normed = norm(x, f"{name}.norm")
+        x = x + torch.cat(outputs, -1) @ w[f"{name}.attention.output.weight"].T
+        gate, up, down = (w[f"{name}.feed_forward.{part}.weight"].T for part in ("gate", "up", "down"))
+        normed = norm(x, f"{name}.norm2")
         gated = normed @ gate
         x = x + (gated / (1 + torch.exp(-gated)) * (normed @ up)) @ down
     return norm(x, "norm") @ w.get("output.weight", w["token_embedding.weight"]).T
@@ -103,12 +102,12 @@ def test_shape_of_logits(shape: tuple[int, int]) -> None:
     assert tiny()(torch.zeros(shape, dtype=torch.int64)).shape == (*shape, 11)
 
 
-def test_initial_deviations() -> None:
+def test_initial_stds() -> None:
     for name, parameter in build("tiny", dim=128, depth=8, vocab_size=500, hidden_dim=300).named_parameters():
         if parameter.ndim == 1:
             assert (parameter == 1).all(), name
         else:
-            branch = name.endswith(("layer.output.weight", "down.weight"))  # 16 of them
+            branch = name.endswith(("attention.output.weight", "down.weight"))  # 16 of them
             assert parameter.std().item() == pytest.approx(0.005 if branch else 0.02, rel=0.05), name
 
 
@@ -165,8 +164,8 @@ def test_every_parameter_gets_a_gradient_and_one_batch_is_learnt_by_heart() -> N
 
 def llama2c(model: Llama, tied: bool) -> bytes:
     """A file of llama2.c with the weights of a tiny model as they are, so that its rotary pairs are the adjacent ones."""
-    layers = ["attention.norm", *(f"attention.layer.{part}" for part in ("query", "key", "value", "output"))]
-    layers += ["feed_forward.norm", *(f"feed_forward.layer.{part}" for part in ("gate", "down", "up"))]
+    layers = ["norm1", *(f"attention.{part}" for part in ("query", "key", "value", "output"))]
+    layers += ["norm2", *(f"feed_forward.{part}" for part in ("gate", "down", "up"))]
     weights = [model.token_embedding.weight]
     weights += [block.get_submodule(name).weight for name in layers for block in model.blocks]
     weights += [model.norm.weight, torch.full((16, 4), 9.0), *([] if tied else [model.output.weight])]
@@ -262,7 +261,7 @@ class InTheirOrder(nn.Module):
     def __init__(self, model: Llama) -> None:
         super().__init__()
         self.token_embedding = model.token_embedding
-        layers = ["attention.layer", "feed_forward.layer", "attention.norm", "feed_forward.norm"]
+        layers = ["attention", "feed_forward", "norm1", "norm2"]
         self.parts = nn.ModuleList(block.get_submodule(name) for block in model.blocks for name in layers)
         self.norm, self.output = model.norm, model.output
         self.model = model
