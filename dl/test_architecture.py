@@ -28,7 +28,7 @@ FLOORS = {
     **dict.fromkeys(["system", "progress", "checks"], -1),  # know nothing, so that all may use them
     **dict.fromkeys(["config", "files", "distributed", "sharding", "optim", "vision", "introspect", "plot", "layers"], 0),
     **dict.fromkeys(["losses", "optimizers", "autograd", "decoding", "streaming", "precision", "safetensors", "float64"], 0),
-    **dict.fromkeys(["lock", "state"], 0),
+    **dict.fromkeys(["lock", "state", "names"], 0),
     **dict.fromkeys(["tasks", "translation", "metrics", "data", "checkpoint", "shards", "run", "logger"], 1),
     **dict.fromkeys(["trainer", "learner", "layerwise"], 2),
     "testing": 3,  # beside the floors: for tests, so nothing of the core may import it
@@ -54,6 +54,7 @@ LEVEL = {
     ("lock", "config"),
     ("lock", "files"),
     ("state", "config"),
+    ("names", "config"),
     ("state", "files"),
     ("safetensors", "config"),
     ("safetensors", "files"),

@@ -15,6 +15,7 @@ from dl.mytorch import safetensors, shards
 from dl.mytorch.config import UserError
 from dl.mytorch.distributed import gather_objects, is_main, rank, rng_state, set_rng_state, world
 from dl.mytorch.files import recorded_write, regular_file, shown, verify
+from dl.mytorch.names import by_name, by_position, renamed
 from dl.mytorch.run import say_what_is_unverified
 from dl.mytorch.sharding import like, whole
 from dl.mytorch.state import check_optimizer, check_state, problem_of_weight
@@ -76,7 +77,7 @@ Optimizers = Sequence[torch.optim.Optimizer]
 
 def capture(model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> dict[str, Any]:
     """The state of all that a training step changes, and of the generators of every rank. All ranks call it."""
-    parts = {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
+    parts = {"model": model.state_dict(), "optimizers": [by_name(optimizer, model) for optimizer in optimizers]}
     parts |= {"ema": average and average.state_dict()}
     return {**whole(parts, keep=is_main()), "rng": gather_objects(rng_state())}
 
@@ -93,11 +94,11 @@ def capture_shards(
     named = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
     rest = []  # what is no tensor: learning rates and the like
     for i, optimizer in enumerate(optimizers):
-        state = optimizer.state_dict()
-        rest.append({**state, "state": {j: {} for j in state["state"]}})
-        for j, of_one in state["state"].items():
-            named |= {f"optimizers.{i}.{j}.{name}": value for name, value in of_one.items() if isinstance(value, Tensor)}
-            rest[i]["state"][j] |= {name: value for name, value in of_one.items() if not isinstance(value, Tensor)}
+        state = by_name(optimizer, model)
+        rest.append({**state, "state": {parameter: {} for parameter in state["state"]}})
+        for parameter, of_one in state["state"].items():
+            named |= {f"optimizers.{i}.{name}.{parameter}": value for name, value in of_one.items() if isinstance(value, Tensor)}
+            rest[i]["state"][parameter] |= {name: value for name, value in of_one.items() if not isinstance(value, Tensor)}
     return {"shards": folder.name, "optimizers": rest, "rng": gather_objects(rng_state())}, shards.write(folder, named)
 
 
@@ -121,13 +122,17 @@ def restore(state: dict[str, Any], path: Path, model: nn.Module, optimizers: Opt
         raise UserError(f"{path} is of a run with {len(state['optimizers'])} optimizers, this one has {len(optimizers)}")
     if "model" in state and (state.get("ema") is None) != (average is None):
         raise UserError(f"{path} is of a run with another --ema")
+    order = list(renamed(model, state.get("model", {})))
+    placed = []
     for i, (optimizer, saved) in enumerate(zip(optimizers, state["optimizers"])):
-        check_optimizer(saved, optimizer, f"{path}: optimizer {i}")
+        where = f"{path}: optimizer {i}"
+        placed.append(by_position(saved, optimizer, model, order, where))
+        check_optimizer(placed[i], optimizer, where)
     if "shards" in state:
         _restore_shards(_shards_of(state, path), state["optimizers"], model, optimizers, average)
     else:
         put_weights(model, state["model"], path)
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        for optimizer, saved in zip(optimizers, placed, strict=True):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for i, of_one in saved["state"].items():
                 of_one.update({name: like(parameters[i], value) for name, value in of_one.items()})
@@ -154,12 +159,12 @@ def _restore_shards(
     if average is not None:
         own |= {f"ema.{name}": tensor for name, tensor in average.state_dict().items()}
     for i, optimizer in enumerate(optimizers):
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        parameters = dict(model.named_parameters())
         for name in (name for name in found if name.startswith(f"optimizers.{i}.")):
             try:
-                place, of_one = name.split(".", 3)[2:]
-                own[name] = rest[i]["state"][int(place)][of_one] = _zeros(parameters[int(place)], found[name])
-            except (IndexError, KeyError, ValueError):
+                of_one, parameter = name.split(".", 3)[2:]
+                own[name] = rest[i]["state"][parameter][of_one] = _zeros(parameters[parameter], found[name])
+            except (KeyError, ValueError):
                 raise UserError(f"{folder} belongs to another model: its {name} is of no parameter") from None
     for name in own.keys() | found.keys():
         both = name in own and name in found
@@ -168,7 +173,7 @@ def _restore_shards(
     for name, tensor in own.items():
         shards.fill(tensor, name, found[name])
     for optimizer, saved in zip(optimizers, rest, strict=True):
-        optimizer.load_state_dict(saved)
+        optimizer.load_state_dict(by_position(saved, optimizer, model, (), str(folder)))
 
 
 def _zeros(parameter: Tensor, saved: shards.Tensors) -> Tensor:
@@ -220,8 +225,9 @@ def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
 def put_weights(model: nn.Module, weights: Any, path: Path | str) -> nn.Module:
     """`load_state_dict`, checked first: a state dict of another model is a `UserError` that says what differs."""
     own = model.state_dict()
-    if not isinstance(weights, dict):
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise UserError(f"{path} does not hold the weights of a model")
+    weights = renamed(model, weights)
     differs = [f"lacks {name}" for name in own if name not in weights]
     differs += [f"has {name}, which the model lacks" for name in weights if name not in own]
     problems = {name: problem_of_weight(weights[name], own[name]) for name in own if name in weights}
