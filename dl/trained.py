@@ -67,6 +67,8 @@ def published(backbone: str, name: str = "", weights: Path | str = "") -> Classi
         raise UserError(f"{backbone} has no published network {name}".rstrip() + f"; there are {', '.join(names) or 'none'}")
     choices = models.get_model_weights(name)
     best = next((choice for choice in choices if Path(choice.url).name == Path(weights).name), choices.DEFAULT)
+    if weights and Path(weights).is_dir():
+        raise UserError(f"{weights} is a folder, not a file of weights; a run of yours goes with --run")
     weights = weights or _downloaded(best.url)
     state = load(weights)
     options = {}

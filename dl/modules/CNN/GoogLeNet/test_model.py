@@ -311,7 +311,11 @@ def test_paper_s_network_is_the_twin_by_hand(mode: str, stem: str, height: int, 
 @pytest.mark.parametrize(("style", "reach"), [("paper", 2), ("torchvision", 1)])
 def test_each_branch_looks_as_far_as_its_kernel(style: str, reach: int) -> None:
     block = Inception(style, 2, (3, 4, 5, 3, 4, 6)).double().eval()
-    x = torch.rand(1, 2, 9, 9, dtype=torch.float64, requires_grad=True)
+    for parameter in block.parameters():
+        parameter.data.abs_()  # no ReLU is dead
+    x = torch.rand(1, 2, 9, 9, dtype=torch.float64)
+    x[..., 3, 3] = 2.0  # the largest that the pooling at 4, 4 sees
+    x.requires_grad_()
     parts = block(x).split([3, 5, 4, 6], dim=1)
     for part, far in zip(parts, [0, 1, reach, 1]):
         (gradient,) = torch.autograd.grad(part[0, :, 4, 4].sum(), x, retain_graph=True)

@@ -150,6 +150,7 @@ def test_weights_that_do_not_belong_are_refused_in_one_line(
 ) -> None:
     assert "weights of torchvision's resnet34" in refused(capsys, picture, "--model", "resnet34", "--weights", weights)
     assert "does not exist" in refused(capsys, picture, "--weights", tmp_path / "none.pth")
+    assert "is a folder, not a file of weights; a run of yours goes with --run" in refused(capsys, picture, "--weights", tmp_path)
     (tmp_path / "torn.pth").write_bytes(weights.read_bytes()[:5000])
     assert "torn.pth is damaged" in refused(capsys, picture, "--weights", tmp_path / "torn.pth")
     assert "no best.pt" in refused(capsys, picture, "--run", tmp_path)
