@@ -1,7 +1,26 @@
 """Deep-learning papers in PyTorch. This file is read by every Python, before any whose syntax an older one does not know."""
 
+import importlib.util
 import sys
 
 if sys.version_info < (3, 11):
     found = "%d.%d (%s)" % (sys.version_info[0], sys.version_info[1], sys.executable)
     sys.exit("dl needs Python 3.11 or newer, and this is %s. `make test PYTHON=python3.11` installs all into .venv." % found)
+
+
+def explain_missing(kind: type, error: BaseException, trace: object) -> None:
+    """`sys.excepthook` of an interpreter without the installed packages: one line in place of a traceback."""
+    if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] in NEEDED:
+        environment = r".venv\Scripts\activate" if sys.platform == "win32" else ". .venv/bin/activate"
+        print(
+            f"error: {sys.executable} has no {error.name}. `make test` installs all into .venv; then `{environment}` "
+            "in each new terminal. By hand: pip install -r requirements.txt",
+            file=sys.stderr,
+        )
+    else:
+        sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
+
+
+NEEDED = ("torch", "numpy", "tqdm", "PIL", "torchvision", "tensorboard", "matplotlib")
+if importlib.util.find_spec("torch") is None:
+    sys.excepthook = explain_missing

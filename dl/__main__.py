@@ -6,6 +6,7 @@ Each command imports what it needs when it runs: `--help` and a mistyped name do
 import argparse
 import runpy
 import sys
+from difflib import get_close_matches
 from os.path import expanduser
 from typing import Callable, Sequence
 
@@ -18,14 +19,21 @@ NAMING = "MODEL is a name (CNN/LeNet, or lenet) or the path of its folder or of 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 1 for what the user can mend, 2 for a wrong call."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    pipe.escape_output()
     ours = _own_words(argv)
-    args = _parser().parse_args(argv[:ours])
+    parser, commands = _parser()
+    if argv and (near := get_close_matches(argv[0], commands.choices, n=1)) and argv[0] not in near:
+        parser.error(f"no command {argv[0]}; did you mean {near[0]}?")
+    args = parser.parse_args(argv[:ours])
     args.flags = argv[ours:]
     try:
         return args.run(args)
     except BrokenPipeError:  # `python -m dl list | head` has read enough
         pipe.let_go()
         return 0
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
     except UnknownName as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -48,7 +56,7 @@ def _own_words(argv: list[str]) -> int:
     return len(argv)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     parser = argparse.ArgumentParser(prog="python -m dl", description="Deep-learning papers in PyTorch: look, train, test.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -70,11 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--input", metavar="N", type=int, nargs="+", help=shape)
 
     command = _add(commands, "kernels", kernels, "draw the kernels of a trained network's first convolution")
-    command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/CNN/LeNet")
+    command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/demo")
     command.add_argument("--figure", type=expanduser, default="kernels.png", help="picture to write (default: %(default)s)")
 
     command = _add(commands, "features", features, "draw what the layers of a trained network see in a picture")
-    command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/CNN/LeNet")
+    command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/demo")
     command.add_argument("image", type=expanduser, metavar="IMAGE", help="JPEG, PNG, WebP ...")
     layers = "layers as `python -m dl summary` names them; default: all parts that give maps"
     command.add_argument("--layers", metavar="LAYER", nargs="+", default=[], help=layers)
@@ -85,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--record", type=expanduser, metavar="RUN", nargs="+", default=[], help=runs)
 
     _add(commands, "doctor", doctor, "check versions, devices, data and disk, and say what helps")
-    return parser
+    return parser, commands
 
 
 def _add(

@@ -116,7 +116,13 @@ def devices() -> Iterator[Finding]:
     if torch.backends.mps.is_available():
         yield Finding("ok", f"mps: Apple GPU; {_auto_precision(torch.device('mps'))}")
     if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
-        yield Finding("note", f"the NVIDIA driver is not used: torch {torch.__version__} cannot; see https://pytorch.org")
+        way = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu126"
+        built = f"is built for CUDA {torch.version.cuda}, newer than the driver" if torch.version.cuda else "is built for the CPU"
+        yield Finding(
+            "note",
+            f"the NVIDIA GPU is not used: torch {torch.__version__} {built}. `nvidia-smi` shows the newest CUDA of the driver; "
+            f"for 12.6 or newer: {way}",
+        )
 
 
 def _auto_precision(device: Any) -> str:

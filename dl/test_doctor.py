@@ -104,6 +104,16 @@ def test_without_torch_the_report_goes_on(healthy_torchvision: None, monkeypatch
     assert marks(list(doctor.data_sets())) == ["problem"]
 
 
+@pytest.mark.parametrize(("cuda", "reason"), [(None, "built for the CPU"), ("13.0", "CUDA 13.0, newer than the driver")])
+def test_a_gpu_that_torch_cannot_use_is_noted_with_the_command_that_helps(
+    cuda: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    (note,) = [found.text for found in doctor.devices() if found.mark == "note"]
+    assert reason in note and "pip install --force-reinstall torch torchvision --index-url" in note
+
+
 def test_only_a_missing_bundled_set_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = {name: source._replace(places=(tmp_path / name,)) for name, source in images.SOURCES.items()}
     monkeypatch.setattr(images, "SOURCES", sources)

@@ -1,6 +1,7 @@
 """The commands, called in this process."""
 
 import importlib
+import io
 import runpy
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
+import dl
 from dl import __main__ as front
 from dl import catalogue
 
@@ -206,3 +208,49 @@ def test_help_needs_no_docstring(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SystemExit) as stopped:
         module.main(["--help"])
     assert stopped.value.code == 0
+
+
+def test_without_the_installed_packages_every_command_is_one_line_that_names_the_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = ModuleNotFoundError("No module named 'torch'", name="torch")
+    dl.explain_missing(type(missing), missing, None)
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and ".venv" in line and "make" in line and line.count("\n") == 1
+    passed_on: list[Any] = []
+    monkeypatch.setattr(sys, "__excepthook__", lambda *error: passed_on.append(error))
+    for other in (ModuleNotFoundError("No module named 'dl.x'", name="dl.x"), ValueError("a bug")):
+        dl.explain_missing(type(other), other, None)
+    assert len(passed_on) == 2 and capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [["dl", "train", "CNN/LeNet"], ["dl.modules.CNN.LeNet.train"]])
+def test_an_interpreter_without_torch_ends_with_that_line(module: list[str]) -> None:
+    without_packages = [sys.executable, "-S", "-m", *module]
+    ended = subprocess.run(without_packages, cwd=catalogue.ROOT, capture_output=True, encoding="utf-8")
+    assert ended.returncode == 1 and ".venv" in ended.stderr and ended.stderr.count("\n") == 1
+
+
+def test_a_misspelt_command_is_answered_with_a_near_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        front.main(["trian", "CNN/LeNet"])
+    assert "did you mean train?" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_one_line_and_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(name: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(catalogue, "find", interrupted)
+    assert front.main(["test", "lenet"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_what_a_terminal_lacks_is_shown_as_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr("dl.results.rewrite_readmes", lambda: ["\u00b1 0.1"])
+    assert front.main(["results"]) == 0
+    shown.flush()
+    assert shown.buffer.getvalue() == b"\\xb1 0.1\n"

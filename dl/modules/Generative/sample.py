@@ -13,7 +13,7 @@ from typing import NamedTuple, Sequence
 import torch
 from torch import nn
 
-from dl import catalogue
+from dl import catalogue, command
 from dl.modules.Diffusion.DDPM.data import PictureConfig
 from dl.modules.Diffusion.DDPM.sample import beside_nearest, check_out
 from dl.modules.Generative.pictures import picture, samples, walks
@@ -63,7 +63,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 @torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
-    try:
+
+    def action() -> None:
         check_out(options.out)
         found = trained(options.run)
         if options.num < 1 or options.seed < 0:
@@ -77,10 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             images = (beside_nearest(images * 2 - 1, image_splits(found.config).train) + 1) / 2
         plot.save_image(picture(images, columns), options.out)
         print(f"drawn: {options.out}")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return command.run(action)
 
 
 if __name__ == "__main__":

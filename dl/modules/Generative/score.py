@@ -12,6 +12,7 @@ from typing import Sequence
 import torch
 from torch import nn
 
+from dl import command
 from dl.modules.CNN.ResNet import predict
 from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
@@ -43,7 +44,8 @@ def scores(found: Trained, classifier: nn.Module, num: int, seed: int) -> tuple[
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
-    try:
+
+    def action() -> None:
         found, classifier = trained(options.run), predict.trained(options.classifier)
         if options.num < 8 or options.seed < 0:
             raise UserError(f"--num has to be at least 8 and --seed 0 or more; got {options.num} and {options.seed}")
@@ -51,10 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"{options.classifier} was trained on other classes than {options.run}")
         distance, precision, recall = scores(found, classifier.model, options.num, options.seed)
         print(f"Frechet distance {distance:.2f}, precision {precision:.3f}, recall {recall:.3f}")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return command.run(action)
 
 
 if __name__ == "__main__":

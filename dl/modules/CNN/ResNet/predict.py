@@ -15,8 +15,9 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
+from dl import command
 from dl.mytorch import plot
-from dl.mytorch.config import UserError, user_path
+from dl.mytorch.config import user_path
 from dl.mytorch.data import read_image
 from dl.trained import Classifier, feature_maps, published, trained
 
@@ -52,7 +53,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
-    try:
+
+    def action() -> None:
         pictures = [read_image(path) for path in options.pictures]
         if options.run:
             classifier = trained(options.run, "CNN/ResNet")
@@ -68,10 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.features:
             plot.save_figure(plot.feature_maps(feature_maps(classifier, pictures[0])), options.features)
             print(f"drawn: {options.features}")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return command.run(action)
 
 
 if __name__ == "__main__":
