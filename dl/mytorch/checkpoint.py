@@ -123,16 +123,16 @@ def restore(state: dict[str, Any], path: Path, model: nn.Module, optimizers: Opt
     if "model" in state and (state.get("ema") is None) != (average is None):
         raise UserError(f"{path} is of a run with another --ema")
     order = list(renamed(model, state.get("model", {})))
-    placed = []
+    states = []
     for i, (optimizer, saved) in enumerate(zip(optimizers, state["optimizers"])):
         where = f"{path}: optimizer {i}"
-        placed.append(by_position(saved, optimizer, model, order, where))
-        check_optimizer(placed[i], optimizer, where)
+        states.append(check_optimizer(by_position(saved, optimizer, model, order, where), optimizer, where))
     if "shards" in state:
-        _restore_shards(_shards_of(state, path), state["optimizers"], model, optimizers, average)
+        groups = [checked["param_groups"] for checked in states]
+        _restore_shards(_shards_of(state, path), state["optimizers"], groups, model, optimizers, average)
     else:
         put_weights(model, state["model"], path)
-        for optimizer, saved in zip(optimizers, placed, strict=True):
+        for optimizer, saved in zip(optimizers, states, strict=True):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for i, of_one in saved["state"].items():
                 of_one.update({name: like(parameters[i], value) for name, value in of_one.items()})
@@ -151,9 +151,14 @@ def use_shards(model: nn.Module) -> bool:
 
 
 def _restore_shards(
-    folder: Path, rest: list[dict[str, Any]], model: nn.Module, optimizers: Optimizers, average: nn.Module | None
+    folder: Path,
+    rest: list[dict[str, Any]],
+    groups: list[list[dict[str, Any]]],
+    model: nn.Module,
+    optimizers: Optimizers,
+    average: nn.Module | None,
 ) -> None:
-    """`rest` is what `capture_shards` found of the optimizers beside tensors."""
+    """`rest` is what `capture_shards` found of the optimizers beside tensors, `groups` the checked ones in it."""
     found = shards.open_folder(folder)
     own = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if average is not None:
@@ -172,8 +177,8 @@ def _restore_shards(
             raise UserError(f"{folder} belongs to another model: {name} is missing or of another shape or type in one of them")
     for name, tensor in own.items():
         shards.fill(tensor, name, found[name])
-    for optimizer, saved in zip(optimizers, rest, strict=True):
-        optimizer.load_state_dict(by_position(saved, optimizer, model, (), str(folder)))
+    for optimizer, saved, checked in zip(optimizers, rest, groups, strict=True):
+        optimizer.load_state_dict(by_position(saved, optimizer, model, (), str(folder)) | {"param_groups": checked})
 
 
 def _zeros(parameter: Tensor, saved: shards.Tensors) -> Tensor:

@@ -73,7 +73,7 @@ def read_history(path: Path) -> History:
 
 def finite(means: dict[str, float]) -> dict[str, float | None]:
     """`means` as a record has them: None for NaN (nothing was counted) and infinity (a perplexity that overflows)."""
-    return {name: value if math.isfinite(value) else None for name, value in means.items()}
+    return {name: None if value in (math.inf, -math.inf) or value != value else value for name, value in means.items()}
 
 
 def device_name(device: torch.device) -> str:

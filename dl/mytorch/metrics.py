@@ -282,4 +282,6 @@ class Metrics:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from `state`, which the ranks hold together: rank 0 takes it, for all."""
         for name in self.by_name.keys() & state.keys() if is_main() else ():  # runs of 0.1 have a top5_error of two classes
+            if state[name].shape != self.by_name[name].sums.shape:
+                raise ValueError(f"{name} is not of {len(self.by_name[name].sums)} sums")
             self.by_name[name].sums = state[name]

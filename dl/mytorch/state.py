@@ -28,6 +28,11 @@ def check_state(state: Any, where: str) -> dict[str, Any]:
             raise UserError(f"{where}: {name} has to be {length} numbers; got {shown(state[name])}")
     if min(*state["position"], *state["length"]) < 0:
         raise UserError(f"{where}: position and length have to be 0 or more; got {state['position']} and {state['length']}")
+    if not state["rng"]:
+        raise UserError(f"{where} lacks the state of the generators of random numbers")
+    for i, generators in enumerate(state["rng"]):  # version, words, the next normal number
+        check(generators["python"], [object], where, f"rng[{i}].python")
+        check(list(generators["python"])[2:], [(float, None)], where, f"rng[{i}].python[2]")
     if ("model" in state) == ("shards" in state):
         raise UserError(f"{where} has to hold either a model or the name of its shards")
     for part in ("train_sums", "task"):
@@ -69,45 +74,44 @@ def _word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def check_optimizer(saved: dict[str, Any], optimizer: torch.optim.Optimizer, where: str) -> None:
-    """Raise `UserError` unless `saved`, of the structure in `STATE`, can be the state of `optimizer`."""
+def check_optimizer(saved: dict[str, Any], optimizer: torch.optim.Optimizer, where: str) -> dict[str, Any]:
+    """Return `saved`, of the structure in `STATE`, as the state that `optimizer` can load; raise `UserError` if it is none.
+
+    Of the options of its groups only the learning rate is taken: all others are the recipe's, and have to be the same.
+    """
     groups = optimizer.state_dict()["param_groups"]
     if len(groups) != len(saved["param_groups"]):
         raise UserError(f"{where} has {len(saved['param_groups'])} groups of parameters, the optimizer has {len(groups)}")
+    taken = []
     for own, group in zip(groups, saved["param_groups"]):
-        for name in own:
-            if name in group and not _alike(group[name], own[name]) or name not in group and name in ("params", "lr"):
-                raise UserError(f"{where}: {name} cannot be {shown(group.get(name))} where the optimizer has {shown(own[name])}")
+        check(group, {"lr": float}, where)
+        for name in own.keys() & group.keys() - {"lr"}:
+            if not isinstance(own[name], (bool, type(None))) and _differ(group[name], own[name]):  # else it is how, not what
+                raise UserError(f"{where}: {name} is {shown(group[name])} there, {shown(own[name])} in this run")
+        taken.append({**own, "lr": group["lr"]})
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    names = {frozenset(of_one) for of_one in saved["state"].values()}
-    if len(names) > 1 or not set(saved["state"]) <= set(range(len(parameters))):
+    kinds = {tuple(sorted((name, type(value).__name__) for name, value in state.items())) for state in saved["state"].values()}
+    if len(kinds) > 1 or not set(saved["state"]) <= set(range(len(parameters))):
         raise UserError(f"{where}: its parameters have unlike states, or there are too many")
     for place, of_one in saved["state"].items():
         for name, value in of_one.items():
-            problem = problem_of(value) if isinstance(value, Tensor) else ""
-            if isinstance(value, Tensor) and not problem:
-                problem = _problem_beside(value, parameters[place])
-            if problem:
+            if isinstance(value, Tensor) and (problem := problem_of(value) or _problem_beside(value, parameters[place])):
                 raise UserError(f"{where}: {name} of parameter {place} {problem}")
+    return {"state": saved["state"], "param_groups": taken}
+
+
+def _differ(saved: Any, own: Any) -> bool:
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (saved, own))
+    return bool(saved != own) if numbers or type(saved) is type(own) else True
 
 
 def _problem_beside(value: Tensor, parameter: Tensor) -> str:
-    shapes = zip(reversed(value.shape), reversed(parameter.shape))
-    if value.ndim > parameter.ndim or any(n not in (1, whole) for n, whole in shapes):
+    """What is wrong with a tensor that an optimizer keeps for `parameter`: a number, one for each weight, row or column."""
+    if value.ndim == 0:
+        return "" if bool(value.isfinite()) and not value.is_complex() else "is no finite number"
+    rows = value.ndim == parameter.ndim > 1 and all(n in (1, whole) for n, whole in zip(value.shape, parameter.shape))
+    if value.shape != parameter.shape and not rows:
         return f"has shape {tuple(value.shape)}, the parameter has {tuple(parameter.shape)}"
-    if value.is_complex() or value.dtype is torch.bool:
+    if not value.is_floating_point():
         return f"has type {_word(value.dtype)}"
     return "has numbers that are NaN" if bool(value.isnan().any()) else ""
-
-
-def _alike(saved: Any, own: Any) -> bool:
-    """Whether these are options of an optimizer of one kind."""
-    if isinstance(own, (tuple, list)):
-        return type(saved) is type(own) and len(saved) == len(own) and all(map(_alike, saved, own))
-    if isinstance(own, Tensor):
-        return isinstance(saved, (Tensor, float)) and math.isfinite(saved)
-    if isinstance(own, (bool, type(None))):
-        return isinstance(saved, (bool, type(None)))
-    if isinstance(own, (int, float)):
-        return isinstance(saved, (int, float)) and not isinstance(saved, bool) and abs(saved) <= 1e308
-    return isinstance(saved, type(own))

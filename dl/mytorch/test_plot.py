@@ -109,8 +109,9 @@ def test_every_history_can_be_drawn(history: list) -> None:
     assert image.shape == (3, 340, 420 * charts)
 
 
-def test_what_is_nan_in_every_record_is_drawn_as_nothing() -> None:
-    figure = plot.curves([{"step": 1, "val": {"r2": math.nan, "loss": 1.0}}, {"step": 2, "test": {"r2": math.nan}}])
+@pytest.mark.parametrize("nothing", [math.nan, None])
+def test_what_is_no_number_in_every_record_is_drawn_as_nothing(nothing: float | None) -> None:
+    figure = plot.curves([{"step": 1, "val": {"r2": nothing, "loss": 1.0}}, {"step": 2, "test": {"r2": nothing}}])
     assert plot.to_tensor(figure).shape == (3, 340, 840)
 
 

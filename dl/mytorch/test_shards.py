@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import random
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,18 @@ def test_what_any_number_of_ranks_wrote_is_read_by_any_other_with_difference_0(t
             torch.multiprocessing.spawn(run_rank, args=(tmp_path, turn, ranks), nprocs=ranks)
         first, found = (torch.load(tmp_path / f"found-{i}.pt", weights_only=True) for i in (0, turn))
         testing.assert_same_state(found, first, f"turn {turn}, {ranks} ranks")
+
+
+@pytest.mark.parametrize("flips", [5, pytest.param(200, marks=pytest.mark.slow)])
+def test_flipped_bits_of_shards_are_named_by_their_file(folder: Path, flips: int) -> None:
+    randomness = random.Random(0)
+    for name in ("index.json", "rank-0.safetensors", "rank-1.safetensors"):
+        content = (folder / name).read_bytes()
+        for _ in range(flips):
+            place, bit = randomness.randrange(len(content)), 1 << randomness.randrange(8)
+            (folder / name).write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+            try:
+                testing.assert_same_state(shards.read(folder), WHOLE, "shards")
+            except UserError as error:
+                assert str(folder) in str(error) and "\n" not in str(error)
+        (folder / name).write_bytes(content)
