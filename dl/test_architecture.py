@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent
 MODELS = sorted(path.parent for path in ROOT.glob("modules/*/*/model.py"))
 
 FLOORS = {
-    **dict.fromkeys(["system", "progress", "checks"], -1),  # know nothing, so that all may use them
+    **dict.fromkeys(["system", "progress", "events", "checks"], -1),  # know nothing, so that all may use them
     **dict.fromkeys(["config", "files", "distributed", "sharding", "optim", "vision", "introspect", "plot", "layers"], 0),
     **dict.fromkeys(["losses", "optimizers", "autograd", "decoding", "streaming", "precision", "safetensors", "float64"], 0),
     **dict.fromkeys(["lock", "state", "names"], 0),

@@ -12,6 +12,7 @@ from torch import Tensor
 from dl.mytorch import plot, system
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.distributed import is_main
+from dl.mytorch.events import Events
 from dl.mytorch.files import read_recorded_json, write_recorded_json
 from dl.mytorch.progress import Progress
 
@@ -101,7 +102,7 @@ class Logger:
     def __init__(self, out: Path, step: int, total_steps: int) -> None:
         self.out = out
         self.step = step
-        self.writers: dict[str, Any] = {}
+        self.writers: dict[str, Events] = {}
         self.progress = Progress(total_steps, done=step, shown=is_main())
         earlier = out / "speed.json"
         self.earlier = read_recorded_json(earlier, SPEED) if is_main() and earlier.exists() and step else {}
@@ -163,7 +164,7 @@ class Logger:
                 self.scalars("test", history.test, history[-1]["step"])
                 flags = {k: v for k, v in dataclasses.asdict(config).items() if isinstance(v, (bool, int, float, str))}
                 final = {f"test/{name}": value for name, value in history.test.items() if value is not None}
-                self._writer("test").add_hparams(flags, final, run_name=".")
+                self._writer("test").add_hparams(flags, final)
             self.history(history)  # last: a run whose history has a test is finished
             self.say("\n".join(["pictures:", *(f"  {path}" for path in paths)]))
 
@@ -188,9 +189,7 @@ class Logger:
             }
             write_recorded_json(speed, self.out / "speed.json")
 
-    def _writer(self, split: str) -> Any:
+    def _writer(self, split: str) -> Events:
         if split not in self.writers:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writers[split] = SummaryWriter(str(self.out / "tensorboard" / split), purge_step=self.step + 1)
+            self.writers[split] = Events(self.out / "tensorboard" / split, purge_step=self.step + 1)
         return self.writers[split]

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,3 +135,64 @@ def test_a_full_disk_ends_all_ranks(recipe: Path, small_disk: Path, flags: str) 
     lines = errors(output)
     assert any("cannot write" in line and "No space left" in line for line in lines), output
     assert all("another rank has stopped" in line or "cannot write" in line for line in lines), output
+
+
+# ---- one process -----------------------------------------------------------------------------------------------------
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    return ranks_of(process)  # its children
+
+
+WITH_WORKERS = ["--one-by-one", "--num-workers", "2", "--pause", "0.05", "--epochs", "999", "--save-every", "1"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_run_with_workers_saves_and_stops(recipe: Path, number: signal.Signals) -> None:
+    """As batch systems and Ctrl-C send it."""
+    out = recipe.parent / "run"
+    process = start(recipe, "--out", str(out), *WITH_WORKERS)
+    wait_for_change(out / "last.pt", 0, process)
+    for one in (*workers_of(process), process.pid):
+        os.kill(one, number)
+    output = finish(process, 128 + number)
+    assert "saved; the same command goes on" in output and "rror" not in output, output
+
+
+def test_a_killed_worker_is_a_line(recipe: Path) -> None:
+    out = recipe.parent / "run"
+    process = start(recipe, "--out", str(out), *WITH_WORKERS)
+    wait_for_change(out / "last.pt", 0, process)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    (line,) = errors(finish(process, 1))
+    assert "DataLoader worker" in line and "--num-workers" in line
+
+
+@pytest.mark.parametrize("removed", ["run", "run/tensorboard"])
+def test_a_folder_that_is_removed_while_training_is_a_line_or_no_matter(recipe: Path, removed: str) -> None:
+    out = recipe.parent / "run"
+    process = start(recipe, "--out", str(out), "--pause", "0.05", "--epochs", "6", "--save-every", "1")
+    wait_for_change(out / "tensorboard" / "val", 0, process)
+    while (recipe.parent / removed).exists():  # the run may be writing into it
+        shutil.rmtree(recipe.parent / removed, ignore_errors=True)
+    output, _ = process.communicate(timeout=300)
+    assert "Traceback" not in output, output
+    if removed == "run":
+        (line,) = errors(output)
+        assert process.returncode == 1 and str(out) in line
+    else:
+        assert process.returncode == 0
+
+
+def test_a_small_dev_shm_with_workers_is_a_line(recipe: Path) -> None:
+    """As in a container: 64 kB, which a batch of images does not fit."""
+    mounted = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
+    train = f"{sys.executable} {recipe} --out {recipe.parent / 'run'} --one-by-one --num-workers 1 --batch-size 48"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True).returncode:
+        pytest.skip("another /dev/shm takes root on Linux")
+    process = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", f"{mounted} && exec {train}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    output = finish(process, 1)
+    assert any(line.startswith("error:") and "--num-workers" in line for line in output.splitlines()), output
+    assert "Traceback" not in output, output
