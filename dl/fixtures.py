@@ -1,5 +1,6 @@
 """What all tests start from: a fixed seed, one thread, no network, tiny data. Loaded by conftest.py."""
 
+import functools
 import gc
 import os
 import socket
@@ -44,8 +45,9 @@ _spare_compiler()
 def _same_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Each test starts from one seed, on one thread of the CPU (`--threads`), without network."""
     if not request.node.get_closest_marker("gpu"):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        for backend in (torch.cuda, torch.backends.mps):
+            absent = functools.wraps(backend.is_available)(lambda: False)  # torch._dynamo looks behind a cached function
+            monkeypatch.setattr(backend, "is_available", absent)
         for device in (torch.cuda, torch.xpu, torch.mtia):  # each seed would be kept, with a stack trace, for when it is there
             monkeypatch.setattr(device, "manual_seed_all", lambda seed: None)
 
