@@ -150,7 +150,7 @@ def test_other_networks_are_refused(torchvision: ModuleType) -> None:
 def test_published_weights_are_used_as_the_readme_says(torchvision: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     published = torchvision.models.densenet121().state_dict()
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *args, **options: published)
-    snippet = re.search(r"```python\n(.*?)```", Path(__file__).with_name("README.md").read_text(), re.DOTALL)
+    snippet = re.search(r"```python\n(.*?)```", Path(__file__).with_name("README.md").read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, Any] = {}
     exec(snippet[1], names)
     assert torch.equal(names["model"].stem.conv.weight, published["features.conv0.weight"])

@@ -127,7 +127,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 
 def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not a picture", encoding="utf-8")
     (tmp_path / "empty.png").touch()
     (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:2000])
     assert "text.jpg is not a picture" in refused(capsys, tmp_path / "text.jpg")

@@ -136,7 +136,7 @@ def test_published_weights_are_used_as_the_readme_says(
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *args, **options: published)
     Image.new("RGB", (400, 300)).save(tmp_path / "dog.jpg")
     monkeypatch.chdir(tmp_path)
-    snippet = re.search(r"```python\n(.*?)```", Path(__file__).with_name("README.md").read_text(), re.DOTALL)
+    snippet = re.search(r"```python\n(.*?)```", Path(__file__).with_name("README.md").read_text(encoding="utf-8"), re.DOTALL)
     exec(snippet[1], {})
     assert capsys.readouterr().out == "golden retriever\n"
 

@@ -303,7 +303,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_ranks_equal_one_process(tmp_path: Path, parallel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """50 images in batches of 16, two to a step: the last batch has 2."""
-    (tmp_path / "two_ranks_recipe.py").write_text(TWO_RANKS)
+    (tmp_path / "two_ranks_recipe.py").write_text(TWO_RANKS, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     flags = ["--batch-size", "16", "--steps", "0", "--epochs", "3", "--accumulate", "2", "--ema", "0.9", "--precision", "fp32"]
     finish(start(tmp_path / "one", *flags, module="two_ranks_recipe"))
