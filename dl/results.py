@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dl import catalogue
-from dl.mytorch.config import UserError
+from dl.mytorch.config import TrainConfig, UserError, current_names
 from dl.mytorch.files import atomic_write, write_json
 from dl.mytorch.logger import History
 from dl.mytorch.run import FREE
@@ -79,15 +79,18 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error})") from None
 
 
+def _config_class(record: Record) -> type[TrainConfig]:
+    return catalogue.module(record["recipe"], record.get("file", "train")).Config
+
+
 def as_taken(record: Record) -> dict[str, Any]:
-    """The config of a run, with the precision that was taken: `--precision auto` may take another on another machine."""
-    return record["config"] | ({"precision": record["precision"]} if "precision" in record else {})
+    """Return the config of a run under today's names, with the precision that was taken, which may differ on another machine."""
+    return current_names(_config_class(record), record["config"]) | ({"precision": record["precision"]} if "precision" in record else {})
 
 
 def changed(record: Record) -> dict[str, Any]:
     """The fields in which a run differs from what its recipe's defaults are today, without those that change no result."""
-    config = catalogue.module(record["recipe"], record.get("file", "train")).Config
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    defaults = {field.name: field.default for field in dataclasses.fields(_config_class(record))}
     return {name: value for name, value in as_taken(record).items() if name not in FREE and value != defaults.get(name)}
 
 

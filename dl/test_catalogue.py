@@ -109,7 +109,7 @@ def test_every_preset_is_a_choice_of_its_recipe(name: str) -> None:
     config = catalogue.module(name, "train").Config
     for preset in catalogue.presets(name):
         assert parse(config, ["--model", preset]).model == preset
-    with pytest.raises(ValueError, match="--model is one of"):
+    with pytest.raises(ValueError, match="--model has to be one of"):
         config(model="none")
 
 

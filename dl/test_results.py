@@ -65,8 +65,8 @@ def test_a_record_holds_the_run_at_its_best_epoch(project: Path) -> None:
 
 
 def test_flags_that_change_the_result_are_in_the_name_and_others_are_not(project: Path) -> None:
-    run = make_run(project / "run", accumulate=2, lr=0.05, clip=1.0, device="cpu", num_workers=2, model="tiny")
-    assert results.record(run).stem == "fashion_mnist-tiny-accumulate2-lr0.05-clip1.0-seed0"
+    run = make_run(project / "run", accumulate=2, lr=0.05, grad_clip=1.0, device="cpu", num_workers=2, model="tiny")
+    assert results.record(run).stem == "fashion_mnist-tiny-accumulate2-lr0.05-grad_clip1.0-seed0"
 
 
 def test_other_folders_of_pictures_have_other_records(project: Path) -> None:
@@ -181,6 +181,13 @@ def test_the_command_makes_the_run_with_the_defaults_of_today(project: Path) -> 
     flip = "--no-flip" if Config.flip else "--flip"
     expected = f"python -m dl.modules.CNN.LeNet.train --data mnist --lr 0.2 {flip} --model textbook"
     assert results.command(json.loads(results.record(run).read_text(encoding="utf-8"))) == expected
+
+
+def test_a_record_under_an_earlier_name_of_a_flag_is_that_of_today(project: Path) -> None:
+    record = json.loads(results.record(make_run(project / "run", grad_clip=0.5)).read_text(encoding="utf-8"))
+    record["config"]["clip"] = record["config"].pop("grad_clip")
+    assert results.command(record) == "python -m dl.modules.CNN.LeNet.train --grad-clip 0.5"
+    assert results.settings(record) == ["grad_clip 0.5"]
 
 
 def test_the_precision_that_was_taken_is_recorded_and_in_the_command(project: Path) -> None:

@@ -1,6 +1,5 @@
 """A trained network with what belongs to it: from the folder of a run, or published weights in our network."""
 
-import dataclasses
 import functools
 import math
 import re
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from dl import catalogue
 from dl.mytorch import Probe
 from dl.mytorch.checkpoint import load, load_weights
-from dl.mytorch.config import UserError
+from dl.mytorch.config import UserError, restore
 from dl.mytorch.data import image_set, prepare
 from dl.mytorch.introspect import without_values
 from dl.mytorch.run import trained_run
@@ -43,11 +42,10 @@ def trained(run: Path | str, backbone: str = "") -> Classifier:
         raise UserError(f"{run} is a run of {described['recipe']}, which is no recipe of this project") from None
     if not getattr(recipe.Config, "classifies", False):
         raise UserError(f"{run} is a run of {described['recipe']}, whose network does not classify pictures")
-    known = {field.name for field in dataclasses.fields(recipe.Config)}
-    values = {name: value for name, value in described["config"].items() if name in known}
+    values = dict(described["config"])
     if (names := Path(run) / "vocabulary-classes.json").exists():
         values["data"] = f"classes:{names}"  # the pictures need not be there any more
-    config = recipe.Config(**values)
+    config = restore(recipe.Config, values, Path(run) / "config.json")
     about = image_set(config)
     model = load_weights(recipe.network(config), Path(run) / "best.pt").eval()
     return Classifier(model, lambda picture: prepare(picture, about), about.classes)

@@ -19,9 +19,13 @@ def user_path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-def flag(default: Any, help: str, choices: Iterable[str] = ()) -> Any:
-    """Return a field of a config with the sentence that `--help` shows for it and the values it is limited to, if any."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices)})
+def flag(default: Any, help: str, choices: Iterable[str] = (), alias: str = "") -> Any:
+    """Return a field of a config with the sentence that `--help` shows for it and the values it is limited to, if any.
+
+    `alias` is an earlier name of the field: `parse` takes it as a hidden flag, and config.json of an earlier run, or a
+    recorded result, is read with it (`restore`, `current_names`).
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices), "alias": alias})
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class TrainConfig:
     accumulate: int = flag(1, "forwards per optimizer step")
     lr: float = flag(1e-3, "peak learning rate")
     weight_decay: float = flag(0.0, "weight decay")
-    clip: float = flag(0.0, "largest norm of the gradient; 0 = no clipping")
+    grad_clip: float = flag(0.0, "largest norm of the gradient; 0 = no clipping", alias="clip")
     ema: float = flag(0.0, "decay of the moving average of the weights, say 0.999 (less in the first steps); 0 = none")
     precision: Literal["auto", "fp32", "bf16"] = flag(
         "fp32", "of the forward pass; weights stay in fp32. auto: bf16 where the device computes in it natively, else fp32"
@@ -83,7 +87,7 @@ class TrainConfig:
                 self._check(name, abs(value) < 2**31, "below 2^31")
         for name in ("epochs", "batch_size", "accumulate", "log_every"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("seed", "steps", "weight_decay", "clip", "num_workers", "eval_every", "save_every"):
+        for name in ("seed", "steps", "weight_decay", "grad_clip", "num_workers", "eval_every", "save_every"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         self._check("seed", self.seed < 2**32, "below 2^32")
         self._check("num_workers", self.num_workers <= 256, "at most 256: each is a process of some 200 MB")
@@ -120,7 +124,8 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            names = [name for action in self._actions for name in action.option_strings]
+            shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
+            names = [name for action in shown for name in action.option_strings]
             near = difflib.get_close_matches(unknown[0].partition("=")[0], names, n=1)
             kind = "flag" if unknown[0].startswith("-") else "argument"
             self.error(f"no such {kind}: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
@@ -130,11 +135,20 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (--help explains all flags)\n")
 
 
-def restore(cls: type[Config], values: dict[str, Any], where: Path | str) -> Config:
-    """Return the config of a run from `values`, those of its config.json; fields that a recipe no longer has are ignored.
+def current_names(cls: type[TrainConfig], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values`, those of a config.json, with today's names of the fields of `cls` in place of their aliases."""
+    names = {_metadata(cls, field.name).get("alias"): field.name for field in dataclasses.fields(cls)}
+    return {names.get(name, name): value for name, value in values.items()}
+
+
+def restore(cls: type[Config], values: Mapping[str, Any], where: Path | str) -> Config:
+    """Return the config of a run from `values`, those of its config.json.
+
+    Fields that have been renamed since are understood (`alias` of `flag`), fields that a recipe no longer has are ignored.
 
     Raises `UserError`, naming `where` and the field, for a value of another type or outside its range.
     """
+    values = current_names(cls, values)
     try:
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
     except ValueError as error:
@@ -168,6 +182,8 @@ def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
             options["type"] = hints[field.name]
             options["metavar"] = hints[field.name].__name__.upper()
         parser.add_argument(_flag_name(field.name), **options)
+        if alias := _metadata(cls, field.name).get("alias"):
+            parser.add_argument(_flag_name(alias), **{**options, "help": argparse.SUPPRESS, "default": argparse.SUPPRESS})
     try:
         return cls(**vars(parser.parse_args(argv)))
     except ValueError as error:

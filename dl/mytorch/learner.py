@@ -122,8 +122,8 @@ class Learner:
         else:  # reading it would wait for the device: the step is noted there, and read with the other sums
             bad = ~torch.isfinite(health) & (self.first_bad == 0)
             self.first_bad = torch.where(bad, self.step + 1, self.first_bad)
-        if self.config.clip:
-            self._scale(gradients, (self.config.clip / (self.gradient_norm + 1e-6)).clamp(max=1.0))
+        if self.config.grad_clip:
+            self._scale(gradients, (self.config.grad_clip / (self.gradient_norm + 1e-6)).clamp(max=1.0))
         if self.stream is None:
             optimizer.step()
         else:

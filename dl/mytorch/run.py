@@ -12,7 +12,7 @@ from typing import Any, Iterator
 
 import torch
 
-from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.config import TrainConfig, UserError, current_names
 from dl.mytorch.distributed import barrier, is_main, restarted, world
 from dl.mytorch.files import CHECKSUMS, is_recorded, read_json, read_recorded_json, regular_file, write_recorded_json
 from dl.mytorch.lock import locked
@@ -134,7 +134,7 @@ def open_run(config: TrainConfig, precision: str | None = None) -> Path:
             _empty(out)
         asked = _describe(config) | {"precision": precision or config.precision}
         if (out / "config.json").exists():
-            _refuse_another(out, asked)
+            _refuse_another(out, asked, type(config))
         else:
             write_recorded_json(asked, out / "config.json")
     barrier()
@@ -151,13 +151,13 @@ def _empty(out: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _refuse_another(out: Path, asked: dict[str, Any]) -> None:
+def _refuse_another(out: Path, asked: dict[str, Any], config: type[TrainConfig]) -> None:
     """Raise `UserError` unless the run in `out` is what was asked for."""
     try:
         described = read_described(out)
     except UserError as error:
         raise UserError(f"{error}. --fresh starts the run over") from None
-    found = {**described["config"], "precision": _precision(described)}
+    found = {**current_names(config, described["config"]), "precision": _precision(described)}
     wanted = dict(asked["config"])
     if wanted["precision"] == "auto":
         wanted["precision"] = found["precision"]

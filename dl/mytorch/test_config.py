@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dl.mytorch.config import TrainConfig, UserError, flag, parse, restore, user_path
+from dl.mytorch.config import TrainConfig, UserError, current_names, flag, parse, restore, user_path
 from dl.mytorch.distributed import seed_everything
 
 
@@ -39,7 +39,7 @@ WORDS = {
     "accumulate": ("2", 2),
     "lr": ("1e-4", 1e-4),
     "weight_decay": ("0.5", 0.5),
-    "clip": ("1", 1.0),
+    "grad_clip": ("1", 1.0),
     "ema": ("0.99", 0.99),
     "precision": ("bf16", "bf16"),
     "deterministic": (None, True),
@@ -138,7 +138,7 @@ def test_help_gives_each_flag_its_sentence_and_default(
         (["--lr", "0"], "--lr"),
         (["--lr", "-0.1"], "--lr"),
         (["--weight-decay", "-1"], "--weight-decay"),
-        (["--clip", "nan"], "--clip"),
+        (["--clip", "nan"], "--grad-clip"),
         (["--ema", "1"], "--ema"),
         (["--ema", "-0.1"], "--ema"),
         (["--precision", "fp8"], "--precision"),
@@ -260,6 +260,26 @@ def test_a_config_is_restored_without_fields_that_there_are_no_more() -> None:
     asked = Config(lr=0.5, epochs=2, fresh=True, act="tanh")
     assert restore(Config, dataclasses.asdict(asked) | {"gone": 1}, "config.json") == asked
     assert restore(Config, {"lr": 1}, "config.json").lr == 1  # JSON has no other whole numbers
+
+
+def test_an_earlier_name_of_a_flag_is_understood_and_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True)
+    class Recurrent(Config):
+        bptt_length: int = flag(64, "tokens", alias="length")
+        sparse: bool = flag(False, "whether", alias="thin")
+        grad_clip: float = 1.0  # a recipe changes the default, the alias stays
+
+    words = ["--length", "7", "--no-thin", "--clip", "0.5"]
+    asked = Recurrent(bptt_length=7, grad_clip=0.5)
+    assert parse(Recurrent, words) == parse(Recurrent, ["--bptt-length", "7", "--grad-clip=0.5"]) == asked
+    assert parse(Recurrent, []).grad_clip == 1 and parse(Recurrent, ["--thin"]).sparse
+    assert restore(Recurrent, {"length": 7, "clip": 0.5, "thin": False}, "config.json") == asked
+    assert current_names(Recurrent, {"clip": 1, "gone": 2}) == {"grad_clip": 1, "gone": 2}
+    for wrong in (["--help"], ["--lenght", "3"]):
+        with pytest.raises(SystemExit):
+            parse(Recurrent, wrong)
+        captured = capsys.readouterr()
+        assert not re.search(r"--(no-)?(length|clip|thin)\b", captured.out + captured.err)
 
 
 def test_a_tilde_in_data_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:

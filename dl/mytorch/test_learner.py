@@ -117,7 +117,7 @@ def test_each_step_moves_the_weights_once(tmp_path: Path) -> None:
 
 
 def test_clipping_bounds_the_step(tmp_path: Path) -> None:
-    config = small_config(tmp_path, steps=1, clip=0.5)
+    config = small_config(tmp_path, steps=1, grad_clip=0.5)
     trainer = Trainer(small_model(), Classification(), sgd(1.0), constant(), config)
     trainer.fit(synthetic.image_splits())
     moved = [(last_weights(trainer)[name] - before).flatten() for name, before in small_model().state_dict().items()]

@@ -173,7 +173,7 @@ def test_resume_with_another_worker_count_leaves_the_same_bytes(recipe: Path) ->
     testing.assert_same_runs(recipe.parent / "whole", broken)
 
 
-@pytest.mark.parametrize("flags", ["", "--accumulate 2", "--accumulate 4 --ema 0.9 --clip 0.05"])
+@pytest.mark.parametrize("flags", ["", "--accumulate 2", "--accumulate 4 --ema 0.9 --grad-clip 0.05"])
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_ranks_equal_one_process(recipe: Path, parallel: str, flags: str) -> None:
     """49 images in batches of 8: the last one has a single image, so that one rank gets none."""

@@ -101,13 +101,23 @@ def test_auto_and_what_the_run_took_open_it_and_the_other_precision_does_not(bef
 
 def test_every_other_flag_may_not_differ(tmp_path: Path) -> None:
     values = {"data": "letters", "act": "tanh", "precision": "bf16", "channels_last": True, "layerwise": "greedy"}
-    numbers = {"seed", "epochs", "steps", "batch_size", "accumulate", "lr", "weight_decay", "clip", "eval_every"}
+    numbers = {"seed", "epochs", "steps", "batch_size", "accumulate", "lr", "weight_decay", "grad_clip", "eval_every"}
     values |= {name: getattr(Config("x"), name) + 1 for name in numbers} | {"ema": 0.5}
     open_run(Config(str(tmp_path)))
     for field in dataclasses.fields(Config):
         if field.name not in {*FREE, "out", "fresh"}:
             with pytest.raises(UserError, match=field.name):
                 open_run(Config(str(tmp_path), **{field.name: values[field.name]}))
+
+
+def test_a_run_that_was_begun_under_an_earlier_name_of_a_flag_is_resumed(tmp_path: Path) -> None:
+    open_run(Config(str(tmp_path), grad_clip=0.5))
+    described = read_json(tmp_path / "config.json")
+    described["config"]["clip"] = described["config"].pop("grad_clip")
+    write_recorded_json(described, tmp_path / "config.json")
+    open_run(Config(str(tmp_path), grad_clip=0.5))
+    with pytest.raises(UserError, match="grad_clip 0.5 there, 0.25 asked for"):
+        open_run(Config(str(tmp_path), grad_clip=0.25))
 
 
 def test_fresh_removes_the_files_of_the_run_and_nothing_else(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class Trainer(Learner):
                 epoch, place = divmod(error.step - 1, self.steps_per_epoch)
                 raise UserError(
                     f"{error} (epoch {epoch + 1}, batch {place * self.config.accumulate + 1}): stopped before the update. "
-                    f"What was saved before is kept in {self.out}. A lower --lr, --clip 1 or --precision fp32 may help"
+                    f"What was saved before is kept in {self.out}. A lower --lr, --grad-clip 1 or --precision fp32 may help"
                 ) from None
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):

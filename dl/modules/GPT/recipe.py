@@ -28,7 +28,7 @@ class LanguageConfig(TrainConfig):
     batch_size: int = 12
     lr: float = 1e-3
     weight_decay: float = 0.1
-    clip: float = 1.0
+    grad_clip: float = 1.0
     eval_every: int = 250
     save_every: int = 250
 

@@ -18,7 +18,7 @@ from dl.modules.Diffusion.DDPM.data import PictureConfig
 from dl.modules.Diffusion.DDPM.sample import beside_nearest, check_out
 from dl.modules.Generative.pictures import picture, samples, walks
 from dl.mytorch import load_weights, plot
-from dl.mytorch.config import UserError, user_path
+from dl.mytorch.config import UserError, restore, user_path
 from dl.mytorch.data import ImageSet, data_of_run, image_set, image_splits
 from dl.mytorch.distributed import device
 from dl.mytorch.run import trained_run
@@ -41,7 +41,8 @@ def trained(run: Path) -> Trained:
         raise UserError(f"{run} is a run of {described['recipe']}, not of {' or '.join(RECIPES)}")
     recipe = catalogue.module(described["recipe"], "train")
     kept = {"out": str(run), "fresh": False, "data": data_of_run(run, described["config"]["data"])}
-    config = recipe.Config(**{**described["config"], **kept})  # the run's split is looked for in `out`
+    # The run's split is looked for in `out`.
+    config = restore(recipe.Config, {**described["config"], **kept}, run / "config.json")
     model = load_weights(recipe.network(config), run / "best.pt").eval().to(device(config.device))
     return Trained(model, image_set(config), config)
 

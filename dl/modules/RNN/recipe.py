@@ -21,25 +21,27 @@ class LanguageConfig(TrainConfig):
     data: Literal["wikitext2", "shakespeare", "shakespeare-sample"] = flag(
         "shakespeare", "text: words of WikiText-2, or characters of Shakespeare"
     )
-    length: int = flag(64, "tokens through which a gradient goes back; the state goes on beyond")
+    bptt_length: int = flag(
+        64, "truncated-BPTT length in tokens; the hidden state is carried across chunks", alias="length"
+    )
     dropout: float = flag(-1.0, "dropout of embeddings and layers, of awd that of its last layer alone; -1: that of the preset")
     optimizer: Literal["adamw", "ntasgd"] = flag(
         "adamw", "adamw: rises, then falls to 0; ntasgd: a constant rate, weights averaged once validation stalls"
     )
-    activation: float = flag(0.0, "alpha of AR, the penalty on large outputs of the last layer")
-    slowness: float = flag(0.0, "beta of TAR, the penalty on outputs that change from token to token")
+    ar_alpha: float = flag(0.0, "weight of AR, the penalty on large outputs of the last layer", alias="activation")
+    tar_beta: float = flag(0.0, "weight of TAR, the penalty on outputs that change from token to token", alias="slowness")
     batch_size: int = 32
     lr: float = 3e-3
-    clip: float = 1.0
+    grad_clip: float = 1.0
     save_every: int = 1000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("length", 1 <= self.length <= 100_000, "at least 1 and at most 100,000")  # each takes the memory of a batch
+        self._check("bptt_length", 1 <= self.bptt_length <= 100_000, "at least 1 and at most 100,000")  # each takes the memory of a batch
         self._check("dropout", self.dropout == -1 or 0 <= self.dropout < 1, "at least 0 and below 1, or -1")
-        for name in ("activation", "slowness"):
+        for name in ("ar_alpha", "tar_beta"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        self._check("slowness", self.slowness == 0 or self.length > 1, "0 with --length 1, in which nothing changes")
+        self._check("tar_beta", self.tar_beta == 0 or self.bptt_length > 1, "0 with --bptt-length 1, in which nothing changes")
         if self.optimizer == "ntasgd":
             self._check("ema", self.ema == 0, "0 with --optimizer ntasgd, which has an average of its own")
             self._check("parallel", self.parallel != "fsdp", "none or ddp with --optimizer ntasgd, which averages the whole")
@@ -55,12 +57,12 @@ def network(config: LanguageConfig, build: Callable[..., nn.Module], vocab_size:
 def train(config: LanguageConfig, build: Callable[..., nn.Module], data: TextSplits | None = None) -> History:
     """The `main` of a recipe."""
     seed_everything(config.seed)
-    data = data or stream_splits(config, config.length)
+    data = data or stream_splits(config, config.bptt_length)
     vocabulary = data.vocabularies["tokens"]
     averaged, decay = config.optimizer == "ntasgd", config.weight_decay
     trainer = (AveragingTrainer if averaged else Trainer)(
         model=network(config, build, len(vocabulary)),
-        task=StreamModeling(vocabulary, config.activation, config.slowness),
+        task=StreamModeling(vocabulary, config.ar_alpha, config.tar_beta),
         optimizer=sgd(config.lr, weight_decay=decay) if averaged else adamw(config.lr, decay, fused=True),
         schedule=constant() if averaged else warmup_cosine(warmup=0.02),
         config=config,

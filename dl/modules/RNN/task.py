@@ -16,8 +16,8 @@ class StreamModeling(Task):
     Batches: those of `dl.mytorch.data.sequences.streams`. Evaluation has a state of its own, which begins anew each time.
 
     Args:
-        activation: alpha of AR, the penalty on the squares of the last layer's output, after dropout.
-        slowness: beta of TAR, the penalty on the squares of its changes from token to token, before dropout
+        ar_alpha: weight of AR, the penalty on the squares of the last layer's output, after dropout.
+        tar_beta: weight of TAR, the penalty on the squares of its changes from token to token, before dropout
             (Merity, Keskar & Socher 2017, https://arxiv.org/abs/1708.02182, section 4.6).
 
     The penalties are part of the training loss, not of perplexity.
@@ -25,9 +25,9 @@ class StreamModeling(Task):
 
     length = 100  # tokens of the text that is shown
 
-    def __init__(self, vocabulary: Vocabulary, activation: float = 0.0, slowness: float = 0.0) -> None:
+    def __init__(self, vocabulary: Vocabulary, ar_alpha: float = 0.0, tar_beta: float = 0.0) -> None:
         self.vocabulary = vocabulary
-        self.activation, self.slowness = activation, slowness
+        self.ar_alpha, self.tar_beta = ar_alpha, tar_beta
         self.carried: State = []
         self.evaluated: State = []
 
@@ -35,10 +35,10 @@ class StreamModeling(Task):
         output, scored = self._score(model, batch, self.carried)
         self.carried = [part.detach() for part in output.state]
         loss = scored.loss
-        if self.activation:
-            loss = loss + self.activation * output.dropped.square().mean()
-        if self.slowness:
-            loss = loss + self.slowness * output.hidden.diff(dim=1).square().mean()
+        if self.ar_alpha:
+            loss = loss + self.ar_alpha * output.dropped.square().mean()
+        if self.tar_beta:
+            loss = loss + self.tar_beta * output.hidden.diff(dim=1).square().mean()
         return scored._replace(loss=loss)
 
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:

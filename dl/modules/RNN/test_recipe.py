@@ -39,7 +39,7 @@ def splits(batch_size: int = 4, length: int = 8) -> TextSplits:
 
 
 def config(train: ModuleType, out: Path, **changes: Any) -> Any:
-    settings = {"model": "tiny", "length": 8, "batch_size": 4, "epochs": 2, "save_every": 0, "lr": 1e-2, "dropout": 0.1}
+    settings = {"model": "tiny", "bptt_length": 8, "batch_size": 4, "epochs": 2, "save_every": 0, "lr": 1e-2, "dropout": 0.1}
     return train.Config(out=str(out), **{**settings, **changes})
 
 
@@ -50,7 +50,7 @@ def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("train", "changes"),
-    [(rnn_train, {}), (gru_train, {"accumulate": 2}), (lstm_train, {"model": "awd_tiny", "activation": 2.0, "slowness": 1.0})],
+    [(rnn_train, {}), (gru_train, {"accumulate": 2}), (lstm_train, {"model": "awd_tiny", "ar_alpha": 2.0, "tar_beta": 1.0})],
     ids=["RNN", "GRU", "AWD-LSTM"],
 )
 def test_recipes_resume_exactly_with_the_state_that_was_carried(
@@ -66,7 +66,7 @@ def test_recipes_resume_exactly_with_the_state_that_was_carried(
 
 def test_averaged_sgd_resumes_exactly(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AveragingTrainer, "patience", 1)
-    asked = config(lstm_train, tmp_path, optimizer="ntasgd", lr=60.0, clip=0.25, epochs=2, eval_every=2, save_every=2)
+    asked = config(lstm_train, tmp_path, optimizer="ntasgd", lr=60.0, grad_clip=0.25, epochs=2, eval_every=2, save_every=2)
     testing.assert_resumes_exactly(lstm_train.main, asked, splits)
     state = checkpoint.load(tmp_path / "whole" / "last.pt")
     assert state["ema"]["n_averaged"] > 1  # the mean had begun
@@ -147,10 +147,10 @@ def test_averaging_begins_with_a_loss_above_the_best_of_those_more_than_the_pati
 
 def test_flags_reach_model_task_and_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "fit", lambda trainer, data: trainer)
-    asked = config(lstm_train, tmp_path, optimizer="ntasgd", lr=30.0, activation=2.0, slowness=1.0, dropout=0.3)
+    asked = config(lstm_train, tmp_path, optimizer="ntasgd", lr=30.0, ar_alpha=2.0, tar_beta=1.0, dropout=0.3)
     trainer = lstm_train.main(asked, splits())
     assert isinstance(trainer, AveragingTrainer) and isinstance(trainer.optimizer, torch.optim.SGD)
-    assert (trainer.task.activation, trainer.task.slowness, trainer.model.dropout.p) == (2.0, 1.0, 0.3)
+    assert (trainer.task.ar_alpha, trainer.task.tar_beta, trainer.model.dropout.p) == (2.0, 1.0, 0.3)
     assert trainer.schedule(77, 100) == 1
     trainer = lstm_train.main(config(lstm_train, tmp_path, dropout=-1.0), splits())
     assert isinstance(trainer.optimizer, torch.optim.AdamW) and trainer.model.dropout.p == 0
@@ -158,8 +158,8 @@ def test_flags_reach_model_task_and_trainer(tmp_path: Path, monkeypatch: pytest.
 
 def test_impossible_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     averaged = [f"{flag} --optimizer ntasgd" for flag in ("--ema 0.9", "--parallel fsdp", "--layerwise stream")]
-    lengths = ("--length 0", "--length 1000000000000000000")
-    for flags in (*lengths, "--dropout 1", "--activation -1", "--slowness 1 --length 1", *averaged):
+    lengths = ("--bptt-length 0", "--bptt-length 1000000000000000000")
+    for flags in (*lengths, "--dropout 1", "--ar-alpha -1", "--tar-beta 1 --bptt-length 1", *averaged):
         with pytest.raises(SystemExit):
             parse(lstm_train.Config, flags.split())
         assert f"{flags.split()[0]} has to be" in capsys.readouterr().err

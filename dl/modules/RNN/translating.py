@@ -28,7 +28,7 @@ class TranslationConfig(TrainConfig):
     epochs: int = 20
     batch_size: int = 64
     lr: float = 2e-3
-    clip: float = 1.0
+    grad_clip: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

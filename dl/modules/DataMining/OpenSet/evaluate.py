@@ -25,7 +25,7 @@ from dl.modules.DataMining.OpenSet.scores import Known, fit_all
 from dl.modules.DataMining.OpenSet.threshold import conformal_threshold, quantile_threshold
 from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_only, network, only
 from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import UserError, user_path
+from dl.mytorch.config import UserError, restore, user_path
 from dl.mytorch.data import image_set, image_splits
 from dl.mytorch.data.idx import load
 from dl.mytorch.data.images import IMAGE_SETS
@@ -91,7 +91,7 @@ def evaluate(run: Path) -> dict[str, Any]:
     """The record of a run. Raises `UserError` for a folder that holds none of this recipe, or one too poor to measure."""
     if not (run / "best.pt").exists() or (described := trained_run(run))["recipe"] != "DataMining/OpenSet":
         raise UserError(f"{run} holds no run of DataMining/OpenSet; `python -m dl.modules.DataMining.OpenSet.train` makes one")
-    config = Config(**described["config"])
+    config = restore(Config, described["config"], run / "config.json")
     model = load_weights(network(config), run / "best.pt").eval()
     train, val, test = (part.dataset for part in known_only(image_splits(config), known_classes(config)))
     features, logits = outputs(model, train["images"][:FITTED], config)

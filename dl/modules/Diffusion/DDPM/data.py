@@ -33,7 +33,7 @@ class DiffusionConfig(PictureConfig):
     epochs: int = 7  # half an hour of one core of a CPU with avx512_bf16
     batch_size: int = 64
     lr: float = 2e-3
-    clip: float = 1.0
+    grad_clip: float = 1.0
     ema: float = 0.998
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # bf16: twice as fast on a CPU with avx512_bf16
     channels_last: bool = True  # a twelfth faster in fp32 on a CPU

@@ -27,7 +27,7 @@ from dl.modules.Diffusion.DDPM.train import Config
 from dl.modules.Diffusion.FlowMatching.flow import euler
 from dl.mytorch import plot
 from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import UserError, user_path
+from dl.mytorch.config import UserError, restore, user_path
 from dl.mytorch.data import ImageSet, Loader, data_of_run, image_set, image_splits
 from dl.mytorch.distributed import device
 from dl.mytorch.run import trained_run
@@ -65,7 +65,8 @@ def trained(run: Path, prediction: str = "") -> Trained:
         raise UserError(f"{run} is a run of {described['recipe']}, not of {', '.join(RECIPES)}")
     recipe = catalogue.module(described["recipe"], "train")
     kept = {"out": str(run), "fresh": False, "data": data_of_run(run, described["config"]["data"])}
-    config = recipe.Config(**{**described["config"], **kept})  # the run's split is looked for in `out`
+    # The run's split is looked for in `out`.
+    config = restore(recipe.Config, {**described["config"], **kept}, run / "config.json")
     process = recipe.process(config)
     if prediction and prediction != process.prediction:
         raise UserError(f"{run} was trained to predict {process.prediction}, not {prediction}")

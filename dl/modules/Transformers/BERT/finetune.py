@@ -35,7 +35,7 @@ class Config(TrainConfig):
     batch_size: int = 32
     lr: float = 5e-5
     weight_decay: float = 0.01
-    clip: float = 1.0
+    grad_clip: float = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     def __post_init__(self) -> None:

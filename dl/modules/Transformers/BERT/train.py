@@ -39,7 +39,7 @@ class Config(TrainConfig):
     epochs: int = 10
     lr: float = 1e-3
     weight_decay: float = 0.01
-    clip: float = 1.0
+    grad_clip: float = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     def __post_init__(self) -> None:
