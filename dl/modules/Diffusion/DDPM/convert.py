@@ -21,10 +21,10 @@ NAMES = (
     (r"\.time_emb_proj", ".time"),
     (r"\.conv_shortcut", ".shortcut"),
     (r"\.group_norm", ".norm"),
-    (r"\.to_q", ".attention.query"),
-    (r"\.to_k", ".attention.key"),
-    (r"\.to_v", ".attention.value"),
-    (r"\.to_out\.0", ".attention.output"),
+    (r"\.to_q", ".query"),
+    (r"\.to_k", ".key"),
+    (r"\.to_v", ".value"),
+    (r"\.to_out\.0", ".output"),
 )
 # What appendix B fixes. The published google/ddpm-* networks have these values.
 FIXED = {

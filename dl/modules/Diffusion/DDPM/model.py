@@ -9,7 +9,7 @@ at chosen resolutions, the time step as a sinusoidal embedding in every residual
 Options beyond the paper:
 - num_classes: a label conditions the network through an embedding that is added to the time's. One row more stands for
   "no label", which classifier-free guidance needs (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
-- patch: squares of patch x patch pixels are the channels of one place of a smaller map, for training on a CPU
+- patch: squares of patch x patch pixels are the channels of one position of a smaller map, for training on a CPU
   (Hoogeboom et al. 2023, https://arxiv.org/abs/2301.11093, section 3.2).
 
 Deviations: none for "cifar10".
@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch.layers import MultiHeadAttention, sequential, time_frequencies
+from dl.mytorch.layers import fused_attention, sequential, time_frequencies
 
-# B batch, C channels, X side of a feature map, E width of the embedding of time and label
+# B batch, C channels, X side of a feature map, H heads, D width of a head, E width of the embedding of time and label
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(norm(conv(norm(x)) + time)), with SiLU behind each norm. (B, in_channels, X, X) -> (B, out_channels, X, X)."""
+    """x + conv(norm(conv(norm(x)) + time)), with SiLU after each norm. (B, in_channels, X, X) -> (B, out_channels, X, X)."""
 
     def __init__(self, in_channels: int, out_channels: int, embedding: int, groups: int, dropout: float) -> None:
         super().__init__()
@@ -48,20 +48,31 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """x + attention(norm(x)) over the places of a map. (B, C, X, X) -> the same."""
+    """x + attention(norm(x)), where each position of a map attends to all, in H heads. (B, C, X, X) -> the same."""
 
     def __init__(self, channels: int, heads: int, groups: int) -> None:
         super().__init__()
+        self.heads = heads
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.attention = MultiHeadAttention(channels, heads)
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels)
+        self.weights = nn.Identity()  # a `Probe` on it sees the attention weights (B, H, X X, X X)
+        self.output = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        places = self.norm(x).flatten(2).transpose(1, 2)  # (B, C, X, X) -> (B, X X, C)
-        return x + self.attention(places).transpose(1, 2).unflatten(2, x.shape[2:])
+        positions = self.norm(x).flatten(2).transpose(1, 2)  # (B, C, X, X) -> (B, X X, C)
+        query, key, value = (
+            layer(positions).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, X X, C) -> (B, X X, H, D) -> (B, H, X X, D)
+            for layer in (self.query, self.key, self.value)
+        )
+        y = fused_attention(query, key, value, weights=self.weights)
+        y = self.output(y.transpose(1, 2).flatten(2))  # (B, H, X X, D) -> (B, X X, H, D) -> (B, X X, C)
+        return x + y.transpose(1, 2).unflatten(2, x.shape[2:])  # (B, X X, C) -> (B, C, X X) -> (B, C, X, X)
 
 
 class Block(nn.Module):
-    """A residual block, and attention behind it where the resolution asks for it."""
+    """A residual block, and attention after it where the resolution asks for it."""
 
     def __init__(
         self, in_channels: int, out_channels: int, embedding: int, groups: int, dropout: float, heads: int
@@ -121,6 +132,8 @@ class UNet(nn.Module):
     Raises `ValueError` for widths that do not divide into groups.
     """
 
+    RENAMED = ((r"\.attention\.attention\.", ".attention."),)  # names of earlier versions as regular expressions, and today's
+
     def __init__(
         self,
         widths: Sequence[int],
@@ -172,16 +185,17 @@ class UNet(nn.Module):
         """As the authors' code (https://github.com/hojonathanho/diffusion): uniform with variance 2 / (fan-in + fan-out).
 
         What ends a residual branch, and the head, starts 100,000 times smaller: nearly as nothing. Biases start at 0. The
-        embedding of labels starts as torch's do, normal with deviation 1: smaller ones are long without effect.
+        embedding of labels starts as torch's do, normal with std 1: smaller ones are long without effect.
         """
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         for module in self.modules():
-            if isinstance(module, (ResidualBlock, AttentionBlock)):
-                last = module.conv2 if isinstance(module, ResidualBlock) else module.attention.output
-                nn.init.xavier_uniform_(last.weight, gain=1e-5)
+            if isinstance(module, ResidualBlock):
+                nn.init.xavier_uniform_(module.conv2.weight, gain=1e-5)
+            elif isinstance(module, AttentionBlock):
+                nn.init.xavier_uniform_(module.output.weight, gain=1e-5)
         nn.init.xavier_uniform_(self.head.weight, gain=1e-5)
 
     def forward(self, images: Tensor, times: Tensor | None = None, labels: Tensor | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 """The U-Net: sizes, laws, and equality with diffusers' (in the parity tier)."""
 
+import re
 from typing import Any, Iterator
 
 import pytest
@@ -9,8 +10,9 @@ from torch.nn import functional as F
 
 from dl.modules.Diffusion.DDPM.convert import FIXED, from_diffusers, renamed
 from dl.modules.Diffusion.DDPM.model import AttentionBlock, ResidualBlock, UNet, build
-from dl.mytorch import testing
+from dl.mytorch import Probe, testing
 from dl.mytorch.introspect import count_parameters, without_values
+from dl.mytorch.names import renamed as renamed_earlier
 from dl.mytorch.vision import import_torchvision
 
 
@@ -80,6 +82,29 @@ def test_residual_block_is_the_formula_of_its_docstring() -> None:
     torch.testing.assert_close(block(x, embedding), y + F.conv2d(x, block.shortcut.weight, block.shortcut.bias))
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_block_is_torch_s_attention_over_the_positions_of_the_normed_map(heads: int) -> None:
+    block, x = awake(AttentionBlock(4, heads, groups=2)).double(), torch.randn(2, 4, 3, 5).double()
+    layers = (block.query, block.key, block.value)
+    reference = nn.MultiheadAttention(4, heads, batch_first=True).double()
+    weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+    output = {"out_proj.weight": block.output.weight, "out_proj.bias": block.output.bias}
+    reference.load_state_dict({"in_proj_weight": weight, "in_proj_bias": bias, **output})
+    positions = F.group_norm(x, 2, block.norm.weight, block.norm.bias, 1e-6).flatten(2).transpose(1, 2)
+    with Probe(block, "weights") as probe:
+        torch.testing.assert_close(block(x), x + reference(*3 * [positions])[0].transpose(1, 2).view_as(x))
+    torch.testing.assert_close(probe["weights"].mean(1), reference(*3 * [positions])[1])
+    torch.testing.assert_close(block(x), x + reference(*3 * [positions])[0].transpose(1, 2).view_as(x))  # by the kernel
+
+
+def test_weights_under_the_names_of_earlier_versions_fit() -> None:
+    model = build("tiny")
+    part = r"(\.attention)\.(query|key|value|output)\."
+    earlier = {re.sub(part, r"\1.attention.\2.", name): weight for name, weight in model.state_dict().items()}
+    assert "middle.0.attention.attention.query.weight" in earlier and "middle.0.attention.norm.weight" in earlier
+    assert renamed_earlier(model, earlier).keys() == model.state_dict().keys()
+
+
 def test_halving_pads_right_and_below_and_doubling_repeats() -> None:
     model = awake(build("tiny"))
     x = torch.randn(1, 8, 4, 4)
@@ -119,7 +144,7 @@ def test_the_start_predicts_nearly_nothing_with_the_authors_scales() -> None:
     assert model(*batch(1, 28, 28)).abs().max() < 1e-3
     kernel = model.down[0].blocks[0].residual.conv1.weight
     assert kernel.var().item() == pytest.approx(2 / (9 * (48 + 48)), rel=0.05)
-    assert model.middle[0].attention.attention.output.weight.abs().max() < 1e-5
+    assert model.middle[0].attention.output.weight.abs().max() < 1e-5
     assert model.middle[0].residual.conv2.weight.abs().max() < 1e-5
 
 

@@ -14,16 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch.layers import MultiHeadAttention, feed_forward, sequential, sinusoidal_positions, time_frequencies
+from dl.mytorch.layers import fused_attention, sequential, sinusoidal_positions, time_frequencies
 
-# B batch, C width, X side of the image, P side of a patch, N = (X / P)^2 patches
+# B batch, C width, H heads, D width of a head, X side of the image, P side of a patch, N = (X / P)^2 patches
 
 FREQUENCIES = 256  # width of the sines and cosines that tell the time, as in the authors' code
-
-
-def gelu() -> nn.Module:
-    """With the tanh that approximates it, as in the authors' code."""
-    return nn.GELU(approximate="tanh")
 
 
 def square_positions(grid: int, dim: int) -> Tensor:
@@ -42,6 +37,32 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
 
 
+class Attention(nn.Module):
+    """Each patch attends to all, in H heads of width D = C / H. (B, N, C) -> the same.
+
+    Raises `ValueError` for a width that does not divide into heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} has to divide into num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.weights = nn.Identity()  # a `Probe` on it sees the attention weights (B, H, N, N)
+        self.output = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            layer(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, N, C) -> (B, N, H, D) -> (B, H, N, D)
+            for layer in (self.query, self.key, self.value)
+        )
+        y = fused_attention(query, key, value, weights=self.weights)
+        return self.output(y.transpose(1, 2).flatten(2))  # (B, H, N, D) -> (B, N, H, D) -> (B, N, C)
+
+
 class Block(nn.Module):
     """adaLN-Zero, figure 3: the condition tells shift, scale and gate of both branches. (B, N, C), (B, C) -> (B, N, C)."""
 
@@ -49,9 +70,13 @@ class Block(nn.Module):
         super().__init__()
         self.modulation = nn.Linear(dim, 6 * dim)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.attention = MultiHeadAttention(dim, num_heads)
+        self.attention = Attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.feed_forward = feed_forward(dim, 4 * dim, gelu)
+        self.feed_forward = sequential(
+            fc1=nn.Linear(dim, 4 * dim),
+            act=nn.GELU(approximate="tanh"),  # as in the authors' code
+            fc2=nn.Linear(4 * dim, dim),
+        )
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         told = self.modulation(condition)[:, None]  # (B, C) -> (B, 1, 6 C)
@@ -78,13 +103,14 @@ class DiT(nn.Module):
     """Patches as tokens with fixed positions, blocks that time and label steer, patches again.
 
     Args:
-        image_size, patch_size: sides in pixels, or in places of the latents.
+        image_size, patch_size: sides in pixels, or in positions of the latents.
         out_channels: of the prediction; 0 = as many as the images have. With a learned variance, twice as many.
         num_classes: labels that condition it; 0 = none. One row more stands for "no label".
         frequency_shift: the slowest of H time frequencies is 10000^-((H - 1) / (H - shift)): 0 in the authors' code,
             1 in diffusers.
 
-    Raises `ValueError` for patches that do not divide the image, and for a width without room for sines and cosines.
+    Raises `ValueError` for patches that do not divide the image, and for a width without room for sines and cosines or
+    that does not divide into heads.
     """
 
     def __init__(
@@ -118,7 +144,7 @@ class DiT(nn.Module):
     def init_weights(self) -> None:
         """As the authors' code, https://github.com/facebookresearch/DiT (models.py); biases of all layers but the patches' 0.
 
-        Linear layers and the patches' kernels, as matrices: Xavier uniform. Time and label: normal with deviation 0.02.
+        Linear layers and the patches' kernels, as matrices: Xavier uniform. Time and label: normal with std 0.02.
         Modulations and the output: 0, so that every block starts as the identity and the prediction as 0.
         """
         for layer in self.modules():

@@ -14,8 +14,8 @@ from dl.modules.Diffusion.DDPM.samplers import guided
 from dl.modules.Diffusion.DDPM.task import Denoising
 from dl.modules.Diffusion.DiT import train
 from dl.modules.Diffusion.DiT.convert import FIXED, from_diffusers, renamed
-from dl.modules.Diffusion.DiT.model import PRESETS, Block, DiT, build, square_positions
-from dl.mytorch import testing
+from dl.modules.Diffusion.DiT.model import PRESETS, Attention, Block, DiT, build, square_positions
+from dl.mytorch import Probe, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
@@ -65,6 +65,8 @@ def test_wrong_sizes_and_labels_are_refused() -> None:
         build("tiny", image_size=30)
     with pytest.raises(ValueError, match="4 dim 18"):
         build("tiny", dim=18)
+    with pytest.raises(ValueError, match="dim 16 has to divide into num_heads 3"):
+        build("tiny", num_heads=3)
     with pytest.raises(ValueError, match="takes images of 28 x 28; got 8 x 8"):
         build("tiny")(*batch(size=8))
     with pytest.raises(ValueError, match="made without labels"):
@@ -91,6 +93,20 @@ def test_block_is_figure_3() -> None:
     z = F.layer_norm(y, (8,), eps=1e-6) * (1 + scale2) + shift2
     z = F.gelu(block.feed_forward.fc1(z), approximate="tanh")
     torch.testing.assert_close(block(x, condition), y + gate2 * block.feed_forward.fc2(z))
+
+
+def test_attention_is_torch_s_in_outputs_and_weights() -> None:
+    layer, x = awake(Attention(8, 2)).double(), torch.randn(2, 5, 8).double()
+    layers = (layer.query, layer.key, layer.value)
+    reference = nn.MultiheadAttention(8, 2, batch_first=True).double()
+    weight, bias = (torch.cat([getattr(part, name) for part in layers]) for name in ("weight", "bias"))
+    output = {"out_proj.weight": layer.output.weight, "out_proj.bias": layer.output.bias}
+    reference.load_state_dict({"in_proj_weight": weight, "in_proj_bias": bias, **output})
+    expected, weights = reference(x, x, x, average_attn_weights=False)
+    torch.testing.assert_close(layer(x), expected)
+    with Probe(layer, "weights") as probe:
+        torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(probe["weights"], weights)
 
 
 def test_positions_tell_the_column_then_the_row() -> None:

@@ -1,6 +1,6 @@
 """Straight paths from images to noise, the velocity along them, and the sampler that goes back: Euler's.
 
-Lipman et al. 2022, https://arxiv.org/abs/2210.02747, equations 20 to 23 with the smallest deviation 0; Liu et al. 2022,
+Lipman et al. 2022, https://arxiv.org/abs/2210.02747, equations 20 to 23 with the smallest std 0; Liu et al. 2022,
 https://arxiv.org/abs/2209.03003, equation 1.
 """
 

@@ -1,7 +1,7 @@
 """Flow matching.
 
 "Flow Matching for Generative Modeling", Yaron Lipman, Ricky T. Q. Chen, Heli Ben-Hamu, Maximilian Nickel, Matt Le, 2022,
-https://arxiv.org/abs/2210.02747, with the straight paths of section 4.1, example II (smallest deviation 0), which are
+https://arxiv.org/abs/2210.02747, with the straight paths of section 4.1, example II (smallest std 0), which are
 those of rectified flow (Liu, Gong & Liu 2022, https://arxiv.org/abs/2209.03003, equation 1).
 
 The network is DDPM's U-Net, as in the paper; it gives a velocity. Paths, loss and sampler are in flow.py.
