@@ -6,12 +6,12 @@ import math
 import shutil
 import signal
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch import checkpoint, optim
+from dl.mytorch import checkpoint, names, optim
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.data.loader import Batch, Splits
 from dl.mytorch.tasks import Classification, Task
@@ -130,6 +130,73 @@ class UnderTheirNames(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return torch.func.functional_call(self.reference[0], self.theirs(self.copy), inputs)
+
+
+def torch_names(attention: nn.Module) -> dict[str, Tensor]:
+    """The parameters of query, key, value and output by the names of `nn.MultiheadAttention`, as functions of them."""
+    parts = [attention.query, attention.key, attention.value]
+    names = {"in_proj_weight": torch.cat([part.weight for part in parts]), "out_proj.weight": attention.output.weight}
+    if attention.output.bias is not None:
+        names |= {"in_proj_bias": torch.cat([part.bias for part in parts]), "out_proj.bias": attention.output.bias}
+    return names
+
+
+def torch_block_names(block: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a transformer's block by the names of `nn.TransformerEncoderLayer` or the decoder's."""
+    layers = {"linear1": block.feed_forward.fc1, "linear2": block.feed_forward.fc2}
+    layers |= {name: layer for name, layer in block.named_children() if name.startswith("norm")}
+    named = {f"{name}.{part}": tensor for name, layer in layers.items() for part, tensor in layer.named_parameters()}
+    for our, name in (("attention", "self_attn"), ("self_attention", "self_attn"), ("cross_attention", "multihead_attn")):
+        if hasattr(block, our):
+            named |= {f"{name}.{part}": tensor for part, tensor in torch_names(getattr(block, our)).items()}
+    return named
+
+
+class TorchBlock(nn.Module):
+    """A copy of a transformer's block, run through torch's `reference`: `nn.TransformerEncoderLayer` or the decoder's.
+
+    For `assert_same_as`. The last inputs are those that `masks` names; `options` are further arguments of the reference. Its
+    dropouts behind the layers are set to 0: they draw in another order of memory.
+    """
+
+    def __init__(self, block: nn.Module, reference: nn.Module, masks: Sequence[str] = (), **options: Any) -> None:
+        super().__init__()
+        self.block, self.masks, self.options = copy.deepcopy(block), masks, options
+        for name, module in reference.named_children():
+            if name in ("dropout1", "dropout2", "dropout3"):
+                module.p = 0.0
+        self.reference = [reference]  # not a child: its own parameters do not count
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        streams = len(inputs) - len(self.masks)
+        options = dict(zip(self.masks, inputs[streams:])) | self.options
+        self.reference[0].train(self.training)
+        return torch.func.functional_call(self.reference[0], torch_block_names(self.block), inputs[:streams], options)
+
+
+def assert_earlier_names_load(model: nn.Module, earlier: Mapping[str, str]) -> None:
+    """Weights and moments of an earlier version find their parameters, by the table `RENAMED`.
+
+    `earlier` has the names of its parameters, in its order, and today's. Moments are saved by name, and as version 0.1 saved
+    them, by position.
+    """
+    weights = model.state_dict()
+    state = names.renamed(model, {old: weights[new] for old, new in earlier.items()})
+    assert {name: state[name].data_ptr() for name in state} == {name: weights[name].data_ptr() for name in weights}
+    parameters = dict(model.named_parameters())
+    before = torch.optim.Adam([parameters[new] for new in earlier.values()])
+    for parameter in parameters.values():
+        parameter.grad = torch.randn_like(parameter)
+    before.step()
+    saved = names.by_name(before, model)
+    old_names = {new: old for old, new in earlier.items()}
+    saved["state"] = {old_names[name]: moments for name, moments in saved["state"].items()}
+    saved["param_groups"][0]["params"] = list(earlier)
+    for version in (saved, before.state_dict()):
+        optimizer = torch.optim.Adam(model.parameters())
+        optimizer.load_state_dict(names.by_position(version, optimizer, model, list(state), "the checkpoint"))
+        for name, parameter in parameters.items():
+            assert torch.equal(optimizer.state[parameter]["exp_avg"], before.state[parameter]["exp_avg"]), name
 
 
 def assert_gradients_flow(model: nn.Module, batch: Batch, task: Task | None = None) -> None:

@@ -25,13 +25,13 @@ from dl.mytorch.layers.joined_head import JoinedHead
 from dl.mytorch.layers.linear import Linear
 from dl.mytorch.layers.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm
 from dl.mytorch.layers.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
-from dl.mytorch.layers.positions import LearnedPositions, SinusoidalPositions, sinusoidal_positions, time_frequencies
+from dl.mytorch.layers.positions import sinusoidal_positions, time_frequencies
 from dl.mytorch.layers.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from dl.mytorch.layers.rotary import RotaryPositions
 from dl.mytorch.layers.sequential import sequential
 from dl.mytorch.layers.squeeze_excitation import SqueezeExcitation
 from dl.mytorch.layers.stochastic_depth import StochasticDepth
-from dl.mytorch.layers.transformer_blocks import DecoderBlock, EncoderBlock, Residual, feed_forward
+from dl.mytorch.layers.transformer_blocks import feed_forward
 
 __all__ = [
     "ELU",
@@ -46,10 +46,8 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "ConvTranspose2d",
-    "DecoderBlock",
     "Dropout",
     "Embedding",
-    "EncoderBlock",
     "GRUCell",
     "GroupNorm",
     "JoinedHead",
@@ -57,7 +55,6 @@ __all__ = [
     "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
-    "LearnedPositions",
     "Linear",
     "LogSoftmax",
     "MaxPool2d",
@@ -67,11 +64,9 @@ __all__ = [
     "RNNCell",
     "ReLU",
     "ReLU6",
-    "Residual",
     "RotaryPositions",
     "SiLU",
     "Sigmoid",
-    "SinusoidalPositions",
     "Softmax",
     "Softplus",
     "SqueezeExcitation",

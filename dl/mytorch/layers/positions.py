@@ -1,9 +1,9 @@
-"""Positions that are added to the embeddings: sinusoidal, or learned; and times, told in the same way."""
+"""Sinusoidal positions, and times in the same way."""
 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 # B batch, T positions, C width
 
@@ -30,35 +30,3 @@ def time_frequencies(times: Tensor, dim: int, shift: int = 1) -> Tensor:
     frequency = torch.exp(-math.log(10000) * torch.arange(half, device=times.device) / (half - shift))
     angle = times[:, None].float() * frequency  # (B, dim / 2)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
-
-
-class _Positions(nn.Module):
-    """Adds rows of `self.table` (max_length, C)."""
-
-    table: Tensor
-
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """x (B, T, C) at the positions from `start` on -> (B, T, C).
-
-        Raises `ValueError` when there are not as many positions.
-        """
-        end = start + x.shape[1]
-        if end > len(self.table):
-            raise ValueError(f"{end} positions are asked for, the model has {len(self.table)}")
-        return x + self.table[start:end]
-
-
-class SinusoidalPositions(_Positions):
-    """Fixed: those of `sinusoidal_positions`, not in the state dict."""
-
-    def __init__(self, max_length: int, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("table", sinusoidal_positions(max_length, dim).to(torch.get_default_dtype()), persistent=False)
-
-
-class LearnedPositions(_Positions):
-    """One vector of parameters for each position, at first normal with standard deviation 0.02 (as in BERT and GPT-2)."""
-
-    def __init__(self, max_length: int, dim: int) -> None:
-        super().__init__()
-        self.table = nn.Parameter(nn.init.normal_(torch.empty(max_length, dim), std=0.02))

@@ -1,11 +1,11 @@
-"""Positions by the formula, and where they are added."""
+"""Positions and times by their formulas."""
 
 import math
 
 import pytest
 import torch
 
-from dl.mytorch.layers import LearnedPositions, SinusoidalPositions, sinusoidal_positions, time_frequencies
+from dl.mytorch.layers import sinusoidal_positions, time_frequencies
 
 
 def test_sinusoidal_positions_are_those_of_section_3_5() -> None:
@@ -24,29 +24,9 @@ def test_a_shift_of_the_position_is_a_rotation_of_each_pair() -> None:
     torch.testing.assert_close(pairs[:33] * turns, pairs[7:])
 
 
-@pytest.mark.parametrize("kind", [SinusoidalPositions, LearnedPositions])
-def test_positions_are_added_from_the_start_on(kind: type) -> None:
-    layer, x = kind(7, 4), torch.randn(2, 3, 4)
-    torch.testing.assert_close(layer(x), x + layer.table[:3])
-    torch.testing.assert_close(layer(x, start=4), x + layer.table[4:7])
-
-
-@pytest.mark.parametrize("kind", [SinusoidalPositions, LearnedPositions])
-def test_more_positions_than_there_are_are_refused(kind: type) -> None:
-    with pytest.raises(ValueError, match="8 positions are asked for, the model has 7"):
-        kind(7, 4)(torch.zeros(2, 3, 4), start=5)
-
-
 def test_an_odd_width_of_pairs_is_refused() -> None:
     with pytest.raises(ValueError, match="even; got 5"):
         sinusoidal_positions(3, 5)
-
-
-def test_only_learned_positions_are_parameters() -> None:
-    assert not SinusoidalPositions(7, 4).state_dict()
-    learned = LearnedPositions(1000, 64)
-    assert [p.shape for p in learned.parameters()] == [(1000, 64)]
-    assert learned.table.std().item() == pytest.approx(0.02, rel=0.02)
 
 
 def test_time_is_told_by_sines_then_cosines_from_fast_to_slow() -> None:

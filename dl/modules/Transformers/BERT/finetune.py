@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from os.path import expanduser
 from typing import Literal
 
+from dl.modules.Transformers.BERT.classifier import SentenceClassifier
 from dl.modules.Transformers.BERT.convert import from_folder
-from dl.modules.Transformers.BERT.model import BERT, SentenceClassifier
+from dl.modules.Transformers.BERT.model import BERT
 from dl.modules.Transformers.BERT.wordpiece import WordPiece
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.data.sst2 import sst2
+from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import adamw, warmup_linear
 from dl.mytorch.tasks import SentenceClassification
 
@@ -47,7 +49,7 @@ class Config(TrainConfig):
 
 def check(encoder: BERT, vocabulary: Vocabulary, config: Config) -> None:
     """Raise `UserError` if vocabulary or length do not fit the encoder."""
-    known, most = encoder.token_embedding.num_embeddings, len(encoder.positions.table)
+    known, most = encoder.token_embedding.num_embeddings, len(encoder.position_embedding)
     if len(vocabulary) != known:
         raise UserError(f"{config.weights}: the vocabulary has {len(vocabulary)} tokens, the weights have {known}")
     if encoder.pooler is None:
@@ -62,7 +64,7 @@ def main(config: Config, data: TextSplits | None = None) -> History:
     check(encoder, tokenizer.vocabulary, config)
     data = data or sst2(config, tokenizer, config.length)
     trainer = Trainer(
-        model=SentenceClassifier(encoder, num_classes=2, pooling=config.pooling),
+        model=use_fast_dropout(SentenceClassifier(encoder, num_classes=2, pooling=config.pooling)),
         task=SentenceClassification(padding=tokenizer.padding),
         optimizer=adamw(config.lr, config.weight_decay, fused=True),
         schedule=warmup_linear(0.1),

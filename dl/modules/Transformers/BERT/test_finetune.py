@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from dl.modules.Transformers.BERT import finetune
+from dl.modules.Transformers.BERT.classifier import SentenceClassifier
 from dl.modules.Transformers.BERT.convert import from_folder
-from dl.modules.Transformers.BERT.model import SentenceClassifier, build, sentence_embeddings
+from dl.modules.Transformers.BERT.model import build, sentence_embeddings
 from dl.modules.Transformers.BERT.test_convert import VOCABULARY, publish
 from dl.modules.Transformers.BERT.test_model import PADDING, TOKENS, tiny
 from dl.modules.Transformers.BERT.wordpiece import WordPiece

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dl.modules.Transformers.BERT import train
 from dl.modules.Transformers.BERT.data import pair_splits
-from dl.modules.Transformers.BERT.model import BERT, PRESETS, build
+from dl.modules.Transformers.BERT.model import BERT, PRESETS, Block, build
 from dl.modules.Transformers.BERT.task import PreTraining
 from dl.modules.Transformers.BERT.test_data import paragraphs
 from dl.mytorch import testing
@@ -55,25 +55,25 @@ class ByHand(nn.Module):
 
         def norm(x: Tensor, name: str) -> Tensor:
             centred = x - x.mean(-1, keepdim=True)
-            deviation = (centred.square().mean(-1, keepdim=True) + 1e-12).sqrt()
-            return centred / deviation * w[f"{name}.weight"] + w[f"{name}.bias"]
+            std = (centred.square().mean(-1, keepdim=True) + 1e-12).sqrt()
+            return centred / std * w[f"{name}.weight"] + w[f"{name}.bias"]
 
         def gelu(x: Tensor) -> Tensor:
             return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
 
         embeddings = w["token_embedding.weight"]
-        x = embeddings[tokens] + w["segment_embedding.weight"][segments] + w["positions.table"][: tokens.shape[1]]
+        x = embeddings[tokens] + w["segment_embedding.weight"][segments] + w["position_embedding"][: tokens.shape[1]]
         x = norm(x, "norm")
         for i in range(len(self.weights.blocks)):
-            name = f"blocks.{i}.attention"
-            parts = [linear(x, f"{name}.layer.{part}").chunk(self.num_heads, -1) for part in ("query", "key", "value")]
+            name = f"blocks.{i}"
+            parts = [linear(x, f"{name}.attention.{part}").chunk(self.num_heads, -1) for part in ("query", "key", "value")]
             heads = []
             for query, key, value in zip(*parts):
                 scores = query @ key.mT / math.sqrt(query.shape[-1])
                 heads.append(scores.masked_fill(padding[:, None], -math.inf).softmax(-1) @ value)
-            x = norm(x + linear(torch.cat(heads, -1), f"{name}.layer.output"), f"{name}.norm")
-            name = f"blocks.{i}.feed_forward"
-            x = norm(x + linear(gelu(linear(x, f"{name}.layer.fc1")), f"{name}.layer.fc2"), f"{name}.norm")
+            x = norm(x + linear(torch.cat(heads, -1), f"{name}.attention.output"), f"{name}.norm1")
+            hidden = gelu(linear(x, f"{name}.feed_forward.fc1"))
+            x = norm(x + linear(hidden, f"{name}.feed_forward.fc2"), f"{name}.norm2")
         pooled = linear(x[:, 0], "pooler.fc").tanh()
         at = torch.stack([row[places] for row, places in zip(x, positions)])
         mlm = norm(gelu(linear(at, "mlm_head.hidden")), "mlm_head.norm") @ embeddings.T + w["mlm_head.bias"]
@@ -153,13 +153,13 @@ def test_network_is_the_formulas_in_outputs_gradients_and_steps(mode: str, chang
     testing.assert_same_as(Joined(model), Joined(twin), *short, train=mode == "train", steps=1)
 
 
-@pytest.mark.parametrize("deviation", [0.02, 0.09])
-def test_weights_start_normal_with_their_deviations(deviation: float) -> None:
-    model = build("tiny", dim=128, vocab_size=500, max_length=200, deviation=deviation)
+@pytest.mark.parametrize("std", [0.02, 0.09])
+def test_weights_start_normal_with_their_stds(std: float) -> None:
+    model = build("tiny", dim=128, vocab_size=500, max_length=200, std=std)
     linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
-            expected = deviation if name in linear else 0.02
+            expected = std if name in linear else 0.02
             assert parameter.std().item() == pytest.approx(expected, rel=0.1), name
             assert abs(parameter.mean().item()) < 0.15 * expected, name
         else:
@@ -169,11 +169,39 @@ def test_weights_start_normal_with_their_deviations(deviation: float) -> None:
 def test_dropout_acts_in_training_at_the_embeddings_layers_and_attention_weights() -> None:
     for changes, places in [({"dropout": 0.3}, 0.3), ({"dropout": 0.3, "attention_dropout": 0.0}, 0.0)]:
         model = build("tiny", **changes)
-        assert {block.attention.layer.dropout.p for block in model.blocks} == {places}
-        assert {m.p for name, m in model.named_modules() if isinstance(m, nn.Dropout) and "fc" not in name} == {0.0, 0.3}
+        assert {block.attention.dropout.p for block in model.blocks} == {places}
+        assert {model.dropout.p, *(block.dropout.p for block in model.blocks)} == {0.3}
     model = build("tiny", dropout=1.0)
     torch.testing.assert_close(model.blocks[0](model.dropout(torch.randn(1, 3, 16))), torch.zeros(1, 3, 16))
     assert model.eval()(TOKENS).hidden.any()
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize(("activation", "theirs", "norm_eps"), [(nn.ReLU, "relu", 1e-5), (nn.GELU, "gelu", 1e-12)])
+def test_block_is_torch_s_in_outputs_gradients_and_steps(activation: Any, theirs: str, norm_eps: float, mode: str) -> None:
+    block = randomized(Block(8, 2, 12, 0.0, 0.3, activation, norm_eps))
+    sizes = {"d_model": 8, "nhead": 2, "dim_feedforward": 12, "batch_first": True}
+    reference = nn.TransformerEncoderLayer(**sizes, dropout=0.3, activation=theirs, layer_norm_eps=norm_eps)
+    reference.dropout.p = 0.0  # inside the feed-forward, where BERT has none
+    twin = testing.TorchBlock(block, reference, ["src_key_padding_mask"])
+    testing.assert_same_as(block, twin, torch.randn(3, 9, 8), PADDING, train=mode == "train")
+
+
+def test_dropout_of_a_layer_spares_the_shortcut_and_the_norm_after_it() -> None:
+    block, x = randomized(Block(8, 2, 12, 1.0, 0.0, nn.GELU, 1e-5)), torch.randn(2, 3, 8)
+    torch.testing.assert_close(block(x), block.norm2(block.norm1(x)))
+
+
+def test_weights_and_moments_of_version_0_1_are_found_by_their_names() -> None:
+    layers = {f"attention.layer.{name}": f"attention.{name}" for name in ("query", "key", "value", "output")}
+    layers |= {"attention.norm": "norm1"} | {f"feed_forward.layer.{name}": f"feed_forward.{name}" for name in ("fc1", "fc2")}
+    layers = {f"blocks.0.{old}": f"blocks.0.{new}" for old, new in (layers | {"feed_forward.norm": "norm2"}).items()}
+    same = ("pooler.fc", "mlm_head.hidden", "mlm_head.norm", "nsp_head")
+    layers = {"norm": "norm"} | layers | dict(zip(same, same))
+    earlier = {f"{name}.weight": f"{name}.weight" for name in ("token_embedding", "segment_embedding")}
+    earlier |= {"positions.table": "position_embedding", "mlm_head.bias": "mlm_head.bias"}
+    earlier |= {f"{old}.{kind}": f"{new}.{kind}" for old, new in layers.items() for kind in ("weight", "bias")}
+    testing.assert_earlier_names_load(build("tiny", depth=1), earlier)
 
 
 # ---- laws ----------------------------------------------------------------------------------------------------------
@@ -269,7 +297,7 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 
 @pytest.mark.parametrize(("objectives", "lr"), [({}, 1e-2), ({"mlm": False}, 3e-3), ({"nsp": False}, 1e-2)])
-def test_one_batch_is_learnt_by_heart(objectives: dict[str, bool], lr: float) -> None:
+def test_network_overfits_one_batch(objectives: dict[str, bool], lr: float) -> None:
     batch = next(splits().train.batches())
     testing.assert_overfits(build("tiny", dropout=0.0, dim=32, **objectives), batch, PreTraining(**objectives), lr=lr)
 

@@ -20,6 +20,7 @@ from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.data.text import PADDING
+from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import adamw, constant, warmup_linear
 
 
@@ -52,7 +53,7 @@ class Config(TrainConfig):
 
 def network(config: Config, vocabulary: Vocabulary) -> BERT:
     """The network that the config asks for, with the heads of the objectives that are on."""
-    return build(config.model, vocab_size=len(vocabulary), mlm=config.mlm, nsp=config.nsp)
+    return use_fast_dropout(build(config.model, vocab_size=len(vocabulary), mlm=config.mlm, nsp=config.nsp))
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:

@@ -14,7 +14,7 @@ def talkative(seed: int, vocabulary_size: int = 16, norm_first: bool = False) ->
     torch.manual_seed(seed)
     model = build("tiny", vocabulary_size=vocabulary_size, dim=32, norm_first=norm_first)
     for block in model.decoder:
-        nn.init.normal_(block.feed_forward.layer.fc2.weight, std=2.0)
+        nn.init.normal_(block.feed_forward.fc2.weight, std=2.0)
     return model.eval()
 
 

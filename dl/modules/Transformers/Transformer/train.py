@@ -15,6 +15,7 @@ from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import TextSplits, Vocabulary, translation
 from dl.mytorch.decoding import MOST_BEAMS
+from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import Schedule, adamw, constant, noam, warmup_cosine
 from dl.mytorch.translation import Translation
 
@@ -28,7 +29,7 @@ class Config(TrainConfig):
         "fra-eng-sample", "pairs: English-French, all, those of the d2l book, or bundled ones; German-English"
     )
     model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
-    norm_first: bool = flag(False, "norms stand before the layers, not behind them as in the paper")
+    norm_first: bool = flag(False, "norms stand before the layers, not after them as in the paper")
     shared: bool = flag(True, "one vocabulary, and one embedding, for both languages, as in the paper")
     dropout: float = flag(0.1, "dropout of embeddings and layers; the paper: 0.1 for base, 0.3 for big")
     label_smoothing: float = flag(0.1, "share of the target that is spread over all words")
@@ -54,7 +55,7 @@ def network(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Module
     """The network that the config asks for."""
     source = None if config.shared else len(vocabularies["source"])
     options = {"dropout": config.dropout, "norm_first": config.norm_first, "source_vocabulary_size": source}
-    return build(config.model, vocabulary_size=len(vocabularies["target"]), **options)
+    return use_fast_dropout(build(config.model, vocabulary_size=len(vocabularies["target"]), **options))
 
 
 def schedule(config: Config) -> Schedule:

@@ -66,7 +66,7 @@ class Translator(NamedTuple):
 
         Of the last decoder block.
         """
-        layer = f"decoder.{len(self.model.decoder) - 1}.cross_attention.layer.weights"
+        layer = f"decoder.{len(self.model.decoder) - 1}.cross_attention.weights"
         target = torch.tensor([self.task.target.encode([BEGIN, *translated])])
         with Probe(self.model, layer) as probe:
             self.model(self.encode(sentence), target)

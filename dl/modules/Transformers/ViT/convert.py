@@ -11,14 +11,14 @@ from dl.modules.Transformers.ViT.model import ViT
 # Their names as regular expressions, and ours. The first is the product of query, key and value, which we have apart.
 NAMES = (
     (r"^conv_proj", "patch_embedding"),
-    (r"^encoder\.pos_embedding", "positions.table"),
+    (r"^encoder\.pos_embedding", "position_embedding"),
     (r"^encoder\.layers\.encoder_layer_(\d+)", r"blocks.\1"),
-    (r"ln_1", "attention.norm"),
-    (r"ln_2", "feed_forward.norm"),
-    (r"self_attention\.out_proj", "attention.layer.output"),
-    (r"self_attention\.in_proj_", "attention.layer.query_key_value."),
-    (r"mlp\.0", "feed_forward.layer.fc1"),
-    (r"mlp\.3", "feed_forward.layer.fc2"),
+    (r"ln_1", "norm1"),
+    (r"ln_2", "norm2"),
+    (r"self_attention\.out_proj", "attention.output"),
+    (r"self_attention\.in_proj_", "attention.query_key_value."),
+    (r"mlp\.0", "feed_forward.fc1"),
+    (r"mlp\.3", "feed_forward.fc2"),
     (r"^encoder\.ln", "norm"),
     (r"^heads\.pre_logits", "head.hidden"),
     (r"^heads\.head", "head.output"),
@@ -50,7 +50,7 @@ def from_torchvision(reference: nn.Module, image_size: int | None = None) -> ViT
         norm_eps=norm.eps,
     )
     weights = _renamed(reference.state_dict())
-    weights["positions.table"] = interpolate_positions(weights["positions.table"], model.grid)
+    weights["position_embedding"] = interpolate_positions(weights["position_embedding"], model.grid)
     model.load_state_dict(weights)
     return model
 
@@ -74,7 +74,7 @@ def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if "query_key_value" in name:
             for part, third in zip(("query", "key", "value"), weight.chunk(3)):  # (3 C, ...) -> 3 times (C, ...)
                 ours[name.replace("query_key_value", part)] = third
-        elif name in ("class_token", "positions.table"):
+        elif name in ("class_token", "position_embedding"):
             ours[name] = weight.flatten(0, -2).squeeze(0)  # (1, 1, C) -> (C,), (1, 1 + N, C) -> (1 + N, C)
         else:
             ours[name] = weight

@@ -16,39 +16,92 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch.layers import EncoderBlock, LearnedPositions, MultiHeadAttention, FastDropout, sequential
+from dl.mytorch.layers import fused_attention, sequential
 
-# B batch, C width, X side of the image, N = (X / patch_size)^2 patches
+# B batch, T tokens, C width, H heads, D width of a head, X side of the image, N = (X / patch_size)^2 patches
+
+
+class SelfAttention(nn.Module):
+    """Each token attends to all, in H heads of width D = C / H: appendix A, equations 5 to 8.
+
+    Raises `ValueError` for a width that does not divide into heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} has to divide into num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.weights = nn.Identity()  # a `Probe` on it sees the attention weights (B, H, T, T)
+        self.dropout = nn.Dropout(dropout)  # of the attention weights
+        self.output = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        query, key, value = (
+            layer(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, T, C) -> (B, T, H, D) -> (B, H, T, D)
+            for layer in (self.query, self.key, self.value)
+        )
+        y = fused_attention(query, key, value, dropout=self.dropout, weights=self.weights)
+        return self.output(y.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, H, D) -> (B, T, C)
+
+
+class Block(nn.Module):
+    """Equations 2 and 3: attention and feed-forward, each with its norm before it and a shortcut around both."""
+
+    def __init__(
+        self, dim: int, num_heads: int, hidden_dim: int, dropout: float, attention_dropout: float, norm_eps: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, norm_eps)
+        self.attention = SelfAttention(dim, num_heads, attention_dropout)
+        self.norm2 = nn.LayerNorm(dim, norm_eps)
+        self.feed_forward = sequential(
+            fc1=nn.Linear(dim, hidden_dim),
+            act=nn.GELU(),
+            dropout=nn.Dropout(dropout),
+            fc2=nn.Linear(hidden_dim, dim),
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        x = x + self.dropout(self.attention(self.norm1(x)))
+        return x + self.dropout(self.feed_forward(self.norm2(x)))
 
 
 class ViT(nn.Module):
     """Patches as tokens, a class token before them, learned positions, pre-norm blocks, a linear layer on the class token.
-
-    Args:
-        image_size, patch_size: sides in pixels.
-        hidden_dim: width inside the feed-forward of each block; default 4 dim.
-        head_dim: width of a hidden layer with tanh in the head, which the paper has in pre-training; 0 = none.
-        dropout: of the embeddings and behind every linear layer but the projections to query, key and value (appendix B.1).
-        attention_dropout: of the attention weights; not in the paper.
 
     forward: images (B, in_channels, image_size, image_size) -> logits (B, num_classes).
 
     Raises `ValueError` for patches that do not divide the image, and in `forward` for images of another size.
     """
 
+    RENAMED = (  # names of earlier versions as regular expressions, and today's
+        (r"^positions\.table$", "position_embedding"),
+        (r"\.attention\.norm\.", ".norm1."),
+        (r"\.attention\.layer\.", ".attention."),
+        (r"\.feed_forward\.norm\.", ".norm2."),
+        (r"\.feed_forward\.layer\.", ".feed_forward."),
+    )
+
     def __init__(
         self,
-        image_size: int,
-        patch_size: int,
-        dim: int,
-        depth: int,
-        num_heads: int,
-        hidden_dim: int | None = None,
+        image_size: int,  # X, side of the image in pixels
+        patch_size: int,  # side of a patch in pixels
+        dim: int,  # C
+        depth: int,  # blocks
+        num_heads: int,  # H
+        hidden_dim: int | None = None,  # width inside the feed-forward of each block; default 4 dim
         num_classes: int = 1000,
         in_channels: int = 3,
-        head_dim: int = 0,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
+        head_dim: int = 0,  # width of a hidden layer with tanh in the head, which the paper has in pre-training; 0 = none
+        dropout: float = 0.0,  # of the embeddings and after all linear layers but query, key and value (appendix B.1)
+        attention_dropout: float = 0.0,  # of the attention weights; not in the paper
         norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
@@ -58,21 +111,10 @@ class ViT(nn.Module):
         self.grid = image_size // patch_size  # patches along a side
         self.patch_embedding = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
         self.class_token = nn.Parameter(torch.zeros(dim))
-        self.positions = LearnedPositions(1 + self.grid**2, dim)
-        self.dropout = FastDropout(dropout)
-        self.blocks = nn.ModuleList(
-            EncoderBlock(
-                dim,
-                num_heads,
-                hidden_dim,
-                norm_first=True,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                hidden_dropout=dropout,
-                norm_eps=norm_eps,
-            )
-            for _ in range(depth)
-        )
+        self.position_embedding = nn.Parameter(nn.init.normal_(torch.empty(1 + self.grid**2, dim), std=0.02))
+        self.dropout = nn.Dropout(dropout)
+        sizes = (dim, num_heads, hidden_dim or 4 * dim, dropout, attention_dropout, norm_eps)
+        self.blocks = nn.ModuleList(Block(*sizes) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, norm_eps)
         self.head = sequential()
         if head_dim:
@@ -81,24 +123,26 @@ class ViT(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As the paper's code, https://github.com/google-research/vision_transformer (models_vit.py).
+        """As the paper's code, https://github.com/google-research/vision_transformer (models_vit.py), has it.
 
-        Attention: Xavier uniform, biases 0. Feed-forward: Xavier uniform, biases normal with deviation 1e-6. Patches and
-        hidden layer of the head: normal with variance 1 / fan-in (cut off at two deviations), biases 0. Output: 0
-        (section 3.2). Class token 0, positions normal with deviation 0.02, norms scale 1 and shift 0.
+        - class token: 0
+        - position embedding: normal, std 0.02, where it is defined
+        - attention: Xavier uniform, biases 0
+        - feed-forward: Xavier uniform, biases normal, std 1e-6
+        - patch embedding, hidden layer of the head: normal, std 1 / sqrt(fan-in), cut off at two of these; biases 0
+        - output layer: 0 (section 3.2)
+        - norms: scale 1, shift 0
         """
         for block in self.blocks:
-            for layer in block.modules():
-                if isinstance(layer, nn.Linear):
-                    nn.init.xavier_uniform_(layer.weight)
-                    nn.init.normal_(layer.bias, std=1e-6)
-                elif isinstance(layer, MultiHeadAttention):
-                    attention = layer
-            for layer in (attention.query, attention.key, attention.value, attention.output):
+            attention = (block.attention.query, block.attention.key, block.attention.value, block.attention.output)
+            for layer in (*attention, block.feed_forward.fc1, block.feed_forward.fc2):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.normal_(layer.bias, std=1e-6)
+            for layer in attention:  # after the draws: a seed draws the same weights as in earlier versions
                 nn.init.zeros_(layer.bias)
-        for layer in (self.patch_embedding, *self.head[:-1:2]):
-            deviation = math.sqrt(1 / layer.weight[0].numel())
-            nn.init.trunc_normal_(layer.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+        for layer in (self.patch_embedding, *([self.head.hidden] if len(self.head) > 1 else [])):
+            std = math.sqrt(1 / layer.weight[0].numel())
+            nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.head.output.weight)
         nn.init.zeros_(self.head.output.bias)
@@ -111,7 +155,7 @@ class ViT(nn.Module):
         tokens = patches.flatten(2).transpose(1, 2)  # -> (B, C, N) -> (B, N, C)
         class_token = self.class_token.expand(len(tokens), 1, -1)  # (C,) -> (B, 1, C)
         x = torch.cat([class_token, tokens], dim=1)  # (B, 1 + N, C)
-        x = self.dropout(self.positions(x))
+        x = self.dropout(x + self.position_embedding)
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x[:, 0]))  # (B, 1 + N, C) -> (B, C) -> (B, num_classes)

@@ -17,7 +17,7 @@ def class_attention(model: ViT, images: Tensor, block: int = -1) -> Tensor:
 
     The rest of each head's 1 goes to the class token itself.
     """
-    layer = f"blocks.{range(len(model.blocks))[block]}.attention.layer.weights"
+    layer = f"blocks.{range(len(model.blocks))[block]}.attention.weights"
     with Probe(model, layer) as probe, uncompiled():  # compiled code has no hooks
         model(images)
     weights = probe[layer][:, :, 0, 1:]  # (B, heads, 1 + N, 1 + N) -> (B, heads, N)

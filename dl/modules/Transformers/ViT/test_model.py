@@ -14,13 +14,12 @@ from torch.func import functional_call
 
 from dl.modules.Transformers.ViT import train
 from dl.modules.Transformers.ViT.convert import from_torchvision, interpolate_positions
-from dl.modules.Transformers.ViT.model import PRESETS, ViT, build
+from dl.modules.Transformers.ViT.model import PRESETS, Block, ViT, build
 from dl.modules.Transformers.ViT.task import AttentiveClassification, class_attention
 from dl.mytorch import Probe, plot, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
-from dl.mytorch.layers.test_attention import torch_names
 
 SHORT = {"image_size": 12, "patch_size": 4, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 12, "num_classes": 5}
 
@@ -67,10 +66,10 @@ def test_heads_are_64_wide_and_80_in_vit_h() -> None:
 @pytest.mark.parametrize("preset", ["tiny", "small"])
 def test_logits_have_one_row_per_image(preset: str, image_size: int, patch_size: int) -> None:
     model = build(preset, image_size=image_size, patch_size=patch_size, in_channels=2, num_classes=7)
-    with Probe(model, "patch_embedding", "positions") as probe:
+    with Probe(model, "patch_embedding", "dropout") as probe:
         assert model(torch.randn(3, 2, image_size, image_size)).shape == (3, 7)
     grid = image_size // patch_size
-    assert probe["patch_embedding"].shape[2:] == (grid, grid) and probe["positions"].shape[1] == 1 + grid**2
+    assert probe["patch_embedding"].shape[2:] == (grid, grid) and probe["dropout"].shape[1] == 1 + grid**2
 
 
 # ---- torchvision ---------------------------------------------------------------------------------------------------
@@ -89,12 +88,12 @@ class TorchvisionTwin(nn.Module):
         layers = {"conv_proj": model.patch_embedding, "encoder.ln": model.norm, "heads.head": model.head.output}
         if len(model.head) > 1:
             layers["heads.pre_logits"] = model.head.hidden
-        named = {"class_token": model.class_token.view(1, 1, -1), "encoder.pos_embedding": model.positions.table[None]}
+        named = {"class_token": model.class_token.view(1, 1, -1), "encoder.pos_embedding": model.position_embedding[None]}
         for i, block in enumerate(model.blocks):
             prefix = f"encoder.layers.encoder_layer_{i}"
-            layers |= {f"{prefix}.ln_1": block.attention.norm, f"{prefix}.ln_2": block.feed_forward.norm}
-            layers |= {f"{prefix}.mlp.0": block.feed_forward.layer.fc1, f"{prefix}.mlp.3": block.feed_forward.layer.fc2}
-            attention = torch_names(block.attention.layer)
+            layers |= {f"{prefix}.ln_1": block.norm1, f"{prefix}.ln_2": block.norm2}
+            layers |= {f"{prefix}.mlp.0": block.feed_forward.fc1, f"{prefix}.mlp.3": block.feed_forward.fc2}
+            attention = testing.torch_names(block.attention)
             named |= {f"{prefix}.self_attention.{name}": tensor for name, tensor in attention.items()}
         for name, layer in layers.items():
             named |= {f"{name}.{part}": tensor for part, tensor in layer.named_parameters()}
@@ -141,8 +140,8 @@ def test_dropouts_and_eps_are_those_of_the_reference(torchvision: ModuleType) ->
     norm = partial(nn.LayerNorm, eps=1e-3)
     reference = torchvision.models.VisionTransformer(**SHORT, dropout=0.1, attention_dropout=0.2, norm_layer=norm)
     model = from_torchvision(reference)
-    assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.1] + [0.2, 0.1, 0.1, 0.1] * 2
-    assert {block.attention.layer.dropout.p for block in model.blocks} == {0.2}
+    assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.1] + [0.2, 0.1, 0.1] * 2
+    assert {block.attention.dropout.p for block in model.blocks} == {0.2}
     assert [module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)] == [1e-3] * 5
 
 
@@ -181,7 +180,7 @@ def test_positions_alone_tell_patches_apart() -> None:
     model, images = randomized(build("tiny", patch_size=14)).double(), torch.randn(3, 1, 28, 28, dtype=torch.float64)
     swapped = torch.cat([images[..., 14:], images[..., :14]], dim=-1)  # left and right patches
     assert not torch.allclose(model(swapped), model(images))
-    model.positions.table.data[1:] = 0
+    model.position_embedding.data[1:] = 0
     torch.testing.assert_close(model(swapped), model(images), rtol=0, atol=1e-9)
 
 
@@ -194,7 +193,7 @@ def test_dropout_begins_at_the_embeddings() -> None:
 
 def test_initialisation_is_that_of_the_paper_s_code() -> None:
     model = build("small", dim=128, head_dim=96, in_channels=8)
-    fc1, query = model.blocks[2].feed_forward.layer.fc1, model.blocks[2].attention.layer.query
+    fc1, query = model.blocks[2].feed_forward.fc1, model.blocks[2].attention.query
     kernel = (1 / (8 * 4 * 4)) ** 0.5  # the standard deviation is that before the ends are cut off
     assert model.patch_embedding.weight.std().item() == pytest.approx(0.88 * kernel, rel=0.02)
     assert model.patch_embedding.weight.abs().max() <= 2 * kernel
@@ -221,15 +220,68 @@ def test_images_of_another_size_are_refused() -> None:
         build("vit_ti_16", image_size=28)
 
 
+# ---- the block -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_block_is_torch_s_in_outputs_gradients_and_steps(dropout: float, mode: str) -> None:
+    block = randomized(Block(8, 2, 12, dropout, attention_dropout=dropout, norm_eps=1e-3))
+    block.dropout.p = 0.0  # draws in another order of memory than torch's
+    sizes = {"d_model": 8, "nhead": 2, "dim_feedforward": 12, "batch_first": True}
+    reference = nn.TransformerEncoderLayer(**sizes, dropout=dropout, activation="gelu", norm_first=True, layer_norm_eps=1e-3)
+    testing.assert_same_as(block, testing.TorchBlock(block, reference), torch.randn(3, 6, 8), train=mode == "train")
+
+
+@pytest.mark.parametrize("place", ["dropout", "attention_dropout", "hidden_dropout"])
+def test_each_dropout_acts_in_its_place_in_training_only(place: str) -> None:
+    """With everything dropped, what is left shows where: nothing of a branch, or the bias after it."""
+    block, x = Block(8, 2, 32, dropout=0.0, attention_dropout=0.0, norm_eps=1e-6), torch.randn(2, 3, 8)
+    attended = x + block.attention(block.norm1(x))
+    expected = {
+        "dropout": x,
+        "attention_dropout": x + block.attention.output.bias,
+        "hidden_dropout": attended + block.feed_forward.fc2.bias,
+    }[place]
+    if place == "attention_dropout":
+        expected = expected + block.feed_forward(block.norm2(expected))
+    {"dropout": block, "attention_dropout": block.attention, "hidden_dropout": block.feed_forward}[place].dropout.p = 1.0
+    torch.testing.assert_close(block(x), expected)
+    block.eval()
+    assert not torch.allclose(block(x), expected)
+
+
+def test_without_positions_a_permutation_of_the_tokens_permutes_the_output() -> None:
+    block, order = randomized(Block(8, 2, 12, 0.0, 0.0, 1e-6)).double(), torch.tensor([3, 0, 5, 1, 4, 2])
+    x = torch.randn(2, 6, 8, dtype=torch.float64)
+    torch.testing.assert_close(block(x[:, order]), block(x)[:, order], rtol=0, atol=1e-12)
+
+
+def test_the_feed_forward_is_four_times_as_wide_by_default() -> None:
+    assert {block.feed_forward.fc1.out_features for block in build("tiny").blocks} == {4 * 16}
+    with pytest.raises(ValueError, match="dim 16 has to divide into num_heads 3"):
+        build("tiny", num_heads=3)
+
+
+def test_weights_and_moments_of_version_0_1_are_found_by_their_names() -> None:
+    layers = {f"attention.layer.{name}": f"attention.{name}" for name in ("query", "key", "value", "output")}
+    layers |= {"attention.norm": "norm1"} | {f"feed_forward.layer.{name}": f"feed_forward.{name}" for name in ("fc1", "fc2")}
+    layers = {f"blocks.0.{old}": f"blocks.0.{new}" for old, new in (layers | {"feed_forward.norm": "norm2"}).items()}
+    layers = {"patch_embedding": "patch_embedding"} | layers | {"norm": "norm", "head.output": "head.output"}
+    earlier = {"class_token": "class_token", "positions.table": "position_embedding"}
+    earlier |= {f"{old}.{kind}": f"{new}.{kind}" for old, new in layers.items() for kind in ("weight", "bias")}
+    testing.assert_earlier_names_load(build("tiny", depth=1), earlier)
+
+
 # ---- attention pictures --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("block", [0, -1])
 def test_class_attention_is_the_softmax_of_the_class_token_s_scores(block: int) -> None:
     model, images = randomized(build("tiny")).eval(), torch.randn(3, 1, 28, 28)
-    with Probe(model, f"blocks.{block % 2}.attention.norm") as probe:
+    with Probe(model, f"blocks.{block % 2}.norm1") as probe:
         model(images)
-    layer, tokens = model.blocks[block].attention.layer, probe[f"blocks.{block % 2}.attention.norm"]
+    layer, tokens = model.blocks[block].attention, probe[f"blocks.{block % 2}.norm1"]
     query, keys = layer.query(tokens[:, 0]).view(3, 2, 1, 8), layer.key(tokens).view(3, 17, 2, 8).transpose(1, 2)
     weights = ((query * keys).sum(-1) / 8**0.5).softmax(-1)  # (3, heads, 17)
     torch.testing.assert_close(class_attention(model, images, block), weights[..., 1:].view(3, 2, 4, 4))

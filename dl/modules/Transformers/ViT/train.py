@@ -15,6 +15,7 @@ from dl.modules.Transformers.ViT.task import AttentiveClassification
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
+from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import adamw, warmup_cosine
 
 
@@ -46,7 +47,7 @@ def network(config: Config) -> nn.Module:
     preset = PRESETS[config.model]
     patch_size = 4 if about.small else preset["patch_size"] if preset["image_size"] > 64 else 16
     try:
-        return build(
+        model = build(
             config.model,
             image_size=about.size,
             patch_size=config.patch_size or patch_size,
@@ -56,6 +57,7 @@ def network(config: Config) -> nn.Module:
         )
     except ValueError as error:
         raise UserError(f"--data {config.data}: {error}; give a --patch-size that does") from None
+    return use_fast_dropout(model)
 
 
 def main(config: Config, data: Splits | None = None) -> History:
