@@ -16,7 +16,7 @@ from dl.mytorch.layers.activations import (
     Softplus,
     Tanh,
 )
-from dl.mytorch.layers.attention import KeyValueCache, MultiHeadAttention, attention, fused_attention
+from dl.mytorch.layers.attention import KeyValueCache, attention, fused_attention
 from dl.mytorch.layers.conv import Conv1d, Conv2d, ConvTranspose2d
 from dl.mytorch.layers.dropout import Dropout, FastDropout, use_fast_dropout
 from dl.mytorch.layers.embedding import Embedding
@@ -25,13 +25,12 @@ from dl.mytorch.layers.joined_head import JoinedHead
 from dl.mytorch.layers.linear import Linear
 from dl.mytorch.layers.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm
 from dl.mytorch.layers.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
-from dl.mytorch.layers.positions import sinusoidal_positions, time_frequencies
+from dl.mytorch.layers.positions import time_frequencies
 from dl.mytorch.layers.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from dl.mytorch.layers.rotary import RotaryPositions
 from dl.mytorch.layers.sequential import sequential
 from dl.mytorch.layers.squeeze_excitation import SqueezeExcitation
 from dl.mytorch.layers.stochastic_depth import StochasticDepth
-from dl.mytorch.layers.transformer_blocks import feed_forward
 
 __all__ = [
     "ELU",
@@ -58,7 +57,6 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "MaxPool2d",
-    "MultiHeadAttention",
     "FastDropout",
     "RMSNorm",
     "RNNCell",
@@ -73,11 +71,9 @@ __all__ = [
     "StochasticDepth",
     "Tanh",
     "attention",
-    "feed_forward",
     "from_scratch",
     "fused_attention",
     "sequential",
-    "sinusoidal_positions",
     "time_frequencies",
     "use_fast_dropout",
 ]

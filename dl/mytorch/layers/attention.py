@@ -1,4 +1,4 @@
-"""Attention: the plain formula, many heads with masks, and the cache for decoding.
+"""Attention: the plain formula, the fused one with masks, and the cache for decoding.
 
 "Attention Is All You Need", Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2. Masks are True where
 something is not to be seen, as in `torch.nn`.
@@ -9,9 +9,6 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from dl.mytorch.layers.dropout import FastDropout
-from dl.mytorch.layers.rotary import RotaryPositions
 
 # B batch, T queries, S keys, C width, H heads, G heads of keys and values, D width of a head
 
@@ -147,78 +144,3 @@ class KeyValueCache:
     def select(self, rows: Tensor) -> None:
         """Go on with these rows of the batch, in this order, each as often as it is named: the step of a beam search."""
         self.keys, self.values = self.keys[rows], self.values[rows]
-
-
-class MultiHeadAttention(nn.Module):
-    """Section 3.2.2: H heads of width D = dim / num_heads, computed by `F.scaled_dot_product_attention`.
-
-    A `Probe` on the layer `weights` gets the attention weights (B, H, T, S): for it all is computed by `attention`.
-    Query, key and value have a projection each: one product for all three was no faster on a CPU, and reads worse.
-
-    Args:
-        dropout: of the attention weights, in training.
-        bias: of the four projections.
-        causal: position t sees those up to t. In a call with a cache, the queries are the last positions.
-        num_kv_heads: heads of keys and values, each shared by num_heads / num_kv_heads queries' heads (Ainslie et al.
-            2023, https://arxiv.org/abs/2305.13245). Default: num_heads.
-        rotary: turns queries and keys by their positions, which in a call with a cache follow those before.
-
-    Raises `ValueError` when dim does not divide into heads, or the heads into groups.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        dropout: float = 0.0,
-        bias: bool = True,
-        causal: bool = False,
-        num_kv_heads: int | None = None,
-        rotary: RotaryPositions | None = None,
-    ) -> None:
-        super().__init__()
-        num_kv_heads = num_kv_heads or num_heads
-        if dim % num_heads or num_heads % num_kv_heads:
-            raise ValueError(f"dim {dim} has to divide into num_heads {num_heads}, and these into num_kv_heads {num_kv_heads}")
-        self.head_dim = dim // num_heads
-        self.dropout = FastDropout(dropout)
-        self.causal = causal
-        self.rotary = rotary
-        self.query = nn.Linear(dim, dim, bias=bias)
-        self.key = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
-        self.value = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
-        self.weights = nn.Identity()
-        self.output = nn.Linear(dim, dim, bias=bias)
-
-    def forward(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        padding_mask: Tensor | None = None,
-        cache: KeyValueCache | None = None,
-    ) -> Tensor:
-        """Queries from x (B, T, C), keys and values from x or, in cross attention, from context (B, S, C) -> (B, T, C).
-
-        Args:
-            padding_mask: bool (B, S), True where a key is padding: it gets no weight. A row that is all padding gives
-                the output's bias, not NaN. Raises `ValueError` for a mask of another type or shape.
-            cache: keeps keys and values from call to call. In self-attention those of x are added, and S counts all
-                positions so far; in cross attention those of the first context serve all later calls.
-        """
-        query = self._heads(self.query(x))  # (B, T, C) -> (B, H, T, D)
-        if context is not None and cache is not None and cache.length:
-            key, value = cache.contents()
-        else:
-            source = x if context is None else context
-            key, value = self._heads(self.key(source)), self._heads(self.value(source))  # (B, S, C) -> (B, G, S, D)
-            if self.rotary is not None:
-                start = cache.length if cache else 0
-                query, key = self.rotary(query, start), self.rotary(key, start)
-            if cache is not None:
-                key, value = cache.append(key, value)
-        y = fused_attention(query, key, value, padding_mask, self.causal, self.dropout, self.weights)
-        return self.output(y.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, H, D) -> (B, T, C)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        heads = x.view(*x.shape[:2], x.shape[2] // self.head_dim, self.head_dim)  # (B, T, H D) -> (B, T, H, D)
-        return heads.transpose(1, 2)  # (B, T, H, D) -> (B, H, T, D)

@@ -1,23 +1,11 @@
-"""Sinusoidal positions, and times in the same way."""
+"""Times as sines and cosines, for networks that are told how far the noise is."""
 
 import math
 
 import torch
 from torch import Tensor
 
-# B batch, T positions, C width
-
-
-def sinusoidal_positions(length: int, dim: int) -> Tensor:
-    """PE(t, 2i) = sin(t / 10000^(2i/dim)), PE(t, 2i+1) = cos(the same): (length, dim), in float64.
-
-    Vaswani et al. 2017, section 3.5. Raises `ValueError` for an odd `dim`: sines and cosines come in pairs.
-    """
-    if dim % 2:
-        raise ValueError(f"sinusoidal positions come in pairs, so dim has to be even; got {dim}")
-    frequency = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)  # (C/2,)
-    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency  # (T, C/2)
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # (T, C/2, 2) -> (T, C)
+# B batch
 
 
 def time_frequencies(times: Tensor, dim: int, shift: int = 1) -> Tensor:

@@ -1,7 +1,6 @@
 """Attention against torch's, against its own formula, and by its laws."""
 
 import copy
-import sys
 from typing import Any
 
 import pytest
@@ -11,45 +10,58 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from dl.mytorch import Probe, testing
-from dl.mytorch.layers import KeyValueCache, MultiHeadAttention, attention
+from dl.mytorch.layers import KeyValueCache, attention, fused_attention
 
-# 3 sequences of 6 tokens: one whole, two with padding at the end
+# 3 sequences of 6 tokens: one without padding, two with padding at the end
 PADDING = torch.tensor([[0] * 6, [0] * 4 + [1] * 2, [0] + [1] * 5], dtype=torch.bool)
 FUTURE = torch.ones(6, 6, dtype=torch.bool).triu(1)
-
-
-@pytest.fixture(autouse=True)
-def torch_s_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that what is dropped is dropped by torch, too. `fast_dropout` is tested beside it."""
-    monkeypatch.setattr(sys.modules["dl.mytorch.layers.dropout"], "fast_dropout", F.dropout)
 
 
 def random(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
 
-def torch_names(layer: MultiHeadAttention) -> dict[str, Tensor]:
-    """The parameters under the names of `nn.MultiheadAttention`, as functions of ours, so that gradients get back to them."""
-    parts = [layer.query, layer.key, layer.value]
-    names = {"in_proj_weight": torch.cat([part.weight for part in parts]), "out_proj.weight": layer.output.weight}
-    if layer.output.bias is not None:
-        names |= {"in_proj_bias": torch.cat([part.bias for part in parts]), "out_proj.bias": layer.output.bias}
-    return names
+class Heads(nn.Module):
+    """`fused_attention` between projections, as models have it."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        causal: bool = False,
+        num_kv_heads: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.causal, self.head_dim = causal, dim // num_heads
+        self.query = nn.Linear(dim, dim, bias=bias)
+        self.key, self.value = (nn.Linear(dim, (num_kv_heads or num_heads) * self.head_dim, bias=bias) for _ in range(2))
+        self.weights = nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(dim, dim, bias=bias)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        projections = (self.query, self.key, self.value)
+        query, key, value = (layer(x).unflatten(2, (-1, self.head_dim)).transpose(1, 2) for layer in projections)
+        if cache is not None:
+            key, value = cache.append(key, value)
+        y = fused_attention(query, key, value, padding_mask, self.causal, self.dropout, self.weights)
+        return self.output(y.transpose(1, 2).flatten(2))
 
 
 class TorchTwin(nn.Module):
     """A layer's parameters, run through torch's code."""
 
-    def __init__(self, layer: MultiHeadAttention, reference: nn.MultiheadAttention) -> None:
+    def __init__(self, layer: Heads, reference: nn.MultiheadAttention) -> None:
         super().__init__()
         self.layer = copy.deepcopy(layer)
         self.reference = [reference]  # in a list: its own parameters do not count
 
-    def forward(self, x: Tensor, context: Tensor | None = None, padding_mask: Tensor | None = None) -> Tensor:
-        source = x if context is None else context
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         options = {"key_padding_mask": padding_mask, "attn_mask": FUTURE if self.layer.causal else None, "need_weights": False}
         self.reference[0].train(self.training)
-        return functional_call(self.reference[0], torch_names(self.layer), (x, source, source), options)[0]
+        return functional_call(self.reference[0], testing.torch_names(self.layer), (x, x, x), options)[0]
 
 
 class Padded(nn.Module):
@@ -69,26 +81,20 @@ class Padded(nn.Module):
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("padding_mask", [None, PADDING], ids=["whole", "padded"])
+@pytest.mark.parametrize("padding_mask", [None, PADDING], ids=["full", "padded"])
 @pytest.mark.parametrize(("num_heads", "bias"), [(1, True), (4, False)])
 def test_self_attention_is_torch_s(num_heads: int, bias: bool, padding_mask: Tensor | None, causal: bool, mode: str) -> None:
-    layer = MultiHeadAttention(8, num_heads, dropout=0.3, bias=bias, causal=causal)
+    layer = Heads(8, num_heads, dropout=0.3, bias=bias, causal=causal)
     reference = nn.MultiheadAttention(8, num_heads, dropout=0.3, bias=bias, batch_first=True)
     twin = TorchTwin(layer, reference)
     ours, theirs = Padded(layer, padding_mask), Padded(twin, padding_mask)
     testing.assert_same_as(ours, theirs, torch.randn(3, 6, 8), train=mode == "train")
 
 
-def test_cross_attention_is_torch_s() -> None:
-    layer = MultiHeadAttention(8, 2)
-    twin = TorchTwin(layer, nn.MultiheadAttention(8, 2, batch_first=True))
-    testing.assert_same_as(layer, twin, torch.randn(3, 5, 8), torch.randn(3, 6, 8), PADDING)
-
-
-@pytest.mark.parametrize("padding_mask", [None, PADDING], ids=["whole", "padded"])
+@pytest.mark.parametrize("padding_mask", [None, PADDING], ids=["full", "padded"])
 @pytest.mark.parametrize("options", [{}, {"causal": True}, {"num_kv_heads": 2}, {"num_kv_heads": 1, "causal": True}])
 def test_the_formula_is_what_is_computed(options: dict[str, Any], padding_mask: Tensor | None) -> None:
-    layer = MultiHeadAttention(8, 4, **options).double()
+    layer = Heads(8, 4, **options).double()
     x = random(3, 6, 8).requires_grad_()
 
     def output_and_gradients() -> list[Tensor]:
@@ -104,10 +110,10 @@ def test_the_formula_is_what_is_computed(options: dict[str, Any], padding_mask: 
 
 
 def test_weights_are_torch_s() -> None:
-    layer = MultiHeadAttention(8, 2).double()
+    layer = Heads(8, 2).double()
     reference = nn.MultiheadAttention(8, 2, batch_first=True)
     x = random(3, 6, 8)
-    _, expected = functional_call(reference, torch_names(layer), (x, x, x), {"average_attn_weights": False})
+    _, expected = functional_call(reference, testing.torch_names(layer), (x, x, x), {"average_attn_weights": False})
     with Probe(layer, "weights") as probe:
         layer(x)
     torch.testing.assert_close(probe["weights"], expected)
@@ -137,7 +143,7 @@ def test_dropout_of_the_formula_is_that_of_the_fast_path() -> None:
 
 
 def test_each_group_of_queries_heads_shares_keys_and_values() -> None:
-    grouped, full = MultiHeadAttention(12, 6, num_kv_heads=2), MultiHeadAttention(12, 6)
+    grouped, full = Heads(12, 6, num_kv_heads=2), Heads(12, 6)
     for name in ("query", "output"):
         getattr(full, name).load_state_dict(getattr(grouped, name).state_dict())
     for name in ("key", "value"):
@@ -148,11 +154,11 @@ def test_each_group_of_queries_heads_shares_keys_and_values() -> None:
     torch.testing.assert_close(grouped(x), full(x))
 
 
-@pytest.mark.parametrize("padding_mask", [None, PADDING], ids=["whole", "padded"])
+@pytest.mark.parametrize("padding_mask", [None, PADDING], ids=["full", "padded"])
 def test_in_bf16_on_a_cpu_the_formula_is_used_and_is_as_good(
     padding_mask: Tensor | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer, x = MultiHeadAttention(8, 4, causal=True, num_kv_heads=2), torch.randn(3, 6, 8)
+    layer, x = Heads(8, 4, causal=True, num_kv_heads=2), torch.randn(3, 6, 8)
     expected = layer(x, padding_mask=padding_mask)
     monkeypatch.setattr(F, "scaled_dot_product_attention", None)
     with torch.autocast("cpu", torch.bfloat16):
@@ -168,7 +174,7 @@ def test_in_bf16_on_a_cpu_the_formula_is_used_and_is_as_good(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_query_that_sees_nothing_gives_the_output_s_bias_and_no_nan(causal: bool, dtype: torch.dtype, watched: bool) -> None:
-    layer = MultiHeadAttention(8, 2, causal=causal).to(dtype)
+    layer = Heads(8, 2, causal=causal).to(dtype)
     x = torch.randn(2, 5, 8, dtype=dtype, requires_grad=True)
     padding_mask = torch.zeros(2, 5, dtype=torch.bool)
     padding_mask[0, :2] = True  # with the causal mask, positions 0 and 1 see nothing
@@ -183,7 +189,7 @@ def test_a_query_that_sees_nothing_gives_the_output_s_bias_and_no_nan(causal: bo
 
 
 def test_padding_gets_no_weight_and_changes_nothing() -> None:
-    layer = MultiHeadAttention(8, 2).double()
+    layer = Heads(8, 2).double()
     x = random(3, 6, 8)
     changed = torch.where(PADDING[..., None], 100 * random(3, 6, 8), x)
     with Probe(layer, "weights") as probe:
@@ -195,28 +201,26 @@ def test_padding_gets_no_weight_and_changes_nothing() -> None:
 
 
 def test_a_sequence_without_its_padding_gives_the_same() -> None:
-    layer = MultiHeadAttention(8, 2).double()
+    layer = Heads(8, 2).double()
     x = random(3, 6, 8)
     torch.testing.assert_close(layer(x, padding_mask=PADDING)[1, :4], layer(x[1:2, :4])[0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 def test_causal_attention_does_not_see_the_future(num_kv_heads: int) -> None:
-    layer = MultiHeadAttention(8, 4, causal=True, num_kv_heads=num_kv_heads).double()
+    layer = Heads(8, 4, causal=True, num_kv_heads=num_kv_heads).double()
     x, changed = random(2, 6, 8), random(2, 6, 8)
     testing.assert_causal(layer, x, changed, tolerance=1e-12)
     testing.assert_causal(lambda x: layer(x, padding_mask=torch.zeros(2, 6, dtype=torch.bool)), x, changed, tolerance=1e-12)
 
 
 def test_a_sequence_depends_on_itself_alone() -> None:
-    testing.assert_batch_independent(MultiHeadAttention(8, 2), *torch.randn(2, 3, 6, 8), PADDING)
+    testing.assert_batch_independent(Heads(8, 2), torch.randn(3, 6, 8), PADDING)
 
 
 def test_without_positions_a_permutation_of_the_tokens_permutes_the_output() -> None:
-    layer, x, order = MultiHeadAttention(8, 2).double(), random(2, 6, 8), torch.tensor([3, 0, 5, 1, 4, 2])
+    layer, x, order = Heads(8, 2).double(), random(2, 6, 8), torch.tensor([3, 0, 5, 1, 4, 2])
     torch.testing.assert_close(layer(x[:, order]), layer(x)[:, order], rtol=0, atol=1e-12)
-    context = random(2, 6, 8)
-    torch.testing.assert_close(layer(x, context[:, order]), layer(x, context), rtol=0, atol=1e-12)
 
 
 # ---- cache ---------------------------------------------------------------------------------------------------------
@@ -227,7 +231,7 @@ def test_without_positions_a_permutation_of_the_tokens_permutes_the_output() -> 
 @pytest.mark.parametrize("sizes", [[1] * 6, [3, 1, 2], [6]], ids=str)
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 def test_cached_steps_give_what_one_call_gives(num_kv_heads: int, sizes: list[int], watched: bool) -> None:
-    layer = MultiHeadAttention(8, 4, causal=True, num_kv_heads=num_kv_heads).double()
+    layer = Heads(8, 4, causal=True, num_kv_heads=num_kv_heads).double()
     x, padding_mask = random(3, 6, 8), PADDING.flip(1)  # prompts are padded on the left
     cache, end, steps = KeyValueCache(7), 0, []
     with Probe(layer, *(["weights"] if watched else [])):
@@ -240,27 +244,15 @@ def test_cached_steps_give_what_one_call_gives(num_kv_heads: int, sizes: list[in
 
 @torch.no_grad()
 def test_cached_steps_without_padding_give_what_one_call_gives() -> None:
-    layer = MultiHeadAttention(8, 2, causal=True).double()
+    layer = Heads(8, 2, causal=True).double()
     x, cache = random(3, 6, 8), KeyValueCache(6)
     steps = [layer(part, cache=cache) for part in x.split([2, 1, 3], dim=1)]
     torch.testing.assert_close(torch.cat(steps, dim=1), layer(x), rtol=0, atol=1e-12)
 
 
 @torch.no_grad()
-def test_cross_attention_projects_its_context_once() -> None:
-    layer, cache = MultiHeadAttention(8, 2).double(), KeyValueCache(6)
-    x, context = random(3, 4, 8), random(3, 6, 8)
-    with Probe(layer, "key") as probe:
-        steps = [layer(x[:, t : t + 1], context, PADDING, cache) for t in range(4)]
-        assert probe.outputs.pop("key").shape == (3, 6, 8)
-        layer(x, context, PADDING, cache)
-        assert not probe.outputs
-    torch.testing.assert_close(torch.cat(steps, dim=1), layer(x, context, PADDING), rtol=0, atol=1e-12)
-
-
-@torch.no_grad()
 def test_rows_of_a_cache_are_selected_as_a_beam_search_needs() -> None:
-    layer, rows = MultiHeadAttention(8, 2, causal=True).double(), torch.tensor([2, 0, 2])
+    layer, rows = Heads(8, 2, causal=True).double(), torch.tensor([2, 0, 2])
     x, new, cache = random(3, 4, 8), random(3, 1, 8), KeyValueCache(5)
     layer(x, cache=cache)
     cache.select(rows)
@@ -270,7 +262,7 @@ def test_rows_of_a_cache_are_selected_as_a_beam_search_needs() -> None:
 
 @torch.no_grad()
 def test_a_cache_keeps_its_memory_and_refuses_what_does_not_fit() -> None:
-    layer, cache = MultiHeadAttention(8, 2, causal=True), KeyValueCache(3)
+    layer, cache = Heads(8, 2, causal=True), KeyValueCache(3)
     layer(torch.randn(1, 1, 8), cache=cache)
     address = cache.keys.data_ptr()
     layer(torch.randn(1, 2, 8), cache=cache)
@@ -282,21 +274,15 @@ def test_a_cache_keeps_its_memory_and_refuses_what_does_not_fit() -> None:
 # ---- refused -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dim", "num_heads", "num_kv_heads"), [(9, 2, None), (8, 3, None), (12, 6, 4), (8, 2, 4)])
-def test_sizes_that_do_not_divide_are_refused(dim: int, num_heads: int, num_kv_heads: int | None) -> None:
-    with pytest.raises(ValueError, match="has to divide"):
-        MultiHeadAttention(dim, num_heads, num_kv_heads=num_kv_heads)
-
-
 @pytest.mark.parametrize("mask", [PADDING.long(), PADDING[:, :1], PADDING[:1]], ids=["numbers", "one key", "one sequence"])
 def test_a_mask_of_another_type_or_shape_is_refused(mask: Tensor) -> None:
     with pytest.raises(ValueError, match=r"has to be bool \(3, 6\)"):
-        MultiHeadAttention(8, 2)(torch.randn(3, 6, 8), padding_mask=mask)
+        Heads(8, 2)(torch.randn(3, 6, 8), padding_mask=mask)
 
 
 @pytest.mark.gpu
 def test_on_cuda_too_a_query_that_sees_nothing_gives_the_output_s_bias() -> None:
-    layer = MultiHeadAttention(64, 2).cuda()
+    layer = Heads(64, 2).cuda()
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.randn(2, 16, 64, device="cuda", requires_grad=True)
         with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dl.mytorch.layers import KeyValueCache, MultiHeadAttention, RotaryPositions
+from dl.mytorch.layers import RotaryPositions
 
 
 @pytest.fixture
@@ -37,17 +37,3 @@ def test_odd_heads_and_positions_beyond_the_last_are_refused(rotary: RotaryPosit
         RotaryPositions(4, 5)
     with pytest.raises(ValueError, match="13 positions are asked for, the model has 12"):
         rotary(torch.zeros(1, 1, 3, 6), start=10)
-
-
-@torch.no_grad()
-def test_attention_turns_queries_and_keys_the_cached_ones_once(rotary: RotaryPositions) -> None:
-    layer = MultiHeadAttention(12, 2, causal=True, rotary=rotary).double()
-    x = torch.randn(2, 7, 12, dtype=torch.float64)
-    cache = KeyValueCache(7)
-    parts = [layer(x[:, a:b], cache=cache) for a, b in ((0, 3), (3, 4), (4, 7))]
-    assert (torch.cat(parts, dim=1) - layer(x)).abs().max() <= 1e-12
-    query, key, value = (part(x).unflatten(-1, (2, 6)).transpose(1, 2) for part in (layer.query, layer.key, layer.value))
-    scores = rotary(query) @ rotary(key).mT / 6**0.5
-    weights = scores.masked_fill(torch.ones(7, 7).triu(1).bool(), -torch.inf).softmax(-1)
-    expected = layer.output((weights @ value).transpose(1, 2).flatten(2))
-    assert (layer(x) - expected).abs().max() <= 1e-12

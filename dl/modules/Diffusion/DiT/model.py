@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch.layers import fused_attention, sequential, sinusoidal_positions, time_frequencies
+from dl.mytorch.layers import fused_attention, sequential, time_frequencies
 
 # B batch, C width, H heads, D width of a head, X side of the image, P side of a patch, N = (X / P)^2 patches
 
@@ -26,8 +26,11 @@ def square_positions(grid: int, dim: int) -> Tensor:
 
     The first half of the width tells the column, the second the row; in each half sines come before cosines.
     """
-    line = sinusoidal_positions(grid, dim // 2)  # sine and cosine in turn
-    line = line.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1)  # (grid, C/4, 2) -> (grid, C/2), sines first
+    if dim % 4:
+        raise ValueError(f"each half of the width has pairs of a sine and a cosine, so dim has to divide by 4; got {dim}")
+    frequency = 10000.0 ** (-torch.arange(0, dim // 2, 2, dtype=torch.float64) / (dim // 2))  # (C/4,)
+    angle = torch.arange(grid, dtype=torch.float64)[:, None] * frequency  # (grid, C/4)
+    line = torch.cat([angle.sin(), angle.cos()], dim=1)  # (grid, C/2)
     columns, rows = line.repeat(grid, 1), line.repeat_interleave(grid, 0)
     return torch.cat([columns, rows], dim=1)
 

@@ -115,6 +115,8 @@ def test_positions_tell_the_column_then_the_row() -> None:
         for column in range(3):
             waves = [f(torch.tensor([place, place / 100.0])) for place in (column, row) for f in (torch.sin, torch.cos)]
             torch.testing.assert_close(table[row, column], torch.cat(waves).double(), atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="divide by 4; got 6"):
+        square_positions(3, 6)
 
 
 def test_a_patch_of_the_prediction_comes_from_its_token() -> None:
