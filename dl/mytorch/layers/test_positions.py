@@ -1,4 +1,4 @@
-"""Positions and times by their formulas."""
+"""Times by their formula."""
 
 import math
 
