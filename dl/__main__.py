@@ -10,8 +10,8 @@ from difflib import get_close_matches
 from os.path import expanduser
 from typing import Callable, Sequence
 
-from dl import catalogue, pipe
-from dl.catalogue import UnknownName
+from dl.cli import catalogue, pipe
+from dl.cli.catalogue import UnknownName
 
 NAMING = "MODEL is a name (CNN/LeNet, or lenet) or the path of its folder or of a file in it."
 
@@ -106,7 +106,7 @@ def _add(
 
 def show_list(args: argparse.Namespace) -> int:
     """`python -m dl list`"""
-    from dl import results
+    from dl.cli import results
 
     rows = []
     for name in catalogue.names():
@@ -166,10 +166,10 @@ def _summarize(name: str, preset: str, shape: list[int] | None) -> tuple[tuple[i
 
 def kernels(args: argparse.Namespace) -> int:
     """`python -m dl kernels RUN`"""
+    from dl.cli.runs import trained
     from dl.mytorch import plot
     from dl.mytorch.config import UserError
     from dl.mytorch.introspect import first_kernels
-    from dl.trained import trained
 
     weight = first_kernels(trained(args.folder).model)
     if weight is None:
@@ -181,9 +181,9 @@ def kernels(args: argparse.Namespace) -> int:
 
 def features(args: argparse.Namespace) -> int:
     """`python -m dl features RUN IMAGE`"""
+    from dl.cli.runs import feature_maps, trained
     from dl.mytorch import plot
     from dl.mytorch.data import read_image
-    from dl.trained import feature_maps, trained
 
     maps = feature_maps(trained(args.folder), read_image(args.image), args.layers)
     plot.save_figure(plot.feature_maps(maps), args.figure)
@@ -193,7 +193,7 @@ def features(args: argparse.Namespace) -> int:
 
 def results(args: argparse.Namespace) -> int:
     """`python -m dl results [--record RUN ...]`"""
-    from dl import results
+    from dl.cli import results
 
     for run in args.record:
         print(f"recorded: {results.record(run)}")
@@ -204,7 +204,7 @@ def results(args: argparse.Namespace) -> int:
 
 def doctor(args: argparse.Namespace) -> int:
     """`python -m dl doctor`"""
-    from dl import doctor
+    from dl.cli import doctor
 
     return doctor.main()
 

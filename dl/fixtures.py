@@ -19,7 +19,7 @@ from dl.mytorch.data import Splits, synthetic
 from dl.mytorch.distributed import seed_everything
 from dl.mytorch.logger import Logger
 from dl.mytorch.tasks import Classification
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.torchvision_compat import import_torchvision
 
 
 def _spare_compiler() -> None:

@@ -1,12 +1,14 @@
-"""The plan of the house, checked: imports point down, folders are complete, layers have names.
+"""The layout, checked: imports point down, folders are complete, layers have names.
 
-    4  dl/modules/<Category>/<Model>/  train.py, test_model.py ...
-    3  dl/modules/<Category>/<Model>/  model.py, task.py, data.py, convert.py; a folder without model.py is a tool
-    2  dl/mytorch/  trainer.py, learner.py, layerwise.py
-    1  dl/mytorch/  tasks.py, translation.py, metrics.py, data/, checkpoint.py, shards.py, run.py, logger.py
-    0  dl/mytorch/  config.py, distributed.py, precision.py, sharding.py, streaming.py, optim.py, vision.py, introspect.py,
-                    plot.py, safetensors.py, files.py, lock.py, state.py, layers/, losses.py, optimizers/, autograd/,
-                    decoding.py, float64.py
+    6  dl/benchmarks/
+    5  dl/modules/<Category>/<Model>/  train.py and other commands
+    4  dl/modules/<Category>/<Model>/  model.py, task.py, data.py, convert.py, and what a category shares
+    3  dl/cli/, dl/__main__.py         the commands, which find models by name
+    ---- nothing below knows that anything above exists ----
+    2  dl/mytorch/  trainer.py, train_step.py, large/, text/
+    1  dl/mytorch/  tasks.py, metrics.py, data/, checkpoint.py, shards.py, run.py, logger.py
+    0  dl/mytorch/  config.py, files.py, distributed.py, optim.py, layers/, plot.py ...
+       beside       from_scratch/, which nothing but benchmarks use, and testing.py, which tests use
 """
 
 import ast
@@ -19,49 +21,36 @@ from typing import Iterator
 import pytest
 from torch import nn
 
-from dl.catalogue import without_values
+from dl.cli.catalogue import without_values
 
 ROOT = Path(__file__).parent
 MODELS = sorted(path.parent for path in ROOT.glob("modules/*/*/model.py"))
 
-FLOORS = {
+LEVELS = {  # of the core
     **dict.fromkeys(["system", "progress", "events", "checks"], -1),  # know nothing, so that all may use them
-    **dict.fromkeys(["config", "files", "distributed", "sharding", "optim", "vision", "introspect", "plot", "layers"], 0),
-    **dict.fromkeys(["losses", "optimizers", "autograd", "decoding", "streaming", "precision", "safetensors", "float64"], 0),
-    **dict.fromkeys(["lock", "state", "names"], 0),
-    **dict.fromkeys(["tasks", "translation", "metrics", "data", "checkpoint", "shards", "run", "logger"], 1),
-    **dict.fromkeys(["trainer", "learner", "layerwise"], 2),
-    "testing": 3,  # beside the floors: for tests, so nothing of the core may import it
+    **dict.fromkeys(["config", "files", "distributed", "optim", "torchvision_compat", "introspect", "plot", "layers"], 0),
+    **dict.fromkeys(["precision", "safetensors", "float64", "lock", "state", "names", "dtensor", "mapped", "fonts"], 0),
+    **dict.fromkeys(["tasks", "metrics", "data", "checkpoint", "shards", "run", "logger"], 1),
+    **dict.fromkeys(["trainer", "train_step", "large", "text"], 2),
+    **dict.fromkeys(["from_scratch", "testing"], 3),  # beside the levels: nothing of the core may import them
 }
-# The arrows inside a floor, from what uses to what is used.
-LEVEL = {
-    ("distributed", "config"),
-    ("files", "config"),
-    ("plot", "config"),
-    ("introspect", "config"),
-    ("distributed", "sharding"),
-    ("precision", "distributed"),
-    ("sharding", "config"),
-    ("tasks", "metrics"),
-    ("tasks", "data"),
-    ("translation", "tasks"),
-    ("translation", "metrics"),
-    ("translation", "data"),
-    ("metrics", "data"),
-    ("data", "checkpoint"),
-    ("checkpoint", "shards"),
-    ("checkpoint", "run"),
-    ("lock", "config"),
-    ("lock", "files"),
-    ("state", "config"),
-    ("names", "config"),
-    ("state", "files"),
-    ("safetensors", "config"),
-    ("safetensors", "files"),
-    ("streaming", "config"),
-    ("streaming", "sharding"),
-    ("trainer", "layerwise"),
-    ("trainer", "learner"),
+# The imports inside a level, from what uses to what is used.
+BESIDE = {
+    *(("distributed", "config"), ("distributed", "mapped"), ("precision", "distributed"), ("introspect", "config")),
+    *(("files", "config"), ("lock", "config"), ("lock", "files"), ("state", "config"), ("state", "files")),
+    *(("safetensors", "config"), ("safetensors", "files"), ("names", "config"), ("mapped", "config")),
+    *(("plot", "config"), ("plot", "fonts")),
+    *(("tasks", "metrics"), ("tasks", "data"), ("metrics", "data"), ("data", "checkpoint")),
+    *(("checkpoint", "shards"), ("checkpoint", "run")),
+    *(("trainer", "large"), ("trainer", "train_step"), ("train_step", "large")),
+}
+# Models that a paper takes from another paper: the folder, and whose model.py it imports.
+TAKEN = {
+    *(("CNN/EfficientNet", "CNN/MobileNetV2"), ("CNN/PreActResNet", "CNN/ResNet"), ("CNN/ResNeXt", "CNN/ResNet")),
+    *(("CNN/WideResNet", "CNN/ResNet"), ("CNN/WideResNet", "CNN/ResNeXt")),
+    *(("DataMining/ImageSearch", "CNN/ResNet"), ("DataMining/OpenSet", "CNN/ResNet")),
+    ("Diffusion/FlowMatching", "Diffusion/DDPM"),
+    *(("RNN", "RNN/RNN"), ("RNN/GRU", "RNN/RNN"), ("RNN/LSTM", "RNN/RNN"), ("RNN/BahdanauAttention", "RNN/Seq2Seq")),
 }
 
 
@@ -75,37 +64,77 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def top_imports(path: Path) -> Iterator[str]:
+    """The same, of imports outside of functions."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
 def sources(root: Path) -> list[Path]:
     """The files that are not tests."""
     return [path for path in sorted(root.rglob("*.py")) if not path.name.startswith("test_")]
 
 
-def arrows_that_point_up(root: Path) -> list[str]:
-    """Imports of the core below `root` that reach a model, or a floor that is not lower."""
+def imports_that_point_up(root: Path) -> list[str]:
+    """Imports of a file below `root` that reach a level that is not lower."""
     found = []
-    core = root / "mytorch"
-    for path in sources(core):
-        own = path.relative_to(core).parts[0].removesuffix(".py")
+    for path in sources(root):
+        parts = path.relative_to(root).parts
         for name in imports(path):
-            if name.startswith("dl.") and not name.startswith("dl.mytorch"):
+            if name.startswith("dl.") and level(root, path.relative_to(root)) < level(root, target(root, name)):
                 found.append(f"{path.relative_to(root)} imports {name}")
-            parts = name.split(".")
-            if own == "__init__" or parts[:2] != ["dl", "mytorch"] or len(parts) < 3 or parts[2] not in FLOORS:
+            own, other = parts[1:2], name.split(".")[2:3]
+            if parts[0] != "mytorch" or not name.startswith("dl.mytorch.") or other[0] not in LEVELS or len(parts) < 2:
                 continue
-            other = parts[2]
-            if own != other and (own, other) not in LEVEL and FLOORS[other] >= FLOORS[own]:
+            place = own[0].removesuffix(".py")
+            if place not in ("__init__", other[0]) and (place, other[0]) not in BESIDE and LEVELS[other[0]] >= LEVELS[place]:
                 found.append(f"{path.relative_to(root)} imports {name}, which is no lower")
     return found
 
 
+def level(root: Path, path: Path) -> int:
+    """The level of a file of `dl`, see above; that of the core is 2."""
+    top = path.parts[0]
+    if top != "modules":
+        return {"benchmarks": 6, "cli": 3, "__main__.py": 3}.get(top, 2)
+    text = (root / path).read_text(encoding="utf-8") if (root / path).is_file() else ""
+    return 5 if '__name__ == "__main__"' in text else 4
+
+
+def target(root: Path, name: str) -> Path:
+    """The file or folder below `root` that the import of `name` reads."""
+    path = root.joinpath(*name.split(".")[1:])
+    while not path.is_dir() and not path.with_suffix(".py").exists():
+        path = path.parent
+    return (path if path.is_dir() else path.with_suffix(".py")).relative_to(root)
+
+
+def models_taken(root: Path) -> set[tuple[str, str]]:
+    """Pairs of a model's folder and another one whose model.py its own files import, tests aside."""
+    found = set()
+    for path in sources(root / "modules"):
+        own = "/".join(path.relative_to(root / "modules").parts[:-1])
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[:2] == ["dl", "modules"] and parts[4:5] == ["model"] and "/".join(parts[2:4]) != own:
+                found.add((own, "/".join(parts[2:4])))
+    return found
+
+
 def wrong_imports_of_models(root: Path) -> list[str]:
-    """A model.py imports torch, the standard library, dl.mytorch.layers, or another model.py; nothing else."""
+    """A model.py imports torch, the standard library, dl.mytorch.layers, another model.py, or what its category shares."""
     found = []
     for path in root.glob("modules/*/*/model.py"):
         for name in imports(path):
             top = name.split(".")[0]
             another_model = name.startswith("dl.modules.") and "model" in name.split(".")[4:5]
-            if top not in sys.stdlib_module_names and top != "torch" and not another_model and not name.startswith("dl.mytorch.layers"):
+            shared = root.parent / Path(*name.split(".")[:4]).with_suffix(".py")
+            another_model |= shared.exists() and shared.parent == path.parents[1]
+            ours = another_model or name.startswith("dl.mytorch.layers")
+            if top not in sys.stdlib_module_names and top != "torch" and not ours:
                 if name != "dl.mytorch":  # `from dl.mytorch import layers` names both
                     found.append(f"{path.relative_to(root)} imports {name}")
     return found
@@ -142,7 +171,9 @@ def missing_files(root: Path) -> list[str]:
         if not any(folder.parent.glob("test_*.py")):
             found.append(f"{folder.parent.relative_to(root)} has no tests")
     for path in sources(root / "mytorch"):
-        if path.name != "__init__.py" and not path.with_name(f"test_{path.name}").exists():
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        defines = any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in body)
+        if path.name != "__init__.py" and defines and not path.with_name(f"test_{path.name}").exists():
             found.append(f"{path.relative_to(root)} has no test beside it")
     for folder in {path.parent for path in root.rglob("*.py")}:
         if not (folder / "__init__.py").exists():
@@ -178,7 +209,27 @@ def anonymous_layers(model: nn.Module) -> list[str]:
 
 
 def test_imports_point_down() -> None:
-    assert arrows_that_point_up(ROOT) == []
+    assert imports_that_point_up(ROOT) == []
+
+
+def test_a_model_is_taken_from_another_paper_where_the_paper_does() -> None:
+    assert models_taken(ROOT) == TAKEN
+
+
+def test_the_training_loop_is_small() -> None:
+    """What `import dl.mytorch.trainer` loads of ours, all but large/: no reader of data sets, no decoding, nothing by hand."""
+    found, queue = set(), ["dl.mytorch.trainer"]
+    while queue:
+        path = target(ROOT, queue.pop())
+        path = path / "__init__.py" if (ROOT / path).is_dir() else path
+        if path not in found:
+            found |= {path, *(parent / "__init__.py" for parent in path.parents if parent.name)}
+            queue += [name for name in top_imports(ROOT / path) if name.startswith("dl.")]
+    folders = ("mytorch/data/images", "mytorch/data/text", "mytorch/text", "mytorch/from_scratch")
+    assert not [str(path) for path in found if path.as_posix().startswith(folders)]
+    lines = {path: len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in found if "large" not in path.parts}
+    assert sum(lines.values()) <= 4600
+    assert lines[Path("mytorch/trainer.py")] + lines[Path("mytorch/train_step.py")] <= 530
 
 
 def test_models_import_architecture_only() -> None:
@@ -219,17 +270,17 @@ def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(ROOT, tmp_path / "dl", ignore=shutil.ignore_patterns("__pycache__", "*.json", "*.png")))
 
 
-def test_arrows_that_point_up_are_found(copy: Path) -> None:
+def test_imports_that_point_up_are_found(copy: Path) -> None:
     wrong = {
         "mytorch/trainer.py": "from dl.modules.CNN.LeNet.model import LeNet",
-        "mytorch/data/idx.py": "import dl.modules.CNN.LeNet.train",
+        "mytorch/data/images/idx.py": "import dl.modules.CNN.LeNet.train",
         "mytorch/tasks.py": "from dl.mytorch import trainer",
         "mytorch/config.py": "from dl.mytorch.metrics import Mean",
         "mytorch/logger.py": "from dl.mytorch import testing",
     }
     for file, line in wrong.items():
         (copy / file).write_text(line + "\n" + (copy / file).read_text(encoding="utf-8"), encoding="utf-8")
-    assert {found.split()[0] for found in arrows_that_point_up(copy)} == set(wrong)
+    assert {found.split()[0] for found in imports_that_point_up(copy)} == set(wrong)
 
 
 def test_other_damage_is_found(copy: Path) -> None:

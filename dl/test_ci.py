@@ -7,7 +7,7 @@ import pytest
 
 targets = runpy.run_path(str(Path(__file__).parents[1] / ".ci" / "changed.py"))["targets"]
 FILES = [f"dl/modules/{name}/{file}" for name in ("CNN/A", "CNN/B", "RNN/C") for file in ("__init__.py", "results/a.json")]
-FILES += ["dl/modules/CNN/shared.py", "dl/modules/CNN/test_shared.py", "dl/mytorch/data/idx.py", "dl/test_main.py", "dl/main.py"]
+FILES += ["dl/modules/CNN/shared.py", "dl/modules/CNN/test_shared.py", "dl/mytorch/data/images/idx.py", "dl/test_main.py", "dl/main.py"]
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ FILES += ["dl/modules/CNN/shared.py", "dl/modules/CNN/test_shared.py", "dl/mytor
         (["dl/modules/CNN/A/results/a.json"], ["dl/modules/CNN/A"]),
         (["dl/modules/CNN/A/gone.py", "dl/modules/RNN/C/__init__.py"], ["dl/modules/CNN/A", "dl/modules/RNN/C"]),
         (["dl/modules/CNN/shared.py"], ["dl/modules/CNN/A", "dl/modules/CNN/B", "dl/modules/CNN/test_shared.py"]),
-        (["dl/mytorch/data/idx.py"], ["dl/mytorch"]),
+        (["dl/mytorch/data/images/idx.py"], ["dl/mytorch"]),
         (["dl/main.py"], ["dl/test_main.py"]),
         (["README.md", "dl/modules/gone/D/model.py"], []),
     ],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import dl
 from dl import __main__ as front
-from dl import catalogue
+from dl.cli import catalogue
 
 LENET = catalogue.MODULES / "CNN" / "LeNet"
 
@@ -184,9 +184,9 @@ def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_doctor_and_results_are_called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("dl.doctor.main", lambda: 1)
-    monkeypatch.setattr("dl.results.record", lambda run: f"record of {run}")
-    monkeypatch.setattr("dl.results.rewrite_readmes", lambda: ["README.md: up to date"])
+    monkeypatch.setattr("dl.cli.doctor.main", lambda: 1)
+    monkeypatch.setattr("dl.cli.results.record", lambda run: f"record of {run}")
+    monkeypatch.setattr("dl.cli.results.rewrite_readmes", lambda: ["README.md: up to date"])
     assert front.main(["doctor"]) == 1
     assert front.main(["results", "--record", "a", "b"]) == 0
     assert capsys.readouterr().out == "recorded: record of a\nrecorded: record of b\nREADME.md: up to date\n"
@@ -250,7 +250,7 @@ def test_ctrl_c_is_one_line_and_status_130(monkeypatch: pytest.MonkeyPatch, caps
 def test_what_a_terminal_lacks_is_shown_as_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", shown)
-    monkeypatch.setattr("dl.results.rewrite_readmes", lambda: ["\u00b1 0.1"])
+    monkeypatch.setattr("dl.cli.results.rewrite_readmes", lambda: ["\u00b1 0.1"])
     assert front.main(["results"]) == 0
     shown.flush()
     assert shown.buffer.getvalue() == b"\\xb1 0.1\n"

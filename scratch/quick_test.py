@@ -5,7 +5,7 @@ import torch
 
 from dl.modules.CNN.LeNet.model import build
 from dl.mytorch import Probe, layer_summary
-from dl.mytorch.data import idx
+from dl.mytorch.data.images import idx
 
 # %% A model, layer by layer
 model = build("modern")

@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 from dl.benchmarks.trainer import about_this_machine
 from dl.modules.CNN.LeNet.model import LeNet, build
-from dl.mytorch.autograd import Tensor, conv2d, cross_entropy, max_pool2d
 from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch, ImageConfig, Splits, image_splits
 from dl.mytorch.files import write_json
+from dl.mytorch.from_scratch.autograd import Tensor, conv2d, cross_entropy, max_pool2d
 
 RESULTS = Path(__file__).parent / "results" / "autograd.json"
 RATE, MOMENTUM = 0.05, 0.9

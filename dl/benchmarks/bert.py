@@ -39,7 +39,7 @@ from dl.mytorch.data import Batch
 from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.files import write_json
 from dl.mytorch.optim import adamw, constant
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.torchvision_compat import import_torchvision
 
 RESULTS = Path(__file__).parent / "results" / "bert.json"
 NAMES = ["transformers", "transformers bf16", "by hand", "Trainer", "Trainer bf16"]

@@ -40,7 +40,7 @@ from dl.mytorch import Trainer
 from dl.mytorch.config import user_path
 from dl.mytorch.files import write_json
 from dl.mytorch.optim import adamw, constant
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.torchvision_compat import import_torchvision
 
 RESULTS = Path(__file__).parent / "results" / "diffusion.json"
 NAMES = ["diffusers", "diffusers, one head", "by hand", "by hand, width 8", "Trainer", "recipe"]

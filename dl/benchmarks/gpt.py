@@ -41,7 +41,6 @@ import torch
 from torch import nn
 
 from dl.benchmarks.trainer import about_this_machine
-from dl.modules.GPT.generation import generate
 from dl.modules.GPT.GPT2.model import PRESETS, build
 from dl.modules.GPT.GPT2.train import Config
 from dl.modules.GPT.task import TextModeling
@@ -50,7 +49,8 @@ from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch, Vocabulary
 from dl.mytorch.files import write_json
 from dl.mytorch.optim import adamw, constant
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.text.generation import generate
+from dl.mytorch.torchvision_compat import import_torchvision
 
 RESULTS = Path(__file__).parent / "results"
 BATCH = {"char": 12, "char_gpu": 16, "tiny": 2}  # examples of a training step

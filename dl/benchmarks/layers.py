@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dl.benchmarks.trainer import about_this_machine
-from dl.mytorch import layers, losses, optimizers
 from dl.mytorch.config import user_path
 from dl.mytorch.files import write_json
-from dl.mytorch.layers.attention import scaled_dot_product_attention
-from dl.mytorch.layers.conv import conv2d_by_sums
+from dl.mytorch.from_scratch import layers, losses, optimizers
+from dl.mytorch.from_scratch.layers.attention import scaled_dot_product_attention
+from dl.mytorch.from_scratch.layers.conv import conv2d_by_sums
 
 RESULTS = Path(__file__).parent / "results" / "layers.json"
 FUSED = "each operation is a pass over memory, forth and back; torch's kernel is one"

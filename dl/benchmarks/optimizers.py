@@ -22,11 +22,12 @@ from torch import nn
 
 from dl.benchmarks.trainer import about_this_machine
 from dl.modules.MLP.MLP.model import build
-from dl.mytorch import optimizers, plot
+from dl.mytorch import plot
 from dl.mytorch.config import user_path
 from dl.mytorch.data import ImageConfig, Splits, image_splits
 from dl.mytorch.files import write_json
-from dl.mytorch.losses import cross_entropy
+from dl.mytorch.from_scratch import optimizers
+from dl.mytorch.from_scratch.losses import cross_entropy
 from dl.mytorch.optim import warmup_cosine
 
 if TYPE_CHECKING:

@@ -30,13 +30,13 @@ from unittest.mock import patch
 
 import torch
 
-from dl import catalogue
 from dl.benchmarks.bert import pairs
 from dl.benchmarks.trainer import about_this_machine
+from dl.cli import catalogue
 from dl.mytorch import Trainer
 from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch, Loader, Splits, TextSplits
-from dl.mytorch.data.text import PADDING, UNKNOWN, Vocabulary
+from dl.mytorch.data.text.vocabulary import PADDING, UNKNOWN, Vocabulary
 from dl.mytorch.distributed import to_device
 from dl.mytorch.files import write_json
 from dl.mytorch.precision import native_bf16

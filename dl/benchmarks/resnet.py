@@ -39,7 +39,7 @@ from dl.mytorch.distributed import to_device
 from dl.mytorch.files import write_json
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import Classification
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.torchvision_compat import import_torchvision
 
 RESULTS = Path(__file__).parent / "results" / "resnet.json"
 PLAIN = {"precision": "fp32", "channels_last": False}

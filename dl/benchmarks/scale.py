@@ -16,7 +16,7 @@ rank holds beyond what it held before the model was built, a small network havin
 resident set that Linux noted, with large tensors in mappings of their own, so that nothing freed is counted; of
 "streamed", whose files the system keeps in memory while there is room, the rest of it, looked at every 2 ms.
 Communication is what went over the loopback device per step and rank; other programs that use it are counted too.
-Formulas: dl/mytorch/SCALING.md.
+Formulas: dl/mytorch/large/SCALING.md.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a training step holds in memory and sends, by formulas: dl/mytorch/SCALING.md explains each term."""
+"""What a training step holds in memory and sends, by formulas: dl/mytorch/large/SCALING.md explains each term."""
 
 from dataclasses import dataclass, replace
 

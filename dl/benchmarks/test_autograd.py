@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from dl.benchmarks import autograd
 from dl.modules.CNN.LeNet.model import build
-from dl.mytorch.autograd import cross_entropy
 from dl.mytorch.data import ImageConfig, image_splits, synthetic
+from dl.mytorch.from_scratch.autograd import cross_entropy
 
 
 def test_the_network_on_arrays_has_torch_s_logits_gradients_and_weights_after_three_steps() -> None:

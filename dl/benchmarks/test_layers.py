@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dl.benchmarks import layers
-from dl.mytorch.layers import conv
+from dl.mytorch.from_scratch.layers import conv
 
 README = Path(conv.__file__).with_name("README.md")
 

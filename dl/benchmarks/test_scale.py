@@ -33,4 +33,4 @@ def test_what_was_measured_is_within_a_tenth_of_the_formula() -> None:
 def test_the_plan_says_what_does_not_fit() -> None:
     rows = [row for row in plan().splitlines() if "llama_7b" in row]
     assert len(rows) == 6 and ["does not fit" in row for row in rows] == [True, False, False] * 2
-    assert plan() in (Path(scale_formulas.__file__).parents[1] / "mytorch" / "SCALING.md").read_text(encoding="utf-8")
+    assert plan() in (Path(scale_formulas.__file__).parents[1] / "mytorch" / "large" / "SCALING.md").read_text(encoding="utf-8")

@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from dl.modules.CNN.LeNet import train
 from dl.modules.CNN.LeNet.model import build
 from dl.mytorch.data import Batch, Splits, image_splits
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.torchvision_compat import import_torchvision
 
 BATCH = 128
-MEAN, STD = 0.2860, 0.3530  # of Fashion-MNIST, as in dl.mytorch.data.idx
+MEAN, STD = 0.2860, 0.3530  # of Fashion-MNIST, as in dl.mytorch.data.images.idx
 
 
 class Job(NamedTuple):

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from dl.mytorch import safetensors, shards
 from dl.mytorch.config import UserError
 from dl.mytorch.distributed import gather_objects, is_main, rank, rng_state, set_rng_state, world
+from dl.mytorch.dtensor import distribute_like, full_state_dict
 from dl.mytorch.files import recorded_write, regular_file, shown, verify
 from dl.mytorch.names import by_name, by_position, renamed
 from dl.mytorch.run import say_what_is_unverified
-from dl.mytorch.sharding import like, whole
 from dl.mytorch.state import check_optimizer, check_state, problem_of_weight
 
 LARGE = 2**30  # bytes
@@ -79,7 +79,7 @@ def capture(model: nn.Module, optimizers: Optimizers, average: nn.Module | None)
     """The state of all that a training step changes, and of the generators of every rank. All ranks call it."""
     parts = {"model": model.state_dict(), "optimizers": [by_name(optimizer, model) for optimizer in optimizers]}
     parts |= {"ema": average and average.state_dict()}
-    return {**whole(parts, keep=is_main()), "rng": gather_objects(rng_state())}
+    return {**full_state_dict(parts, gather=is_main()), "rng": gather_objects(rng_state())}
 
 
 def capture_shards(
@@ -135,7 +135,7 @@ def restore(state: dict[str, Any], path: Path, model: nn.Module, optimizers: Opt
         for optimizer, saved in zip(optimizers, states, strict=True):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for i, of_one in saved["state"].items():
-                of_one.update({name: like(parameters[i], value) for name, value in of_one.items()})
+                of_one.update({name: distribute_like(parameters[i], value) for name, value in of_one.items()})
             optimizer.load_state_dict(saved)
         if average is not None:
             put_weights(average, state["ema"], path)
@@ -240,5 +240,5 @@ def put_weights(model: nn.Module, weights: Any, path: Path | str) -> nn.Module:
     if differs:
         more = f", and {len(differs) - 3} more" if len(differs) > 3 else ""
         raise UserError(f"{path} belongs to another model than this {type(model).__name__}: it {'; '.join(differs[:3])}{more}")
-    model.load_state_dict({name: like(own[name], weight) for name, weight in weights.items()})
+    model.load_state_dict({name: distribute_like(own[name], weight) for name, weight in weights.items()})
     return model

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import inspect
 import os
 import random
 import signal
@@ -17,10 +16,10 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn  # before a process group is there, see _process_group
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from dl.mytorch import sharding, system
+from dl.mytorch import system
 from dl.mytorch.config import Config, TrainConfig, UserError, parse
+from dl.mytorch.mapped import init_on_disk
 
 Result = TypeVar("Result")
 PATIENCE = timedelta(minutes=10)  # the longest that a rank waits for the others, to begin and at any time after
@@ -36,7 +35,7 @@ def launch(main: Callable[[Config], Result], config_class: type[Config], argv: S
     config = parse(config_class, argv)
     streamed = config.layerwise == "stream"
     try:
-        with _process_group(config), sharding.weights_in_files(config.out) if streamed else contextlib.nullcontext():
+        with _process_group(config), init_on_disk(config.out) if streamed else contextlib.nullcontext():
             return main(config)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on from what was saved last", 130)
@@ -298,33 +297,6 @@ def barrier() -> None:
     """Wait for all ranks."""
     if world() > 1:
         dist.barrier()
-
-
-def parallelize(model: nn.Module, parallel: str, precision: str = "fp32") -> nn.Module:
-    """`model` as the training step calls it when several ranks share the work; "fsdp" shards its weights in place."""
-    if parallel == "none" or world() == 1:
-        return model
-    if parallel == "fsdp":
-        return sharding.shard(model, next(model.parameters()).device.type, world(), precision == "bf16")
-    # Buffers are shared before each evaluation. At each forward, that would spoil a backward pass through two of them.
-    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # by torch 2.13
-    unshared = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-    # Without the view, all gradients are in memory twice.
-    return DistributedDataParallel(model, gradient_as_bucket_view=True, **unshared)
-
-
-@contextlib.contextmanager
-def without_sync(model: nn.Module) -> Iterator[None]:
-    """Backward passes inside leave the gradients of the ranks unsummed: for all but the last of a step."""
-    if isinstance(model, DistributedDataParallel):
-        with model.no_sync():
-            yield
-    elif sharding.is_sharded(model):
-        model.set_requires_gradient_sync(False)
-        yield
-        model.set_requires_gradient_sync(True)
-    else:
-        yield
 
 
 def share_buffers(model: nn.Module) -> None:

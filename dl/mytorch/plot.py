@@ -56,7 +56,8 @@ def curves(history: Sequence[dict[str, Any]]) -> "Figure":
         if math.isfinite(axes.dataLim.ymin):  # else there is nothing but NaN
             axes.set_ylim(bottom=min(0, axes.dataLim.ymin))
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
     return fig
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from dl.mytorch import safetensors
 from dl.mytorch.config import UserError
 from dl.mytorch.distributed import background_group, gather_objects, is_main, rank, world
+from dl.mytorch.dtensor import local
 from dl.mytorch.files import atomic_write, check, read_json, regular_file, write_json
-from dl.mytorch.sharding import local
 
 INDEX = {"files": {str: {"sha256": str, "size": int}}}
 PLACE = {"shape": [int], "start": [int]}  # of a piece: the shape of the whole tensor, where the piece begins in it

@@ -1,7 +1,6 @@
 """Every field is a flag with help; what cannot be meant is refused, in a line that names the flag."""
 
 import dataclasses
-import os
 import random
 import re
 from dataclasses import dataclass

@@ -8,8 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from dl.mytorch.config import UserError
-from dl.mytorch.introspect import Probe, count_flops, count_parameters, explained, first_kernels
-from dl.mytorch.introspect import layer_summary, summarize, without_values
+from dl.mytorch.introspect import (
+    Probe,
+    count_flops,
+    count_parameters,
+    explained,
+    first_kernels,
+    layer_summary,
+    summarize,
+    without_values,
+)
 from dl.mytorch.layers import sequential
 
 

@@ -2,7 +2,7 @@
 
 import math
 import random
-from typing import Any, Iterator
+from typing import Iterator
 
 import pytest
 import torch
@@ -10,8 +10,19 @@ from torch import Tensor
 
 from dl.mytorch import metrics
 from dl.mytorch.data import Batch
-from dl.mytorch.metrics import BLEU, RMSE, BLEUError, Mean, Metric, Metrics, Perplexity, TopKError, UnexplainedVariance
-from dl.mytorch.metrics import sentence_bleu, total
+from dl.mytorch.metrics import (
+    BLEU,
+    RMSE,
+    BLEUError,
+    Mean,
+    Metric,
+    Metrics,
+    Perplexity,
+    TopKError,
+    UnexplainedVariance,
+    sentence_bleu,
+    total,
+)
 
 LOGITS = torch.tensor(
     [

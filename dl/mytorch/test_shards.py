@@ -12,8 +12,10 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor, nn
 
-from dl.mytorch import checkpoint, safetensors, shards, sharding, testing
+from dl.mytorch import checkpoint, safetensors, shards, testing
 from dl.mytorch.config import UserError
+from dl.mytorch.dtensor import full_state_dict
+from dl.mytorch.large import sharding
 
 WHOLE = {"w": torch.arange(21.0).view(7, 3), "n": torch.tensor(5), "half": torch.ones(2, 2, dtype=torch.bfloat16)}
 
@@ -137,7 +139,7 @@ def trained(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    return sharding.whole({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    return full_state_dict({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
 
 
 def run_rank(rank: int, place: Path, turn: int, ranks: int) -> None:

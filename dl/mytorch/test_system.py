@@ -1,8 +1,6 @@
 """What other systems do, simulated: a module that is missing, a library of Windows, a disk without room."""
 
-import atexit
 import ctypes
-import errno
 import io
 import os
 import signal
@@ -13,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from dl.mytorch import sharding, system
-from dl.mytorch.config import UserError
+from dl.mytorch import mapped, system
 
 
 def test_the_peak_of_memory_is_in_bytes() -> None:
@@ -42,43 +39,6 @@ def test_without_the_module_resource_windows_is_asked_for_the_peak_of_memory(mon
     assert system.peak_memory() == 123_456_789
 
 
-def test_where_files_in_use_cannot_be_removed_they_are_removed_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at_end: list[Any] = []
-    unlink = os.unlink
-
-    def refuse(path: str) -> None:
-        raise PermissionError(errno.EACCES, "The process cannot access the file", path)
-
-    monkeypatch.setattr(os, "unlink", refuse)
-    monkeypatch.setattr(atexit, "register", lambda function, *arguments: at_end.append((function, arguments)))
-    zeros = sharding.in_file((2, 3), torch.float32, tmp_path)
-    zeros += 1
-    assert zeros.sum() == 6 and len(list(tmp_path.iterdir())) == len(at_end) == 1
-    monkeypatch.setattr(os, "unlink", unlink)
-    for function, arguments in at_end:
-        function(*arguments)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_disk_without_room_for_weights_is_an_error_before_they_are_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(UserError, match="no room in .* for weights on disk: No space left on device"):
-        sharding.in_file((2, 3), torch.float32, tmp_path)
-    assert not list(tmp_path.iterdir())
-    monkeypatch.delattr(os, "posix_fallocate")
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        sharding.in_file((2, 3), torch.float32, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("reserves", [True, False])
 def test_a_mapped_file_has_its_blocks(reserves: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not reserves:
@@ -87,7 +47,7 @@ def test_a_mapped_file_has_its_blocks(reserves: bool, tmp_path: Path, monkeypatc
         system.allocate(file.fileno(), 3 * 2**20 + 5)
     found = (tmp_path / "file").stat()
     assert found.st_size == 3 * 2**20 + 5 and found.st_blocks * 512 >= 3 * 2**20
-    assert sharding.in_file((0, 4), torch.float32, tmp_path).shape == (0, 4)
+    assert mapped.mmap_zeros((0, 4), torch.float32, tmp_path).shape == (0, 4)
 
 
 def test_what_asks_to_stop_includes_ctrl_break_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:

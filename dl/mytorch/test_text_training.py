@@ -12,7 +12,7 @@ from dl.mytorch import History, TrainConfig, Trainer, checkpoint, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.data.sequences import IGNORED
-from dl.mytorch.data.translation import PairSplits, token_splits
+from dl.mytorch.data.text.translation import PairSplits, token_splits
 from dl.mytorch.files import read_json
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import LanguageModeling, Seq2Seq

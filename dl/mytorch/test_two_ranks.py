@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dl.mytorch import distributed
 from dl.mytorch.data import Batch, Loader
 from dl.mytorch.distributed import all_gather, all_sum
+from dl.mytorch.large import placement
 from dl.mytorch.metrics import BLEU, RMSE, Metrics, Perplexity, TopKError
 
 pytestmark = pytest.mark.slow
@@ -80,15 +81,15 @@ def gradients(model: nn.Module, network: nn.Module, x: Tensor) -> list[Tensor]:
 def parallel_facts(rank: int) -> dict[str, Any]:
     torch.manual_seed(rank)  # other weights on each rank, which DistributedDataParallel makes equal
     model = nn.Linear(3, 2)
-    network = distributed.parallelize(model, "ddp")
+    network = placement.parallelize(model, "ddp")
     x = inputs()[rank]
-    with distributed.without_sync(network):
+    with placement.no_sync(network):
         alone = gradients(model, network, x)
     return {
         "weights": model.state_dict(),
         "unsynced": alone,
         "synced": gradients(model, network, x),
-        "none": distributed.parallelize(model, "none") is model,
+        "none": placement.parallelize(model, "none") is model,
     }
 
 

@@ -14,19 +14,21 @@ from typing import Any, Iterator
 import torch
 from torch import nn
 
-from dl.mytorch import checkpoint, distributed, introspect, layerwise, sharding
+from dl.mytorch import checkpoint, distributed, introspect
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.split import record_split
 from dl.mytorch.distributed import all_sum, is_main, rank, separate_rng, to_device, world
+from dl.mytorch.dtensor import full_state_dict
 from dl.mytorch.files import check
-from dl.mytorch.learner import Learner, NotFinite
+from dl.mytorch.large import layerwise, sharding
 from dl.mytorch.logger import RECORDS, History, Logger, finite, read_history
 from dl.mytorch.metrics import Metrics
 from dl.mytorch.optim import MakeOptimizer, Schedule
 from dl.mytorch.progress import Progress
 from dl.mytorch.run import held, open_run, say_what_is_unverified
 from dl.mytorch.tasks import Task
+from dl.mytorch.train_step import Learner, NotFinite
 
 
 class _Stopped(Exception):
@@ -182,7 +184,7 @@ class Trainer(Learner):
         better = val[self.task.monitor] < self.best
         if better:
             self.best = val[self.task.monitor]
-            weights = sharding.whole(self.evaluated_model.state_dict(), keep=is_main())
+            weights = full_state_dict(self.evaluated_model.state_dict(), gather=is_main())
             if is_main():
                 checkpoint.save(weights, self.out / "best.pt")
         with self._aside() as model:

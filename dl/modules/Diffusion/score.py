@@ -19,7 +19,8 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
-from dl import catalogue, command
+from dl.cli import catalogue, command
+from dl.cli.results import markdown_table, rewrite
 from dl.modules.CNN.ResNet import predict
 from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.DDPM.sample import MOST, SAMPLERS, Trained, check, first_noise, sample, trained
@@ -27,11 +28,10 @@ from dl.modules.Diffusion.frechet import frechet_distance
 from dl.mytorch import Probe
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import Splits, image_splits
-from dl.mytorch.data.images import IMAGE_SETS
-from dl.mytorch.float64 import with_float64
+from dl.mytorch.data.images.sets import IMAGE_SETS
 from dl.mytorch.files import read_json, write_json
+from dl.mytorch.float64 import with_float64
 from dl.mytorch.logger import device_name
-from dl.results import markdown_table, rewrite
 
 QUANTITIES = ("frechet_distance", "precision", "recall", "agreement")
 

@@ -17,7 +17,7 @@ from dl.modules.Diffusion.DDPM.test_sample import CONFIG, make_run
 from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
 from dl.mytorch import checkpoint
 from dl.mytorch.data import ImageConfig, Loader, Splits, image_splits
-from dl.mytorch.data.tar import write_shards
+from dl.mytorch.data.images.tar import write_shards
 from dl.mytorch.files import read_json, write_json
 from dl.mytorch.test_float64 import device_without_float64
 

@@ -8,16 +8,15 @@ from typing import Callable, NamedTuple, Sequence
 import torch
 from torch import nn
 
-from dl import command
+from dl.cli import command
 from dl.modules.GPT.BPE.tokenizer import BPE
-from dl.modules.GPT.generation import stream
 from dl.modules.GPT.recipe import LanguageConfig, network
 from dl.modules.GPT.task import Tokens, to_text
 from dl.mytorch.config import Parser, restore
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.files import read_json
 from dl.mytorch.run import trained_run
-
+from dl.mytorch.text.generation import stream
 
 MOST_TOKENS = 10**6  # all that were drawn are kept
 

@@ -8,9 +8,9 @@ from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import Loader, TextSplits, shakespeare
 from dl.mytorch.data.sequences import blocks, windows
-from dl.mytorch.data.shakespeare import SOURCES
-from dl.mytorch.data.tokens import map_tokens, shuffled_stretches
-from dl.mytorch.data.wikitext2 import text
+from dl.mytorch.data.text.shakespeare import SOURCES
+from dl.mytorch.data.text.tokens import map_tokens, shuffled_stretches
+from dl.mytorch.data.text.wikitext2 import text
 from dl.mytorch.distributed import is_main
 from dl.mytorch.files import verify
 

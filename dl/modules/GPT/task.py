@@ -5,11 +5,11 @@ from typing import Protocol, Sequence
 import torch
 from torch import Tensor, nn
 
-from dl.modules.GPT.generation import generate
 from dl.mytorch.data import Batch
 from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.metrics import Metric, Perplexity, total
 from dl.mytorch.tasks import LanguageModeling, StepOutput
+from dl.mytorch.text.generation import generate
 
 
 class Tokens(Protocol):

@@ -24,12 +24,13 @@ from dl.modules.GPT.task import TextModeling, WordPerplexity, to_text
 from dl.mytorch import testing
 from dl.mytorch.checkpoint import load, save
 from dl.mytorch.config import UserError, parse
-from dl.mytorch.data import TextSplits, Vocabulary, textfiles
+from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.data.loader import Loader
+from dl.mytorch.data.text import textfiles
 from dl.mytorch.data.sequences import IGNORED, blocks, windows
-from dl.mytorch.data.tokens import write_tokens
+from dl.mytorch.data.text.tokens import write_tokens
 from dl.mytorch.files import forget, read_json, write_json
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.torchvision_compat import import_torchvision
 
 TEXT = "to be or not to be, that is the question\n" * 20
 BOTH = pytest.mark.parametrize("train", [gpt2_train, llama_train], ids=["GPT2", "Llama"])

@@ -13,10 +13,10 @@ from typing import NamedTuple, Sequence
 import torch
 from torch import nn
 
-from dl import catalogue, command
+from dl.cli import catalogue, command
 from dl.modules.Diffusion.DDPM.data import PictureConfig
 from dl.modules.Diffusion.DDPM.sample import beside_nearest, check_out
-from dl.modules.Generative.pictures import picture, samples, walks
+from dl.modules.Generative.images import picture, samples, walks
 from dl.mytorch import load_weights, plot
 from dl.mytorch.config import UserError, restore, user_path
 from dl.mytorch.data import ImageSet, data_of_run, image_set, image_splits

@@ -12,11 +12,11 @@ from typing import Sequence
 import torch
 from torch import nn
 
-from dl import command
+from dl.cli import command
 from dl.modules.CNN.ResNet import predict
 from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
-from dl.modules.Generative.pictures import samples
+from dl.modules.Generative.images import samples
 from dl.modules.Generative.sample import Trained, trained
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import image_splits

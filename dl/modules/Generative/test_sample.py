@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from dl import catalogue
+from dl.cli import catalogue
 from dl.modules.Diffusion.DDPM import sample as diffusion
 from dl.modules.Diffusion.test_score import make_pictures
 from dl.modules.Generative import sample, score
-from dl.modules.Generative.pictures import on_lines, samples, walks
+from dl.modules.Generative.images import on_lines, samples, walks
 from dl.mytorch import checkpoint
 from dl.mytorch.data import Loader, Splits, Vocabulary
 from dl.mytorch.files import write_json

@@ -3,9 +3,9 @@
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import Loader, TextSplits
 from dl.mytorch.data.sequences import streams
-from dl.mytorch.data.shakespeare import SOURCES
-from dl.mytorch.data.shakespeare import encoded as characters
-from dl.mytorch.data.wikitext2 import encoded as words
+from dl.mytorch.data.text.shakespeare import SOURCES
+from dl.mytorch.data.text.shakespeare import encoded as characters
+from dl.mytorch.data.text.wikitext2 import encoded as words
 
 EVALUATED = 10  # streams that validate and test: so few that nearly every token has its whole past
 

@@ -12,7 +12,7 @@ from typing import Sequence
 import torch
 from torch import nn
 
-from dl import catalogue, command
+from dl.cli import catalogue, command
 from dl.modules.RNN.generation import generate, separator, to_text
 from dl.modules.RNN.recipe import network
 from dl.mytorch.config import Parser, UserError, restore, user_path

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from dl.modules.GPT.generation import Sampler
 from dl.mytorch.data import Vocabulary
+from dl.mytorch.text.generation import Sampler
 
 
 @torch.no_grad()

@@ -20,7 +20,8 @@ from dl.modules.RNN.RNN import train as rnn_train
 from dl.modules.RNN.task import StreamModeling
 from dl.mytorch import Trainer, checkpoint, testing
 from dl.mytorch.config import UserError, parse
-from dl.mytorch.data import Loader, TextSplits, Vocabulary, textfiles
+from dl.mytorch.data import Loader, TextSplits, Vocabulary
+from dl.mytorch.data.text import textfiles
 from dl.mytorch.data.sequences import streams
 from dl.mytorch.files import read_json, write_recorded_json
 from dl.mytorch.optim import constant, sgd

@@ -12,14 +12,14 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from dl import catalogue, command
+from dl.cli import catalogue, command
 from dl.modules.RNN.translating import network
 from dl.modules.Transformers.Transformer import translate
 from dl.mytorch.config import UserError, restore
 from dl.mytorch.data import TextSplits, Vocabulary, translation
-from dl.mytorch.data.text import BEGIN
+from dl.mytorch.data.text.vocabulary import BEGIN
 from dl.mytorch.run import trained_run
-from dl.mytorch.translation import Translation
+from dl.mytorch.text.translation import Translation
 
 RECIPES = ("RNN/Seq2Seq", "RNN/BahdanauAttention")
 

@@ -8,9 +8,9 @@ from torch import nn
 from dl.mytorch import History, TrainConfig, Trainer, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits, Vocabulary, translation
-from dl.mytorch.decoding import MOST_BEAMS
 from dl.mytorch.optim import adamw, warmup_cosine
-from dl.mytorch.translation import Translation
+from dl.mytorch.text.decoding import MOST_BEAMS
+from dl.mytorch.text.translation import Translation
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,28 @@
-"""Data sets, each by name, and the Loader that cuts them into batches."""
+"""Data sets, each by name, and the Loader that cuts them into batches.
 
-from dl.mytorch.data.cifar import cifar10, cifar100
-from dl.mytorch.data.idx import fashion_mnist, mnist
-from dl.mytorch.data.imagefile import centre_square, read_image
-from dl.mytorch.data.images import ImageConfig, ImageSet, data_of_run, image_set, image_splits, prepare
+Readers of images and of text are imported when they are first used: training on tensors needs none of them.
+"""
+
+import importlib
+from typing import Any
+
 from dl.mytorch.data.loader import Batch, Loader, Splits
-from dl.mytorch.data.mat import svhn
-from dl.mytorch.data.shakespeare import shakespeare
-from dl.mytorch.data.text import TextSplits, Vocabulary
-from dl.mytorch.data.translation import translation
-from dl.mytorch.data.wikitext2 import wikitext2
 
-__all__ = [
-    *("Batch", "Loader", "Splits"),
-    *("ImageConfig", "ImageSet", "data_of_run", "image_set", "image_splits", "prepare"),
-    *("centre_square", "read_image"),
-    *("cifar10", "cifar100", "fashion_mnist", "mnist", "svhn"),
-    *("TextSplits", "Vocabulary", "shakespeare", "translation", "wikitext2"),
-]
+_READERS = {
+    **dict.fromkeys(("ImageConfig", "ImageSet", "data_of_run", "image_set", "image_splits", "prepare"), "images.sets"),
+    **dict.fromkeys(("centre_square", "read_image"), "images.folder"),
+    **dict.fromkeys(("cifar10", "cifar100"), "images.cifar"),
+    **dict.fromkeys(("fashion_mnist", "mnist"), "images.idx"),
+    "svhn": "images.mat",
+    **dict.fromkeys(("TextSplits", "Vocabulary"), "text.vocabulary"),
+    "shakespeare": "text.shakespeare",
+    "translation": "text.translation",
+    "wikitext2": "text.wikitext2",
+}
+__all__ = ["Batch", "Loader", "Splits", *_READERS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _READERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_READERS[name]}"), name)

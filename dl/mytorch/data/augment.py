@@ -66,7 +66,7 @@ def auto_augment(policy: str) -> Augment:
     The changes are torchvision's, and draw from the global generator: seeded for the batch, and put back afterwards. What a
     shape leaves empty is grey, as in the authors' code for ImageNet; theirs for CIFAR takes the mean colour (125, 123, 114).
     """
-    from dl.mytorch.vision import import_torchvision
+    from dl.mytorch.torchvision_compat import import_torchvision
 
     transforms = import_torchvision().transforms
     change = transforms.AutoAugment(transforms.AutoAugmentPolicy(policy), fill=128)

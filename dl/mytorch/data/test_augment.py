@@ -8,8 +8,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dl.mytorch import testing
-from dl.mytorch.data.augment import auto_augment, compose, cutmix, either, mixup, normalize
-from dl.mytorch.data.augment import random_crop, random_erasing, random_flip
+from dl.mytorch.data.augment import (
+    auto_augment,
+    compose,
+    cutmix,
+    either,
+    mixup,
+    normalize,
+    random_crop,
+    random_erasing,
+    random_flip,
+)
 from dl.mytorch.data.loader import Augment, Batch
 from dl.mytorch.distributed import rng_state
 

@@ -15,11 +15,11 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from dl import command
+from dl.cli import command
+from dl.cli.runs import Classifier, feature_maps, published, trained
 from dl.mytorch import plot
 from dl.mytorch.config import user_path
 from dl.mytorch.data import read_image
-from dl.trained import Classifier, feature_maps, published, trained
 
 PUBLISHED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Sequence
 import numpy as np
 from torch import Tensor
 
-from dl import command
+from dl.cli import command
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.modules.DataMining.ImageSearch.search import ask, printable
@@ -26,7 +26,7 @@ from dl.modules.DataMining.TSNE.tsne import place, tsne
 from dl.mytorch import plot
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import centre_square, read_image
-from dl.mytorch.data.imagefile import image_size
+from dl.mytorch.data.images.imagefile import image_size
 
 LARGEST_FILE = 20 * 2**20  # bytes
 LARGEST_PICTURE = 25_000_000  # pixels

@@ -7,11 +7,11 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
-from dl import catalogue
+from dl.cli import catalogue
+from dl.cli.runs import Classifier, published, trained
 from dl.mytorch import Probe
 from dl.mytorch.config import UserError
 from dl.mytorch.run import trained_run
-from dl.trained import Classifier, published, trained
 
 
 @torch.no_grad()

@@ -24,17 +24,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dl import command
+from dl.cli import command
 from dl.modules.DataMining.ImageSearch.approximate import KINDS, Approximate, build
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
-from dl.modules.DataMining.ImageSearch.store import ANEW, add_shard, checksum, make_folder, read_manifest, read_shard
-from dl.modules.DataMining.ImageSearch.store import remove_unnamed, verify, write_manifest
+from dl.modules.DataMining.ImageSearch.store import (
+    ANEW,
+    add_shard,
+    checksum,
+    make_folder,
+    read_manifest,
+    read_shard,
+    remove_unnamed,
+    verify,
+    write_manifest,
+)
 from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.modules.DataMining.OpenSet.scores import Mahalanobis
 from dl.mytorch.config import UserError, user_path
-from dl.mytorch.data.images import IMAGE_SETS
+from dl.mytorch.data.images.sets import IMAGE_SETS
 from dl.mytorch.progress import track
 
 SHARD = 1024  # pictures

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from dl.mytorch.config import UserError
 from dl.mytorch.data import ImageConfig, image_set, image_splits, read_image
-from dl.mytorch.data.imagefile import SUFFIXES
-from dl.mytorch.data.images import IMAGE_SETS
+from dl.mytorch.data.images.imagefile import SUFFIXES
+from dl.mytorch.data.images.sets import IMAGE_SETS
 
 
 class Pictures(NamedTuple):

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from dl.cli.test_runs import make_run
 from dl.modules.CNN.ResNet import train as resnet
 from dl.modules.DataMining.ImageSearch import app, index
 from dl.modules.DataMining.ImageSearch.pictures import open_pictures
 from dl.mytorch.config import UserError
-from dl.test_trained import make_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

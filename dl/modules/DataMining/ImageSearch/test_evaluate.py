@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dl import catalogue
+from dl.cli import catalogue
 from dl.modules.DataMining.ImageSearch import evaluate
 from dl.modules.DataMining.ImageSearch.pictures import open_pictures
 from dl.mytorch.config import UserError

@@ -18,7 +18,7 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
-from dl import command, results
+from dl.cli import command, results
 from dl.modules.DataMining.ImageSearch.features import features_and_logits
 from dl.modules.DataMining.OpenSet import measures
 from dl.modules.DataMining.OpenSet.scores import Known, fit_all
@@ -27,8 +27,8 @@ from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_onl
 from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError, restore, user_path
 from dl.mytorch.data import image_set, image_splits
-from dl.mytorch.data.idx import load
-from dl.mytorch.data.images import IMAGE_SETS
+from dl.mytorch.data.images.idx import load
+from dl.mytorch.data.images.sets import IMAGE_SETS
 from dl.mytorch.files import write_json
 from dl.mytorch.run import trained_run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dl import results
+from dl.cli import results
 from dl.modules.CNN.ResNet.model import build
 from dl.modules.DataMining.OpenSet import evaluate, scores, train
 from dl.mytorch import testing

@@ -13,7 +13,7 @@ from dl.modules.CNN.ResNet.model import ResNet
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Batch, Loader, Splits, image_set, image_splits
-from dl.mytorch.data.images import IMAGE_SETS, NAMES
+from dl.mytorch.data.images.sets import IMAGE_SETS, NAMES
 from dl.mytorch.optim import sgd, warmup_cosine
 from dl.mytorch.tasks import Classification
 

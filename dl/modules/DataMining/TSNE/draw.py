@@ -13,7 +13,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from dl import command
+from dl.cli import command
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.modules.DataMining.ImageSearch.search import printable
 from dl.modules.DataMining.TSNE.tsne import place, tsne

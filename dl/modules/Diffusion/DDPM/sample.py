@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl import catalogue, command
+from dl.cli import catalogue, command
 from dl.modules.Diffusion.DDPM.data import DiffusionConfig
 from dl.modules.Diffusion.DDPM.samplers import ddim, ddpm, dpm_solver_2m, guided
 from dl.modules.Diffusion.DDPM.task import picture
@@ -30,9 +30,9 @@ from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError, restore, user_path
 from dl.mytorch.data import ImageSet, Loader, data_of_run, image_set, image_splits
 from dl.mytorch.distributed import device
-from dl.mytorch.run import trained_run
 from dl.mytorch.precision import native_bf16
 from dl.mytorch.progress import Progress
+from dl.mytorch.run import trained_run
 
 MOST = 1_000_000  # samples
 SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpm_solver_2m": dpm_solver_2m, "euler": euler}

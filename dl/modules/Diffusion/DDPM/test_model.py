@@ -13,7 +13,7 @@ from dl.modules.Diffusion.DDPM.model import AttentionBlock, ResidualBlock, UNet,
 from dl.mytorch import Probe, testing
 from dl.mytorch.introspect import count_parameters, without_values
 from dl.mytorch.names import renamed as renamed_earlier
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.torchvision_compat import import_torchvision
 
 
 def awake(model: nn.Module) -> nn.Module:

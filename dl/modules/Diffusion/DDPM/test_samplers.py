@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dl.modules.Diffusion.DDPM.process import PREDICTIONS, Process, cosine_betas, linear_betas
 from dl.modules.Diffusion.DDPM.samplers import Denoiser, ddim, ddim_step, ddpm, ddpm_step, dpm_solver_2m, guided, trailing
 from dl.mytorch.test_float64 import device_without_float64
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.torchvision_compat import import_torchvision
 
 
 def images(seed: int = 0, count: int = 3) -> Tensor:

@@ -19,7 +19,7 @@ from dl.mytorch import Probe, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.torchvision_compat import import_torchvision
 
 SIZES = {"dit_s_2": 32_865_056, "dit_b_2": 130_315_808, "dit_l_2": 457_840_672, "dit_xl_2": 674_834_720}
 SMALL = {"image_size": 8, "patch_size": 2, "dim": 16, "depth": 2, "num_heads": 2}

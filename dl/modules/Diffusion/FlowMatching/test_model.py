@@ -16,7 +16,7 @@ from dl.modules.Diffusion.FlowMatching.model import build
 from dl.mytorch import testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.torchvision_compat import import_torchvision
 
 
 def two(count: int = 3) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Iterator, Sequence
 
-from dl import command
+from dl.cli import command
 from dl.modules.GPT.BPE.tokenizer import BPE, END_OF_TEXT
 from dl.mytorch.config import Parser, UserError, user_path
-from dl.mytorch.data.tokens import MOST, write_tokens
+from dl.mytorch.data.text.tokens import MOST, write_tokens
 from dl.mytorch.files import regular_file
 
 PART = 2**20  # characters

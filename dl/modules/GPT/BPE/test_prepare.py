@@ -8,7 +8,7 @@ from dl.modules.GPT.BPE import prepare as module
 from dl.modules.GPT.BPE.prepare import main, parts
 from dl.modules.GPT.BPE.test_tokenizer import MIXED, TEXT
 from dl.modules.GPT.BPE.tokenizer import BPE, END_OF_TEXT
-from dl.mytorch.data.tokens import map_tokens
+from dl.mytorch.data.text.tokens import map_tokens
 
 LINES = "One  line.\nAnother \t\n\n  third\r\n\r\nx\r\n" * 9 + "\n".join(MIXED)
 

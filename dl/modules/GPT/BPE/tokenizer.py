@@ -20,7 +20,7 @@ from typing import Iterable, Sequence
 
 from dl.modules.GPT.BPE.learning import Pair, most_frequent_pairs
 from dl.mytorch.config import UserError
-from dl.mytorch.data.textfiles import read_lines
+from dl.mytorch.data.text.textfiles import read_lines
 from dl.mytorch.distributed import is_main
 from dl.mytorch.files import atomic_write, read_json, verify, write_json, write_recorded_json
 

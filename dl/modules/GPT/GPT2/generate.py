@@ -17,7 +17,7 @@ from dl.modules.GPT.GPT2.model import build
 from dl.modules.GPT.GPT2.train import Config
 from dl.mytorch.config import UserError
 from dl.mytorch.files import read_json
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.torchvision_compat import import_torchvision
 
 PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 

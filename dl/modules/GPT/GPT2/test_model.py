@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dl import catalogue
+from dl.cli import catalogue
 from dl.modules.GPT.GPT2.convert import from_transformers
 from dl.modules.GPT.GPT2.model import GPT2, build
 from dl.mytorch import testing
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.tasks import LanguageModeling
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.torchvision_compat import import_torchvision
 
 PADDING = torch.arange(9) < torch.tensor([[0], [3], [6]])  # on the left
 TOKENS = torch.randint(11, (3, 9), generator=torch.Generator().manual_seed(2))

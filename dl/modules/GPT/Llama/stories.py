@@ -13,11 +13,11 @@ from typing import Iterable, Sequence
 
 import torch
 
-from dl import command
-from dl.modules.GPT.generation import stream
+from dl.cli import command
 from dl.modules.GPT.Llama.convert import from_llama2c
 from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.files import regular_file
+from dl.mytorch.text.generation import stream
 
 BEGIN = 1  # the token that begins a text; when it comes again, the next text begins
 

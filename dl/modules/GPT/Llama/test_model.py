@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dl import catalogue
+from dl.cli import catalogue
 from dl.modules.GPT.GPT2.test_model import PADDING, TOKENS, Unpadded, randomized
 from dl.modules.GPT.Llama.convert import from_llama2c, from_transformers
 from dl.modules.GPT.Llama.model import Llama, build
 from dl.mytorch import testing
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.tasks import LanguageModeling
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.torchvision_compat import import_torchvision
 
 
 @pytest.fixture(autouse=True)

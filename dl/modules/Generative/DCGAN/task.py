@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from dl.modules.Diffusion.frechet import frechet_distance_of_moments
 from dl.modules.Generative.DCGAN.model import DCGAN, uniform_noise
 from dl.modules.Generative.DCGAN.trainer import Players
-from dl.modules.Generative.pictures import picture, samples, walks
+from dl.modules.Generative.images import picture, samples, walks
 from dl.mytorch import Task
 from dl.mytorch.data import Batch
 from dl.mytorch.distributed import all_sum

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.modules.Generative.pictures import on_lines, picture, samples
+from dl.modules.Generative.images import on_lines, picture, samples
 from dl.mytorch import Task
 from dl.mytorch.data import Batch
 from dl.mytorch.metrics import Mean, Metric

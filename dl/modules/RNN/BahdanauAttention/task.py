@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from dl.mytorch import StepOutput, plot
 from dl.mytorch.data import Batch
-from dl.mytorch.data.text import BEGIN, END
-from dl.mytorch.translation import Translation
+from dl.mytorch.data.text.vocabulary import BEGIN, END
+from dl.mytorch.text.translation import Translation
 
 
 class AlignedTranslation(Translation):

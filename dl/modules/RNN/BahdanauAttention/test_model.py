@@ -15,11 +15,11 @@ from dl.modules.RNN.BahdanauAttention.task import AlignedTranslation
 from dl.modules.RNN.Seq2Seq.test_model import example, splits
 from dl.modules.Transformers.Transformer.test_model import unambiguous
 from dl.mytorch import load_weights, plot, testing
-from dl.mytorch.data.translation import PairSplits, token_splits
-from dl.mytorch.decoding import beam_search, greedy_search
+from dl.mytorch.data.text.translation import PairSplits, token_splits
 from dl.mytorch.introspect import count_parameters, without_values
 from dl.mytorch.tasks import Seq2Seq as Seq2SeqTask
-from dl.mytorch.test_decoding import BEGIN, END, LENGTHS, sources
+from dl.mytorch.text.decoding import beam_search, greedy_search
+from dl.mytorch.text.test_decoding import BEGIN, END, LENGTHS, sources
 
 
 def randomized(model: RNNSearch) -> RNNSearch:

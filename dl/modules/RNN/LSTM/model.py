@@ -25,7 +25,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from dl.modules.RNN.RNN.model import Output, RecurrentLanguageModel, State
-from dl.mytorch.layers.softmax import Softmax
+from dl.modules.RNN.softmax_output import Softmax
 
 # B batch, T tokens, C width, V vocabulary
 

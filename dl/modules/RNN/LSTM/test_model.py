@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dl.modules.RNN.LSTM.model import PRESETS, AWDLSTM, EmbeddingDropout, LockedDropout, WeightDrop, build
+from dl.modules.RNN.LSTM.model import AWDLSTM, PRESETS, EmbeddingDropout, LockedDropout, WeightDrop, build
 from dl.modules.RNN.RNN.test_model import Scores, Twin, stream_batch, tokens
 from dl.modules.RNN.task import StreamModeling
 from dl.mytorch import testing
+from dl.mytorch.from_scratch.layers.swap import from_scratch
 from dl.mytorch.introspect import count_parameters, without_values
-from dl.mytorch.layers.from_scratch import from_scratch
 
 NO_DROPOUT = dict.fromkeys(["dropout", "input_dropout", "hidden_dropout", "word_dropout", "weight_dropout"], 0.0)
 
@@ -143,7 +143,7 @@ def test_networks_build_from_our_own_layers_and_give_the_same_scores(preset: str
         first = own(batch["tokens"])
         second = own(batch["tokens"], first.state)
     recurrent = own.recurrent if preset == "tiny" else own.layers[0].layer
-    assert type(recurrent).__module__.startswith("dl.mytorch.layers")
+    assert type(recurrent).__module__.startswith("dl.mytorch.from_scratch.layers")
     expected = model(batch["tokens"], model(batch["tokens"]).state)
     torch.testing.assert_close(second.scores, expected.scores, rtol=0, atol=1e-10)
     assert not torch.allclose(second.scores, first.scores)  # the state goes on

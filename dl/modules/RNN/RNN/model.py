@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Sequence
 
 from torch import Tensor, nn
 
-from dl.mytorch.layers.softmax import AdaptiveSoftmax, Softmax
+from dl.modules.RNN.softmax_output import AdaptiveSoftmax, Softmax
 
 # B batch, T tokens, C width of the state, V vocabulary
 

@@ -13,12 +13,12 @@ from dl.modules.RNN.Seq2Seq import train
 from dl.modules.RNN.Seq2Seq.model import Seq2Seq, build, run_packed, turn_round
 from dl.mytorch import testing
 from dl.mytorch.data import TextSplits
-from dl.mytorch.data.translation import PairSplits, token_splits
-from dl.mytorch.decoding import beam_search, greedy_search
-from dl.mytorch.introspect import count_parameters, without_values
+from dl.mytorch.data.text.translation import PairSplits, token_splits
 from dl.mytorch.files import read_json
+from dl.mytorch.introspect import count_parameters, without_values
 from dl.mytorch.tasks import Seq2Seq as Seq2SeqTask
-from dl.mytorch.test_decoding import BEGIN, END, LENGTHS, PAD, sources
+from dl.mytorch.text.decoding import beam_search, greedy_search
+from dl.mytorch.text.test_decoding import BEGIN, END, LENGTHS, PAD, sources
 
 KINDS = pytest.mark.parametrize(
     "options", [{}, {"layer": nn.GRU, "depth": 1, "reverse": False, "context": True}], ids=["sutskever", "cho"]

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.data import TextSplits, Vocabulary
-from dl.mytorch.data.sst2 import Review, review_splits, reviews
-from dl.mytorch.data.text import PADDING, UNKNOWN
+from dl.mytorch.data.text.sst2 import Review, review_splits, reviews
+from dl.mytorch.data.text.vocabulary import PADDING, UNKNOWN
 
 
 class Words:

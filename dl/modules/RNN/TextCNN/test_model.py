@@ -11,14 +11,15 @@ from dl.modules.RNN.TextCNN import train
 from dl.modules.RNN.TextCNN.data import Words, word_splits
 from dl.modules.RNN.TextCNN.model import PRESETS, TextCNN, build
 from dl.mytorch import testing
-from dl.mytorch.data import TextSplits, textfiles
-from dl.mytorch.data.sst2 import Review, review_splits
-from dl.mytorch.introspect import count_parameters
+from dl.mytorch.data import TextSplits
+from dl.mytorch.data.text import textfiles
+from dl.mytorch.data.text.sst2 import Review, review_splits
 from dl.mytorch.files import read_json
+from dl.mytorch.introspect import count_parameters
+from dl.mytorch.large.sharding import shard
 from dl.mytorch.optim import sgd
-from dl.mytorch.sharding import shard
 from dl.mytorch.tasks import SentenceClassification
-from dl.mytorch.test_decoding import LENGTHS, PAD, sources
+from dl.mytorch.text.test_decoding import LENGTHS, PAD, sources
 
 
 class WindowTwin(nn.Module):

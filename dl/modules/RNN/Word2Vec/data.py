@@ -12,9 +12,9 @@ from torch import Tensor
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import Batch, Loader, TextSplits, Vocabulary
 from dl.mytorch.data.loader import Augment
-from dl.mytorch.data.shakespeare import SOURCES, load
-from dl.mytorch.data.text import UNKNOWN
-from dl.mytorch.data.wikitext2 import words as wikitext2_words
+from dl.mytorch.data.text.shakespeare import SOURCES, load
+from dl.mytorch.data.text.vocabulary import UNKNOWN
+from dl.mytorch.data.text.wikitext2 import words as wikitext2_words
 
 Objective = Literal["skipgram", "cbow"]
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Sequence
 
-from dl import command
+from dl.cli import command
 from dl.modules.RNN.Word2Vec.model import Word2Vec
 from dl.modules.RNN.Word2Vec.task import neighbours
 from dl.modules.RNN.Word2Vec.train import Config, network

@@ -10,8 +10,8 @@ from torch import Tensor
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import Batch, Loader, TextSplits, Vocabulary
 from dl.mytorch.data.sequences import IGNORED, pad
-from dl.mytorch.data.text import PADDING, UNKNOWN
-from dl.mytorch.data.wikitext2 import documents, lines, sentences
+from dl.mytorch.data.text.vocabulary import PADDING, UNKNOWN
+from dl.mytorch.data.text.wikitext2 import documents, lines, sentences
 
 # B batch, T tokens, M masked tokens at most, S sentences
 

@@ -18,7 +18,7 @@ from dl.modules.Transformers.BERT.wordpiece import WordPiece
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import TextSplits, Vocabulary
-from dl.mytorch.data.sst2 import sst2
+from dl.mytorch.data.text.sst2 import sst2
 from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import adamw, warmup_linear
 from dl.mytorch.tasks import SentenceClassification

@@ -19,7 +19,7 @@ from dl.modules.Transformers.BERT.wordpiece import WordPiece
 from dl.mytorch import testing
 from dl.mytorch.checkpoint import load
 from dl.mytorch.config import UserError
-from dl.mytorch.vision import import_torchvision
+from dl.mytorch.torchvision_compat import import_torchvision
 
 # ---- files ---------------------------------------------------------------------------------------------------------
 

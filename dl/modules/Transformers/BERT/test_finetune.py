@@ -17,7 +17,7 @@ from dl.mytorch import testing
 from dl.mytorch.checkpoint import load
 from dl.mytorch.config import UserError, parse
 from dl.mytorch.data import TextSplits, Vocabulary
-from dl.mytorch.data.sst2 import Review, review_splits
+from dl.mytorch.data.text.sst2 import Review, review_splits
 from dl.mytorch.tasks import SentenceClassification
 
 TOKENIZER = WordPiece(Vocabulary(VOCABULARY))

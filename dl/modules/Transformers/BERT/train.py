@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dl.modules.Transformers.BERT.data import wikitext2_pairs
-from dl.modules.Transformers.BERT.model import PRESETS, BERT, build
+from dl.modules.Transformers.BERT.model import BERT, PRESETS, build
 from dl.modules.Transformers.BERT.task import PreTraining
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits, Vocabulary
-from dl.mytorch.data.text import PADDING
+from dl.mytorch.data.text.vocabulary import PADDING
 from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import adamw, constant, warmup_linear
 

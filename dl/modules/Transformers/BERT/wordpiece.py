@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Vocabulary
-from dl.mytorch.data.textfiles import read_lines
+from dl.mytorch.data.text.textfiles import read_lines
 from dl.mytorch.files import check, read_json
 
 PADDING, UNKNOWN, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"

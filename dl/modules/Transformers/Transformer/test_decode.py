@@ -1,4 +1,4 @@
-"""The searches of dl/mytorch/decoding.py on a Transformer: its cache changes nothing, its positions are a limit."""
+"""The searches of dl/mytorch/text/decoding.py on a Transformer: its cache changes nothing, its positions are a limit."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from dl.modules.Transformers.Transformer.model import Transformer, build
 from dl.modules.Transformers.Transformer.test_model import BEGIN, END, sources
-from dl.mytorch.decoding import beam_search, greedy_search
+from dl.mytorch.text.decoding import beam_search, greedy_search
 
 
 def talkative(seed: int, vocabulary_size: int = 16, norm_first: bool = False) -> Transformer:

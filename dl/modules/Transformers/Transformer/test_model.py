@@ -18,12 +18,12 @@ from dl.modules.Transformers.Transformer.model import MultiHeadAttention, Transf
 from dl.mytorch import Probe, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import TextSplits, Vocabulary
-from dl.mytorch.data.translation import RESERVED, PairSplits, sentence_pairs, token_splits
-from dl.mytorch.introspect import count_parameters
+from dl.mytorch.data.text.translation import RESERVED, PairSplits, sentence_pairs, token_splits
 from dl.mytorch.files import read_json
+from dl.mytorch.introspect import count_parameters
 from dl.mytorch.layers import FastDropout
 from dl.mytorch.optim import adamw, noam
-from dl.mytorch.translation import Translation
+from dl.mytorch.text.translation import Translation
 
 PAD, BEGIN, END = 0, 2, 3
 LENGTHS = (6, 2, 4)  # of the sources

@@ -14,10 +14,10 @@ from dl.modules.Transformers.Transformer.model import PRESETS, build
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import TextSplits, Vocabulary, translation
-from dl.mytorch.decoding import MOST_BEAMS
 from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import Schedule, adamw, constant, noam, warmup_cosine
-from dl.mytorch.translation import Translation
+from dl.mytorch.text.decoding import MOST_BEAMS
+from dl.mytorch.text.translation import Translation
 
 
 @dataclass(frozen=True)

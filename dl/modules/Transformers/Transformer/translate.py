@@ -13,17 +13,17 @@ from typing import Callable, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from dl import command
+from dl.cli import command
 from dl.modules.Transformers.Transformer.model import Transformer
 from dl.modules.Transformers.Transformer.train import Config, network
 from dl.mytorch import Probe, plot
 from dl.mytorch.config import Parser, UserError, restore, user_path
 from dl.mytorch.data import TextSplits, Vocabulary, translation
-from dl.mytorch.data.text import BEGIN, END, PADDING, UNKNOWN
-from dl.mytorch.data.translation import tokenize
-from dl.mytorch.decoding import MOST_BEAMS
+from dl.mytorch.data.text.translation import tokenize
+from dl.mytorch.data.text.vocabulary import BEGIN, END, PADDING, UNKNOWN
 from dl.mytorch.run import trained_run
-from dl.mytorch.translation import Translation
+from dl.mytorch.text.decoding import MOST_BEAMS
+from dl.mytorch.text.translation import Translation
 
 SIGNS = (PADDING, BEGIN, END)  # never a word of a sentence
 

@@ -1,0 +1,1 @@
+"""The commands of `python -m dl`, which find models by name and open their runs."""

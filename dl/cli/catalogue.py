@@ -1,0 +1,169 @@
+"""Every model of the project, found by its folder dl/modules/<Category>/<Model>: there is no list to keep.
+
+Importing this file imports no torch, so that a mistyped name is answered at once.
+"""
+
+import ast
+import importlib
+import inspect
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Callable, NamedTuple, Sequence, TypeVar
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = ROOT / "dl" / "modules"
+
+Result = TypeVar("Result")
+
+
+class UnknownName(LookupError):
+    """A model or a preset that is not there; the message names those that are near."""
+
+
+class Paper(NamedTuple):
+    """What the docstring of a model.py says of its origin; "" for what it does not say."""
+
+    name: str
+    title: str
+    year: str
+    link: str
+
+
+def names() -> list[str]:
+    """All models, as "CNN/LeNet", in alphabetical order."""
+    return sorted(path.parent.relative_to(MODULES).as_posix() for path in MODULES.glob("*/*/model.py"))
+
+
+def find(name: str) -> str:
+    """The model "CNN/LeNet" by this name or by "LeNet", in any case, or by the path of its folder or of a file in it.
+
+    Raises `UnknownName`.
+    """
+    wanted = name.strip("/").lower()
+    by_name: dict[str, list[str]] = {}
+    for model in names():
+        for key in (model, model.rpartition("/")[2]):
+            by_name.setdefault(key.lower(), []).append(model)
+    if len(by_name.get(wanted, [])) == 1:
+        return by_name[wanted][0]
+    if wanted in by_name:
+        raise UnknownName(f"{name} is the name of several models: {', '.join(by_name[wanted])}")
+    path = Path(name).resolve()
+    if MODULES in path.parents and path.exists():
+        model = "/".join(path.relative_to(MODULES).parts[:2])
+        if model in names():
+            return model
+    last = "/".join(Path(wanted).parts[-2:])  # of a path, what may be a model's name
+    near = [model for key in get_close_matches(last, by_name, n=3) for model in by_name[key]]
+    hint = f"near: {', '.join(dict.fromkeys(near))}" if near else "`python -m dl list` shows all"
+    raise UnknownName(f"no model {name}; {hint}")
+
+
+def module(name: str, file: str = "model") -> Any:
+    """The imported model.py, or another file, of the model "CNN/LeNet"."""
+    return importlib.import_module(f"dl.modules.{name.replace('/', '.')}.{file}")
+
+
+def presets(name: str, wanted: str | None = None) -> list[str]:
+    """The presets of a model without "tiny", which is for tests; or only the one that is `wanted`.
+
+    Raises `UnknownName` when it has none of this name.
+    """
+    known = list(module(name).PRESETS)
+    if wanted is None:
+        return [preset for preset in known if preset != "tiny"]
+    if wanted not in known:
+        raise UnknownName(f"{name} has no preset {wanted}; there are {', '.join(known)}")
+    return [wanted]
+
+
+def parameters(name: str) -> dict[str, int]:
+    """Trainable parameters of each preset."""
+    from dl.mytorch.introspect import count_parameters
+
+    build = module(name).build
+    return {preset: without_values(lambda: count_parameters(build(preset))) for preset in presets(name)}
+
+
+def cost(name: str, preset: str) -> tuple[int, int]:
+    """Trainable parameters, and FLOPs for one example of the usual size (`example`), a multiply-add counted as two."""
+    from dl.mytorch.introspect import count_flops, count_parameters
+
+    def compute() -> tuple[int, int]:
+        model = module(name).build(preset)
+        return count_parameters(model), count_flops(model, *example(model))
+
+    return without_values(compute)
+
+
+def example(model: Any, shape: Sequence[int] = ()) -> tuple[Any, ...]:
+    """Zeros that the model takes: of `shape`, or of the first that fits of the sizes that are usual.
+
+    One tensor, or as many equal ones as the model cannot do without: a translator takes source and target.
+    These are 28x28 in grey, 32x32 in colour, which becomes 224x224 for a thousand classes, 16 tokens, 10 features,
+    100 numbers of noise, latents of 4 channels.
+    Raises `UserError` that says why the model takes none of them.
+    """
+    import torch
+
+    from dl.mytorch.config import UserError
+
+    number, token = torch.float32, torch.int64
+    images = [((1, *shape), number) for shape in ((1, 28, 28), (3, 32, 32), (3, 224, 224))]
+    usual = [*images, ((1, 16), token), ((1, 10), number)]
+    usual += [((1, 100), number), ((1, 4, 32, 32), number)]
+    needed = [each for each in inspect.signature(model.forward).parameters.values() if each.default is each.empty]
+    reasons = []
+    for size, dtype in [(tuple(shape), number), (tuple(shape), token)] if shape else usual:
+        inputs = (torch.zeros(size, dtype=dtype),) * max(1, len(needed))
+        try:
+            with torch.no_grad():
+                output = model.eval()(*inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reasons.append(f"{size} of {str(dtype).removeprefix('torch.')}: {' '.join(str(error).split())}")
+            continue
+        thousand = isinstance(output, torch.Tensor) and output.shape[-1] == 1000
+        if shape or not (thousand and size == (1, 3, 32, 32)):
+            return inputs
+    raise UserError(f"{type(model).__name__} takes none of these inputs; --input gives another. {'; '.join(reasons)}")
+
+
+def reported(name: str) -> str:
+    """What the paper of a model reports: the first row of the table below that heading in its README, or ""."""
+    path = MODULES / name / "README.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    row = re.search(r"^## What the paper reports\n(?:(?!#|\|).*\n)*\|.*\n\|.*\n\|(.*)\|$", text, re.MULTILINE)
+    if row is None:
+        return ""
+    network, data, figure, *_ = (cell.strip() for cell in row[1].split("|"))
+    return f"{data}: {figure} ({network})"
+
+
+def without_values(compute: Callable[[], Result]) -> Result:
+    """`compute()` with tensors that have a shape but no values, see `introspect.without_values`.
+
+    Where values are read, or anything else fails that way, it is computed with values instead.
+    """
+    from dl.mytorch import introspect
+
+    try:
+        with introspect.without_values():
+            return compute()
+    except Exception:  # what is wrong with the model itself, the second attempt raises again
+        return compute()
+
+
+def paper(name: str) -> Paper:
+    """Read from the docstring of model.py: its first line, a title in quotation marks, then the year, then a link."""
+    text = ast.get_docstring(ast.parse((MODULES / name / "model.py").read_text(encoding="utf-8"))) or ""
+    title = re.search(r'"([^"]+)"', text)
+    after_title = text[title.end() :] if title else text
+    link = re.search(r"https?://[^\s,;)]+", after_title)
+    year = re.search(r"\b(?:18|19|20)\d\d\b", re.sub(r"https?://\S+", "", after_title))
+    return Paper(
+        name=text.partition("\n")[0].rstrip("."),
+        title=" ".join(title[1].split()) if title else "",
+        year=year[0] if year else "",
+        link=link[0].rstrip(".:") if link else "",
+    )

@@ -1,0 +1,105 @@
+"""How commands end: one line for what can be mended, escapes for what a terminal lacks, nothing for a reader that has gone."""
+
+import importlib
+import io
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dl.cli import command, pipe
+from dl.mytorch.checkpoint import save
+from dl.mytorch.config import UserError
+
+COMMANDS = {
+    "GPT.GPT2.generate": ["runs/none", "to be"],
+    "GPT.Llama.generate": ["runs/none", "to be"],
+    "GPT.Llama.stories": ["none.bin", "none.bin"],
+    "GPT.BPE.prepare": ["out", "none.txt"],
+    "RNN.generate": ["runs/none", "to be"],
+    "RNN.translate": ["runs/none", "a"],
+    "RNN.Word2Vec.neighbours": ["runs/none", "king"],
+    "Transformers.Transformer.translate": ["runs/none", "a"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_of_texts_have_help_and_refuse_what_is_not_there_in_a_line(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = importlib.import_module(f"dl.modules.{name}").main
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0 and f"usage: python -m dl.modules.{name}" in capsys.readouterr().out
+    assert main(COMMANDS[name]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1 and "none" in said.err
+    with pytest.raises(SystemExit) as ended:
+        main([*COMMANDS[name], "--sed", "x"])
+    assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("no such run"), 1, "error: no such run\n"),
+        (FileNotFoundError(2, "No such file", "a.txt"), 1, "error: [Errno 2] No such file: 'a.txt'\n"),
+        (torch.OutOfMemoryError(), 1, "error: out of memory\n"),
+        (MemoryError(), 1, "error: out of memory\n"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "error: out of memory\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_can_be_mended_is_a_line(
+    error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def action() -> None:
+        raise error
+
+    assert command.run(action) == status and capsys.readouterr().err == line
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        command.run(lambda: print(1 / 0))
+    with pytest.raises(RuntimeError, match="shapes"):
+        command.run(lambda: exec("raise RuntimeError('shapes')"))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert command.run(lambda: print("caf\u00e9 \u732b \udce9")) == 0  # the last is a byte of an argument that is no UTF-8
+    shown = {"ascii": "caf\\xe9 \\u732b \\udce9", "cp1252": "caf\u00e9 \\u732b \\udce9", "utf-8": "caf\u00e9 \u732b \\udce9"}
+    assert terminal.buffer.getvalue().decode(encoding).strip() == shown[encoding]
+
+
+def test_a_reader_that_has_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def action() -> None:
+        raise BrokenPipeError
+
+    told = []
+    monkeypatch.setattr(pipe, "let_go", lambda: told.append(True))
+    assert command.run(action) == 0 and told
+
+
+def test_a_network_that_is_larger_than_its_weights_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    model = nn.Linear(10, 20)
+    save(model.state_dict(), tmp_path / "best.pt")
+    assert torch.equal(command.load_best(lambda: nn.Linear(10, 20), tmp_path).weight, model.weight)
+    with pytest.raises(UserError, match="config.json is of a network of 400,000,000,400,000,000 bytes, best.pt has"):
+        command.load_best(lambda: nn.Linear(10**9, 10**8), tmp_path)
+    with pytest.raises(UserError, match="belongs to another model"):
+        command.load_best(lambda: nn.Linear(10, 21), tmp_path)
+
+
+def test_numbers_outside_their_range_are_refused() -> None:
+    for value in (None, 0, 2**32 - 1):
+        command.check("--seed", value, *command.SEEDS)
+    for value in (-1, 2**32, 10**30):
+        with pytest.raises(UserError, match=f"--seed has to be from 0 to 4,294,967,295; got {value}"):
+            command.check("--seed", value, *command.SEEDS)

@@ -1,0 +1,249 @@
+"""What is recorded, what is refused, and the tables made of it; on a copy of the folders."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dl.cli import catalogue, results
+from dl.modules.CNN.LeNet.train import Config
+from dl.modules.Transformers.BERT import finetune
+from dl.mytorch.config import UserError
+
+README = "# Title\n\n<!-- {0} -->\nold\n<!-- /{0} -->\n\nThe end, without a newline"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with LeNet alone and its three READMEs."""
+    folder = tmp_path / "dl" / "modules" / "CNN" / "LeNet"
+    folder.mkdir(parents=True)
+    shutil.copy(catalogue.MODULES / "CNN" / "LeNet" / "model.py", folder)
+    (folder / "README.md").write_text(README.format("results"), encoding="utf-8")
+    for name in ("README.md", "README.zh-CN.md"):
+        (tmp_path / name).write_text(README.format("models"), encoding="utf-8")
+    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
+    monkeypatch.setattr(catalogue, "MODULES", tmp_path / "dl" / "modules")
+    return tmp_path
+
+
+def make_run(folder: Path, error: float = 0.1, finished: bool = True, recipe: str = "CNN/LeNet", **flags: Any) -> Path:
+    """A run's folder as the trainer leaves it."""
+    folder.mkdir()
+    command = f"python -m dl.modules.CNN.LeNet.train --out {folder} --seed={flags.get('seed', 0)} --fresh"
+    described = {
+        **{"recipe": recipe, "command": command, "config": dataclasses.asdict(Config(out=str(folder), **flags))},
+        **{"commit": "abc", "versions": {"python": "3.11.7", "torch": "2.13.0"}, "ranks": 1},
+    }
+    history: list[dict[str, Any]] = [
+        {"epoch": epoch, "step": 10 * epoch, "lr": 0.1, "train": {"loss": 1 / epoch}, "val": {"loss": abs(epoch - 2.0)}}
+        for epoch in (1, 2, 3)
+    ]
+    if finished:
+        history.append({"epoch": 2, "step": 20, "test": {"loss": 0.25, "top1_error": error}})
+    speed = {"device": "abacus", "seconds": 70.0, "training_seconds": 60.0, "examples": 9, "peak_memory_bytes": 1000}
+    for name, content in (("config", described), ("history", history), ("speed", speed)):
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def test_a_record_holds_the_run_at_its_best_epoch(project: Path) -> None:
+    path = results.record(make_run(project / "run", seed=3))
+    assert path == project / "dl" / "modules" / "CNN" / "LeNet" / "results" / "fashion_mnist-modern-seed3.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert (record["recipe"], record["seed"], record["commit"], record["ranks"]) == ("CNN/LeNet", 3, "abc", 1)
+    assert (record["training_seconds"], record["seconds"], record["peak_memory_bytes"]) == (60.0, 70.0, 1000)
+    assert (record["file"], record["best_epoch"]) == ("train", 2)
+    assert record["train"] == {"loss": 0.5} and record["val"] == {"loss": 0.0}
+    assert record["test"] == {"loss": 0.25, "top1_error": 0.1}
+    assert record["config"]["lr"] == Config.lr and record["versions"]["torch"] == "2.13.0"
+
+
+def test_flags_that_change_the_result_are_in_the_name_and_others_are_not(project: Path) -> None:
+    run = make_run(project / "run", accumulate=2, lr=0.05, grad_clip=1.0, device="cpu", num_workers=2, model="tiny")
+    assert results.record(run).stem == "fashion_mnist-tiny-accumulate2-lr0.05-grad_clip1.0-seed0"
+
+
+def test_other_folders_of_pictures_have_other_records(project: Path) -> None:
+    records = []
+    for i, data in enumerate(["folder:a/b", "folder:ab", "folder:" + "long/" * 100]):
+        run = make_run(project / f"run{i}")
+        described = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        described["config"]["data"] = data
+        (run / "config.json").write_text(json.dumps(described), encoding="utf-8")
+        records.append(results.record(run).name)
+    assert len(set(records)) == 3 and all(name.startswith("folder") and len(name) < 120 for name in records)
+
+
+def test_recording_twice_leaves_one_record(project: Path) -> None:
+    run = make_run(project / "run")
+    first = results.record(run).read_bytes()
+    assert results.record(run).read_bytes() == first
+    assert len(results.groups("CNN/LeNet")) == 1
+
+
+def test_what_is_no_finished_run_of_a_model_is_refused(project: Path) -> None:
+    with pytest.raises(UserError, match="is not a folder"):
+        results.record(project / "missing")
+    with pytest.raises(UserError, match="has no config.json"):
+        results.record(project)
+    with pytest.raises(UserError, match="is not finished"):
+        results.record(make_run(project / "half", finished=False))
+    with pytest.raises(UserError, match="no model in"):
+        results.record(make_run(project / "foreign", recipe="CNN/Other"))
+    (make_run(project / "damaged") / "history.json").write_text('[{"epo', encoding="utf-8")
+    with pytest.raises(UserError, match="history.json is damaged"):
+        results.record(project / "damaged")
+    assert not list(project.rglob("results/*"))
+
+
+def test_seeds_make_one_row_with_mean_and_sample_deviation(project: Path) -> None:
+    for seed, error in ((10, 0.12), (2, 0.10), (0, 0.11)):
+        results.record(make_run(project / f"run{seed}", error, seed=seed))
+    results.record(make_run(project / "other", 0.5, seed=0, steps=7, lr=0.2))
+    lines = results.results_table("CNN/LeNet").splitlines()
+    assert lines[0].startswith("| data | preset | settings | epochs | seeds | test top-1 error | test loss | training time")
+    command = "`python -m dl.modules.CNN.LeNet.train`"
+    errors = "11.00 \u00b1 1.00 % | 0.2500 \u00b1 0.0000"
+    assert lines[2] == f"| fashion_mnist | modern |  | {Config.epochs} | 3 | {errors} | 60 s | abacus | {command} |"
+    assert lines[3].startswith("| fashion_mnist | modern | lr 0.2 | 7 steps | 1 | 50.00 % | 0.2500 |")
+    assert len(lines) == 4
+
+
+def test_a_run_without_a_test_split_is_judged_by_its_best_validation(project: Path) -> None:
+    for seed in (0, 1):
+        run = make_run(project / f"run{seed}", finished=False, seed=seed)
+        (run / "curves.png").touch()  # the sign of its end
+        record = json.loads(results.record(run).read_text(encoding="utf-8"))
+        assert "test" not in record and record["best_epoch"] == 2 and record["val"] == {"loss": 0.0}
+    lines = results.results_table("CNN/LeNet").splitlines()
+    assert "| validation loss |" in lines[0] and "| 0.0000 \u00b1 0.0000 |" in lines[2]
+    assert results.best_results("CNN/LeNet") == ["fashion_mnist: validation loss 0.0000 \u00b1 0.0000 (modern, 60 s)"]
+
+
+def test_groups_are_ordered_by_seed_as_a_number(project: Path) -> None:
+    for seed in (10, 9):
+        results.record(make_run(project / f"run{seed}", seed=seed))
+    assert [record["seed"] for record in results.groups("CNN/LeNet")[0]] == [9, 10]
+
+
+def test_best_result_is_the_lowest_mean_of_each_data_set(project: Path) -> None:
+    results.record(make_run(project / "a", 0.30, model="textbook"))
+    results.record(make_run(project / "b", 0.10))
+    results.record(make_run(project / "c", 0.20, model="lenet5"))
+    results.record(make_run(project / "d", 0.01, data="mnist"))
+    assert results.best_results("CNN/LeNet") == [
+        "fashion_mnist: top-1 error 10.00 % (modern, 60 s)",
+        "mnist: top-1 error 1.00 % (modern, 60 s)",
+    ]
+
+
+def test_tables_go_between_the_markers_and_nothing_else_changes(project: Path) -> None:
+    results.record(make_run(project / "run"))
+    reports = results.rewrite_readmes()
+    assert [report.splitlines()[0].rpartition(": ")[2] for report in reports] == ["rewritten"] * 3
+    for path in (project / "README.md", project / "README.zh-CN.md"):
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith("# Title\n\n<!-- models -->\n\n| ") and "old" not in text
+        assert text.endswith(" |\n\n<!-- /models -->\n\nThe end, without a newline")
+        assert "| [CNN/LeNet](dl/modules/CNN/LeNet) | [Gradient-Based Learning Applied to Document Recognition](http" in text
+        assert "modern 61.7k, 833k<br>textbook 61.7k, 833k<br>lenet5 60k, " in text
+    assert "| 10.00 % |" in (project / "dl" / "modules" / "CNN" / "LeNet" / "README.md").read_text(encoding="utf-8")
+
+
+def test_making_the_tables_again_changes_nothing(project: Path) -> None:
+    results.rewrite_readmes()
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in project.rglob("README*")}
+    assert all(": up to date" in report for report in results.rewrite_readmes())
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in project.rglob("README*")} == before
+
+
+def test_a_model_without_records_says_so(project: Path) -> None:
+    assert "No result is recorded yet." in results.rewrite_readmes()[0]
+
+
+def test_a_readme_without_markers_is_left_alone(project: Path) -> None:
+    text = "Tables stand between `<!-- models -->` and `<!-- /models -->`.\n"
+    (project / "README.md").write_text(text, encoding="utf-8")
+    (project / "README.zh-CN.md").unlink()
+    reports = results.rewrite_readmes()
+    assert "left alone" in reports[1] and "is not there" in reports[2]
+    assert (project / "README.md").read_text(encoding="utf-8") == text
+
+
+def test_the_command_makes_the_run_with_the_defaults_of_today(project: Path) -> None:
+    run = make_run(project / "run", seed=3, lr=0.2, flip=not Config.flip, model="textbook", data="mnist", num_workers=2)
+    flip = "--no-flip" if Config.flip else "--flip"
+    expected = f"python -m dl.modules.CNN.LeNet.train --data mnist --lr 0.2 {flip} --model textbook"
+    assert results.command(json.loads(results.record(run).read_text(encoding="utf-8"))) == expected
+
+
+def test_a_record_under_an_earlier_name_of_a_flag_is_that_of_today(project: Path) -> None:
+    record = json.loads(results.record(make_run(project / "run", grad_clip=0.5)).read_text(encoding="utf-8"))
+    record["config"]["clip"] = record["config"].pop("grad_clip")
+    assert results.command(record) == "python -m dl.modules.CNN.LeNet.train --grad-clip 0.5"
+    assert results.settings(record) == ["grad_clip 0.5"]
+
+
+def test_the_precision_that_was_taken_is_recorded_and_in_the_command(project: Path) -> None:
+    run = make_run(project / "run", precision="auto")
+    described = json.loads((run / "config.json").read_text(encoding="utf-8")) | {"precision": "bf16"}
+    (run / "config.json").write_text(json.dumps(described), encoding="utf-8")
+    path = results.record(run)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert (record["config"]["precision"], record["precision"]) == ("auto", "bf16")
+    assert path.stem == "fashion_mnist-modern-precisionbf16-seed0"
+    assert results.command(record) == "python -m dl.modules.CNN.LeNet.train --precision bf16"
+
+
+def test_a_recipe_beside_train_has_its_own_defaults_and_command(project: Path) -> None:
+    config = dataclasses.asdict(finetune.Config(weights="files", pooling="mean"))
+    record = {"recipe": "Transformers/BERT", "file": "finetune", "config": config}
+    expected = "python -m dl.modules.Transformers.BERT.finetune --weights files --pooling mean"
+    assert results.command(record) == expected
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (100, "2 min"), (5990, "100 min"), (7200, "2.0 h")])
+def test_times_have_a_unit_that_suits_them(seconds: float, text: str) -> None:
+    assert results._time(seconds) == text
+
+
+def test_a_cell_may_hold_the_signs_of_a_table() -> None:
+    assert results.markdown_table(["a|b"], [["c\nd"]]) == "| a\\|b |\n| --- |\n| c<br>d |"
+
+
+@pytest.mark.slow
+def test_a_run_of_the_front_door_can_be_recorded(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    flags = ["--data", "fashion_mnist-sample", "--model", "tiny", "--steps", "2", "--out", "run"]
+    elsewhere = tmp_path_factory.mktemp("elsewhere")  # in a copy of the folders, `dl` would be the copy
+    subprocess.run([sys.executable, "-m", "dl", "train", "lenet", *flags], cwd=elsewhere, check=True, timeout=300)
+    record = json.loads(results.record(elsewhere / "run").read_text(encoding="utf-8"))
+    assert record["command"] == f"python -m dl.modules.CNN.LeNet.train {' '.join(flags)}"
+    assert 0 < record["test"]["top1_error"] <= 1
+
+
+def assert_up_to_date(tables: list[tuple[Path, str, str]]) -> None:
+    for path, _, table in tables:
+        assert table in path.read_text(encoding="utf-8"), f"{path}: `python -m dl results` brings it up to date"
+
+
+def test_tables_in_the_models_readmes_are_those_of_the_recorded_results() -> None:
+    assert_up_to_date(results.models_tables())
+
+
+@pytest.mark.slow
+def test_table_of_all_models_is_that_of_the_models_and_their_recorded_results() -> None:
+    assert_up_to_date(results.front_tables())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "flops", "short"),
+    [(11, 20, "11, 20"), (999, 1_000, "999, 1k"), (61_706, 833_040, "61.7k, 833k"), (999_600, 3_628_146_688, "1M, 3.63G")],
+)
+def test_costs_are_shown_with_three_digits(parameters: int, flops: int, short: str) -> None:
+    assert results._short(parameters, flops) == short

@@ -1,0 +1,1 @@
+"""Readers of image data sets, and the sets by name."""

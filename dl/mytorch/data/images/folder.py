@@ -1,0 +1,176 @@
+"""Anyone's own pictures, `--data folder:PATH`: a folder for each class, PATH/cats/*.jpg, or PATH/train/cats/*.jpg and so on.
+
+As in torchvision's ImageFolder, a class has the images of its folder and of all folders inside it. PATH may also hold one
+folder that holds all this, as archives are often packed.
+"""
+
+import os
+from itertools import groupby
+from pathlib import Path
+from typing import Iterator, NamedTuple, Sequence
+
+import torch
+from torch.utils.data import Dataset
+
+from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.data.augment import Augment, compose, normalize
+from dl.mytorch.data.images.imagefile import SUFFIXES, centre_square, check_images, read_image
+from dl.mytorch.data.loader import Batch, Loader
+from dl.mytorch.data.split import Split, check_split
+from dl.mytorch.data.text.vocabulary import TextSplits, Vocabulary
+
+IMAGENET = normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and deviation of ImageNet's photographs
+LAYOUT = "each class needs a folder of its pictures, as PATH/cats/1.jpg or PATH/train/cats/1.jpg"
+
+
+class Picture(NamedTuple):
+    path: Path
+    label: int
+
+
+def set_folder(root: Path) -> Path:
+    """Return the folder that holds the classes or parts: `root`, or the one in it, as archives are often packed."""
+    inside = _folders(root) if root.is_dir() else []
+    if len(inside) == 1 and _folders(inside[0]) and not any(_is_image(path) for path in inside[0].iterdir()):
+        return root if inside[0].name == "train" else inside[0]
+    return root
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """Return the names of the classes, in alphabetical order.
+
+    Raises `UserError` unless `root` holds the folders of two or more, with names in UTF-8.
+    """
+    if not root.is_dir():
+        raise UserError(f"--data folder:{root}: there is no such folder")
+    top = set_folder(root)
+    names = tuple(path.name for path in _folders(part_of(top, "train") or top))
+    if len(names) < 2:
+        found = f"the one class {names[0]}" if names else "no folders"
+        raise UserError(f"--data folder:{root} holds {found}: there have to be two classes at least, and {LAYOUT}")
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # it could neither be drawn nor be logged at the end
+            raise UserError(f"--data folder:{root}: the folder {os.fsencode(name)!r} has no name in UTF-8: rename it") from None
+    return names
+
+
+def folder_splits(config: TrainConfig, root: Path, size: int, augment: Augment | None = None) -> TextSplits:
+    """The pictures in `root`/train, val (or valid, or validation) and test. Of the classes in train (in `root`, if there is
+    no train), each part that is missing gets a tenth, drawn by the seed from each class.
+
+    Batches: "images" (B, 3, `size`, `size`), the squares in the middle, standardised like ImageNet's; "labels" (B,).
+    Pictures are read when their batch comes, by `config.num_workers` processes; `augment` sees training images as bytes.
+    Raises `UserError` when a part or a class of training has no pictures, when a file is no picture (the beginnings of all
+    files are looked at before training), or when the run in `config.out` began with other pictures.
+    """
+    names, root = class_names(root), set_folder(root)
+    parts = _listed(root, names)
+    if without := set(range(len(names))) - {picture.label for picture in parts["train"]}:
+        raise UserError(f"{root} has no pictures to train on of {', '.join(names[i] for i in sorted(without))}; {LAYOUT}")
+    parts |= _held_out(parts["train"], [part for part in ("val", "test") if part not in parts], config.seed)
+    if empty := [part for part, pictures in parts.items() if not pictures]:
+        raise UserError(f"{root} has too few pictures: none are left for {' and '.join(empty)}")
+    check_images([picture.path for pictures in parts.values() for picture in pictures])
+    split = {part: [picture.path.relative_to(root).as_posix() for picture in of] for part, of in parts.items()}
+    return picture_splits(config, {part: Pictures(of, size) for part, of in parts.items()}, augment, names, split)
+
+
+def picture_splits(
+    config: TrainConfig, sets: dict[str, Dataset], augment: Augment | None, classes: Sequence[str], split: Split
+) -> TextSplits:
+    """Loaders of "train", "val" and "test", standardised like ImageNet's; `augment` sees training images as bytes.
+
+    Raises `UserError` when `split` is not that of the run in `config.out`.
+    """
+    check_split(split, config)
+    augmented = IMAGENET if augment is None else compose(augment, IMAGENET)
+    workers = config.num_workers
+    return TextSplits(
+        Loader(sets["train"], config.batch_size, shuffle=True, seed=config.seed, num_workers=workers, augment=augmented),
+        Loader(sets["val"], config.batch_size, num_workers=workers, augment=IMAGENET),
+        Loader(sets["test"], config.batch_size, num_workers=workers, augment=IMAGENET),
+        vocabularies={"classes": Vocabulary(classes)},
+        split=split,
+    )
+
+
+class Pictures(Dataset):
+    """Pictures as squares of bytes: {"images" (3, `size`, `size`), "labels"}."""
+
+    def __init__(self, pictures: list[Picture], size: int) -> None:
+        self.pictures = pictures
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, i: int) -> Batch:
+        path, label = self.pictures[i]
+        return {"images": centre_square(read_image(path), self.size), "labels": torch.tensor(label)}
+
+
+def part_of(root: Path, name: str) -> Path | None:
+    """The folder of a part, if it holds folders of classes: PATH/train/1.jpg are pictures of trains.
+
+    That of "val" may be called valid or validation. Raises `UserError` when there are several.
+    """
+    names = ("val", "valid", "validation") if name == "val" else (name,)
+    found = [root / name for name in names if (root / name).is_dir() and _folders(root / name)]
+    if len(found) > 1:
+        raise UserError(f"{root} holds {' and '.join(path.name for path in found)}, which all mean one part: keep one of them")
+    return found[0] if found else None
+
+
+def _folders(root: Path) -> list[Path]:
+    """But for hidden ones, and for __MACOSX and the like, which are no classes."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+
+
+def list_pictures(root: Path, names: tuple[str, ...]) -> list[Picture]:
+    """Class by class, by name. Files that have no picture's suffix, and hidden ones, do not count."""
+    if unknown := [path.name for path in _folders(root) if path.name not in names]:
+        raise UserError(f"{root} holds classes that are not in train: {', '.join(unknown)}")
+    folders = [(root / name, label) for label, name in enumerate(names) if (root / name).is_dir()]
+    return [Picture(path, label) for folder, label in folders for path in _images(folder)]
+
+
+def _images(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield the images of a folder by name, then those of the folders in it; links are followed."""
+    above = (*above, os.path.realpath(folder))
+    if above[-1] in above[:-1]:
+        raise UserError(f"{folder} is a link to a folder that it is in: remove it")
+    yield from sorted(path for path in folder.iterdir() if _is_image(path))
+    for inside in _folders(folder):
+        yield from _images(inside, above)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+
+
+def _listed(root: Path, names: tuple[str, ...]) -> dict[str, list[Picture]]:
+    """The pictures of the parts that there are, "train" at least."""
+    parts = {part: folder for part in ("train", "val", "test") if (folder := part_of(root, part))}
+    if "train" in parts:
+        return {part: list_pictures(folder, names) for part, folder in parts.items()}
+    for folder in parts.values():
+        if {path.name for path in _folders(folder)} & set(names):
+            raise UserError(f"{root} holds {folder.name} and no train: move the folders of the other classes into {root}/train")
+    return {"train": list_pictures(root, names)}
+
+
+def _held_out(pictures: list[Picture], missing: list[str], seed: int) -> dict[str, list[Picture]]:
+    """A tenth of each class for each missing part, one picture at least if that leaves one to train on; the rest is "train"."""
+    parts: dict[str, list[Picture]] = {"train": [], **{part: [] for part in missing}}
+    generator = torch.Generator().manual_seed(seed)
+    for _, group in groupby(pictures, key=lambda picture: picture.label):
+        own = list(group)
+        own = [own[i] for i in torch.randperm(len(own), generator=generator)]
+        share = max(1, len(own) // 10) if len(own) > len(missing) else 0
+        for part in missing:
+            parts[part] += own[:share]
+            own = own[share:]
+        parts["train"] += own
+    return parts

@@ -1,0 +1,1 @@
+"""Readers of text data sets, vocabularies and tokens."""

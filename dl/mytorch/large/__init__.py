@@ -1,0 +1,1 @@
+"""Models larger than one device: sharding, offloading, layer-wise training."""

@@ -1,0 +1,80 @@
+"""Speculative decoding writes what the large model writes alone, whatever the small one guesses."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from dl.modules.GPT.GPT2 import model as gpt2
+from dl.modules.GPT.GPT2.test_model import randomized
+from dl.modules.GPT.Llama import model as llama
+from dl.mytorch.text.generation import generate
+from dl.mytorch.text.speculative import speculate, verify
+from dl.mytorch.text.test_generation import tiny
+
+PROMPT = torch.tensor([[3, 1, 4]])
+
+
+@pytest.mark.parametrize("build", [gpt2.build, llama.build])
+@pytest.mark.parametrize("ahead", [1, 5])
+def test_the_greedy_text_is_that_of_the_large_model(build: Any, ahead: int) -> None:
+    model, draft = tiny(build), randomized(build("tiny", max_length=40, depth=1)).double()
+    expected = generate(model, PROMPT, max_new_tokens=30, temperature=0.0)
+    assert torch.equal(speculate(model, draft, PROMPT, max_new_tokens=30, ahead=ahead, temperature=0.0), expected)
+    calls = []
+    model.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0].shape[1]))
+    assert torch.equal(speculate(model, model, PROMPT, max_new_tokens=0), PROMPT) and not calls
+
+
+def test_right_guesses_save_calls_of_the_large_model() -> None:
+    model, draft, lengths = tiny(), tiny(), []
+    model.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
+    speculate(model, draft, PROMPT, max_new_tokens=20, ahead=4, temperature=0.8, seed=0)
+    assert lengths == [7, 5, 5, 5]  # the prompt and 4 guesses; then the last token and 4 guesses
+
+
+def test_tokens_are_distributed_as_the_large_model_has_it() -> None:
+    """Exact shares: p = 0.5, 0.3, 0.2, 0 for the first, then 0.1, 0.2, 0.3, 0.4, whatever the guesses' shares are."""
+    p = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
+    q = torch.tensor([[0.1, 0.1, 0.4, 0.4]], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    guesses = torch.multinomial(q.expand(3000, -1), 1, generator=generator)
+    found = [verify(guess, q, p, generator) for guess in guesses]
+    first = torch.bincount(torch.stack([tokens[0] for tokens in found]), minlength=4) / 3000
+    second = torch.stack([tokens[1] for tokens in found if len(tokens) == 2])
+    assert (first - p[0]).abs().max() < 0.03
+    assert abs(len(second) / 3000 - 0.4) < 0.03  # 0.1 + 0.1 + 0.2: what p and q have in common
+    assert (torch.bincount(second, minlength=4) / len(second) - p[1]).abs().max() < 0.05
+
+
+def test_the_seed_decides_and_top_k_holds() -> None:
+    model, draft = tiny(), randomized(gpt2.build("tiny", max_length=40)).double()
+    options = {"max_new_tokens": 25, "top_k": 2, "temperature": 1.5}
+    first, second, other = (speculate(model, draft, PROMPT, seed=seed, **options) for seed in (1, 1, 2))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    with torch.no_grad():
+        allowed = model(first)[0].topk(2).indices
+    assert all(first[0, t + 1] in allowed[t] for t in range(2, 27))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "options", "message"),
+    [
+        (PROMPT.expand(2, -1), {}, "one prompt and one guess ahead at least; got 2 and 4"),
+        (PROMPT, {"ahead": 0}, "got 1 and 0"),
+        (PROMPT, {"max_new_tokens": 38}, "3 [+] 38 tokens are more than the 40 that both models can see"),
+        (PROMPT, {"top_p": 0.0}, "top_p has to be above 0"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tokens: torch.Tensor, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        speculate(tiny(), tiny(max_length=40), tokens, **{"max_new_tokens": 1, **options})
+    with pytest.raises(ValueError, match="vocabularies of different sizes"):
+        speculate(tiny(), tiny(vocab_size=12), PROMPT, max_new_tokens=1)
+
+
+def test_a_guess_may_be_refused_where_both_models_are_equal_but_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    nearly = 1 - 2.0**-24
+    monkeypatch.setattr(torch, "rand", lambda *size, **options: torch.full(size, nearly))
+    guessed, checked = torch.tensor([[1.0, 0.0]]), torch.tensor([[nearly, 0.0], [0.0, 1.0]])
+    assert verify(torch.tensor([0]), guessed, checked, None).tolist() == [0]

@@ -1,0 +1,77 @@
+"""Translation: the next word for the loss, whole sentences for BLEU."""
+
+from typing import Mapping
+
+from torch import Tensor, nn
+
+from dl.mytorch.data import Batch, Vocabulary
+from dl.mytorch.data.text.vocabulary import BEGIN, END, PADDING, UNKNOWN
+from dl.mytorch.metrics import BLEUError, Metric
+from dl.mytorch.tasks import Seq2Seq, StepOutput
+from dl.mytorch.text.decoding import beam_search, greedy_search
+
+
+class Translation(Seq2Seq):
+    """`Seq2Seq` whose evaluation also translates every source: bleu_error, and some translations to read.
+
+    `bleu_error` is 1 - BLEU of the words as the vocabulary has them, each sentence with its one reference. A word that it
+    lacks is never right.
+
+    Args:
+        vocabularies: "source" and "target", which may be the same.
+        beams: of the search, 1 for greedy search.
+        monitor: the validation quantity that chooses the best checkpoint.
+    """
+
+    shown = 5
+
+    def __init__(
+        self, vocabularies: Mapping[str, Vocabulary], label_smoothing: float = 0.0, beams: int = 1, monitor: str = "loss"
+    ) -> None:
+        self.source, self.target = vocabularies["source"], vocabularies["target"]
+        super().__init__(self.target[PADDING], label_smoothing)
+        self.beams = beams
+        self.monitor = monitor
+        self.lines: list[str] = []
+
+    def train_metrics(self) -> dict[str, Metric]:
+        return super().metrics()  # training translates nothing
+
+    def metrics(self) -> dict[str, Metric]:
+        self.lines = []  # an evaluation begins with this call
+        return {"bleu_error": BLEUError(), **super().metrics()}
+
+    def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        output = super().eval_step(model, batch)
+        hypotheses = self.translate(model, batch["source"])
+        unknown = self.target[UNKNOWN]
+        # -1 is no token: <unk> stands for a word that is not known, and a translation of <unk> has not found it.
+        references = [[[-1 if i == unknown else i for i in row]] for row in self._words(batch["target"])]
+        if not self.lines:
+            chosen = range(0, len(hypotheses), max(1, len(hypotheses) // self.shown))
+            self.lines = [self._line(batch, i, hypotheses[i]) for i in chosen][: self.shown]
+        return output._replace(outputs=output.outputs | {"hypotheses": hypotheses, "references": references})
+
+    def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
+        """The first sentences of the last evaluation, under several ranks those of rank 0."""
+        return {"translations": "\n\n".join(self.lines)}
+
+    def report(self, model: nn.Module) -> dict[str, Tensor | str]:
+        return self.preview(model)
+
+    def translate(self, model: nn.Module, source: Tensor) -> list[list[int]]:
+        """Ids of the translations of source (B, S)."""
+        ids = {"begin": self.target[BEGIN], "end": self.target[END], "padding": self.padding}
+        if self.beams == 1:
+            return greedy_search(model, source, **ids)
+        return beam_search(model, source, **ids, beams=self.beams)
+
+    def _words(self, ids: Tensor) -> list[list[int]]:
+        """Rows (B, T) without padding, <bos> and <eos>."""
+        frame = {self.padding, self.target[BEGIN], self.target[END]}
+        return [[i for i in row if i not in frame] for row in ids.tolist()]
+
+    def _line(self, batch: Batch, i: int, hypothesis: list[int]) -> str:
+        source, reference = (self._words(batch[name][i : i + 1])[0] for name in ("source", "target"))
+        hypothesis, reference = (" ".join(self.target.decode(ids)) for ids in (hypothesis, reference))
+        return f"{' '.join(self.source.decode(source))} -> {hypothesis} (reference: {reference})"
