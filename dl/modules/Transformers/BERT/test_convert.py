@@ -127,6 +127,8 @@ class AsOurs(nn.Module):
 
     def __init__(self, reference: nn.Module) -> None:
         super().__init__()
+        embeddings = getattr(reference, "bert", reference).embeddings
+        self.position_embedding = embeddings.position_embeddings.weight  # the first of the parameters, as in ours
         self.reference = reference
 
     def forward(
