@@ -2,11 +2,11 @@
 
 from torch import nn
 
-from dl.modules.CNN.AlexNet.model import AlexNet
+from dl.modules.CNN.AlexNet.model import TorchvisionAlexNet
 from dl.mytorch.introspect import check_same_layers
 
 
-def from_torchvision(reference: nn.Module) -> AlexNet:
+def from_torchvision(reference: nn.Module) -> TorchvisionAlexNet:
     """Our copy of a `torchvision.models.alexnet`, of any number of classes and any width: weights and dropout.
 
     Raises `ValueError` for another network.
@@ -14,14 +14,12 @@ def from_torchvision(reference: nn.Module) -> AlexNet:
     convs, linears = ([m for m in reference.modules() if isinstance(m, kind)] for kind in (nn.Conv2d, nn.Linear))
     if [conv.kernel_size for conv in convs] != [(k, k) for k in (11, 5, 3, 3, 3)] or len(linears) != 3:
         raise ValueError("no AlexNet of torchvision: it has five convolutions, of 11, 5, 3, 3 and 3, and three linear layers")
-    model = AlexNet(
-        style="torchvision",
+    model = TorchvisionAlexNet(
         widths=tuple(conv.out_channels for conv in convs),
         hidden=linears[0].out_features,
         num_classes=linears[2].out_features,
         in_channels=convs[0].in_channels,
         dropout=reference.classifier[0].p,
-        init="torch",
     )
     # Both list their layers from the first to the last.
     check_same_layers(model, reference)

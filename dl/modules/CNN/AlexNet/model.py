@@ -3,13 +3,11 @@
 "ImageNet Classification with Deep Convolutional Neural Networks", Alex Krizhevsky, Ilya Sutskever, Geoffrey Hinton, 2012,
 https://papers.nips.cc/paper/4824-imagenet-classification-with-deep-convolutional-neural-networks.
 
-Two styles of one network of eight layers:
-- "paper": figure 2. Two towers, each with half of the channels, that meet in conv3 and in the linear layers only; local
-  response normalisation; overlapping pooling. Preset "alexnet", for images of 227x227.
-- "torchvision": "One weird trick for parallelizing convolutional neural networks", Alex Krizhevsky, 2014,
-  https://arxiv.org/abs/1404.5997, section 5: one tower, no normalisation. It is torchvision's `alexnet`, whose published
-  weights it takes. Preset "torchvision".
-"small" and "tiny" are ours, in the paper's style: for 28x28 on a CPU, and for tests.
+`AlexNet` ("alexnet", for images of 227x227) is figure 2: two towers, each with half of the channels, that meet in conv3 and in
+the linear layers only; local response normalisation; overlapping pooling. `TorchvisionAlexNet` ("torchvision") is the one tower
+without normalisation of "One weird trick for parallelizing convolutional neural networks", Alex Krizhevsky, 2014,
+https://arxiv.org/abs/1404.5997, section 5, as torchvision has it. "small" and "tiny" are ours, of the paper's kind: for 28x28
+on a CPU, and for tests.
 
 Deviations:
 - The paper says images of 224x224, but a first map of 55x55 needs 227 without padding. torchvision pads 224 by 2.
@@ -18,7 +16,6 @@ Deviations:
 - The linear layers read a map of 6x6, averaged to this size if it has another, as torchvision does: images may have
   any size. At 227x227 nothing is averaged.
 - Dropout scales up what it keeps in training, where the paper halves everything in test.
-- "torchvision" drops inputs of fc6 and fc7, as torchvision does; the paper drops their outputs.
 - With stem "small", for images of 28 or 32, conv1 is 7x7 with stride 1, and the linear layers read a map of 2x2.
 """
 
@@ -30,6 +27,9 @@ from torch.nn import functional as F
 from dl.mytorch.layers import sequential
 
 # B batch, H and W sides of an image, c1 to c5 channels of the convolutions
+
+# Of conv1: kernel size, stride and padding; and the side of the map that fc6 reads.
+STEMS = {"imagenet": (11, 4, 0, 6), "small": (7, 1, 3, 2)}
 
 
 class ResponseNorm(nn.Module):
@@ -52,8 +52,7 @@ class AlexNet(nn.Module):
     """Five convolutions and three linear layers, named as the paper counts them. Images may have any size from 67 up.
 
     Args:
-        style: "paper" or "torchvision", see above.
-        widths: channels of conv1 to conv5. The paper's towers have half of them each.
+        widths: channels of conv1 to conv5. The towers have half of them each.
         hidden: units of fc6 and fc7.
         stem: conv1 is 11x11 with stride 4 in "imagenet", 7x7 with stride 1 in "small", for images of 28 or 32.
         dropout: probability in training.
@@ -62,9 +61,10 @@ class AlexNet(nn.Module):
     forward: images (B, in_channels, H, W) -> logits (B, num_classes). Raises `ValueError` for unknown names.
     """
 
+    towers = 2
+
     def __init__(
         self,
-        style: str = "paper",
         widths: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256),
         hidden: int = 4096,
         num_classes: int = 1000,
@@ -74,41 +74,35 @@ class AlexNet(nn.Module):
         init: str = "paper",
     ) -> None:
         super().__init__()
-        if style not in ("paper", "torchvision") or stem not in ("imagenet", "small") or init not in ("paper", "he", "torch"):
-            raise ValueError(f"no AlexNet of style {style!r}, stem {stem!r}, init {init!r}")
-        paper = style == "paper"
-        towers = 2 if paper else 1
+        if stem not in STEMS or init not in ("paper", "he", "torch"):
+            raise ValueError(f"no AlexNet of stem {stem!r}, init {init!r}")
         c1, c2, c3, c4, c5 = widths
-        if stem == "imagenet":
-            conv1, side = nn.Conv2d(in_channels, c1, 11, stride=4, padding=0 if paper else 2), 6
-        else:
-            conv1, side = nn.Conv2d(in_channels, c1, 7, padding=3), 2
+        kernel_size, stride, padding, side = STEMS[stem]
         self.features = sequential(
-            conv1=conv1,
+            conv1=nn.Conv2d(in_channels, c1, kernel_size, stride, padding),
             act1=nn.ReLU(),
-            norm1=ResponseNorm() if paper else nn.Identity(),
+            norm1=ResponseNorm(),
             pool1=nn.MaxPool2d(3, stride=2),  # section 3.4: windows overlap
-            conv2=nn.Conv2d(c1, c2, 5, padding=2, groups=towers),
+            conv2=nn.Conv2d(c1, c2, 5, padding=2, groups=self.towers),
             act2=nn.ReLU(),
-            norm2=ResponseNorm() if paper else nn.Identity(),
+            norm2=ResponseNorm(),
             pool2=nn.MaxPool2d(3, stride=2),
             conv3=nn.Conv2d(c2, c3, 3, padding=1),
             act3=nn.ReLU(),
-            conv4=nn.Conv2d(c3, c4, 3, padding=1, groups=towers),
+            conv4=nn.Conv2d(c3, c4, 3, padding=1, groups=self.towers),
             act4=nn.ReLU(),
-            conv5=nn.Conv2d(c4, c5, 3, padding=1, groups=towers),
+            conv5=nn.Conv2d(c4, c5, 3, padding=1, groups=self.towers),
             act5=nn.ReLU(),
             pool5=nn.MaxPool2d(3, stride=2),
         )
         self.pool = nn.AdaptiveAvgPool2d(side)
         self.head = sequential(
-            drop5=nn.Identity() if paper else nn.Dropout(dropout),
             fc6=nn.Linear(c5 * side**2, hidden),
             act6=nn.ReLU(),
             drop6=nn.Dropout(dropout),
             fc7=nn.Linear(hidden, hidden),
             act7=nn.ReLU(),
-            drop7=nn.Dropout(dropout) if paper else nn.Identity(),
+            drop7=nn.Dropout(dropout),
             fc8=nn.Linear(hidden, num_classes),
         )
         self.init_weights(init)
@@ -116,19 +110,19 @@ class AlexNet(nn.Module):
     def init_weights(self, init: str) -> None:
         """How weights and biases start.
 
-        "paper", section 5: normal with deviation 0.01; biases 1 in conv2, conv4, conv5, fc6, fc7, and 0 elsewhere.
+        "paper", section 5: normal with std 0.01; biases 1 in conv2, conv4, conv5, fc6, fc7, and 0 elsewhere.
         "he": normal with variance 2 / fan-in (He et al. 2015, https://arxiv.org/abs/1502.01852, equation 10), biases 0:
         few channels with the paper's small weights pass on next to nothing.
         "torch": as torch's layers start, which is torchvision's way.
         """
-        for name, layer in self.named_modules():
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                if init == "paper":
-                    nn.init.normal_(layer.weight, std=0.01)
-                    nn.init.constant_(layer.bias, 0 if name.endswith(("conv1", "conv3", "fc8")) else 1)
-                elif init == "he":
-                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                    nn.init.zeros_(layer.bias)
+        maps, head = self.features, self.head
+        for layer in (maps.conv1, maps.conv2, maps.conv3, maps.conv4, maps.conv5, head.fc6, head.fc7, head.fc8):
+            if init == "paper":
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.constant_(layer.bias, 0 if layer in (maps.conv1, maps.conv3, head.fc8) else 1)
+            elif init == "he":
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.features(images)  # (B, in_channels, 227, 227) -> (B, c5, 6, 6), or 28 -> 2 after a small stem
@@ -136,16 +130,55 @@ class AlexNet(nn.Module):
         return self.head(x)  # (B, num_classes)
 
 
-_SMALL = {"stem": "small", "init": "he", "in_channels": 1, "num_classes": 10}
+class TorchvisionAlexNet(AlexNet):
+    """One tower without normalisation. torchvision pads images by 2, and drops inputs of fc6 and fc7, not their outputs.
 
+    The arguments are those of `AlexNet`.
+    """
+
+    towers = 1
+
+    def __init__(
+        self,
+        widths: tuple[int, int, int, int, int] = (64, 192, 384, 256, 256),
+        stem: str = "imagenet",
+        dropout: float = 0.5,
+        init: str = "torch",
+        **options: Any,
+    ) -> None:
+        super().__init__(widths, stem=stem, dropout=dropout, init=init, **options)
+        del self.features.norm1, self.features.norm2
+        if stem == "imagenet":
+            self.features.conv1.padding = (2, 2)
+        head = self.head
+        self.head = sequential(
+            drop5=nn.Dropout(dropout),
+            fc6=head.fc6,
+            act6=head.act6,
+            drop6=head.drop6,
+            fc7=head.fc7,
+            act7=head.act7,
+            fc8=head.fc8,
+        )
+
+
+STYLES: dict[str, type[AlexNet]] = {"paper": AlexNet, "torchvision": TorchvisionAlexNet}
+_SMALL = {"style": "paper", "stem": "small", "init": "he", "in_channels": 1, "num_classes": 10}
 PRESETS: dict[str, dict[str, Any]] = {
-    "alexnet": {},
-    "torchvision": {"style": "torchvision", "widths": (64, 192, 384, 256, 256), "init": "torch"},
+    "alexnet": {"style": "paper"},
+    "torchvision": {"style": "torchvision"},
     "small": {**_SMALL, "widths": (32, 96, 192, 192, 128), "hidden": 512},
     "tiny": {**_SMALL, "widths": (8, 12, 16, 16, 12), "hidden": 32},
 }
 
 
 def build(preset: str = "alexnet", **overrides: Any) -> AlexNet:
-    """An AlexNet by the name of its preset; `overrides` are arguments of `AlexNet`."""
-    return AlexNet(**{**PRESETS[preset], **overrides})
+    """An AlexNet by the name of its preset; `overrides` are its style, a key of `STYLES`, and arguments of that class.
+
+    Raises `ValueError` for unknown names.
+    """
+    arguments = {**PRESETS[preset], **overrides}
+    style = arguments.pop("style")
+    if style not in STYLES:
+        raise ValueError(f"no AlexNet of style {style!r}: there are {', '.join(STYLES)}")
+    return STYLES[style](**arguments)

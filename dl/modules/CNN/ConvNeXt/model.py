@@ -135,7 +135,7 @@ class ConvNeXt(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As the authors' code: kernels and matrices from a normal of deviation 0.02, cut at +-2; biases 0."""
+        """As the authors' code: kernels and matrices from a normal of std 0.02, cut at +-2; biases 0."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -4,7 +4,7 @@ import re
 
 from torch import nn
 
-from dl.modules.CNN.GoogLeNet.model import GoogLeNet
+from dl.modules.CNN.GoogLeNet.model import TorchvisionGoogLeNet
 from dl.mytorch.introspect import check_same_layers
 
 # Their names as regular expressions, and ours, in the order in which they are applied.
@@ -23,7 +23,7 @@ NAMES = (
 )
 
 
-def from_torchvision(reference: nn.Module) -> GoogLeNet:
+def from_torchvision(reference: nn.Module) -> TorchvisionGoogLeNet:
     """Our copy of a `torchvision.models.googlenet` of any number of classes: weights, buffers, rates of dropout.
 
     Raises `ValueError` for another network, and for a GoogLeNet that was given other blocks.
@@ -31,7 +31,7 @@ def from_torchvision(reference: nn.Module) -> GoogLeNet:
     if type(reference).__name__ != "GoogLeNet":
         raise ValueError(f"a {type(reference).__name__} is no GoogLeNet of torchvision")
     aux = reference.aux1 is not None
-    model = GoogLeNet(
+    model = TorchvisionGoogLeNet(
         width=reference.conv1.conv.out_channels / 64,
         aux=aux,
         num_classes=reference.fc.out_features,

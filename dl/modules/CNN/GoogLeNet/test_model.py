@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dl.modules.CNN.GoogLeNet import train
 from dl.modules.CNN.GoogLeNet.convert import from_torchvision
-from dl.modules.CNN.GoogLeNet.model import AuxiliaryHead, GoogLeNetOutput, Inception, build
+from dl.modules.CNN.GoogLeNet.model import STYLES, AuxiliaryHead, GoogLeNetOutput, Inception, build
 from dl.modules.CNN.GoogLeNet.task import AuxiliaryClassification
 from dl.mytorch import Probe, testing
 from dl.mytorch.config import UserError
@@ -222,7 +222,7 @@ def test_transformed_images_are_padded_with_0_after_the_transformation() -> None
     with Probe(model, "stem.conv1.conv") as probe:
         model.eval()(images)
     kernel, maps = model.stem.conv1.conv.weight, probe["stem.conv1.conv"]
-    scale, shift = [0.458, 0.448, 0.45], [-0.03, -0.088, -0.188]  # deviation / 0.5 and (mean - 0.5) / 0.5
+    scale, shift = [0.458, 0.448, 0.45], [-0.03, -0.088, -0.188]  # std / 0.5 and (mean - 0.5) / 0.5
     corner = torch.zeros(4, dtype=torch.float64)
     for channel in range(3):
         for y in range(4):  # the other rows and columns of the 7x7 kernel at (0, 0) lie outside of the image
@@ -310,7 +310,8 @@ def test_paper_s_network_is_the_twin_by_hand(mode: str, stem: str, height: int, 
 
 @pytest.mark.parametrize(("style", "reach"), [("paper", 2), ("torchvision", 1)])
 def test_each_branch_looks_as_far_as_its_kernel(style: str, reach: int) -> None:
-    block = Inception(style, 2, (3, 4, 5, 3, 4, 6)).double().eval()
+    network = STYLES[style]
+    block = Inception(2, (3, 4, 5, 3, 4, 6), network.conv, network.largest).double().eval()
     for parameter in block.parameters():
         parameter.data.abs_()  # no ReLU is dead
     x = torch.rand(1, 2, 9, 9, dtype=torch.float64)
@@ -335,7 +336,7 @@ def test_auxiliary_heads_see_the_maps_after_4a_and_4d_and_work_in_training_only(
 
 
 def test_paper_s_auxiliary_head_takes_means_over_5x5_every_3_pixels() -> None:
-    head = AuxiliaryHead("paper", 1, 1 / 64, 3, dropout=0.0)
+    head = AuxiliaryHead(1, 1 / 64, 3, dropout=0.0)
     maps = torch.rand(1, 1, 14, 14)
     means = [[maps[0, 0, y : y + 5, x : x + 5].mean() for x in (0, 3, 6, 9)] for y in (0, 3, 6, 9)]
     torch.testing.assert_close(head.pool(maps)[0, 0], torch.tensor(means))

@@ -114,7 +114,7 @@ class MobileNetV2(nn.Module):
         """As torchvision's network starts (https://docs.pytorch.org/vision/stable/models/mobilenetv2.html).
 
         Convolutions: normal with variance 2 / fan-out, the fan-out being kernel area x output channels, for depthwise
-        ones too. The linear layer: normal with deviation 0.01, bias 0.
+        ones too. The linear layer: normal with std 0.01, bias 0.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

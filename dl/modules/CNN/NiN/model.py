@@ -20,8 +20,8 @@ from dl.mytorch.layers import sequential
 
 # B batch, C channels, X side of a feature map, K classes
 
-STEMS = {"small": (5, 1, 2), "imagenet": (11, 4, 0)}  # kernel size, stride and padding of the first convolution
 POOLS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+STEMS = {"small": (5, 1, 2), "imagenet": (11, 4, 0)}  # first convolutions of "cifar10" and "imagenet", for any preset
 
 
 def mlpconv(in_channels: int, widths: tuple[int, int, int], kernel_size: int, stride: int, padding: int) -> nn.Sequential:
@@ -44,35 +44,40 @@ class NiN(nn.Module):
 
     Args:
         widths: maps of the three layers of each block; of two in the last block, whose third has `num_classes`.
-        pools: "max" or "avg", behind each block but the last: windows of 3x3, stride 2.
-        dropouts: probability of dropout behind each of these.
-        stem: first convolution, "small" (5x5, stride 1) or "imagenet" (11x11, stride 4). That of the second block is
-            5x5, of all others 3x3.
+        kernels: kernel size, stride and padding of the first convolution of each block.
+        pools: "max" or "avg", after each block but the last: windows of 3x3, stride 2.
+        dropouts: probability of dropout after each of these.
+        stem: "small" (5x5, stride 1) or "imagenet" (11x11, stride 4) in place of the first of `kernels`.
 
     forward: images (B, in_channels, X, X) -> logits (B, num_classes).
 
-    Raises `ValueError` for an unknown stem or pool, and when a block lacks its pool or dropout.
+    Raises `ValueError` for an unknown stem or pool, and when a block lacks its kernel, pool or dropout.
     """
 
     def __init__(
         self,
         widths: tuple[tuple[int, ...], ...],
+        kernels: tuple[tuple[int, int, int], ...],
         pools: tuple[str, ...],
         dropouts: tuple[float, ...],
         num_classes: int = 10,
         in_channels: int = 3,
-        stem: str = "small",
+        stem: str | None = None,
     ) -> None:
         super().__init__()
-        if stem not in STEMS or not set(pools) <= set(POOLS):
+        if stem not in (None, *STEMS) or not set(pools) <= set(POOLS):
             raise ValueError(f"stem {stem!r} and pools {pools}: there are the stems {list(STEMS)} and the pools {list(POOLS)}")
-        if not len(widths) == len(pools) + 1 == len(dropouts) + 1:
-            raise ValueError(f"{len(widths)} blocks have one pool and dropout less, not {len(pools)} and {len(dropouts)}")
+        if not len(widths) == len(kernels) == len(pools) + 1 == len(dropouts) + 1:
+            raise ValueError(
+                f"{len(widths)} blocks have as many kernels, not {len(kernels)}, "
+                f"and one pool and dropout less, not {len(pools)} and {len(dropouts)}"
+            )
+        if stem is not None:
+            kernels = (STEMS[stem], *kernels[1:])
         self.blocks = nn.ModuleList()
         channels = in_channels
         for i, maps in enumerate((*widths[:-1], (*widths[-1], num_classes))):
-            kernel_size, stride, padding = STEMS[stem] if i == 0 else (5, 1, 2) if i == 1 else (3, 1, 1)
-            block = mlpconv(channels, maps, kernel_size, stride, padding)
+            block = mlpconv(channels, maps, *kernels[i])
             if i < len(pools):
                 block.add_module("pool", POOLS[pools[i]](3, stride=2, ceil_mode=True))
                 block.add_module("dropout", nn.Dropout(dropouts[i]))
@@ -100,26 +105,19 @@ class NiN(nn.Module):
         return self.pool(x).flatten(1)  # section 3.2: (B, K, X, X) -> (B, K)
 
 
+_CIFAR10 = {"kernels": ((5, 1, 2), (5, 1, 2), (3, 1, 1)), "pools": ("max", "avg")}
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "cifar10": {
-        "widths": ((192, 160, 96), (192, 192, 192), (192, 192)),
-        "pools": ("max", "avg"),
-        "dropouts": (0.5, 0.5),
-    },
+    "cifar10": {**_CIFAR10, "widths": ((192, 160, 96), (192, 192, 192), (192, 192)), "dropouts": (0.5, 0.5)},
     "imagenet": {
         "widths": ((96, 96, 96), (256, 256, 256), (384, 384, 384), (1024, 1024)),
+        "kernels": ((11, 4, 0), (5, 1, 2), (3, 1, 1), (3, 1, 1)),
         "pools": ("max", "max", "max"),
         "dropouts": (0.0, 0.0, 0.5),
         "num_classes": 1000,
-        "stem": "imagenet",
     },
-    "small": {
-        "widths": ((64, 48, 32), (64, 64, 64), (64, 64)),
-        "pools": ("max", "avg"),
-        "dropouts": (0.1, 0.1),
-        "in_channels": 1,
-    },
-    "tiny": {"widths": ((12, 10, 8), (16, 16, 16), (16, 16)), "pools": ("max", "avg"), "dropouts": (0.0, 0.0)},
+    "small": {**_CIFAR10, "widths": ((64, 48, 32), (64, 64, 64), (64, 64)), "dropouts": (0.1, 0.1), "in_channels": 1},
+    "tiny": {**_CIFAR10, "widths": ((12, 10, 8), (16, 16, 16), (16, 16)), "dropouts": (0.0, 0.0)},
 }
 
 

@@ -18,7 +18,7 @@ FOUR_BLOCKS = {
     "widths": ((5, 4, 3), (6, 5, 4), (6, 5, 4), (7, 6)),
     "pools": ("max", "max", "max"),
     "dropouts": (0.0, 0.0, 0.5),
-    "stem": "imagenet",
+    "kernels": ((11, 4, 0), (5, 1, 2), (3, 1, 1), (3, 1, 1)),
 }
 VARIANTS = [{}, {"dropouts": (0.5, 0.3)}, FOUR_BLOCKS]
 
@@ -70,6 +70,9 @@ def test_logits_have_one_row_per_image(variant: dict[str, Any], side: int) -> No
 
 def test_imagenet_network_takes_small_images_with_a_small_stem() -> None:
     assert build("imagenet", stem="small")(torch.zeros(2, 3, 28, 28)).shape == (2, 1000)
+    with without_values():
+        assert str(build("cifar10", stem="small")) == str(build("cifar10"))
+        assert str(build("imagenet", stem="imagenet")) == str(build("imagenet"))
 
 
 # ---- a twin by hand ------------------------------------------------------------------------------------------------
@@ -193,7 +196,15 @@ def test_biases_of_1_leave_hardly_a_class_without_a_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"stem": "large"}, {"pools": ("max", "min")}, {"pools": ("max",)}, {"dropouts": (0.0,)}, {"widths": ((4, 4),)}]
+    "wrong",
+    [
+        {"stem": "large"},
+        {"pools": ("max", "min")},
+        {"pools": ("max",)},
+        {"dropouts": (0.0,)},
+        {"widths": ((4, 4),)},
+        {"kernels": ((3, 1, 1),)},
+    ],
 )
 def test_what_is_no_network_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="pool"):

@@ -87,7 +87,7 @@ class VGG(nn.Module):
     def init_weights(self) -> None:
         """Convolutions: normal with variance 2 / fan-out (He et al. 2015, https://arxiv.org/abs/1502.01852, equation 14).
 
-        Linear layers: normal with deviation 0.01. All biases 0. Norms start at scale 1 and shift 0.
+        Linear layers: normal with std 0.01. All biases 0. Norms start at scale 1 and shift 0.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

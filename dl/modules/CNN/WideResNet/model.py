@@ -113,7 +113,12 @@ class WideResNet(nn.Module):
         return self.head(x)  # (B, num_classes)
 
 
-# Those with `depths` are arguments of `ResNeXt`.
+# Arguments of `ResNeXt`: bottlenecks in one group, twice as wide inside as a ResNet's.
+BOTTLENECKS: dict[str, dict[str, Any]] = {
+    "wide_resnet50_2": {"depths": (3, 4, 6, 3), "cardinality": 1, "group_width": 128},
+    "wide_resnet101_2": {"depths": (3, 4, 23, 3), "cardinality": 1, "group_width": 128},
+}
+# All others are arguments of `WideResNet`.
 PRESETS: dict[str, dict[str, Any]] = {
     "wrn_28_10": {"depth": 28, "width": 10},
     "wrn_40_4": {"depth": 40, "width": 4},
@@ -125,19 +130,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "wrn_22_10": {"depth": 22, "width": 10},
     "wrn_16_10": {"depth": 16, "width": 10},
     "wrn_16_4": {"depth": 16, "width": 4},
-    "wide_resnet50_2": {"depths": (3, 4, 6, 3), "cardinality": 1, "group_width": 128},
-    "wide_resnet101_2": {"depths": (3, 4, 23, 3), "cardinality": 1, "group_width": 128},
+    **BOTTLENECKS,
     "small": {"depth": 10, "width": 2, "in_channels": 1},
     "tiny": {"depth": 10, "width": 1},
 }
 
 
 def build(preset: str = "wrn_28_10", **overrides: Any) -> WideResNet | ResNeXt:
-    """A wide residual network by the name of its preset; `overrides` are arguments of its class.
+    """A `ResNeXt` for the names in `BOTTLENECKS`, a `WideResNet` for all others; `overrides` are arguments of that class.
 
     Raises `ValueError` for a name that is not in `PRESETS`.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset is one of {', '.join(PRESETS)}, not {preset!r}")
-    arguments = {**PRESETS[preset], **overrides}
-    return ResNeXt(**arguments) if "depths" in arguments else WideResNet(**arguments)
+    network = ResNeXt if preset in BOTTLENECKS else WideResNet
+    return network(**{**PRESETS[preset], **overrides})

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from dl.modules.CNN.WideResNet.model import PRESETS, build
+from dl.modules.CNN.WideResNet.model import BOTTLENECKS, PRESETS, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
@@ -39,18 +39,15 @@ class Config(ImageConfig):
 def network(config: Config) -> nn.Module:
     """Return the network that the config asks for. Raise `UserError` for dropout in a network that has none."""
     about = image_set(config)
-    if "depth" in PRESETS[config.model]:
-        dropout = {"dropout": config.dropout}
-    elif config.dropout == 0:
-        dropout = {}
-    else:
+    bottlenecks = config.model in BOTTLENECKS
+    if bottlenecks and config.dropout:
         raise UserError(f"--model {config.model} has no dropout; leave --dropout at 0")
     return build(
         config.model,
         in_channels=about.channels,
         num_classes=len(about.classes),
         stem="small" if about.small else "imagenet",
-        **dropout,
+        **({} if bottlenecks else {"dropout": config.dropout}),
     )
 
 

@@ -112,7 +112,7 @@ class DCGAN(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Section 4: all weights normal with deviation 0.02; in the authors' code scales of batch norms, too, around 1."""
+        """Section 4: all weights normal with std 0.02; in the authors' code scales of batch norms, too, around 1."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.normal_(module.weight, std=0.02)

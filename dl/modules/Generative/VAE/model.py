@@ -23,7 +23,7 @@ from dl.mytorch.layers import sequential
 
 
 class Reparameterization(nn.Module):
-    """z = mean + deviation * noise: a draw from q(z|x) through which gradients reach its parameters. Section 2.4."""
+    """z = mean + std * noise: a draw from q(z|x) through which gradients reach its parameters. Section 2.4."""
 
     def forward(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         return mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
