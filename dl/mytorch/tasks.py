@@ -36,8 +36,11 @@ class Task:
         return self.step(model, batch)
 
     def metrics(self) -> dict[str, Metric]:
-        """New metrics by name, beside the loss: asked for when an evaluation begins."""
+        """Return new metrics by name; the loss is measured anyway."""
         return {}
+
+    def begin_evaluation(self, model: nn.Module) -> None:
+        """Forget what `eval_step` collected in the evaluation before."""
 
     def train_metrics(self) -> dict[str, Metric]:
         """Those of training, which read the outputs of `step`. Default: `metrics`."""
@@ -92,6 +95,9 @@ class Classification(Task):
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:
         return self.score(model(batch["images"]), batch, training=True)
 
+    def begin_evaluation(self, model: nn.Module) -> None:
+        self._forget()
+
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         logits = model(batch["images"])
         if self.mirror:
@@ -101,7 +107,6 @@ class Classification(Task):
         return output
 
     def metrics(self) -> dict[str, Metric]:
-        self._forget()  # an evaluation begins with this call
         classes = len(self.class_names) or math.inf
         return {f"top{k}_error": TopKError(k) for k in (1, 5) if k < classes}  # else it would be 0 for any network
 

@@ -134,6 +134,22 @@ def test_test_split_is_read_once_at_the_end_and_every_example_counts_once(tmp_pa
     assert trainer.history.test["loss"] == pytest.approx(by_hand, abs=1e-6)
 
 
+def test_a_task_is_told_when_an_evaluation_begins_with_the_model_that_is_evaluated(tmp_path: Path) -> None:
+    calls = []
+
+    class Told(Classification):
+        def begin_evaluation(self, model: nn.Module) -> None:
+            calls.append(model.training or model)
+
+        def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
+            calls.append(len(batch["labels"]))
+            return super().eval_step(model, batch)
+
+    trainer = trainer_for(small_config(tmp_path, ema=0.5), Told())
+    trainer.evaluate(synthetic.image_splits().test)
+    assert calls == [trainer.evaluated_model, 16, 3] and trainer.evaluated_model is not trainer.model
+
+
 def test_training_means_come_from_the_passes_that_training_makes(tmp_path: Path) -> None:
     seen = []
 

@@ -221,6 +221,7 @@ class Trainer(Learner):
         distributed.share_buffers(self.evaluated_model)
         progress = Progress(len(loader), "batch", "evaluating", shown=is_main(), delay=Progress.EVERY)
         with self._aside() as model, contextlib.closing(progress):
+            self.task.begin_evaluation(model)
             for batch in loader.batches():
                 if self.signals and world() == 1:
                     raise _Stopped

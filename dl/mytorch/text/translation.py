@@ -38,8 +38,10 @@ class Translation(Seq2Seq):
         return super().metrics()  # training translates nothing
 
     def metrics(self) -> dict[str, Metric]:
-        self.lines = []  # an evaluation begins with this call
         return {"bleu_error": BLEUError(), **super().metrics()}
+
+    def begin_evaluation(self, model: nn.Module) -> None:
+        self.lines = []
 
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         output = super().eval_step(model, batch)

@@ -45,19 +45,15 @@ class Denoising(Task):
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:
         return self._loss(model, batch, self.drop_label)[0]
 
+    def begin_evaluation(self, model: nn.Module) -> None:
+        self.by_time.zero_()
+
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         output, losses, times = self._loss(model, batch, 0.0)
         bins = (times * BINS // self.process.steps).long().clamp(max=BINS - 1).cpu()
         self.by_time[0].index_add_(0, bins, losses.cpu().double())  # not every device has float64
         self.by_time[1].index_add_(0, bins, torch.ones(len(bins), dtype=torch.float64))
         return output
-
-    def metrics(self) -> dict:
-        self.by_time.zero_()  # an evaluation begins with this call
-        return {}
-
-    def train_metrics(self) -> dict:
-        return {}
 
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
         return {"samples": self.draw(model, rows=2)}

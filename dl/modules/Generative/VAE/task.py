@@ -41,13 +41,15 @@ class NegativeELBO(Task):
         loss = (reconstruction + kl).mean()
         return StepOutput(loss, len(images), {"reconstruction_loss": reconstruction.detach(), "kl_loss": kl.detach()})
 
+    def begin_evaluation(self, model: nn.Module) -> None:
+        self.seen = None
+
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         if self.seen is None:
             self.seen = unit(batch["images"][: self.keep])
         return self.step(model, batch)
 
     def metrics(self) -> dict[str, Metric]:
-        self.seen = None  # an evaluation begins with this call
         return {name: Mean(name) for name in ("reconstruction_loss", "kl_loss")}
 
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:

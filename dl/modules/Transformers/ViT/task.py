@@ -7,7 +7,6 @@ from dl.modules.Transformers.ViT.model import ViT
 from dl.mytorch import Probe, StepOutput, plot
 from dl.mytorch.data import Batch
 from dl.mytorch.introspect import uncompiled
-from dl.mytorch.metrics import Metric
 from dl.mytorch.tasks import Classification
 
 
@@ -29,9 +28,9 @@ class AttentiveClassification(Classification):
 
     shown = 8
 
-    def metrics(self) -> dict[str, Metric]:
+    def begin_evaluation(self, model: nn.Module) -> None:
         self.first: Batch = {}
-        return super().metrics()
+        super().begin_evaluation(model)
 
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         self.first = self.first or {name: values[: self.shown] for name, values in batch.items()}

@@ -293,7 +293,7 @@ def test_report_shows_the_first_images_of_the_test(monkeypatch: pytest.MonkeyPat
     task, model = AttentiveClassification(class_names=[f"class {i}" for i in range(10)]), build("tiny").eval()
     for seed in (1, 2):
         batch = synthetic.images(10, seed=seed)
-        task.metrics()  # a new evaluation forgets the images of the old one
+        task.begin_evaluation(model)  # forgets the images of the evaluation before
         for part in (slice(0, 9), slice(9, 10)):
             task.eval_step(model, {name: values[part] for name, values in batch.items()})
     assert "attention" in task.report(model)
@@ -303,9 +303,9 @@ def test_report_shows_the_first_images_of_the_test(monkeypatch: pytest.MonkeyPat
 
 
 def test_report_of_a_rank_without_images_is_empty() -> None:
-    task = AttentiveClassification()
-    task.metrics()
-    assert task.report(build("tiny")) == {}
+    task, model = AttentiveClassification(), build("tiny")
+    task.begin_evaluation(model)
+    assert task.report(model) == {}
 
 
 @torch.no_grad()
