@@ -16,7 +16,9 @@ help:
 	@$(PYTHON) -c "import dl"  # ends an older Python with one line
 	$(PYTHON) -m venv .venv
 	@echo "installing what requirements.txt pins into .venv: a minute, or some with a slow network"
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt & pip=$$!; seconds=0; \
+	while kill -0 $$pip 2>/dev/null; do sleep 1; seconds=$$((seconds + 1)); \
+	[ $$((seconds % 10)) -ne 0 ] || echo "  installing for $$seconds s"; done; wait $$pip
 	@touch $@
 
 demo: .venv/installed

@@ -60,6 +60,8 @@ def _line(error: Exception, config: TrainConfig) -> str | None:
         return f"{reason}: too little memory, or too small a /dev/shm (docker run --shm-size=2g)? Take fewer --num-workers"
     if config.deterministic and "deterministic" in text:
         return f"--deterministic: {text.partition(', but you set')[0]}; leave the flag out, or take --device cpu"
+    if "could not create a primitive" in text:
+        return "this processor cannot compute a layer of this network in bf16: --precision auto or fp32"
     several = os.environ.get("WORLD_SIZE", "1") != "1"  # the process group is gone by now
     if several and (isinstance(error, dist.DistError) or "gloo" in text):
         if "imed out" in text or "imeout" in text:

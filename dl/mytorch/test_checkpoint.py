@@ -72,6 +72,19 @@ def test_a_place_that_cannot_be_written_is_a_line(tmp_path: Path) -> None:
             save(STATE, path)
 
 
+@pytest.mark.parametrize("said, shown", [("no such storage\nand a stack", "no such storage"), ("", "it ends too early")])
+def test_the_reason_of_a_damage_is_torch_s_first_line_or_ours(
+    said: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError(said)
+
+    save(STATE, tmp_path / "state.pt")
+    monkeypatch.setattr(checkpoint.torch, "load", refuse)
+    with pytest.raises(UserError, match=rf"state.pt is damaged or not a checkpoint \({shown}\)$"):
+        load(tmp_path / "state.pt")
+
+
 class Malicious:
     """A pickle that makes a file when it is loaded."""
 

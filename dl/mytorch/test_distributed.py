@@ -277,6 +277,16 @@ def test_what_cannot_be_deterministic_is_one_line_with_the_flag(capsys: pytest.C
     assert stopped.value.code == 1 and capsys.readouterr().err == line
 
 
+def test_a_layer_that_the_processor_cannot_compute_in_bf16_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(config: Config) -> None:
+        raise RuntimeError("could not create a primitive descriptor for the LSTM forward propagation primitive")
+
+    with pytest.raises(SystemExit) as stopped:
+        launch(main, Config, ["--precision", "bf16"])
+    text = capsys.readouterr().err
+    assert stopped.value.code == 1 and "--precision auto or fp32" in text and text.count("\n") == 1
+
+
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError("a bug"), OSError("a bug"), SystemExit(130)])
 def test_anything_else_keeps_its_traceback(error: BaseException) -> None:
     def main(config: Config) -> None:

@@ -150,6 +150,8 @@ def test_the_command_runs_without_a_warning(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a\u2028x", "a\nx", "a\x85x", "a\x0cx"])
 def test_names_of_classes_may_hold_what_ends_a_line(name: str, tmp_path: Path) -> None:
+    if not name.isascii() and sys.getfilesystemencoding() != "utf-8":
+        pytest.skip("file names are ASCII here")
     fill(tmp_path / "pictures", range(4))
     (tmp_path / "pictures" / "even").rename(tmp_path / "pictures" / name)
     write_shards(tmp_path / "pictures", tmp_path / "shards")
