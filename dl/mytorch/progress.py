@@ -1,4 +1,4 @@
-"""How far a long loop is: a bar on a terminal, and in a file or a pipe a line every 10 seconds."""
+"""How far a long loop is: a bar on a terminal, and in a file or a pipe a line at least every 10 seconds."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ class Progress:
         delay: seconds before the bar appears.
     """
 
-    EVERY = 10.0  # seconds between two lines
+    EVERY = 8.0  # seconds between two lines, so that with a slow step between them it is no more than 10
     said = time.monotonic()  # when anything was last written, by whichever loop: they may be nested
 
     def __init__(
