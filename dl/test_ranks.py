@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dl.modules.CNN.LeNet.model import build as lenet
 from dl.modules.CNN.ResNet.model import build as resnet
 from dl.modules.Diffusion.DDPM.model import build as unet
-from dl.modules.Diffusion.DDPM.process import Process
+from dl.modules.Diffusion.DDPM.process import DiffusionSchedule
 from dl.modules.GPT.GPT2.model import build as gpt2
 from dl.modules.Transformers.BERT.model import build as bert
 from dl.modules.Transformers.BERT.task import PreTraining
@@ -36,8 +36,8 @@ class Denoise(Task):
     """DDPM's loss with noise and times from the batch, as chance differs from rank to rank."""
 
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:
-        process = Process(steps=20)
-        noised = process.noised(batch["images"], batch["noise"], batch["times"])
+        process = DiffusionSchedule(steps=20)
+        noised = process.q_sample(batch["images"], batch["noise"], batch["times"])
         loss = (model(noised, batch["times"], batch["labels"]) - batch["noise"]).square().mean()
         return StepOutput(loss, len(noised), {})
 

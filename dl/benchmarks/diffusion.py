@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from dl.benchmarks.resnet import measure, table
 from dl.benchmarks.trainer import about_this_machine
 from dl.modules.Diffusion.DDPM.model import UNet
-from dl.modules.Diffusion.DDPM.process import Process
+from dl.modules.Diffusion.DDPM.process import DiffusionSchedule
 from dl.modules.Diffusion.DDPM.samplers import ddim
 from dl.modules.Diffusion.DDPM.task import Denoising
 from dl.modules.Diffusion.DDPM.train import Config
@@ -46,7 +46,7 @@ RESULTS = Path(__file__).parent / "results" / "diffusion.json"
 NAMES = ["diffusers", "diffusers, one head", "by hand", "by hand, width 8", "Trainer", "recipe"]
 SHAPE = (3, 32, 32)
 OPTIMIZER = adamw(1e-3, weight_decay=0.0)
-PROCESS = Process("linear", "epsilon")
+PROCESS = DiffusionSchedule("linear", "epsilon")
 
 
 def peer(head_width: int | None) -> nn.Module:
@@ -84,8 +84,8 @@ def training(name: str, model: nn.Module, images: Tensor, folder: str) -> Callab
     optimizer = OPTIMIZER(model)
 
     def step() -> None:
-        times, noise = PROCESS.draw_times(len(images)), torch.randn_like(images)
-        output = model(PROCESS.noised(images, noise, times), times)
+        times, noise = PROCESS.sample_timesteps(len(images)), torch.randn_like(images)
+        output = model(PROCESS.q_sample(images, noise, times), times)
         F.mse_loss(output if isinstance(output, Tensor) else output.sample, noise).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -2,7 +2,7 @@
 
 Ho et al. 2020, https://arxiv.org/abs/2006.11239, section 2; the cosine schedule is that of Nichol & Dhariwal 2021,
 https://arxiv.org/abs/2102.09672, equation 17; v that of Salimans & Ho 2022, https://arxiv.org/abs/2202.00512, appendix D.
-A learned variance is that of Nichol & Dhariwal, section 3.1; bound.py has the loss that teaches it.
+A learned variance is that of Nichol & Dhariwal, section 3.1; vlb.py has the loss that teaches it.
 """
 
 import math
@@ -37,7 +37,7 @@ def cosine_betas(steps: int = 1000, offset: float = 0.008, largest: float = 0.99
 SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
 
 
-class Process:
+class DiffusionSchedule:
     """q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I), equation 4, and the network's part in undoing it.
 
     Args:
@@ -70,44 +70,44 @@ class Process:
             raise ValueError("a learned variance takes a process of at least 2 steps")
         self.alpha_bar = (1 - schedule.double()).cumprod(0)
 
-    def draw_times(self, count: int, device: torch.device | str = "cpu") -> Tensor:
+    def sample_timesteps(self, count: int, device: torch.device | str = "cpu") -> Tensor:
         """Times (count,) for a training step, uniform: algorithm 1."""
         return torch.randint(self.steps, (count,), device=device)
 
-    def levels(self, times: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self, times: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at times (B,), each (B, 1, 1, 1) of the dtype of `like`."""
         roots = (self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt())  # in float64, which not every device has
-        signal, deviation = (root.to(like.dtype).to(times.device)[times].view(-1, 1, 1, 1) for root in roots)
-        return signal, deviation
+        signal, std = (root.to(like.dtype).to(times.device)[times].view(-1, 1, 1, 1) for root in roots)
+        return signal, std
 
-    def noised(self, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+    def q_sample(self, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         """x_t from images x_0 (B, C, H, W) and normal noise, equation 4."""
-        signal, deviation = self.levels(times, images)
-        return signal * images + deviation * noise
+        signal, std = self.coefficients(times, images)
+        return signal * images + std * noise
 
     def target(self, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """What the network should give for the `noised` images."""
+        """What the network should give for the images that `q_sample` returns."""
         if self.prediction == "epsilon":
             return noise
         if self.prediction == "x0":
             return images
-        signal, deviation = self.levels(times, images)
-        return signal * noise - deviation * images
+        signal, std = self.coefficients(times, images)
+        return signal * noise - std * images
 
-    def clean(self, output: Tensor, x: Tensor, times: Tensor) -> Tensor:
+    def predict_x0(self, output: Tensor, x: Tensor, times: Tensor) -> Tensor:
         """The image x_0 that a network's output means, given x_t; equation 15 for epsilon."""
         output, _ = self.split(output)
-        signal, deviation = self.levels(times, x)
+        signal, std = self.coefficients(times, x)
         if self.prediction == "epsilon":
-            return (x - deviation * output) / signal
+            return (x - std * output) / signal
         if self.prediction == "x0":
             return output
-        return signal * x - deviation * output
+        return signal * x - std * output
 
     def noise(self, images: Tensor, x: Tensor, times: Tensor) -> Tensor:
         """The noise that made x_t from images x_0."""
-        signal, deviation = self.levels(times, x)
-        return (x - signal * images) / deviation
+        signal, std = self.coefficients(times, x)
+        return (x - signal * images) / std
 
     def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """A network's output as its prediction and, where the variance is learned, v: (B, C, H, W) each."""

@@ -15,7 +15,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor, nn
 
-from dl.modules.Diffusion.DDPM.process import Process
+from dl.modules.Diffusion.DDPM.process import DiffusionSchedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Watch = Callable[[int, Tensor], Any]
@@ -58,7 +58,7 @@ def guided(model: nn.Module, labels: Tensor, scale: float = 1.0) -> Denoiser:
 
 def ddpm(
     denoise: Denoiser,
-    process: Process,
+    process: DiffusionSchedule,
     noise: Tensor,
     steps: int = 0,
     variance: str = "",
@@ -86,7 +86,7 @@ def ddpm(
 
 
 def ddpm_step(
-    process: Process, images: Tensor, x: Tensor, t: int, before: int, new: Tensor, variance: str | Tensor = "small"
+    process: DiffusionSchedule, images: Tensor, x: Tensor, t: int, before: int, new: Tensor, variance: str | Tensor = "small"
 ) -> Tensor:
     """x at time `before` from x at time t, the predicted images x_0 and new noise: equations 6 and 7.
 
@@ -102,7 +102,7 @@ def ddpm_step(
 
 def ddim(
     denoise: Denoiser,
-    process: Process,
+    process: DiffusionSchedule,
     noise: Tensor,
     steps: int = 50,
     eta: float = 0.0,
@@ -121,7 +121,9 @@ def ddim(
     return x
 
 
-def ddim_step(process: Process, images: Tensor, x: Tensor, t: int, before: int, new: Tensor, eta: float = 0.0) -> Tensor:
+def ddim_step(
+    process: DiffusionSchedule, images: Tensor, x: Tensor, t: int, before: int, new: Tensor, eta: float = 0.0
+) -> Tensor:
     """x at time `before` from x at time t, the predicted images x_0 and new noise: equations 12 and 16."""
     bar, bar_before = (float(process.alpha_bar[s]) if s >= 0 else 1.0 for s in (t, before))
     sigma = eta * ((1 - bar_before) / (1 - bar) * (1 - bar / bar_before)) ** 0.5
@@ -130,7 +132,7 @@ def ddim_step(process: Process, images: Tensor, x: Tensor, t: int, before: int, 
 
 
 def dpm_solver_2m(
-    denoise: Denoiser, process: Process, noise: Tensor, steps: int = 10, clip: bool = True, watch: Watch | None = None
+    denoise: Denoiser, process: DiffusionSchedule, noise: Tensor, steps: int = 10, clip: bool = True, watch: Watch | None = None
 ) -> Tensor:
     """Algorithm 2: each step goes along a line through this prediction and the one before, in log signal-to-noise ratio.
 
@@ -148,7 +150,7 @@ def dpm_solver_2m(
 
 
 def dpm_solver_step(
-    process: Process, images: Tensor, x: Tensor, t: int, before: int, earlier: tuple[Tensor, int] | None
+    process: DiffusionSchedule, images: Tensor, x: Tensor, t: int, before: int, earlier: tuple[Tensor, int] | None
 ) -> Tensor:
     """x at time `before` from x at time t and the predicted images x_0; `earlier`: those of the step before, and its time."""
     if before < 0:
@@ -160,14 +162,14 @@ def dpm_solver_step(
     if earlier is not None:
         ratio = (log_ratio[t] - log_ratio[earlier[1]]) / step  # r
         direction = images + (images - earlier[0]) / (2 * ratio)
-    deviation, deviation_before = float((1 - bars[t]).sqrt()), float((1 - bars[before]).sqrt())
+    std, std_before = float((1 - bars[t]).sqrt()), float((1 - bars[before]).sqrt())
     shrink = float(torch.tensor(-step, dtype=torch.float64).expm1())  # exp(-h) - 1
-    return deviation_before / deviation * x - float(bars[before].sqrt()) * shrink * direction
+    return std_before / std * x - float(bars[before].sqrt()) * shrink * direction
 
 
-def _images(denoise: Denoiser, process: Process, x: Tensor, t: int, clip: bool) -> tuple[Tensor, Tensor | None]:
+def _images(denoise: Denoiser, process: DiffusionSchedule, x: Tensor, t: int, clip: bool) -> tuple[Tensor, Tensor | None]:
     """What the denoiser takes the clean images to be, and v where the variance is learned."""
     times = torch.full((len(x),), t, device=x.device)
     output = denoise(x, times).to(x.dtype)  # a network under autocast gives bf16
-    images = process.clean(output, x, times)
+    images = process.predict_x0(output, x, times)
     return images.clamp(-1, 1) if clip else images, process.split(output)[1]

@@ -5,9 +5,9 @@ from typing import Any, Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from dl.modules.Diffusion.DDPM.bound import variational_bound
-from dl.modules.Diffusion.DDPM.process import Process
+from dl.modules.Diffusion.DDPM.process import DiffusionSchedule
 from dl.modules.Diffusion.DDPM.samplers import Denoiser, ddim, guided
+from dl.modules.Diffusion.DDPM.vlb import variational_bound
 from dl.mytorch import Task, plot
 from dl.mytorch.data import Batch
 from dl.mytorch.distributed import all_sum
@@ -32,7 +32,7 @@ class Denoising(Task):
 
     def __init__(
         self,
-        process: Process | Any,
+        process: DiffusionSchedule | Any,
         shape: Sequence[int],
         drop_label: float = 0.1,
         steps: int = 25,
@@ -98,9 +98,9 @@ class Denoising(Task):
     def _loss(self, model: nn.Module, batch: Batch, drop_label: float) -> tuple[StepOutput, Tensor, Tensor]:
         images, labels = batch["images"], batch["labels"]
         network = getattr(model, "module", model)  # below DistributedDataParallel
-        times = self.process.draw_times(len(images), images.device)
+        times = self.process.sample_timesteps(len(images), images.device)
         noise = torch.randn_like(images)
-        x = self.process.noised(images, noise, times)
+        x = self.process.q_sample(images, noise, times)
         arguments = [x, times]
         if network.num_classes:
             dropped = torch.rand(len(labels), device=labels.device) < drop_label

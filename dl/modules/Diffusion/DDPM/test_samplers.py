@@ -10,8 +10,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dl.modules.Diffusion.DDPM.process import PREDICTIONS, Process, cosine_betas, linear_betas
-from dl.modules.Diffusion.DDPM.samplers import Denoiser, ddim, ddim_step, ddpm, ddpm_step, dpm_solver_2m, guided, trailing
+from dl.modules.Diffusion.DDPM.process import (
+    PREDICTIONS,
+    DiffusionSchedule,
+    cosine_betas,
+    linear_betas,
+)
+from dl.modules.Diffusion.DDPM.samplers import (
+    Denoiser,
+    ddim,
+    ddim_step,
+    ddpm,
+    ddpm_step,
+    dpm_solver_2m,
+    guided,
+    trailing,
+)
 from dl.mytorch.test_float64 import device_without_float64
 from dl.mytorch.torchvision_compat import import_torchvision
 
@@ -25,12 +39,12 @@ def noise(seed: int = 1, count: int = 3) -> Tensor:
     return torch.randn(count, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def perfect(process: Process, truth: Tensor) -> Denoiser:
+def perfect(process: DiffusionSchedule, truth: Tensor) -> Denoiser:
     """What a network would say that knows the images."""
     return lambda x, times: process.target(truth, process.noise(truth, x, times), times)
 
 
-def smooth(process: Process) -> Denoiser:
+def smooth(process: DiffusionSchedule) -> Denoiser:
     """Some function of image and time, standing in for a trained network."""
 
     def denoise(x: Tensor, times: Tensor) -> Tensor:
@@ -46,7 +60,7 @@ def smooth(process: Process) -> Denoiser:
 def test_schedules_are_those_of_the_papers() -> None:
     linear, cosine = linear_betas(1000), cosine_betas(1000)
     torch.testing.assert_close(linear[[0, 499, 999]], torch.tensor([1e-4, 1e-4 + 499 * 0.0199 / 999, 0.02]).double())
-    left = Process("cosine").alpha_bar
+    left = DiffusionSchedule("cosine").alpha_bar
 
     def expected(t: int) -> float:  # Nichol & Dhariwal 2021, equation 17
         return (math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) / math.cos(0.008 / 1.008 * math.pi / 2)) ** 2
@@ -59,15 +73,15 @@ def test_schedules_are_those_of_the_papers() -> None:
 @pytest.mark.parametrize("steps", [2, 10, 100, 2000])
 def test_any_number_of_linear_steps_ends_in_noise(steps: int) -> None:
     assert torch.equal(linear_betas(1000), torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
-    assert linear_betas(steps).max() <= 0.999 and Process("linear", steps=steps).alpha_bar[-1] < 0.001
+    assert linear_betas(steps).max() <= 0.999 and DiffusionSchedule("linear", steps=steps).alpha_bar[-1] < 0.001
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_noised_images_have_the_mean_and_variance_of_equation_4(schedule: str) -> None:
-    process = Process(schedule)
+    process = DiffusionSchedule(schedule)
     image = images(count=1).expand(20_000, -1, -1, -1)
     for t in (0, 300, 999):
-        x = process.noised(image, torch.randn_like(image), torch.full((20_000,), t))
+        x = process.q_sample(image, torch.randn_like(image), torch.full((20_000,), t))
         betas = linear_betas() if schedule == "linear" else cosine_betas()
         alpha_bar = math.prod(1 - beta for beta in betas.tolist()[: t + 1])
         torch.testing.assert_close(x.mean(0), alpha_bar**0.5 * image[0], atol=0.04, rtol=0)
@@ -76,25 +90,25 @@ def test_noised_images_have_the_mean_and_variance_of_equation_4(schedule: str) -
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_targets_are_what_their_names_say_and_lead_back_to_the_image(prediction: str) -> None:
-    process, times = Process("cosine", prediction), torch.tensor([3, 400, 900])
+    process, times = DiffusionSchedule("cosine", prediction), torch.tensor([3, 400, 900])
     bars = process.alpha_bar[times].view(-1, 1, 1, 1)
-    signal, deviation = bars.sqrt(), (1 - bars).sqrt()
-    expected = {"epsilon": noise(), "x0": images(), "v": signal * noise() - deviation * images()}[prediction]
-    target, x = process.target(images(), noise(), times), process.noised(images(), noise(), times)
+    signal, std = bars.sqrt(), (1 - bars).sqrt()
+    expected = {"epsilon": noise(), "x0": images(), "v": signal * noise() - std * images()}[prediction]
+    target, x = process.target(images(), noise(), times), process.q_sample(images(), noise(), times)
     torch.testing.assert_close(target, expected)
-    torch.testing.assert_close(process.clean(target, x, times), images())
+    torch.testing.assert_close(process.predict_x0(target, x, times), images())
     torch.testing.assert_close(process.noise(images(), x, times), noise())
 
 
 def test_unknown_names_and_too_many_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="schedule 'cosin'"):
-        Process("cosin")
+        DiffusionSchedule("cosin")
     with pytest.raises(ValueError, match="prediction 'eps'"):
-        Process(prediction="eps")
+        DiffusionSchedule(prediction="eps")
     with pytest.raises(ValueError, match="11 steps: the process has 10"):
-        ddim(lambda x, times: x, Process(steps=10), noise(), steps=11)
+        ddim(lambda x, times: x, DiffusionSchedule(steps=10), noise(), steps=11)
     with pytest.raises(ValueError, match="variance 'learned'"):
-        ddpm(lambda x, times: x, Process(steps=10), noise(), variance="learned")
+        ddpm(lambda x, times: x, DiffusionSchedule(steps=10), noise(), variance="learned")
 
 
 # ---- samplers ------------------------------------------------------------------------------------------------------
@@ -109,7 +123,7 @@ def test_times_are_even_and_end_where_the_image_is_clean() -> None:
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("clip", [False, True])
 def test_a_perfect_denoiser_leads_every_sampler_to_the_image(prediction: str, clip: bool) -> None:
-    process = Process("linear", prediction)
+    process = DiffusionSchedule("linear", prediction)
     denoise = perfect(process, images())
     for steps in (1, 2, 7):
         for sampler in (ddim, dpm_solver_2m, ddpm):
@@ -118,16 +132,16 @@ def test_a_perfect_denoiser_leads_every_sampler_to_the_image(prediction: str, cl
 
 
 def test_ddim_stays_on_the_line_from_image_to_noise() -> None:
-    process = Process("linear")
+    process = DiffusionSchedule("linear")
     times = torch.tensor([700])
-    x = process.noised(images(), noise(), times)
-    expected = process.noised(images(), noise(), torch.tensor([200]))
+    x = process.q_sample(images(), noise(), times)
+    expected = process.q_sample(images(), noise(), torch.tensor([200]))
     torch.testing.assert_close(ddim_step(process, images(), x, 700, 200, noise(7)), expected)
 
 
 @pytest.mark.parametrize(("t", "before"), [(999, 998), (500, 499), (1, 0), (999, 749)])
 def test_one_ddpm_step_is_the_posterior_of_equation_7(t: int, before: int) -> None:
-    process = Process("linear")
+    process = DiffusionSchedule("linear")
     bar, bar_before = process.alpha_bar[t].item(), process.alpha_bar[before].item()
     x, truth, beta = noise(), images(), 1 - bar / bar_before
     # Bayes: precision of q(x_before | x_0) plus that of q(x_t | x_before), each normal.
@@ -142,7 +156,7 @@ def test_one_ddpm_step_is_the_posterior_of_equation_7(t: int, before: int) -> No
 
 @pytest.mark.parametrize("clip", [False, True])
 def test_ddim_with_eta_1_and_all_steps_is_ddpm(clip: bool) -> None:
-    process = Process("cosine", "v", steps=20)
+    process = DiffusionSchedule("cosine", "v", steps=20)
     same = [
         sampler(smooth(process), process, noise(), steps=20, clip=clip, generator=torch.Generator().manual_seed(3), **options)
         for sampler, options in ((ddpm, {}), (ddim, {"eta": 1.0}))
@@ -151,21 +165,21 @@ def test_ddim_with_eta_1_and_all_steps_is_ddpm(clip: bool) -> None:
 
 
 def test_clipping_keeps_what_is_predicted_in_range() -> None:
-    process = Process("linear", "x0", steps=10)
+    process = DiffusionSchedule("linear", "x0", steps=10)
     for sampler in (ddpm, ddim, dpm_solver_2m):
         assert sampler(lambda x, times: 3 * x.sign(), process, noise(), steps=4).abs().max() <= 1 + 1e-12
         assert sampler(lambda x, times: 3 * x.sign(), process, noise(), steps=4, clip=False).abs().max() > 2
 
 
 def test_images_have_the_precision_of_the_noise_whatever_the_network_computes_in() -> None:
-    process = Process("linear", "x0", steps=10)
+    process = DiffusionSchedule("linear", "x0", steps=10)
     for sampler in (ddpm, ddim, dpm_solver_2m):
         assert sampler(lambda x, times: x.bfloat16(), process, noise().float(), steps=2).dtype == torch.float32
 
 
 def test_dpm_solver_is_of_second_order_where_ddim_is_of_first() -> None:
     # For normal data with variance 0.25 the best denoiser is known, and so is the path: x_t / sqrt(var(x_t)) stays.
-    process = Process("linear", "x0")
+    process = DiffusionSchedule("linear", "x0")
     variance = process.alpha_bar * 0.25 + 1 - process.alpha_bar
 
     def exact(x: Tensor, times: Tensor) -> Tensor:
@@ -184,7 +198,7 @@ def test_dpm_solver_is_of_second_order_where_ddim_is_of_first() -> None:
 
 
 def test_sampling_repeats_with_a_seed_and_watch_sees_each_step() -> None:
-    process, seen = Process("linear", steps=10), []
+    process, seen = DiffusionSchedule("linear", steps=10), []
     first, second, other = (
         ddpm(smooth(process), process, noise(), generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
     )
@@ -217,7 +231,7 @@ def test_guidance_goes_from_the_unconditional_through_the_conditional_model() ->
 @pytest.mark.parametrize("sampler", [ddpm, ddim, dpm_solver_2m])
 @pytest.mark.parametrize("learned", [False, True])
 def test_on_a_device_without_float64_every_sampler_draws_the_same(sampler: Callable[..., Tensor], learned: bool) -> None:
-    process = Process("cosine", "v", steps=8, learned_variance=learned)
+    process = DiffusionSchedule("cosine", "v", steps=8, learned_variance=learned)
     options = {} if sampler is dpm_solver_2m else {"generator": torch.Generator().manual_seed(0)}
     expected = sampler(smooth(process), process, noise().float(), steps=3, **options)
     if options:
@@ -247,11 +261,11 @@ def diffusers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parity
 def test_schedules_and_forward_process_are_diffusers(diffusers: ModuleType) -> None:
     for ours, theirs in (("linear", "linear"), ("cosine", "squaredcos_cap_v2")):
-        process, reference = Process(ours, "v"), diffusers.DDPMScheduler(beta_schedule=theirs)
+        process, reference = DiffusionSchedule(ours, "v"), diffusers.DDPMScheduler(beta_schedule=theirs)
         torch.testing.assert_close(process.alpha_bar, reference.alphas_cumprod, atol=1e-9, rtol=1e-9)
         times = torch.tensor([0, 400, 999])
         noised, velocity = (f(images(), noise(), times) for f in (reference.add_noise, reference.get_velocity))
-        torch.testing.assert_close(process.noised(images(), noise(), times), noised, atol=1e-9, rtol=0)
+        torch.testing.assert_close(process.q_sample(images(), noise(), times), noised, atol=1e-9, rtol=0)
         torch.testing.assert_close(process.target(images(), noise(), times), velocity, atol=1e-9, rtol=0)
 
 
@@ -274,7 +288,7 @@ def test_schedules_and_forward_process_are_diffusers(diffusers: ModuleType) -> N
 def test_every_step_is_diffusers(
     diffusers: ModuleType, ours: dict, theirs: str, options: dict[str, Any], step: dict[str, Any], clip: bool, prediction: str
 ) -> None:
-    process = Process("linear", prediction, learned_variance="learned" in ours)
+    process = DiffusionSchedule("linear", prediction, learned_variance="learned" in ours)
     options = options | {"prediction_type": THEIRS[prediction], "timestep_spacing": "trailing", "clip_sample": clip}
     reference = getattr(diffusers, theirs)(**options)
     reference.set_timesteps(ours["steps"])
@@ -288,7 +302,7 @@ def test_every_step_is_diffusers(
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("steps", [7, 10, 25])
 def test_every_step_of_the_solver_is_diffusers(diffusers: ModuleType, steps: int, clip: bool, prediction: str) -> None:
-    process = Process("linear", prediction)
+    process = DiffusionSchedule("linear", prediction)
     options = {"prediction_type": THEIRS[prediction], "timestep_spacing": "trailing"}
     options |= {"thresholding": clip, "sample_max_value": 1.0}  # its thresholds go from 1 to that: all are 1
     reference = diffusers.DPMSolverMultistepScheduler(**options)
@@ -298,7 +312,9 @@ def test_every_step_of_the_solver_is_diffusers(diffusers: ModuleType, steps: int
     compare(reference, functools.partial(dpm_solver_2m, steps=steps, clip=clip), process, {}, False)
 
 
-def compare(reference: Any, sampler: Callable[..., Tensor], process: Process, step: dict[str, Any], random: bool) -> None:
+def compare(
+    reference: Any, sampler: Callable[..., Tensor], process: DiffusionSchedule, step: dict[str, Any], random: bool
+) -> None:
     """Both go from the same noise, with the same new noise; x after each step is the same."""
     x, denoise, expected, seen = noise(), smooth(process), [], []
     theirs, ours = ({"generator": torch.Generator().manual_seed(3)} if random else {} for _ in range(2))

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from dl.modules.Diffusion.DDPM import train
-from dl.modules.Diffusion.DDPM.bound import variational_bound
 from dl.modules.Diffusion.DDPM.data import signed
 from dl.modules.Diffusion.DDPM.model import build
-from dl.modules.Diffusion.DDPM.process import PREDICTIONS, Process
+from dl.modules.Diffusion.DDPM.process import PREDICTIONS, DiffusionSchedule
 from dl.modules.Diffusion.DDPM.task import Denoising, picture
+from dl.modules.Diffusion.DDPM.vlb import variational_bound
 from dl.modules.Diffusion.DiT import train as dit
 from dl.modules.Diffusion.FlowMatching import train as flow
 from dl.mytorch import checkpoint, testing
@@ -60,12 +60,12 @@ def splits() -> Splits:
 
 @pytest.mark.parametrize(("prediction", "expected"), [("epsilon", 1.0), ("x0", 0.25)])
 def test_loss_of_predicting_nothing_is_the_mean_square_of_the_target(prediction: str, expected: float) -> None:
-    output = Denoising(Process("linear", prediction), (1, 4, 4)).step(Recorder(), images())
+    output = Denoising(DiffusionSchedule("linear", prediction), (1, 4, 4)).step(Recorder(), images())
     assert output.loss.item() == pytest.approx(expected, rel=0.1) and output.count == 400
 
 
 def test_times_cover_the_process_and_labels_are_dropped_in_training_only() -> None:
-    task, model = Denoising(Process("linear", steps=20), (1, 4, 4), drop_label=0.25), Recorder()
+    task, model = Denoising(DiffusionSchedule("linear", steps=20), (1, 4, 4), drop_label=0.25), Recorder()
     task.step(model, images())
     _, times, labels = model.asked
     assert set(times.tolist()) == set(range(20))
@@ -83,7 +83,7 @@ def test_images_are_brought_to_the_ends_of_the_range() -> None:
 
 
 def test_network_overfits_one_image() -> None:
-    task = Denoising(Process("cosine", "x0", steps=20), (1, 8, 8), drop_label=0.0)
+    task = Denoising(DiffusionSchedule("cosine", "x0", steps=20), (1, 8, 8), drop_label=0.0)
     one = {name: tensor[:1].expand(8, *tensor.shape[1:]) for name, tensor in synthetic.images(1, size=8).items()}
     testing.assert_overfits(build("tiny", num_classes=10), one, task, lr=1e-2, below=0.4)  # 1.9 at the start
 
@@ -92,11 +92,12 @@ def test_every_parameter_gets_a_gradient() -> None:
     model = build("tiny", num_classes=10)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
-    testing.assert_gradients_flow(model, synthetic.images(32, size=8), Denoising(Process(), (1, 8, 8), drop_label=0.5))
+    task = Denoising(DiffusionSchedule(), (1, 8, 8), drop_label=0.5)
+    testing.assert_gradients_flow(model, synthetic.images(32, size=8), task)
 
 
 def test_pictures_have_a_column_for_each_class_and_rows_from_noise_to_image() -> None:
-    task = Denoising(Process("linear", steps=10), (1, 8, 8), steps=5)
+    task = Denoising(DiffusionSchedule("linear", steps=10), (1, 8, 8), steps=5)
     with torch.no_grad():
         for model in (build("tiny", num_classes=3), build("tiny")):
             task.begin_evaluation(model), task.eval_step(model, synthetic.images(6, size=8, num_classes=3))
@@ -109,11 +110,11 @@ def test_pictures_have_a_column_for_each_class_and_rows_from_noise_to_image() ->
 
 
 def test_the_denoising_picture_goes_from_the_noise_to_the_last_image() -> None:
-    def brighter(denoise: Any, process: Process, noise: Tensor, steps: int, watch: Any) -> None:
+    def brighter(denoise: Any, process: DiffusionSchedule, noise: Tensor, steps: int, watch: Any) -> None:
         for i in range(steps):
             watch(i + 1, torch.full_like(noise, 2 * (i + 1) / steps - 1))
 
-    task = Denoising(Process("linear", steps=40), (1, 8, 8), steps=25, sampler=brighter)
+    task = Denoising(DiffusionSchedule("linear", steps=40), (1, 8, 8), steps=25, sampler=brighter)
     shown = task.draw_denoising(build("tiny"))
     columns = [shown[0, :16, 17 * i : 17 * i + 16] for i in range(8)]
     torch.testing.assert_close(columns[0][::2, ::2], (task._noise(build("tiny"), 6)[0, 0].clamp(-1, 1) + 1) / 2)
@@ -124,14 +125,14 @@ def test_the_denoising_picture_goes_from_the_noise_to_the_last_image() -> None:
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_on_a_device_without_float64_the_losses_are_the_same(prediction: str) -> None:
     """Of images that are noise, as what is drawn on the device is another noise."""
-    task = Denoising(Process("cosine", prediction, steps=9, learned_variance=True), (1, 4, 4))
+    task = Denoising(DiffusionSchedule("cosine", prediction, steps=9, learned_variance=True), (1, 4, 4))
     times, (x0, noise, x, output) = torch.arange(9), torch.randn(4, 9, 1, 4, 4)
     output = torch.cat([output, noise], dim=1)
 
     def values(where: torch.device) -> list[Tensor]:
         own = [tensor.to(where) for tensor in (x0, noise, times)]
         there, process = output.to(where), task.process
-        terms = [process.noised(*own), process.target(*own), process.clean(there, own[0], own[2])]
+        terms = [process.q_sample(*own), process.target(*own), process.predict_x0(there, own[0], own[2])]
         return [*terms, process.noise(*own), variational_bound(process, there, own[0], own[1], own[2])]
 
     expected = values(torch.device("cpu"))

@@ -11,7 +11,7 @@ from typing import Literal
 
 from dl.modules.Diffusion.DDPM.data import DiffusionConfig, fitting, signed_splits
 from dl.modules.Diffusion.DDPM.model import UNet, build
-from dl.modules.Diffusion.DDPM.process import Process
+from dl.modules.Diffusion.DDPM.process import DiffusionSchedule
 from dl.modules.Diffusion.DDPM.task import Denoising
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
@@ -47,9 +47,9 @@ def network(config: Config) -> UNet:
     return fitting(model, config)
 
 
-def process(config: Config) -> Process:
+def process(config: Config) -> DiffusionSchedule:
     """The forward process that the config asks for."""
-    return Process(config.schedule, config.prediction, config.times, config.learned_variance)
+    return DiffusionSchedule(config.schedule, config.prediction, config.times, config.learned_variance)
 
 
 def main(config: Config, data: Splits | None = None) -> History:

@@ -9,12 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.modules.Diffusion.DDPM.process import Process
+from dl.modules.Diffusion.DDPM.process import DiffusionSchedule
 from dl.modules.Diffusion.DDPM.samplers import guided
 from dl.modules.Diffusion.DDPM.task import Denoising
 from dl.modules.Diffusion.DiT import train
 from dl.modules.Diffusion.DiT.convert import FIXED, from_diffusers, renamed
-from dl.modules.Diffusion.DiT.model import PRESETS, Attention, Block, DiT, build, square_positions
+from dl.modules.Diffusion.DiT.model import (
+    PRESETS,
+    Attention,
+    Block,
+    DiT,
+    build,
+    square_positions,
+)
 from dl.mytorch import Probe, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import synthetic
@@ -158,7 +165,7 @@ def test_the_start_has_the_authors_scales() -> None:
 
 
 def task(**options: Any) -> Denoising:
-    return Denoising(Process("cosine", "x0", steps=20, learned_variance=True), (1, 8, 8), **options)
+    return Denoising(DiffusionSchedule("cosine", "x0", steps=20, learned_variance=True), (1, 8, 8), **options)
 
 
 def test_every_parameter_gets_a_gradient() -> None:

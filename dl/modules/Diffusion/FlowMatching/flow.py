@@ -13,17 +13,17 @@ from dl.modules.Diffusion.DDPM.samplers import Denoiser, Watch
 class Flow:
     """x_t = (1 - s) x_0 + s noise with s = t / steps in [0, 1]; the network predicts dx/ds = noise - x_0.
 
-    It has the interface of DDPM's `Process`, so that the same task trains it; its times are real numbers.
+    It has the interface of DDPM's `DiffusionSchedule`, so that the same task trains it; its times are real numbers.
     """
 
     prediction = "velocity"
     steps = 1000
 
-    def draw_times(self, count: int, device: torch.device | str = "cpu") -> Tensor:
+    def sample_timesteps(self, count: int, device: torch.device | str = "cpu") -> Tensor:
         """Times (count,) for a training step, uniform in [0, steps)."""
         return torch.rand(count, device=device) * self.steps
 
-    def noised(self, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+    def q_sample(self, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         """x_t from images (B, C, H, W), normal noise and times (B,)."""
         share = (times / self.steps).view(-1, 1, 1, 1)
         return (1 - share) * images + share * noise
@@ -33,7 +33,7 @@ class Flow:
         return noise - images
 
     def split(self, output: Tensor) -> tuple[Tensor, None]:
-        """A network's output is the velocity alone, without the variance that `Process` can have."""
+        """A network's output is the velocity alone, without the variance that `DiffusionSchedule` can have."""
         return output, None
 
 

@@ -32,12 +32,12 @@ def smooth(x: Tensor, times: Tensor) -> Tensor:
 def test_paths_are_straight_from_image_to_noise_with_the_velocity_as_their_derivative() -> None:
     images, noise = two()
     flow = Flow()
-    torch.testing.assert_close(flow.noised(images, noise, torch.zeros(3)), images)
-    torch.testing.assert_close(flow.noised(images, noise, torch.full((3,), 1000.0)), noise)
+    torch.testing.assert_close(flow.q_sample(images, noise, torch.zeros(3)), images)
+    torch.testing.assert_close(flow.q_sample(images, noise, torch.full((3,), 1000.0)), noise)
     times = torch.tensor([100.0, 500.0, 800.0]).double()
-    step = (flow.noised(images, noise, times + 1) - flow.noised(images, noise, times)) * flow.steps
+    step = (flow.q_sample(images, noise, times + 1) - flow.q_sample(images, noise, times)) * flow.steps
     torch.testing.assert_close(step, flow.target(images, noise, times), atol=1e-9, rtol=0)
-    drawn = flow.draw_times(10_000)
+    drawn = flow.sample_timesteps(10_000)
     assert 0 <= drawn.min() < 1 and 999 < drawn.max() < 1000 and 490 < drawn.mean() < 510
 
 

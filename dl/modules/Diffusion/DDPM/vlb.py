@@ -5,19 +5,19 @@ import math
 import torch
 from torch import Tensor
 
-from dl.modules.Diffusion.DDPM.process import Process
+from dl.modules.Diffusion.DDPM.process import DiffusionSchedule
 
 # B batch, C channels
 
 
-def variational_bound(process: Process, output: Tensor, images: Tensor, x: Tensor, times: Tensor) -> Tensor:
+def variational_bound(process: DiffusionSchedule, output: Tensor, images: Tensor, x: Tensor, times: Tensor) -> Tensor:
     """The term of L_vlb, equations 4 to 7, at times (B,): bits per pixel and channel, (B,).
 
     `output` (B, 2C, H, W) is what the network gives for `x`, which are the `images` (B, C, H, W) with noise. Gradients
     reach v alone, as the mean is taught by L_simple. The sum over all times is the bound, but for its constant L_T.
     """
     _, v = process.split(output)
-    guess = process.clean(output.detach(), x, times)
+    guess = process.predict_x0(output.detach(), x, times)
     before = times - 1
     mean, truth = (process.posterior_mean(of, x, times, before) for of in (guess, images))
     log_variance = process.log_variance(v, times, before)
@@ -39,8 +39,8 @@ def log_likelihood(images: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor
 
     It is the probability of the interval of width 2 / 255 around each value; the outer ones go on to infinity.
     """
-    deviation = (log_variance / 2).exp()
-    above, below = (torch.special.ndtr((images + side / 255 - mean) / deviation) for side in (1, -1))
+    std = (log_variance / 2).exp()
+    above, below = (torch.special.ndtr((images + side / 255 - mean) / std) for side in (1, -1))
     above = torch.where(images > 0.999, 1.0, above)
     below = torch.where(images < -0.999, 0.0, below)
     return (above - below).clamp_min(1e-12).log()

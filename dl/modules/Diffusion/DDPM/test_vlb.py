@@ -6,13 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dl.modules.Diffusion.DDPM.bound import log_likelihood, normal_divergence, variational_bound
-from dl.modules.Diffusion.DDPM.process import Process
+from dl.modules.Diffusion.DDPM.process import DiffusionSchedule
 from dl.modules.Diffusion.DDPM.samplers import guided
 from dl.modules.Diffusion.DDPM.task import Denoising
+from dl.modules.Diffusion.DDPM.vlb import (
+    log_likelihood,
+    normal_divergence,
+    variational_bound,
+)
 
 # Two steps: alpha_bar is 0.9, then 0.9 * 0.8 = 0.72.
-TWO = Process(torch.tensor([0.1, 0.2], dtype=torch.float64), "x0", learned_variance=True)
+TWO = DiffusionSchedule(torch.tensor([0.1, 0.2], dtype=torch.float64), "x0", learned_variance=True)
 
 
 def pixel(*values: float) -> Tensor:
@@ -34,9 +38,9 @@ def test_the_bound_of_the_second_step_by_hand() -> None:
 
 def test_the_bound_of_the_first_step_is_the_probability_of_a_byte() -> None:
     # The mean is the guess itself; beta = 0.1, and beta tilde of the step before, 1 / 14, stands in for 0.
-    deviation = math.sqrt(math.sqrt(0.1 / 14))  # v = 0: the geometric mean of both variances
+    std = math.sqrt(math.sqrt(0.1 / 14))  # v = 0: the geometric mean of both variances
     for x0, low, high in ((0.2, 0.2 - 1 / 255, 0.2 + 1 / 255), (1.0, 1 - 1 / 255, math.inf), (-1.0, -math.inf, -1 + 1 / 255)):
-        cut = [0.5 * (1 + math.erf((side - 0.1) / deviation / math.sqrt(2))) for side in (low, high)]
+        cut = [0.5 * (1 + math.erf((side - 0.1) / std / math.sqrt(2))) for side in (low, high)]
         bound = variational_bound(TWO, pixel(0.1, 0.0), pixel(x0), pixel(0.3), torch.tensor([0]))
         assert bound.item() == pytest.approx(-math.log2(cut[1] - cut[0]), abs=1e-9)
 
@@ -58,10 +62,10 @@ def test_the_divergence_is_its_integral() -> None:
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 def test_a_perfect_prediction_with_the_posterior_s_variance_has_no_bound(prediction: str) -> None:
-    process = Process("linear", prediction, learned_variance=True)
+    process = DiffusionSchedule("linear", prediction, learned_variance=True)
     images, noise = torch.rand(3, 1, 2, 2).double() * 2 - 1, torch.randn(3, 1, 2, 2).double()
     times = torch.tensor([1, 400, 999])
-    x = process.noised(images, noise, times)
+    x = process.q_sample(images, noise, times)
     perfect = torch.cat([process.target(images, noise, times), torch.full_like(x, -1.0)], dim=1)
     bound = variational_bound(process, perfect, images, x, times)
     torch.testing.assert_close(bound, torch.zeros(3).double(), atol=1e-9, rtol=0)
@@ -70,7 +74,7 @@ def test_a_perfect_prediction_with_the_posterior_s_variance_has_no_bound(predict
 
 def test_v_goes_from_beta_tilde_to_beta() -> None:
     times, before = torch.tensor([700]), torch.tensor([650])
-    process = Process("cosine", learned_variance=True)
+    process = DiffusionSchedule("cosine", learned_variance=True)
     small, large = process.variances(times, before)
     for v, expected in ((-1.0, small), (1.0, large), (0.0, (small * large).sqrt())):
         torch.testing.assert_close(process.log_variance(pixel(v), times, before).exp(), expected)
@@ -91,15 +95,15 @@ class Both(nn.Module):
 
 
 def test_the_task_adds_a_thousandth_of_the_bound_which_teaches_the_variance_alone() -> None:
-    process, plain = (Process("linear", steps=50, learned_variance=learned) for learned in (True, False))
+    process, plain = (DiffusionSchedule("linear", steps=50, learned_variance=learned) for learned in (True, False))
     batch = {"images": torch.rand(64, 1, 4, 4) * 2 - 1, "labels": torch.zeros(64)}
     model = Both()
     torch.manual_seed(0)
     output = Denoising(process, (1, 4, 4)).step(model, batch)
     output.loss.backward()
     torch.manual_seed(0)
-    times, noise = process.draw_times(64), torch.randn(64, 1, 4, 4)
-    x = process.noised(batch["images"], noise, times)
+    times, noise = process.sample_timesteps(64), torch.randn(64, 1, 4, 4)
+    x = process.q_sample(batch["images"], noise, times)
     simple = (0.3 - plain.target(batch["images"], noise, times)).square().mean()
     bound = variational_bound(process, model(x, times), batch["images"], x, times).mean()
     assert output.loss.item() == pytest.approx((simple + 0.001 * 50 * bound).item(), rel=1e-6)
@@ -120,4 +124,4 @@ def test_guidance_leaves_the_variance_of_the_conditional_model() -> None:
 
 def test_one_step_cannot_have_a_learned_variance() -> None:
     with pytest.raises(ValueError, match="at least 2 steps"):
-        Process(steps=1, learned_variance=True)
+        DiffusionSchedule(steps=1, learned_variance=True)
