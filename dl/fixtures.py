@@ -18,7 +18,7 @@ from dl.mytorch import plot
 from dl.mytorch.data import Splits, synthetic
 from dl.mytorch.distributed import seed_everything
 from dl.mytorch.logger import Logger
-from dl.mytorch.tasks import Classification
+from dl.mytorch.tasks import Classification, Task
 from dl.mytorch.torchvision_compat import import_torchvision
 
 
@@ -71,6 +71,16 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Logger, "_writer", lambda logger, split: Mock())
     monkeypatch.setattr(plot, "curves", lambda history: None)
     monkeypatch.setattr(plot, "save_figure", lambda figure, path: Path(path).touch())
+
+
+@pytest.fixture
+def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No task shows what its model does: pictures, samples, translations."""
+    kinds = [Task]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        for name in {"report", "preview"} & vars(kind).keys():
+            monkeypatch.setattr(kind, name, lambda task, model: {})
 
 
 @pytest.fixture(scope="session")

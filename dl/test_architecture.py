@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
-from torch import nn
 
 from dl.cli.catalogue import without_values
+from dl.mytorch.testing import anonymous_layers
 
 ROOT = Path(__file__).parent
 MODELS = sorted(path.parent for path in ROOT.glob("modules/*/*/model.py"))
@@ -196,18 +196,6 @@ def opened_without_encoding(root: Path) -> list[str]:
     return found
 
 
-def anonymous_layers(model: nn.Module) -> list[str]:
-    """Layers named by a digit, but for the place in a list of repeated blocks."""
-    found = []
-    for parent_name, parent in model.named_modules():
-        kinds = {type(child) for child in parent.children()}
-        repeated = isinstance(parent, nn.ModuleList) and len(kinds) == 1
-        for name, _ in parent.named_children():
-            if name.isdigit() and not repeated:
-                found.append(f"{parent_name}.{name}".lstrip("."))
-    return found
-
-
 def test_imports_point_down() -> None:
     assert imports_that_point_up(ROOT) == []
 
@@ -300,8 +288,3 @@ def test_other_damage_is_found(copy: Path) -> None:
     assert model_names_in_the_core(copy)
     (copy / "doctor.py").write_text("x.read_text()\nopen(x)\nopen(x, 'rb')\nopen(x, 'w')\n", encoding="utf-8")
     assert opened_without_encoding(copy) == ["doctor.py:1", "doctor.py:2", "doctor.py:4"]
-    named = nn.Sequential()
-    named.add_module("conv1", nn.Conv2d(1, 1, 1))
-    blocks = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])
-    assert anonymous_layers(named) == anonymous_layers(nn.ModuleDict({"blocks": blocks})) == []
-    assert anonymous_layers(nn.Sequential(nn.ReLU(), nn.ReLU())) == ["0", "1"]

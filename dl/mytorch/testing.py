@@ -5,15 +5,19 @@ import dataclasses
 import math
 import shutil
 import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dl.mytorch import checkpoint, names, optim
 from dl.mytorch.config import TrainConfig
+from dl.mytorch.data import synthetic
 from dl.mytorch.data.loader import Batch, Splits
+from dl.mytorch.introspect import without_values
 from dl.mytorch.tasks import Classification, Task
 from dl.mytorch.trainer import Trainer
 
@@ -355,3 +359,113 @@ def assert_same_state(a: Any, b: Any, where: str) -> None:
             assert_same_state(left, right, f"{where}[{i}]")
     else:
         assert a == b, f"{where}: {a!r} and {b!r}"
+
+
+def anonymous_layers(model: nn.Module) -> list[str]:
+    """Return the layers named by a digit, but for the place in a list of repeated blocks."""
+    found = []
+    for parent_name, parent in model.named_modules():
+        kinds = {type(child) for child in parent.children()}
+        repeated = isinstance(parent, nn.ModuleList) and len(kinds) == 1
+        for name, _ in parent.named_children():
+            if name.isdigit() and not repeated:
+                found.append(f"{parent_name}.{name}".lstrip("."))
+    return found
+
+
+def assert_presets_build(build: Callable[..., nn.Module]) -> None:
+    """Every preset beside `build` makes a network, without values, in which every layer has a name; "tiny" is one of them."""
+    presets = sys.modules[build.__module__].PRESETS
+    assert "tiny" in presets, f"there is no preset tiny beside {', '.join(presets)}"
+    for preset in presets:
+        with without_values():
+            found = anonymous_layers(build(preset))
+        assert not found, f"layers of preset {preset} without a name: {', '.join(found)}"
+
+
+class Overfit(NamedTuple):
+    """A network that `standard_checks` overfits, and how: options of `build`, the batch, the rest as in `assert_overfits`."""
+
+    options: Mapping[str, Any] = {}
+    batch: Callable[[], Batch] | None = None  # that of the gradients
+    task: Callable[[], Task] | None = None  # that of the gradients
+    lr: float = 1e-2
+    below: float = 0.05
+
+
+def standard_checks(
+    build: Callable[..., nn.Module],
+    main: Callable[[Any, Splits], Any],
+    config: TrainConfig | Callable[[Path], TrainConfig],
+    batch: Callable[[], Batch],
+    *,
+    splits: Callable[[], Splits] | None = None,
+    task: Callable[[], Task] = Classification,
+    variants: Sequence[Mapping[str, Any]] = ({},),
+    prepare: Callable[[nn.Module], nn.Module] = lambda model: model,
+    inputs: Callable[[], tuple[Tensor, ...]] | None = None,
+    output: Callable[[nn.Module], nn.Module] = lambda model: model,
+    overfit: Sequence[Overfit] = (Overfit(),),
+    skip: Mapping[str, str] = {},
+) -> Callable[..., None]:
+    """Return the test of what every model has to prove, an item for each proof: `test_standard = standard_checks(...)`.
+
+    Networks are of the preset "tiny" with the options of each of `variants`, their weights changed by `prepare`. A step of
+    `task` on `batch` gives every parameter a gradient. For each of `inputs` (default: three images of the batch) the output
+    in evaluation mode is the same alone; `output` wraps a network whose output is not a tensor with a row for each. Each of
+    `overfit` overfits its batch. `main(config, splits())` (default: 10 images in batches of 4; `config` may need a folder) is
+    interrupted and resumed without a trace. Every preset builds. `skip` switches a check off by its name and says why.
+    """
+
+    def network(options: Mapping[str, Any]) -> nn.Module:
+        return build(**{"preset": "tiny", **options})
+
+    def gradients(folder: Path, options: Mapping[str, Any]) -> None:
+        assert_gradients_flow(prepare(network(options)), batch(), task())
+
+    def independence(folder: Path, options: Mapping[str, Any]) -> None:
+        examples = inputs() if inputs else (batch()["images"][:3],)
+        assert_batch_independent(output(prepare(network(options))), *examples)
+
+    def overfits(folder: Path, case: Overfit) -> None:
+        data, learner = (case.batch or batch)(), (case.task or task)()
+        assert_overfits(network(case.options), data, learner, lr=case.lr, below=case.below)
+
+    def resumes(folder: Path, _: None) -> None:
+        own = dataclasses.replace(config(folder) if callable(config) else config, out=str(folder / "runs"))
+        assert_resumes_exactly(main, own, splits or (lambda: synthetic.image_splits(batch_size=4, counts=(10, 5, 3))))
+
+    def presets(folder: Path, _: None) -> None:
+        assert_presets_build(build)
+
+    proofs = {
+        "gradients_reach_every_parameter": (gradients, variants),
+        "batch_independence": (independence, variants),
+        "overfits_one_batch": (overfits, overfit),
+        "resumes_exactly": (resumes, [None]),
+        "presets_build": (presets, [None]),
+    }
+    return _as_test(proofs, skip)
+
+
+def _as_test(
+    proofs: Mapping[str, tuple[Callable[[Path, Any], None], Sequence[Any]]], skip: Mapping[str, str]
+) -> Callable[..., None]:
+    """Return a parametrized test: each proof, called with an empty folder and each of its cases, but for those of `skip`."""
+    import pytest
+
+    for name, reason in skip.items():
+        if name not in proofs or not reason.strip():
+            raise ValueError(f"skip is {name}: {reason!r}; it has a reason for each check that is off, of {', '.join(proofs)}")
+    items = []
+    for name, (proof, cases) in proofs.items():
+        marks = [pytest.mark.skip(reason=skip[name])] if name in skip else []
+        for i, case in enumerate(cases):
+            items.append(pytest.param(proof, case, id=f"{name}-{i}" if len(cases) > 1 else name, marks=marks))
+
+    @pytest.mark.parametrize(("proof", "case"), items)
+    @pytest.mark.usefixtures("no_pictures", "no_reports")
+    def test_standard(proof: Callable[[Path, Any], None], case: Any, tmp_path: Path) -> None:
+        proof(tmp_path, case)
+
+    return test_standard

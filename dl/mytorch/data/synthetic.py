@@ -19,7 +19,9 @@ def images(count: int, num_classes: int = 10, channels: int = 1, size: int = 28,
     return {"images": patterns[labels] + 0.5 * noise, "labels": labels}
 
 
-def image_splits(channels: int = 1, size: int = 28, batch_size: int = 16, num_classes: int = 10) -> Splits:
-    """50 training, 17 validation and 19 test images: no size is a multiple of the batch size."""
-    sets = [images(count, num_classes, channels, size, seed) for seed, count in enumerate((50, 17, 19))]
+def image_splits(
+    channels: int = 1, size: int = 28, batch_size: int = 16, num_classes: int = 10, counts: tuple[int, int, int] = (50, 17, 19)
+) -> Splits:
+    """`counts` training, validation and test images: by default no size is a multiple of the batch size."""
+    sets = [images(count, num_classes, channels, size, seed) for seed, count in enumerate(counts)]
     return Splits(*(Loader(data, batch_size, shuffle=i == 0) for i, data in enumerate(sets)))

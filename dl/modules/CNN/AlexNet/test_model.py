@@ -1,8 +1,6 @@
 """AlexNet against two towers by hand, against torchvision, against the paper's numbers, and through its real recipe."""
 
-from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -200,20 +198,14 @@ def test_networks_of_other_papers_are_refused(torchvision: ModuleType, name: str
 # ---- laws ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("size", [28, 32])
-def test_a_logit_row_depends_on_its_own_image_only(variant: dict[str, Any], size: int) -> None:
-    testing.assert_batch_independent(build("tiny", **variant), torch.randn(3, 1, size, size))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_parameter_gets_a_gradient(variant: dict[str, Any]) -> None:
-    testing.assert_gradients_flow(build("tiny", **variant), synthetic.images(32))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_network_overfits_one_batch(variant: dict[str, Any]) -> None:
-    testing.assert_overfits(build("tiny", **variant, dropout=0.0), synthetic.images(16, size=16))
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=4),
+    lambda: synthetic.images(32),
+    variants=VARIANTS,
+    overfit=[testing.Overfit({"dropout": 0.0, **variant}, lambda: synthetic.images(16, size=16)) for variant in VARIANTS],
+)
 
 
 @pytest.mark.parametrize(
@@ -226,11 +218,3 @@ def test_first_kernels_are_large_enough_to_look_at(preset: str, shape: tuple[int
     channels, rows, width = picture
     drawn = Classification().preview(model)["kernels"]
     assert drawn.shape == (channels, rows * (width + 4) // 8 - 4, width)  # eight in a row, 4 white pixels between
-
-
-# ---- the recipe ----------------------------------------------------------------------------------------------------
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=16)
-    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)

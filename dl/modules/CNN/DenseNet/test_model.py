@@ -227,26 +227,18 @@ def test_initialisation_has_the_variance_of_fan_out() -> None:
 # ---- laws ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_logit_row_depends_on_its_own_image_only(variant: dict[str, Any]) -> None:
-    testing.assert_batch_independent(testing.randomize_norms(build("tiny", **variant, dropout=0.5)), torch.randn(3, 3, 32, 32))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_parameter_gets_a_gradient(variant: dict[str, Any]) -> None:
-    testing.assert_gradients_flow(build("tiny", **variant), synthetic.images(8, channels=3, size=32))
-
-
-def test_network_overfits_one_batch() -> None:
-    testing.assert_overfits(build("tiny", in_channels=1), synthetic.images(8, size=16), lr=1e-1)
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=4, dropout=0.1),
+    lambda: synthetic.images(8, channels=3, size=32),
+    variants=VARIANTS,
+    prepare=testing.randomize_norms,
+    overfit=[testing.Overfit({"in_channels": 1}, lambda: synthetic.images(8, size=16), lr=1e-1)],
+)
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=16, dropout=0.1)
-    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
 
 
 def test_flags_of_the_recipe_reach_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Iterator
 
@@ -364,19 +363,18 @@ def test_what_is_no_network_is_refused(wrong: dict[str, Any], message: str) -> N
         build("tiny", **wrong)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_logit_row_depends_on_its_own_image_only(variant: dict[str, Any]) -> None:
-    testing.assert_batch_independent(testing.randomize_norms(build("tiny", **variant)), torch.randn(3, 3, 16, 16))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_parameter_gets_a_gradient(variant: dict[str, Any]) -> None:
-    testing.assert_gradients_flow(build("tiny", **variant), synthetic.images(8, channels=3), AuxiliaryClassification())
-
-
-def test_network_overfits_one_batch() -> None:
-    model = build("tiny", in_channels=1, dropout=0.0, dropout_aux=0.0)
-    testing.assert_overfits(model, synthetic.images(16, size=8), AuxiliaryClassification(), lr=2e-2)
+WITHOUT_DROPOUT = {"in_channels": 1, "dropout": 0.0, "dropout_aux": 0.0}
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=4),
+    lambda: synthetic.images(8, channels=3),
+    task=AuxiliaryClassification,
+    variants=VARIANTS,
+    prepare=testing.randomize_norms,
+    overfit=[testing.Overfit(WITHOUT_DROPOUT, lambda: synthetic.images(16, size=8), lr=2e-2)],
+    splits=lambda: synthetic.image_splits(size=8, counts=(10, 5, 3), batch_size=4),
+)
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------
@@ -390,8 +388,3 @@ def test_images_that_the_auxiliary_heads_cannot_take_are_refused(
     monkeypatch.setattr(train, "image_set", lambda config: about)
     with contextlib.nullcontext() if fits else pytest.raises(UserError, match="--no-aux may help"), without_values():
         train.network(train.Config(model="paper", aux=aux))
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=16)
-    testing.assert_resumes_exactly(train.main, config, lambda: synthetic.image_splits(size=8))

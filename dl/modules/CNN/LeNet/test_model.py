@@ -123,25 +123,15 @@ def test_paper_initialisation_is_bounded_by_fan_in() -> None:
     assert 0.7 * 2.4 / 150 < largest <= 2.4 / 150
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_logit_row_depends_on_its_own_image_only(preset: str) -> None:
-    testing.assert_batch_independent(build(preset), torch.randn(4, 1, 28, 28))
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_parameter_gets_a_gradient(preset: str) -> None:
-    testing.assert_gradients_flow(build(preset), synthetic.images(32))
-
-
-# Five sigmoids in a row pass on little of a gradient: that variant learns one batch too, but not in a second.
-@pytest.mark.parametrize(("preset", "lr"), [("modern", 1e-2), ("lenet5", 1e-2), ("tiny", 1e-2)])
-def test_network_overfits_one_batch(preset: str, lr: float) -> None:
-    testing.assert_overfits(build(preset), synthetic.images(16), lr=lr)
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=2, batch_size=16)
-    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=4),
+    lambda: synthetic.images(32),
+    variants=[{"preset": preset} for preset in PRESETS],
+    # Five sigmoids in a row pass on little of a gradient: "textbook" learns one batch too, but not in a second.
+    overfit=[testing.Overfit({"preset": preset}, lambda: synthetic.images(16)) for preset in ("modern", "lenet5", "tiny")],
+)
 
 
 def test_recipe_learns_tiny_data_and_leaves_a_run(tmp_path: Path, tiny_images: Splits) -> None:

@@ -1,6 +1,5 @@
 """MobileNetV2 against torchvision, by the paper's laws, and through its real recipe."""
 
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -184,21 +183,11 @@ def test_dropout_is_before_the_linear_layer() -> None:
     torch.testing.assert_close(logits, model.head(probe["dropout"]))
 
 
-def test_a_logit_row_depends_on_its_own_image_only() -> None:
-    testing.assert_batch_independent(randomized(build("tiny")), torch.randn(3, 3, 16, 16))
-
-
-def test_every_parameter_gets_a_gradient() -> None:
-    testing.assert_gradients_flow(build("tiny"), synthetic.images(8, channels=3))
-
-
-def test_network_overfits_one_batch() -> None:
-    testing.assert_overfits(build("tiny", in_channels=1, dropout=0.0), synthetic.images(16, size=16), lr=4e-2)
-
-
-# ---- the recipe ----------------------------------------------------------------------------------------------------
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=16)
-    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=4),
+    lambda: synthetic.images(8, channels=3, size=16),
+    prepare=randomized,
+    overfit=[testing.Overfit({"in_channels": 1, "dropout": 0.0}, lambda: synthetic.images(16, size=16), lr=4e-2)],
+)

@@ -1,6 +1,5 @@
 """NiN against functions written by hand, against the sizes of its release, and through its real recipe."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,23 +210,11 @@ def test_what_is_no_network_is_refused(wrong: dict[str, Any]) -> None:
         build("tiny", **wrong)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_logit_row_depends_on_its_own_image_only(variant: dict[str, Any]) -> None:
-    testing.assert_batch_independent(build("tiny", **variant), torch.randn(3, 3, 64, 64))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_parameter_gets_a_gradient(variant: dict[str, Any]) -> None:
-    testing.assert_gradients_flow(build("tiny", **variant), synthetic.images(16, channels=3, size=64))
-
-
-def test_network_overfits_one_batch() -> None:
-    testing.assert_overfits(build("tiny", in_channels=1), synthetic.images(16, size=16), lr=5e-3)
-
-
-# ---- the recipe ----------------------------------------------------------------------------------------------------
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=16)
-    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=4),
+    lambda: synthetic.images(16, channels=3, size=64),
+    variants=VARIANTS,
+    overfit=[testing.Overfit({"in_channels": 1}, lambda: synthetic.images(16, size=16), lr=5e-3)],
+)

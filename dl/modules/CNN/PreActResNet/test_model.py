@@ -1,6 +1,5 @@
 """PreActResNet against the paper written with functions, against its equations, by hand, and through its real recipe."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,23 +240,12 @@ def test_initialisation_has_the_variance_of_fan_out() -> None:
     assert not model.head.bias.any()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_logit_row_depends_on_its_own_image_only(variant: dict[str, Any]) -> None:
-    testing.assert_batch_independent(testing.randomize_norms(build("tiny", **variant)), torch.randn(3, 3, 16, 20))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_parameter_gets_a_gradient(variant: dict[str, Any]) -> None:
-    testing.assert_gradients_flow(build("tiny", **variant), synthetic.images(8, channels=3))
-
-
-def test_network_overfits_one_batch() -> None:
-    testing.assert_overfits(build("tiny", in_channels=1), synthetic.images(16, size=8), lr=4e-2)
-
-
-# ---- the recipe ----------------------------------------------------------------------------------------------------
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=16)
-    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=4),
+    lambda: synthetic.images(8, channels=3),
+    variants=VARIANTS,
+    prepare=testing.randomize_norms,
+    overfit=[testing.Overfit({"in_channels": 1}, lambda: synthetic.images(16, size=8), lr=4e-2)],
+)

@@ -1,6 +1,5 @@
 """ResNeXt against torchvision, against figure 3 of the paper, by hand, and through its real recipe."""
 
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -202,23 +201,12 @@ def test_initialisation_has_the_variance_of_fan_out() -> None:
     assert not model.head.bias.any()
 
 
-@pytest.mark.parametrize("stem", ["small", "imagenet"])
-def test_a_logit_row_depends_on_its_own_image_only(stem: str) -> None:
-    testing.assert_batch_independent(testing.randomize_norms(build("tiny", stem=stem)), torch.randn(3, 3, 16, 20))
-
-
-@pytest.mark.parametrize("stem", ["small", "imagenet"])
-def test_every_parameter_gets_a_gradient(stem: str) -> None:
-    testing.assert_gradients_flow(build("tiny", stem=stem), synthetic.images(8, channels=3))
-
-
-def test_network_overfits_one_batch() -> None:
-    testing.assert_overfits(build("tiny", in_channels=1), synthetic.images(16, size=8), lr=4e-2)
-
-
-# ---- the recipe ----------------------------------------------------------------------------------------------------
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=16)
-    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=4),
+    lambda: synthetic.images(8, channels=3),
+    variants=[{"stem": "small"}, {"stem": "imagenet"}],
+    prepare=testing.randomize_norms,
+    overfit=[testing.Overfit({"in_channels": 1}, lambda: synthetic.images(16, size=8), lr=4e-2)],
+)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dl.modules.CNN.ResNet import train
 from dl.modules.CNN.ResNet.convert import from_akamaster, from_torchvision
-from dl.modules.CNN.ResNet.model import PaddedShortcut, ResNet, build
+from dl.modules.CNN.ResNet.model import PaddedShortcut, build
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
@@ -262,18 +262,15 @@ def test_an_unknown_option_is_refused_by_its_name(wrong: dict[str, str]) -> None
 # ---- laws ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_logit_row_depends_on_its_own_image_only(variant: dict[str, Any]) -> None:
-    testing.assert_batch_independent(testing.randomize_norms(build("tiny", **variant)), torch.randn(3, 3, 16, 16))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_parameter_gets_a_gradient(variant: dict[str, Any]) -> None:
-    testing.assert_gradients_flow(build("tiny", **variant), synthetic.images(8, channels=3))
-
-
-def test_network_overfits_one_batch() -> None:
-    testing.assert_overfits(build("tiny", in_channels=1), synthetic.images(16, size=16), lr=4e-2)
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=4),
+    lambda: synthetic.images(8, channels=3),
+    variants=VARIANTS,
+    prepare=testing.randomize_norms,
+    overfit=[testing.Overfit({"in_channels": 1}, lambda: synthetic.images(16, size=16), lr=4e-2)],
+)
 
 
 def test_it_trains_from_disk_with_the_same_gradients(tmp_path: Path) -> None:
@@ -281,11 +278,6 @@ def test_it_trains_from_disk_with_the_same_gradients(tmp_path: Path) -> None:
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=2, batch_size=16)
-    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
 
 
 def test_recipe_trains_block_by_block(tmp_path: Path, no_pictures: None) -> None:

@@ -202,19 +202,16 @@ def test_initialisation_is_he_s_and_narrow_in_the_last_convolution() -> None:
 # ---- laws ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_logit_row_depends_on_its_own_image_only(variant: dict[str, Any]) -> None:
-    testing.assert_batch_independent(build("tiny", **variant), torch.randn(3, 3, 21, 32))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_parameter_gets_a_gradient(variant: dict[str, Any]) -> None:
-    testing.assert_gradients_flow(awake(build("tiny", **variant)), synthetic.images(16, channels=3, size=32))
-
-
-def test_network_overfits_one_batch() -> None:
-    model = build("small", width=32, stem_channels=16, fires=4, dropout=0.0)
-    testing.assert_overfits(model, synthetic.images(8, size=16), lr=5e-3)
+SHALLOW = {"preset": "small", "width": 32, "stem_channels": 16, "fires": 4, "dropout": 0.0}
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=4),
+    lambda: synthetic.images(16, channels=3, size=32),
+    variants=VARIANTS,
+    prepare=awake,
+    overfit=[testing.Overfit(SHALLOW, lambda: synthetic.images(8, size=16), lr=5e-3)],
+)
 
 
 def test_last_act_is_all_that_cuts_logits_off_at_0() -> None:
@@ -228,11 +225,6 @@ def test_last_act_is_all_that_cuts_logits_off_at_0() -> None:
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=16)
-    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
 
 
 def test_flags_of_the_recipe_reach_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """VGG against torchvision, against the paper's numbers, by hand, and through its real recipe."""
 
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -189,29 +188,21 @@ def test_initialisation_has_the_variance_of_fan_out() -> None:
 # ---- laws ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_a_logit_row_depends_on_its_own_image_only(batch_norm: bool) -> None:
-    testing.assert_batch_independent(randomized(build("tiny", batch_norm=batch_norm)), torch.randn(3, 1, 28, 20))
+def without_biases_before_norms(model: nn.Module) -> nn.Module:
+    """A norm takes the bias of its convolution out again: its gradient is zero but for rounding."""
+    layers = list(randomized(model).modules())
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d) and any(isinstance(other, nn.BatchNorm2d) for other in layers):
+            layer.bias.requires_grad_(False)
+    return model
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("head", ["small", "imagenet"])
-def test_every_parameter_gets_a_gradient(batch_norm: bool, head: str) -> None:
-    model = build("tiny", batch_norm=batch_norm, head=head, hidden=16)
-    for module in model.modules():
-        if batch_norm and isinstance(module, nn.Conv2d):
-            module.bias.requires_grad_(False)  # the norm takes it out again: its gradient is zero but for rounding
-    testing.assert_gradients_flow(model, synthetic.images(16))
-
-
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_network_overfits_one_batch(batch_norm: bool) -> None:
-    testing.assert_overfits(build("tiny", batch_norm=batch_norm), synthetic.images(16))
-
-
-# ---- the recipe ----------------------------------------------------------------------------------------------------
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=16)
-    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=4),
+    lambda: synthetic.images(16),
+    variants=[{"batch_norm": norm, "head": head, "hidden": 16} for norm in (False, True) for head in ("small", "imagenet")],
+    prepare=without_biases_before_norms,
+    overfit=[testing.Overfit({"batch_norm": norm}, lambda: synthetic.images(16)) for norm in (False, True)],
+)
