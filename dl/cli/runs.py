@@ -47,7 +47,7 @@ def trained(run: Path | str, backbone: str = "") -> Classifier:
         values["data"] = f"classes:{names}"  # the pictures need not be there any more
     config = restore(recipe.Config, values, Path(run) / "config.json")
     about = image_set(config)
-    model = load_weights(recipe.network(config), Path(run) / "best.pt").eval()
+    model = load_weights(recipe.build_model(config), Path(run) / "best.pt").eval()
     return Classifier(model, lambda picture: prepare(picture, about), about.classes)
 
 

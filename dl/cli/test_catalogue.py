@@ -120,5 +120,5 @@ def test_every_preset_of_a_classifier_takes_small_images(name: str) -> None:
     for preset in catalogue.presets(name):
         config = recipe.Config(model=preset)
         with without_values():
-            output = recipe.network(config).eval()(torch.zeros(2, 1, 28, 28))
+            output = recipe.build_model(config).eval()(torch.zeros(2, 1, 28, 28))
         assert output.shape == (2, 10), preset

@@ -26,7 +26,7 @@ def make_run(folder: Path, recipe: str, **flags: object) -> Path:
     config = train.Config(out=str(folder), model="tiny", **flags)
     folder.mkdir()
     write_recorded_json({"recipe": recipe, "config": dataclasses.asdict(config)}, folder / "config.json")
-    save(train.network(config).state_dict(), folder / "best.pt")
+    save(train.build_model(config).state_dict(), folder / "best.pt")
     return folder
 
 

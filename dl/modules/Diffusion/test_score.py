@@ -78,7 +78,7 @@ def make_classifier(folder: Path, **data: Any) -> str:
     folder.mkdir()
     described = {"recipe": "CNN/ResNet", "config": dataclasses.asdict(config), "command": "", "commit": ""}
     write_json(described, folder / "config.json")
-    checkpoint.save(resnet.network(config).state_dict(), folder / "best.pt")
+    checkpoint.save(resnet.build_model(config).state_dict(), folder / "best.pt")
     return str(folder)
 
 

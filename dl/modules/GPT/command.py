@@ -10,7 +10,7 @@ from torch import nn
 
 from dl.cli import command
 from dl.modules.GPT.BPE.tokenizer import BPE
-from dl.modules.GPT.recipe import LanguageConfig, network
+from dl.modules.GPT.recipe import LanguageConfig, build_model
 from dl.modules.GPT.task import Tokens, to_text
 from dl.mytorch.config import Parser, restore
 from dl.mytorch.data import Vocabulary
@@ -34,7 +34,7 @@ def trained(run: Path, recipe: str, config_class: type[LanguageConfig], build: C
     path = run / "vocabulary-tokens.json"
     tokens = BPE.read(path) if isinstance(read_json(path), dict) else Vocabulary.load(path)
     config = restore(config_class, described["config"], run / "config.json")
-    return Writer(command.load_best(lambda: network(config, build, len(tokens)), run), tokens)
+    return Writer(command.load_best(lambda: build_model(config, build, len(tokens)), run), tokens)
 
 
 def parse(argv: Sequence[str] | None, recipe: str, run_help: str) -> argparse.Namespace:

@@ -45,7 +45,7 @@ class LanguageConfig(TrainConfig):
         self._check("beta2", 0 <= self.beta2 < 1, "at least 0 and below 1")
 
 
-def network(config: LanguageConfig, build: Callable[..., nn.Module], vocab_size: int) -> nn.Module:
+def build_model(config: LanguageConfig, build: Callable[..., nn.Module], vocab_size: int) -> nn.Module:
     """The network that the config asks for; `build` is that of its model.py."""
     sizes = {"vocab_size": vocab_size, "max_length": config.length, "dropout": config.dropout}
     return use_fast_dropout(build(config.model, **sizes, **config.sizes()))
@@ -62,7 +62,7 @@ def train(
     data = data or text_splits(config, config.length)
     vocabulary = data.vocabularies["tokens"]
     trainer = Trainer(
-        model=network(config, build, len(vocabulary)),
+        model=build_model(config, build, len(vocabulary)),
         task=task(vocabulary, words=config.data == "wikitext2"),
         optimizer=adamw(config.lr, config.weight_decay, betas=(0.9, config.beta2), fused=True),
         schedule=warmup_cosine(config.warmup, floor=config.floor),

@@ -43,7 +43,7 @@ def trained(run: Path) -> Trained:
     kept = {"out": str(run), "fresh": False, "data": data_of_run(run, described["config"]["data"])}
     # The run's split is looked for in `out`.
     config = restore(recipe.Config, {**described["config"], **kept}, run / "config.json")
-    model = load_weights(recipe.network(config), run / "best.pt").eval().to(device(config.device))
+    model = load_weights(recipe.build_model(config), run / "best.pt").eval().to(device(config.device))
     return Trained(model, image_set(config), config)
 
 

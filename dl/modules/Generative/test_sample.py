@@ -25,7 +25,7 @@ def make_run(folder: Path, recipe: str, data: str = "fashion_mnist-sample", **op
     config = train.Config(out="unused", data=data, model="tiny", device="cpu", **options)
     folder.mkdir()
     write_json({"recipe": recipe, "config": dataclasses.asdict(config)}, folder / "config.json")
-    checkpoint.save(train.network(config).state_dict(), folder / "best.pt")
+    checkpoint.save(train.build_model(config).state_dict(), folder / "best.pt")
     return folder
 
 

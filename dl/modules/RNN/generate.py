@@ -14,7 +14,7 @@ from torch import nn
 
 from dl.cli import catalogue, command
 from dl.modules.RNN.generation import generate, separator, to_text
-from dl.modules.RNN.recipe import network
+from dl.modules.RNN.recipe import build_model
 from dl.mytorch.config import Parser, UserError, restore, user_path
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.run import trained_run
@@ -30,7 +30,7 @@ def trained(run: Path) -> tuple[nn.Module, Vocabulary]:
     vocabulary = Vocabulary.load(run / "vocabulary-tokens.json")
     config = restore(catalogue.module(recipe, "train").Config, described["config"], run / "config.json")
     build = catalogue.module(recipe).build
-    return command.load_best(lambda: network(config, build, len(vocabulary)), run), vocabulary
+    return command.load_best(lambda: build_model(config, build, len(vocabulary)), run), vocabulary
 
 
 def write(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dl.cli import catalogue, command
-from dl.modules.RNN.translating import network
+from dl.modules.RNN.translating import build_model
 from dl.modules.Transformers.Transformer import translate
 from dl.mytorch.config import UserError, restore
 from dl.mytorch.data import TextSplits, Vocabulary, translation
@@ -46,7 +46,7 @@ def trained(run: Path, beams: int = 1) -> RecurrentTranslator:
     config_class = catalogue.module(recipe, "train").Config
     config = restore(config_class, described["config"] | {"out": str(run)}, run / "config.json")
     vocabularies = {name: Vocabulary.load(run / f"vocabulary-{name}.json") for name in ("source", "target")}
-    model = command.load_best(lambda: network(config, catalogue.module(recipe).build, vocabularies), run)
+    model = command.load_best(lambda: build_model(config, catalogue.module(recipe).build, vocabularies), run)
     return RecurrentTranslator(model, Translation(vocabularies, beams=beams), config)
 
 

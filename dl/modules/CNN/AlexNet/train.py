@@ -34,7 +34,7 @@ class Config(ImageConfig):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
-def network(config: Config) -> nn.Module:
+def build_model(config: Config) -> nn.Module:
     """The network that the config asks for."""
     about = image_set(config)
     return build(
@@ -48,7 +48,7 @@ def network(config: Config) -> nn.Module:
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     trainer = Trainer(
-        model=network(config),
+        model=build_model(config),
         task=Classification(config.label_smoothing, image_set(config).classes),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay),
         schedule=warmup_cosine(warmup=0.1),

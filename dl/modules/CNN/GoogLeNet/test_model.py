@@ -387,4 +387,4 @@ def test_images_that_the_auxiliary_heads_cannot_take_are_refused(
     about = ImageSet(3, size, ("a", "b"), True, lambda batch, _: batch)
     monkeypatch.setattr(train, "image_set", lambda config: about)
     with contextlib.nullcontext() if fits else pytest.raises(UserError, match="--no-aux may help"), without_values():
-        train.network(train.Config(model="paper", aux=aux))
+        train.build_model(train.Config(model="paper", aux=aux))

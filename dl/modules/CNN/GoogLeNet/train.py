@@ -39,7 +39,7 @@ class Config(ImageConfig):
     channels_last: bool = True
 
 
-def network(config: Config) -> nn.Module:
+def build_model(config: Config) -> nn.Module:
     """The network that the config asks for. Raises `UserError` for images too large or small for its auxiliary heads."""
     about = image_set(config)
     made = functools.partial(
@@ -61,7 +61,7 @@ def network(config: Config) -> nn.Module:
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     trainer = Trainer(
-        model=network(config),
+        model=build_model(config),
         task=AuxiliaryClassification(config.label_smoothing, image_set(config).classes),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
         schedule=warmup_cosine(warmup=0.1),

@@ -33,7 +33,7 @@ class Config(ImageConfig):
     mirror: bool = flag(False, "evaluate each image together with its mirror image: twice the time, a lower error")
 
 
-def network(config: Config, classes: int = 0) -> ResNet:
+def build_model(config: Config, classes: int = 0) -> ResNet:
     """The network that the config asks for, with so many outputs; 0 = one for each class of its images.
 
     What was made for ImageNet gets a small stem for images up to 64 pixels.
@@ -47,7 +47,7 @@ def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     about = image_set(config)
     trainer = Trainer(
-        model=network(config),
+        model=build_model(config),
         task=Classification(config.label_smoothing, about.classes, mirror=config.mirror and about.mirrored),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
         schedule=warmup_cosine(warmup=0.2),

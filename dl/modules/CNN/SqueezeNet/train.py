@@ -37,7 +37,7 @@ class Config(ImageConfig):
     channels_last: bool = True
 
 
-def network(config: Config) -> nn.Module:
+def build_model(config: Config) -> nn.Module:
     """The network that the config asks for."""
     about = image_set(config)
     return build(
@@ -53,7 +53,7 @@ def network(config: Config) -> nn.Module:
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     trainer = Trainer(
-        model=network(config),
+        model=build_model(config),
         task=Classification(config.label_smoothing, image_set(config).classes),
         optimizer=adamw(config.lr, config.weight_decay),  # with SGD the loss hardly falls in the first epochs
         schedule=warmup_cosine(warmup=0.1),

@@ -278,6 +278,6 @@ test_standard = testing.standard_checks(
 def test_networks_with_bottlenecks_are_trained_without_dropout() -> None:
     config = train.Config(data="cifar10", model="wide_resnet50_2")
     with without_values():
-        assert train.network(config).stem.conv.stride == (1, 1)
+        assert train.build_model(config).stem.conv.stride == (1, 1)
         with pytest.raises(UserError, match="--model wide_resnet50_2 has no dropout"):
-            train.network(dataclasses.replace(config, dropout=0.1))
+            train.build_model(dataclasses.replace(config, dropout=0.1))

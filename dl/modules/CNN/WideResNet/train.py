@@ -36,7 +36,7 @@ class Config(ImageConfig):
     channels_last: bool = True
 
 
-def network(config: Config) -> nn.Module:
+def build_model(config: Config) -> nn.Module:
     """Return the network that the config asks for. Raise `UserError` for dropout in a network that has none."""
     about = image_set(config)
     bottlenecks = config.model in BOTTLENECKS
@@ -54,7 +54,7 @@ def network(config: Config) -> nn.Module:
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     trainer = Trainer(
-        model=network(config),
+        model=build_model(config),
         task=Classification(config.label_smoothing, image_set(config).classes),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
         schedule=warmup_cosine(warmup=0.1),

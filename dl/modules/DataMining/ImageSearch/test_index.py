@@ -194,7 +194,7 @@ def run(tmp_path: Path) -> Path:
     (tmp_path / "run").mkdir()
     described = {"recipe": "CNN/LeNet", "config": dataclasses.asdict(config)}
     (tmp_path / "run" / "config.json").write_text(json.dumps(described), encoding="utf-8")
-    torch.save(lenet.network(config).state_dict(), tmp_path / "run" / "best.pt")
+    torch.save(lenet.build_model(config).state_dict(), tmp_path / "run" / "best.pt")
     return tmp_path / "run"
 
 
@@ -281,7 +281,7 @@ def test_what_a_person_can_mend_is_one_line(
         search.main(words(folder / "dark" / "00.png", "--distance", "euclid"))
     assert "distance 'euclid'" in capsys.readouterr().err
     assert index.main(words(folder, "--backbone", "lenet", "--weights", run, *there)) == 0
-    torch.save(lenet.network(lenet.Config(out="-", model="tiny")).state_dict(), run / "best.pt")
+    torch.save(lenet.build_model(lenet.Config(out="-", model="tiny")).state_dict(), run / "best.pt")
     assert "made with other weights" in refused(search, folder / "dark" / "00.png", *there)
 
 

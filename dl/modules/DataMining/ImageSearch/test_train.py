@@ -74,4 +74,4 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
 def test_labels_that_would_be_blended_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--mixup has to be 0"):
         config(tmp_path, mixup=0.2)
-    assert train.network(config(tmp_path, embedding=6)).head.out_features == 6
+    assert train.build_model(config(tmp_path, embedding=6)).head.out_features == 6

@@ -45,9 +45,9 @@ class Config(ImageConfig):
             self._check(name, getattr(self, name) == 0, "0: pictures are compared, no class is predicted")
 
 
-def network(config: Config) -> ResNet:
+def build_model(config: Config) -> ResNet:
     """The network that the config asks for: its outputs are embeddings."""
-    model = resnet.network(config)
+    model = resnet.build_model(config)
     model.head = nn.Linear(model.head.in_features, config.embedding)
     return model
 
@@ -55,7 +55,7 @@ def network(config: Config) -> ResNet:
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     trainer = Trainer(
-        model=network(config),
+        model=build_model(config),
         task=MetricLearning(config.loss),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
         schedule=warmup_cosine(warmup=0.2),

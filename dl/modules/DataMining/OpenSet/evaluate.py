@@ -23,7 +23,7 @@ from dl.modules.DataMining.ImageSearch.features import features_and_logits
 from dl.modules.DataMining.OpenSet import measures
 from dl.modules.DataMining.OpenSet.scores import Known, fit_all
 from dl.modules.DataMining.OpenSet.threshold import conformal_threshold, quantile_threshold
-from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_only, network, only
+from dl.modules.DataMining.OpenSet.train import Config, build_model, known_classes, known_only, only
 from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError, restore, user_path
 from dl.mytorch.data import image_set, image_splits
@@ -92,7 +92,7 @@ def evaluate(run: Path) -> dict[str, Any]:
     if not (run / "best.pt").exists() or (described := trained_run(run))["recipe"] != "DataMining/OpenSet":
         raise UserError(f"{run} holds no run of DataMining/OpenSet; `python -m dl.modules.DataMining.OpenSet.train` makes one")
     config = restore(Config, described["config"], run / "config.json")
-    model = load_weights(network(config), run / "best.pt").eval()
+    model = load_weights(build_model(config), run / "best.pt").eval()
     train, val, test = (part.dataset for part in known_only(image_splits(config), known_classes(config)))
     features, logits = outputs(model, train["images"][:FITTED], config)
     seen = Known(features, logits, train["labels"][:FITTED], model.head.weight.detach(), model.head.bias.detach())

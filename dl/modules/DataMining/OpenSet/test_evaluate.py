@@ -40,7 +40,7 @@ def config(out: Path, **flags: object) -> train.Config:
 def test_only_the_known_classes_are_learnt_under_new_numbers(tmp_path: Path) -> None:
     asked = config(tmp_path, held_out="0,2")
     assert train.known_classes(asked) == [1, 3, 4, 5, 6, 7, 8, 9]
-    assert train.network(asked).head.out_features == 8
+    assert train.build_model(asked).head.out_features == 8
     batch = train.only({"images": torch.arange(5.0), "labels": torch.tensor([3, 0, 1, 9, 2])}, [1, 3, 9])
     assert batch["images"].tolist() == [0, 2, 3] and batch["labels"].tolist() == [1, 0, 2]
     known = train.known_only(splits(), [1, 3])
@@ -63,10 +63,10 @@ def test_data_that_is_not_in_memory_is_refused(tmp_path: Path) -> None:
 
 def test_networks_for_imagenet_get_a_small_stem_and_the_default_is_what_it_was() -> None:
     with without_values():
-        large = train.network(train.Config(model="resnet18", held_out="0"))
+        large = train.build_model(train.Config(model="resnet18", held_out="0"))
     assert large.stem.conv.kernel_size == (3, 3) and large.head.out_features == 9
     torch.manual_seed(0)
-    own = train.network(train.Config(held_out="2,6")).state_dict()
+    own = train.build_model(train.Config(held_out="2,6")).state_dict()
     torch.manual_seed(0)
     before = build("small", in_channels=1, num_classes=8).state_dict()
     assert own.keys() == before.keys() and all(torch.equal(own[name], before[name]) for name in own)
@@ -98,7 +98,7 @@ def make_run(asked: train.Config) -> Path:
     described = {"recipe": "DataMining/OpenSet", "config": dataclasses.asdict(asked)}
     described |= {"command": "", "commit": "", "versions": {}}
     (run / "config.json").write_text(json.dumps(described), encoding="utf-8")
-    torch.save(train.network(asked).state_dict(), run / "best.pt")
+    torch.save(train.build_model(asked).state_dict(), run / "best.pt")
     return run
 
 

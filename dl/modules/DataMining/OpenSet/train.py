@@ -44,9 +44,9 @@ def known_classes(config: Config) -> list[int]:
     return [label for label in range(len(image_set(config).classes)) if label not in unknown]
 
 
-def network(config: Config) -> ResNet:
+def build_model(config: Config) -> ResNet:
     """The network that the config asks for, with an output for each known class."""
-    return resnet.network(config, len(known_classes(config)))
+    return resnet.build_model(config, len(known_classes(config)))
 
 
 def only(batch: Batch, classes: list[int]) -> Batch:
@@ -72,7 +72,7 @@ def main(config: Config, data: Splits | None = None) -> History:
     about, classes = image_set(config), known_classes(config)
     mirror = config.mirror and about.mirrored
     trainer = Trainer(
-        model=network(config),
+        model=build_model(config),
         task=Classification(config.label_smoothing, [about.classes[label] for label in classes], mirror=mirror),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
         schedule=warmup_cosine(warmup=0.1),

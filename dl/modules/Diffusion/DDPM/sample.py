@@ -71,7 +71,7 @@ def trained(run: Path, prediction: str = "") -> Trained:
     if prediction and prediction != process.prediction:
         raise UserError(f"{run} was trained to predict {process.prediction}, not {prediction}")
     where = device(config.device)
-    model = load_weights(recipe.network(config), run / "best.pt").eval().to(where)
+    model = load_weights(recipe.build_model(config), run / "best.pt").eval().to(where)
     bf16 = described["precision"] == "bf16" and native_bf16(where)[0]
     return Trained(model, process, image_set(config), config, bf16)
 

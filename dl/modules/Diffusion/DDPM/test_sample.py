@@ -22,8 +22,8 @@ def make_run(folder: Path, config: train.Config = CONFIG, recipe: str = "Diffusi
     described = {"recipe": recipe, "config": dataclasses.asdict(config), "command": "", "commit": ""}
     write_json(described, folder / "config.json")
     torch.manual_seed(0)
-    network = flow.network if recipe.endswith("FlowMatching") else train.network
-    checkpoint.save(network(config).state_dict(), folder / "best.pt")
+    build_model = flow.build_model if recipe.endswith("FlowMatching") else train.build_model
+    checkpoint.save(build_model(config).state_dict(), folder / "best.pt")
     return folder
 
 

@@ -154,7 +154,7 @@ def test_networks_for_images_in_colour(learned: bool) -> None:
     for recipe in (train, dit):
         config = recipe.Config(out="unused", data="cifar10", learned_variance=learned)
         with without_values():
-            model = recipe.network(config)
+            model = recipe.build_model(config)
             output = model(torch.zeros(2, 3, 32, 32), torch.zeros(2), torch.zeros(2, dtype=torch.int64))
         assert output.shape == (2, 6 if learned else 3, 32, 32) and model.num_classes == 10
 
@@ -163,7 +163,7 @@ def test_images_that_the_network_cannot_halve_are_refused_before_training() -> N
     for recipe in (train, flow):
         config = recipe.Config(out="unused", data="fashion_mnist-sample", model="cifar10")
         with without_values(), pytest.raises(UserError, match="--model cifar10 does not fit .*28 x 28: .* multiples of 8"):
-            recipe.network(config)
+            recipe.build_model(config)
 
 
 def test_recipe_refuses_what_would_change_the_images() -> None:

@@ -35,7 +35,7 @@ class Config(DiffusionConfig):
         self._check("times", self.times >= least, f"at least {least}")
 
 
-def network(config: Config) -> UNet:
+def build_model(config: Config) -> UNet:
     """The network that the config asks for. Raises `UserError` when it does not fit the images."""
     about = image_set(config)
     model = build(
@@ -56,7 +56,7 @@ def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     about = image_set(config)
     trainer = Trainer(
-        model=network(config),
+        model=build_model(config),
         task=Denoising(process(config), (about.channels, about.size, about.size), config.drop_label),
         optimizer=adamw(config.lr, weight_decay=config.weight_decay),
         schedule=warmup_cosine(warmup=0.05),

@@ -188,7 +188,7 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None, monkeypatch: 
     with pytest.raises(ValueError, match="--times has to be at least 2"):
         dataclasses.replace(config, times=1)
     with pytest.raises(UserError, match="--model tiny does not fit --data cifar10: patch_size 7"):
-        train.network(dataclasses.replace(config, data="cifar10"))
+        train.build_model(dataclasses.replace(config, data="cifar10"))
 
 
 # ---- diffusers -----------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ class Config(ddpm.Config):
     lr: float = 1e-3
 
 
-def network(config: Config) -> DiT:
+def build_model(config: Config) -> DiT:
     """The network that the config asks for. Raises `UserError` when its patches do not fit the images."""
     about = image_set(config)
     try:
@@ -48,7 +48,7 @@ def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     about = image_set(config)
     trainer = Trainer(
-        model=network(config),
+        model=build_model(config),
         task=Denoising(process(config), (about.channels, about.size, about.size), config.drop_label),
         optimizer=adamw(config.lr, weight_decay=config.weight_decay),
         schedule=warmup_cosine(warmup=0.05),

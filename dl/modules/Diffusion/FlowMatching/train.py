@@ -22,7 +22,7 @@ class Config(DiffusionConfig):
     out: str = "runs/Diffusion/FlowMatching"
 
 
-def network(config: Config) -> UNet:
+def build_model(config: Config) -> UNet:
     """The network that the config asks for. Raises `UserError` when it does not fit the images."""
     about = image_set(config)
     model = build(config.model, in_channels=about.channels, num_classes=len(about.classes) if config.classes else 0)
@@ -38,7 +38,7 @@ def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     about = image_set(config)
     trainer = Trainer(
-        model=network(config),
+        model=build_model(config),
         task=Denoising(process(config), (about.channels, about.size, about.size), config.drop_label, sampler=euler),
         optimizer=adamw(config.lr, weight_decay=config.weight_decay),
         schedule=warmup_cosine(warmup=0.05),

@@ -222,7 +222,7 @@ def test_recipe_refuses_what_cannot_be_meant() -> None:
 
 def test_images_that_the_networks_cannot_halve_are_refused_before_training() -> None:
     with pytest.raises(UserError, match="--model lsun does not fit .*: images of 28 pixels .* 4 times: multiples of 16 can"):
-        train.network(dataclasses.replace(CONFIG, model="lsun"))
+        train.build_model(dataclasses.replace(CONFIG, model="lsun"))
 
 
 # ---- whole commands ------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Config(PictureConfig):
         self._check("beta1", 0 <= self.beta1 < 1, "at least 0 and below 1")
 
 
-def network(config: Config) -> DCGAN:
+def build_model(config: Config) -> DCGAN:
     """Both networks that the config asks for. Raises `UserError` when they do not fit the images."""
     about = image_set(config)
     try:
@@ -54,7 +54,7 @@ def main(config: Config, data: Splits | None = None) -> History:
     def optimizers(model: DCGAN) -> list[torch.optim.Optimizer]:
         return [adam(model.generator), adam(model.discriminator)]
 
-    model = network(config)
+    model = build_model(config)
     trainer = AdversarialTrainer(model, Adversarial(model.latent), optimizers, constant(), config)
     return trainer.fit(data or signed_splits(config))
 

@@ -200,4 +200,4 @@ def test_images_that_the_network_cannot_halve_are_refused_before_training(tmp_pa
         (tmp_path / name).mkdir()
     config = train.Config(out="unused", data=f"folder:{tmp_path}", image_size=30, model="conv")
     with pytest.raises(UserError, match="--model conv does not fit .*: images of 30 pixels .* 2 times: multiples of 4 can"):
-        train.network(config)
+        train.build_model(config)

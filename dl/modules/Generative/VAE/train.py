@@ -26,7 +26,7 @@ class Config(PictureConfig):
     batch_size: int = 100  # section 5
 
 
-def network(config: Config) -> VAE:
+def build_model(config: Config) -> VAE:
     """The network that the config asks for. Raises `UserError` when it does not fit the images."""
     about = image_set(config)
     try:
@@ -38,7 +38,7 @@ def network(config: Config) -> VAE:
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     trainer = Trainer(
-        model=network(config),
+        model=build_model(config),
         task=NegativeELBO(),
         optimizer=adamw(config.lr, weight_decay=config.weight_decay),
         schedule=warmup_cosine(warmup=0.05),

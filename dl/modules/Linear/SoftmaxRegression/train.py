@@ -25,7 +25,7 @@ class Config(ImageConfig):
     lr: float = 0.05
 
 
-def network(config: Config) -> nn.Module:
+def build_model(config: Config) -> nn.Module:
     """The network that the config asks for."""
     about = image_set(config)
     return build(in_channels=about.channels, image_size=about.size, num_classes=len(about.classes))
@@ -34,7 +34,7 @@ def network(config: Config) -> nn.Module:
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     trainer = Trainer(
-        model=network(config),
+        model=build_model(config),
         task=Classification(config.label_smoothing, image_set(config).classes),
         optimizer=sgd(config.lr, weight_decay=config.weight_decay),
         schedule=warmup_cosine(warmup=0.05),

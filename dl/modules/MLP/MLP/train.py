@@ -28,7 +28,7 @@ class Config(ImageConfig):
     flip: bool = True
 
 
-def network(config: Config) -> nn.Module:
+def build_model(config: Config) -> nn.Module:
     """The network that the config asks for."""
     about = image_set(config)
     return build(config.model, in_channels=about.channels, image_size=about.size, num_classes=len(about.classes))
@@ -37,7 +37,7 @@ def network(config: Config) -> nn.Module:
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     trainer = Trainer(
-        model=network(config),
+        model=build_model(config),
         task=Classification(config.label_smoothing, image_set(config).classes),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay),
         schedule=warmup_cosine(warmup=0.05),

@@ -55,7 +55,7 @@ def bounded(make: MakeOptimizer, max_norm: float) -> MakeOptimizer:
     return optimizer if max_norm else make
 
 
-def network(config: Config, vocab_size: int) -> nn.Module:
+def build_model(config: Config, vocab_size: int) -> nn.Module:
     """The network that the config asks for."""
     return build(config.model, vocab_size=vocab_size)
 
@@ -64,7 +64,7 @@ def main(config: Config, data: TextSplits | None = None) -> History:
     seed_everything(config.seed)
     data = data or word_splits(config, config.length, config.min_count)
     trainer = Trainer(
-        model=network(config, len(data.vocabularies["tokens"])),
+        model=build_model(config, len(data.vocabularies["tokens"])),
         task=SentenceClassification(Words.padding),
         optimizer=bounded(adamw(config.lr, config.weight_decay, fused=True), config.max_norm),
         schedule=warmup_linear(0.02),

@@ -10,7 +10,7 @@ from typing import Sequence
 from dl.cli import command
 from dl.modules.RNN.Word2Vec.model import Word2Vec
 from dl.modules.RNN.Word2Vec.task import neighbours
-from dl.modules.RNN.Word2Vec.train import Config, network
+from dl.modules.RNN.Word2Vec.train import Config, build_model
 from dl.mytorch.config import Parser, restore, user_path
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.run import trained_run
@@ -20,7 +20,7 @@ def trained(run: Path) -> tuple[Word2Vec, Vocabulary]:
     """The best checkpoint of a run of this recipe. Raises `UserError` for a folder that holds none."""
     config = restore(Config, trained_run(run, "RNN/Word2Vec")["config"], run / "config.json")
     vocabulary = Vocabulary.load(run / "vocabulary-tokens.json")
-    return command.load_best(lambda: network(config, len(vocabulary)), run), vocabulary
+    return command.load_best(lambda: build_model(config, len(vocabulary)), run), vocabulary
 
 
 def main(argv: Sequence[str] | None = None) -> int:

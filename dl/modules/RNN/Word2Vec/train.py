@@ -42,7 +42,7 @@ class Config(TrainConfig):
         self._check("threshold", self.threshold >= 0, "0 or more")
 
 
-def network(config: Config, vocab_size: int) -> nn.Module:
+def build_model(config: Config, vocab_size: int) -> nn.Module:
     """The network that the config asks for."""
     return build(config.model, vocab_size=vocab_size)
 
@@ -53,7 +53,7 @@ def main(config: Config, data: TextSplits | None = None) -> History:
     data = data or window_splits(config, *drawing)
     vocabulary = data.vocabularies["tokens"]
     trainer = Trainer(
-        model=network(config, len(vocabulary)),
+        model=build_model(config, len(vocabulary)),
         task=NegativeSampling(vocabulary),
         optimizer=adamw(config.lr, config.weight_decay, fused=True),
         schedule=warmup_linear(0.02),

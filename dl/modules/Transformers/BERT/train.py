@@ -51,7 +51,7 @@ class Config(TrainConfig):
         self._check("length", self.length <= most, f"at most {most}, the positions of {self.model}")
 
 
-def network(config: Config, vocabulary: Vocabulary) -> BERT:
+def build_model(config: Config, vocabulary: Vocabulary) -> BERT:
     """The network that the config asks for, with the heads of the objectives that are on."""
     return use_fast_dropout(build(config.model, vocab_size=len(vocabulary), mlm=config.mlm, nsp=config.nsp))
 
@@ -61,7 +61,7 @@ def main(config: Config, data: TextSplits | None = None) -> History:
     data = data or wikitext2_pairs(config, config.length, config.min_count, config.spans)
     vocabulary = data.vocabularies["tokens"]
     trainer = Trainer(
-        model=network(config, vocabulary),
+        model=build_model(config, vocabulary),
         task=PreTraining(config.mlm, config.nsp, padding=vocabulary[PADDING]),
         optimizer=adamw(config.lr, config.weight_decay, fused=True),
         schedule=warmup_linear(0.01) if config.schedule == "linear" else constant(),

@@ -51,7 +51,7 @@ class Config(TrainConfig):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
 
 
-def network(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Module:
+def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Module:
     """The network that the config asks for."""
     source = None if config.shared else len(vocabularies["source"])
     options = {"dropout": config.dropout, "norm_first": config.norm_first, "source_vocabulary_size": source}
@@ -75,7 +75,7 @@ def check_lengths(model: nn.Module, data: TextSplits) -> None:
 def main(config: Config, data: TextSplits | None = None) -> History:
     seed_everything(config.seed)
     data = data or translation(config, config.min_count, config.shared)
-    model = network(config, data.vocabularies)
+    model = build_model(config, data.vocabularies)
     check_lengths(model, data)
     trainer = Trainer(
         model=model,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dl.cli import command
 from dl.modules.Transformers.Transformer.model import Transformer
-from dl.modules.Transformers.Transformer.train import Config, network
+from dl.modules.Transformers.Transformer.train import Config, build_model
 from dl.mytorch import Probe, plot
 from dl.mytorch.config import Parser, UserError, restore, user_path
 from dl.mytorch.data import TextSplits, Vocabulary, translation
@@ -94,7 +94,7 @@ def trained(run: Path, beams: int = 1) -> Translator:
     described = trained_run(run, "Transformers/Transformer")
     config = restore(Config, described["config"] | {"out": str(run)}, run / "config.json")
     vocabularies = {name: Vocabulary.load(run / f"vocabulary-{name}.json") for name in ("source", "target")}
-    model = command.load_best(lambda: network(config, vocabularies), run)
+    model = command.load_best(lambda: build_model(config, vocabularies), run)
     return Translator(model, Translation(vocabularies, beams=beams), config)
 
 

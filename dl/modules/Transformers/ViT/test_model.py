@@ -352,7 +352,7 @@ def test_patches_that_do_not_divide_the_images_are_refused_before_training(tmp_p
         ({"data": f"folder:{tmp_path}", "image_size": 100}, "patches of 16 pixels do not divide an image of 100; give"),
     ):
         with pytest.raises(UserError, match=message):
-            train.network(train.Config(out="unused", **options))
+            train.build_model(train.Config(out="unused", **options))
 
 
 @pytest.mark.parametrize("wrong", [{"patch_size": -4}, {"dropout": 1.5}])
@@ -369,5 +369,5 @@ def test_patches_are_the_preset_s_in_large_images_and_of_4_pixels_in_small_ones(
         (tmp_path / name).mkdir()
     for data, side in ((f"folder:{tmp_path}", large), ("fashion_mnist", small)):
         with without_values():
-            network = train.network(train.Config(data=data, model=model))
+            network = train.build_model(train.Config(data=data, model=model))
         assert network.patch_embedding.kernel_size == (side, side)

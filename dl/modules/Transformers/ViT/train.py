@@ -41,7 +41,7 @@ class Config(ImageConfig):
         self._check("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
 
 
-def network(config: Config) -> nn.Module:
+def build_model(config: Config) -> nn.Module:
     """The network that the config asks for. Raises `UserError` when its patches do not divide the images."""
     about = image_set(config)
     preset = PRESETS[config.model]
@@ -63,7 +63,7 @@ def network(config: Config) -> nn.Module:
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     trainer = Trainer(
-        model=network(config),
+        model=build_model(config),
         task=AttentiveClassification(config.label_smoothing, image_set(config).classes),
         optimizer=adamw(config.lr, config.weight_decay),
         schedule=warmup_cosine(warmup=0.1),
