@@ -24,3 +24,12 @@ def explain_missing(kind: type, error: BaseException, trace: object) -> None:
 NEEDED = ("torch", "numpy", "tqdm", "PIL", "torchvision", "tensorboard", "matplotlib")
 if importlib.util.find_spec("torch") is None:
     sys.excepthook = explain_missing
+
+
+def __getattr__(name: str) -> object:
+    """`dl.Run`, which imports torch: only when it is asked for."""
+    if name != "Run":
+        raise AttributeError("module 'dl' has no attribute %r" % name)
+    from dl.cli.runs import Run
+
+    return Run

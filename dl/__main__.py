@@ -166,12 +166,12 @@ def _summarize(name: str, preset: str, shape: list[int] | None) -> tuple[tuple[i
 
 def kernels(args: argparse.Namespace) -> int:
     """`python -m dl kernels RUN`"""
-    from dl.cli.runs import trained
+    from dl.cli.runs import Run
     from dl.mytorch import plot
     from dl.mytorch.config import UserError
     from dl.mytorch.introspect import first_kernels
 
-    weight = first_kernels(trained(args.folder).model)
+    weight = first_kernels(Run.open(args.folder).model())
     if weight is None:
         raise UserError(f"the network of {args.folder} has no convolution whose kernels could be looked at")
     plot.save_image(plot.kernels(weight), args.figure)
@@ -181,11 +181,12 @@ def kernels(args: argparse.Namespace) -> int:
 
 def features(args: argparse.Namespace) -> int:
     """`python -m dl features RUN IMAGE`"""
-    from dl.cli.runs import feature_maps, trained
+    from dl.cli.classifiers import classifier, feature_maps
+    from dl.cli.runs import Run
     from dl.mytorch import plot
     from dl.mytorch.data import read_image
 
-    maps = feature_maps(trained(args.folder), read_image(args.image), args.layers)
+    maps = feature_maps(classifier(Run.open(args.folder)), read_image(args.image), args.layers)
     plot.save_figure(plot.feature_maps(maps), args.figure)
     print(f"drawn: {args.figure}, {', '.join(maps)}")
     return 0

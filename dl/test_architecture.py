@@ -3,7 +3,7 @@
     6  dl/benchmarks/
     5  dl/modules/<Category>/<Model>/  train.py and other commands
     4  dl/modules/<Category>/<Model>/  model.py, task.py, data.py, convert.py, and what a category shares
-    3  dl/cli/, dl/__main__.py         the commands, which find models by name
+    3  dl/cli/, dl/__init__.py, dl/__main__.py   the commands, which find models by name
     ---- nothing below knows that anything above exists ----
     2  dl/mytorch/  trainer.py, train_step.py, large/, text/
     1  dl/mytorch/  tasks.py, metrics.py, data/, checkpoint.py, shards.py, run.py, logger.py
@@ -99,7 +99,7 @@ def level(root: Path, path: Path) -> int:
     """The level of a file of `dl`, see above; that of the core is 2."""
     top = path.parts[0]
     if top != "modules":
-        return {"benchmarks": 6, "cli": 3, "__main__.py": 3}.get(top, 2)
+        return {"benchmarks": 6, "cli": 3, "__main__.py": 3, "__init__.py": 3}.get(top, 2)
     text = (root / path).read_text(encoding="utf-8") if (root / path).is_file() else ""
     return 5 if '__name__ == "__main__"' in text else 4
 

@@ -1,140 +1,133 @@
-"""A trained network with what belongs to it: from the folder of a run, or published weights in our network."""
+"""A trained run as an object: `Run.open("runs/CNN/ResNet").model()` is its network with the best weights."""
 
+import dataclasses
 import functools
-import math
-import re
 import sys
-import textwrap
-import warnings
 from pathlib import Path
-from typing import Callable, NamedTuple, Sequence
+from typing import Any, Callable, Mapping
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dl.cli import catalogue
-from dl.mytorch import Probe
-from dl.mytorch.checkpoint import load, load_weights
-from dl.mytorch.config import UserError, restore
-from dl.mytorch.data import image_set, prepare
-from dl.mytorch.introspect import without_values
+from dl.cli import catalogue, folders
+from dl.mytorch.checkpoint import load_weights
+from dl.mytorch.config import TrainConfig, UserError, current_names, restore
+from dl.mytorch.data import ImageConfig, Vocabulary, data_of_run, image_set
+from dl.mytorch.files import read_recorded_json
+from dl.mytorch.logger import SPEED, History, read_history
 from dl.mytorch.run import trained_run
-from dl.mytorch.torchvision_compat import import_torchvision
 
 
-class Classifier(NamedTuple):
-    """A network that classifies pictures, in evaluation mode."""
+class Run:
+    """A trained run. `path` is its folder, `recipe` its model, as "CNN/ResNet", `described` what its config.json says.
 
-    model: nn.Module
-    prepare: Callable[[Tensor], Tensor]  # picture (3, H, W) of bytes -> what the network takes, (1, C, size, size)
-    classes: Sequence[str]
-
-
-def trained(run: Path | str, backbone: str = "") -> Classifier:
-    """The best checkpoint of a run that classifies images; with `backbone`, say "CNN/ResNet", only one of that recipe.
-
-    Raises `UserError` for a folder that holds none.
+    What else there is of it is read when it is first asked for. All raise `UserError` for a file that is missing, damaged or
+    changed, and that names it.
     """
-    described = trained_run(run, *filter(None, [backbone]))
-    try:
-        recipe = catalogue.module(described["recipe"], "train")
-    except ModuleNotFoundError:
-        raise UserError(f"{run} is a run of {described['recipe']}, which is no recipe of this project") from None
-    if not getattr(recipe.Config, "classifies", False):
-        raise UserError(f"{run} is a run of {described['recipe']}, whose network does not classify pictures")
-    values = dict(described["config"])
-    if (names := Path(run) / "vocabulary-classes.json").exists():
-        values["data"] = f"classes:{names}"  # the pictures need not be there any more
-    config = restore(recipe.Config, values, Path(run) / "config.json")
-    about = image_set(config)
-    model = load_weights(recipe.build_model(config), Path(run) / "best.pt").eval()
-    return Classifier(model, lambda picture: prepare(picture, about), about.classes)
+
+    def __init__(self, path: Path, described: dict[str, Any]) -> None:
+        self.path, self.described = path, described
+        self.recipe: str = described["recipe"]
+        self.precision: str | None = described["precision"]  # taken; `config.precision` is what was asked for
+
+    @classmethod
+    def open(cls, path: Path | str, *recipes: str) -> "Run":
+        """Return the run in the folder `path`; with `recipes`, only one of these. Raises `UserError` if there is none."""
+        return cls(Path(path), trained_run(path, *recipes))
+
+    @classmethod
+    def latest(cls, model: str, root: Path | str = "runs") -> "Run":
+        """Return the newest finished run of `model`, by any name that the catalogue knows, below the folder `root`.
+
+        Raises `UnknownName` for a model, `UserError` for a run that there is not.
+        """
+        recipe = catalogue.find(model)
+        finished = [run for run in folders.found(Path(root)) if run.recipe == recipe and run.finished and run.trained]
+        if not finished:
+            raise UserError(f"no finished run of {recipe} below {root}; `python -m dl train {recipe}` makes one")
+        return cls.open(max(finished, key=lambda run: run.changed).path)
+
+    @functools.cached_property
+    def module(self) -> Any:
+        """The recipe: train.py, or another file of the model's folder that was run."""
+        try:
+            return catalogue.module(self.recipe, self.described.get("file", "train"))
+        except ModuleNotFoundError as error:
+            if not str(error.name).startswith("dl.modules."):  # a package that is not installed
+                raise
+            raise UserError(f"{self.path} is a run of {self.recipe}, which is no recipe of this project") from None
+
+    @functools.cached_property
+    def config(self) -> Any:
+        """The `Config` of the recipe, under today's names: `out` is where the run lies now.
+
+        Flags of an earlier version are told in a line on stderr. Where its pictures are gone, `data` is "classes:FILE".
+        """
+        where, values = self.path / "config.json", self.described["config"]
+        cls: type[TrainConfig] = self.module.Config
+        if line := earlier_flags(cls, values):
+            print(f"note: {where} is of an earlier version: {line}", file=sys.stderr)
+        kept = {"out": str(self.path), "fresh": False}
+        if issubclass(cls, ImageConfig) and isinstance(values.get("data"), str):
+            kept["data"] = data_of_run(self.path, values["data"])
+        return restore(cls, {**values, **kept}, where)
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the labels; () without classes."""
+        if (file := self.path / "vocabulary-classes.json").exists():
+            return tuple(Vocabulary.load(file).tokens)
+        return image_set(self.config).classes if isinstance(self.config, ImageConfig) else ()
+
+    @functools.cached_property
+    def vocabularies(self) -> Mapping[str, Any]:
+        """The tokens of texts by name, "tokens", or "source" and "target"; empty for a run on no text."""
+        read: Callable[[Path], Any] = getattr(self.module.Config, "read_vocabulary", Vocabulary.load)
+        paths = {path.stem.partition("-")[2]: path for path in sorted(self.path.glob("vocabulary-*.json"))}
+        return {name: read(path) for name, path in paths.items() if name != "classes"}
+
+    @property
+    def history(self) -> History:
+        """The record of each evaluation, and of the test."""
+        return read_history(self.path / "history.json")
+
+    @property
+    def speed(self) -> dict[str, Any]:
+        """Seconds, examples, memory."""
+        return read_recorded_json(self.path / "speed.json", SPEED)
+
+    def model(self) -> nn.Module:
+        """Return a new network with the best weights, in evaluation mode, on the CPU.
+
+        Raises `UserError` if config.json and best.pt do not belong together.
+        """
+        config, classes = self.config, self.path / "vocabulary-classes.json"
+        if isinstance(config, ImageConfig) and classes.exists():  # the pictures may be others by now
+            config = dataclasses.replace(config, data=f"classes:{classes}")
+        texts = (self.vocabularies,) if self.vocabularies else ()
+        return load_best(lambda: self.module.build_model(config, *texts), self.path)
 
 
-def published(backbone: str, name: str = "", weights: Path | str = "") -> Classifier:
-    """torchvision's network `name` for ImageNet, as ours of the folder `backbone`: with its newest weights or those of a file.
+def earlier_flags(cls: type[TrainConfig], values: Mapping[str, Any]) -> str:
+    """Return what `values`, those of a config.json, have under other names than today's, in words; "" if nothing."""
+    fields, words = {field.name for field in dataclasses.fields(cls)}, []
+    for name in values:
+        (today,) = current_names(cls, {name: None})
+        before, now = ("--" + each.replace("_", "-") for each in (name, today))
+        if today not in fields:
+            words.append(f"{before} is no more")
+        elif today != name:
+            words.append(f"{before} is {now} now")
+    return ", ".join(words)
 
-    `name` is one of the folder's presets that torchvision has too; default: the first. The file is a state dict under
-    torchvision's names; pictures are prepared as for the weights that torchvision publishes under the file's name, else as
-    for the newest. Raises `UserError` when there is no such network, or the weights cannot be had or are of another.
+
+def load_best(make: Callable[[], nn.Module], run: Path) -> nn.Module:
+    """Return the network that `make` builds by a run's config.json, with the weights of its best.pt, in evaluation mode.
+
+    Raises `UserError` if they do not belong together, before a network that is far larger than its weights takes memory.
     """
-    models = import_torchvision().models
-    names = [preset for preset in catalogue.presets(backbone) if preset in models.list_models()]
-    name = name or (names[0] if names else "")
-    if name not in names:
-        raise UserError(f"{backbone} has no published network {name}".rstrip() + f"; there are {', '.join(names) or 'none'}")
-    choices = models.get_model_weights(name)
-    best = next((choice for choice in choices if Path(choice.url).name == Path(weights).name), choices.DEFAULT)
-    if weights and Path(weights).is_dir():
-        raise UserError(f"{weights} is a folder, not a file of weights; a run of yours goes with --run")
-    weights = weights or _downloaded(best.url)
-    state = load(weights)
-    options = {}
-    try:
-        if name.startswith("vit_"):  # trained on images of several sizes
-            options["image_size"] = size = math.isqrt(state["encoder.pos_embedding"].shape[1] - 1) * state["conv_proj.weight"].shape[-1]
-            best = next((choice for choice in (best, *choices) if choice.meta["min_size"][0] == size), best)
-        reference = _torchvision_s(name, state, **options)
-    except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
-        reason = textwrap.shorten(f"it lacks {error}" if isinstance(error, KeyError) else str(error), 200)
-        raise UserError(f"{weights} does not hold the weights of torchvision's {name}: {reason}") from None
-    model = catalogue.module(backbone, "convert").from_torchvision(reference).eval()
-    transforms, classes = best.transforms(), best.meta["categories"]
-    outputs = len(list(reference.parameters())[-1])
-    if outputs != len(classes):
-        classes = [f"class {i}" for i in range(outputs)]
-    return Classifier(model, lambda picture: transforms(picture)[None], classes)
-
-
-def _downloaded(url: str) -> Path:
-    """The file where torch keeps what it downloads, there already or fetched. Raises `UserError` when it cannot be."""
-    path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), torch.hub.HASH_REGEX.search(path.name)[1], progress=sys.stderr.isatty())
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"the weights cannot be downloaded from {url} ({error}): get the file another way and give it with --weights FILE, "
-            "or take a run of yours"
-        ) from None
-    return path
-
-
-def _torchvision_s(name: str, state: dict[str, Tensor], **options: int) -> nn.Module:
-    """torchvision's network with these weights, and with what its builders do for published weights and not otherwise."""
-    # DenseNet's files are older than the names of its layers.
-    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): weight for key, weight in state.items()}
-    build = functools.partial(import_torchvision().models.get_model, name, weights=None, **options)
-    with warnings.catch_warnings(), without_values():
-        warnings.simplefilter("ignore")  # GoogLeNet's, of initial weights that are not used
-        bias = [name for name, _ in build().named_parameters()][-1]  # of the classes
-        reference = build(num_classes=len(state[bias]))
-    reference.load_state_dict(state, assign=True)
-    if hasattr(reference, "transform_input"):
-        reference.transform_input = True  # GoogLeNet's weights are for images of another scale
-    return reference
-
-
-@torch.no_grad()
-def feature_maps(classifier: Classifier, picture: Tensor, layers: Sequence[str] = ()) -> dict[str, Tensor]:
-    """What layers put out for a picture (3, H, W) of bytes, name -> (C, h, w); default: the network's parts that give maps.
-
-    Raises `UserError` for a layer that is not there or gives no maps, and when no layer does.
-    """
-    model = classifier.model
-    several = {name: child for name, child in model.named_children() if isinstance(child, (nn.ModuleList, nn.ModuleDict))}
-    parts = [name for name, _ in model.named_children() if name not in several]
-    blocks = [f"{name}.{block}" for name, child in several.items() for block, _ in child.named_children()]
-    try:
-        with Probe(model, *(layers or parts + blocks)) as probe:
-            model(classifier.prepare(picture))
-    except KeyError as error:
-        raise UserError(str(error.args[0])) from None
-    maps = {name: output for name, output in probe.outputs.items() if isinstance(output, Tensor) and output.ndim == 4}
-    maps = {name: output[0] for name, output in maps.items() if layers or output.shape[-1] > 1}  # in the order of their use
-    if missing := [name for name in layers if name not in maps]:
-        raise UserError(f"layer {missing[0]} of {type(model).__name__} gives no maps (C, H, W)")
-    if not maps:
-        raise UserError(f"no layer of {type(model).__name__} gives maps; --layers names others")
-    return maps
+    path = run / "best.pt"
+    wanted = catalogue.without_values(lambda: sum(parameter.nbytes for parameter in make().parameters()))
+    found = sum(part.stat().st_size for part in (path, *path.rglob("*")))
+    if wanted > 2 * found + 2**26:
+        raise UserError(f"{run / 'config.json'} is of a network of {wanted:,} bytes, best.pt has {found:,}: not of one run")
+    return load_weights(make(), path).eval()

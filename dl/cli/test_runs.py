@@ -1,190 +1,100 @@
-"""Runs and published weights become networks that answer; `kernels` and `features` draw what is in them."""
+"""A trained run is opened as an object, whatever version wrote it."""
 
 import dataclasses
-import re
-import shutil
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from torch import nn
 
-from dl import __main__ as front
-from dl.cli import catalogue
-from dl.cli.runs import feature_maps, published, trained
+import dl
+from dl.cli import catalogue, folders
+from dl.cli.catalogue import UnknownName
+from dl.cli.runs import Run, load_best
 from dl.mytorch.checkpoint import save
 from dl.mytorch.config import UserError
-from dl.mytorch.data import read_image
+from dl.mytorch.data import Vocabulary
 from dl.mytorch.files import write_recorded_json
-from dl.mytorch.introspect import without_values
 
 
-def make_run(folder: Path, recipe: str, **flags: object) -> Path:
-    """What a run leaves of itself that matters here, with random weights."""
+def make_run(folder: Path, recipe: str = "CNN/LeNet", finished: bool = True, **values: Any) -> Path:
+    """The folder of a run of a tiny network, with `values` in its config.json."""
     train = catalogue.module(recipe, "train")
-    config = train.Config(out=str(folder), model="tiny", **flags)
-    folder.mkdir()
-    write_recorded_json({"recipe": recipe, "config": dataclasses.asdict(config)}, folder / "config.json")
-    save(train.build_model(config).state_dict(), folder / "best.pt")
+    vocabularies = {"tokens": Vocabulary("abc")} if recipe.startswith(("GPT", "RNN")) else {}
+    folder.mkdir(parents=True)
+    for name, vocabulary in vocabularies.items():
+        vocabulary.save(folder / f"vocabulary-{name}.json")
+    config = train.Config(model="tiny", out="elsewhere")
+    described = {"recipe": recipe, "config": dataclasses.asdict(config) | values, "precision": "fp32"}
+    write_recorded_json(described, folder / "config.json")
+    torch.manual_seed(0)
+    save(train.build_model(config, *([vocabularies] if vocabularies else [])).state_dict(), folder / "best.pt")
+    means = {"loss": 0.5}
+    history: list[dict[str, Any]] = [{"epoch": 1, "step": 2, "lr": 0.1, "train": means, "val": means}]
+    write_recorded_json(history + finished * [{"epoch": 1, "step": 2, "test": means}], folder / "history.json")
     return folder
 
 
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    Image.linear_gradient("L").resize((40, 30)).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
+def test_a_run_is_its_config_network_names_and_history(tmp_path: Path) -> None:
+    run = dl.Run.open(make_run(tmp_path / "run"))
+    assert (run.recipe, run.path, run.config.model, run.config.out) == ("CNN/LeNet", tmp_path / "run", "tiny", str(tmp_path / "run"))
+    model = run.model()
+    assert torch.equal(model.state_dict()["c1.weight"], torch.load(tmp_path / "run" / "best.pt")["c1.weight"])
+    assert not model.training and model is not run.model()
+    assert len(run.names) == 10 and run.vocabularies == {} and run.history.test == {"loss": 0.5}
+    with pytest.raises(UserError, match="speed.json"):
+        run.speed
 
 
-@pytest.mark.parametrize(
-    ("recipe", "kernels", "layers"),
-    [
-        ("CNN/LeNet", "3 x 1 x 5 x 5", "c1"),
-        ("CNN/ResNet", "8 x 1 x 3 x 3", "stem, blocks.0, blocks.1"),
-        ("CNN/SqueezeNet", "8 x 1 x 3 x 3", "stem, body"),
-    ],
-)
-def test_kernels_and_features_are_drawn_for_any_network_of_convolutions(
-    tmp_path: Path, picture: Path, recipe: str, kernels: str, layers: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run, figure = str(make_run(tmp_path / "run", recipe)), str(tmp_path / "figure.png")
-    assert front.main(["kernels", run, "--figure", figure]) == 0
-    assert capsys.readouterr().out.endswith(f"{kernels}\n") and read_image(figure).shape[2] > 100
-    assert front.main(["features", run, str(picture), "--figure", figure]) == 0
-    assert f", {layers}" in capsys.readouterr().out and read_image(figure).shape[2] == 1200
+@pytest.mark.parametrize("recipe", ["RNN/GRU", "GPT/GPT2", "RNN/TextCNN"])
+def test_a_run_on_text_has_its_vocabularies(tmp_path: Path, recipe: str) -> None:
+    run = Run.open(make_run(tmp_path / "run", recipe))
+    assert run.vocabularies["tokens"].tokens == ("a", "b", "c") and run.names == ()
+    assert run.model()(torch.tensor([[0, 1, 2]])) is not None
 
 
-def test_maps_of_layers_that_are_asked_for_are_theirs(tmp_path: Path) -> None:
-    classifier = trained(make_run(tmp_path / "run", "CNN/ResNet"))
-    pixels = torch.randint(256, (3, 28, 28), dtype=torch.uint8)
-    found = feature_maps(classifier, pixels, ["stem.conv"])
-    with torch.no_grad():
-        torch.testing.assert_close(found["stem.conv"], classifier.model.stem.conv(classifier.prepare(pixels))[0])
-    assert not classifier.model.training and len(classifier.classes) == 10
+def test_flags_of_earlier_versions_are_understood_and_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(tmp_path / "run", "RNN/GRU", length=7, swing=3)
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del described["config"]["bptt_length"]
+    write_recorded_json(described, folder / "config.json")
+    run = Run.open(folder)
+    assert run.config.bptt_length == 7 and run.config is run.config
+    line = f"note: {folder / 'config.json'} is of an earlier version: --length is --bptt-length now, --swing is no more\n"
+    assert capsys.readouterr().err == line
 
 
-def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = str(make_run(tmp_path / "mlp", "MLP/MLP"))
-    resnet = str(make_run(tmp_path / "resnet", "CNN/ResNet"))
-
-    def refused(*argv: str) -> str:
-        assert front.main(list(argv)) == 1
-        error = capsys.readouterr().err
-        assert error.startswith("error: ") and error.count("\n") == 1
-        return error
-
-    assert "no convolution" in refused("kernels", run)
-    assert "no layer of MLP gives maps" in refused("features", run, str(picture))
-    assert "layer head of ResNet gives no maps" in refused("features", resnet, str(picture), "--layers", "head")
-    assert "no output of a layer 'blocks.7'" in refused("features", resnet, str(picture), "--layers", "blocks.7")
-    assert "does not exist" in refused("features", resnet, str(tmp_path / "none.png"))
-    assert "holds no trained network" in refused("kernels", str(tmp_path))
+def test_the_newest_finished_run_of_a_model_is_its_latest(tmp_path: Path) -> None:
+    for number, (name, finished, recipe) in enumerate(
+        [("old", True, "CNN/LeNet"), ("deep/new", True, "CNN/LeNet"), ("open", False, "CNN/LeNet"), ("other", True, "MLP/MLP")]
+    ):
+        folder = make_run(tmp_path / name, recipe, finished)
+        for path in folder.iterdir():
+            os.utime(path, (1e9 + number, 1e9 + number))
+    (tmp_path / "config.json").write_text("[]", encoding="utf-8")  # another program's
+    assert Run.latest("lenet", tmp_path).path == tmp_path / "deep" / "new"
+    with pytest.raises(UserError, match="no finished run of CNN/ResNet below"):
+        Run.latest("CNN/ResNet", tmp_path)
+    with pytest.raises(UnknownName):
+        Run.latest("CNN/ResNit", tmp_path)
+    assert [run.path.name for run in folders.found(tmp_path)] == ["new", "old", "open", "other"]
 
 
-def test_parts_of_a_network_that_it_keeps_by_name_give_maps(tmp_path: Path) -> None:
-    maps = feature_maps(trained(make_run(tmp_path / "run", "CNN/GoogLeNet")), torch.zeros(3, 28, 28, dtype=torch.uint8))
-    assert list(maps) == ["stem", "body.3a", "body.pool3", "body.4a", "body.4d"]
+@pytest.mark.slow
+def test_importing_dl_imports_no_torch() -> None:
+    subprocess.run([sys.executable, "-c", "import sys, dl; sys.exit('torch' in sys.modules)"], check=True)
 
 
-def test_runs_of_other_kinds_are_refused(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", "CNN/LeNet")
-    with pytest.raises(UserError, match="a run of CNN/LeNet, not of CNN/ResNet"):
-        trained(run, "CNN/ResNet")
-    no_classes = "does not classify pictures"
-    for recipe, message in (("CNN/Torn", "no recipe"), ("Linear/LinearRegression", no_classes), ("Generative/VAE", no_classes)):
-        write_recorded_json({"recipe": recipe, "config": {}}, run / "config.json")
-        with pytest.raises(UserError, match=message):
-            trained(run)
-
-
-def test_a_run_on_own_pictures_keeps_the_names_of_its_classes(tmp_path: Path, no_pictures: None) -> None:
-    pictures = tmp_path / "pictures"
-    for i, name in enumerate(["apple", "banana", "sky"]):
-        (pictures / name).mkdir(parents=True)
-        for number in range(4):
-            Image.new("RGB", (8, 8), (80 * i, 20 * number, 0)).save(pictures / name / f"{number}.png")
-    recipe = catalogue.module("CNN/ResNet", "train")
-    flags = {"out": str(tmp_path / "run"), "data": f"folder:{pictures}", "model": "tiny", "image_size": 8, "precision": "fp32"}
-    recipe.main(recipe.Config(**flags, epochs=1))
-    (pictures / "apple").rename(pictures / "red_apple")
-    with pytest.raises(UserError, match="4 new, red_apple/0.png first; 4 gone, apple/0.png first"):
-        recipe.main(recipe.Config(**flags, epochs=1))
-    shutil.rmtree(pictures)
-    assert trained(tmp_path / "run").classes == ("apple", "banana", "sky")
-
-
-PUBLISHED = [
-    pytest.param("CNN/DenseNet", "densenet121", "DEFAULT", marks=pytest.mark.slow),
-    pytest.param("CNN/GoogLeNet", "googlenet", "DEFAULT", marks=pytest.mark.slow),
-    ("CNN/MobileNetV2", "mobilenet_v2", "IMAGENET1K_V1"),  # whose images are prepared otherwise than the newest's
-    *(
-        pytest.param(backbone, name, weights, marks=pytest.mark.parity)
-        for backbone, name, weights in [
-            ("CNN/AlexNet", "alexnet", "DEFAULT"),
-            ("CNN/ConvNeXt", "convnext_tiny", "DEFAULT"),
-            ("CNN/EfficientNet", "efficientnet_b1", "IMAGENET1K_V1"),
-            ("CNN/ResNeXt", "resnext50_32x4d", "DEFAULT"),
-            ("CNN/ResNet", "resnet50", "IMAGENET1K_V1"),
-            ("CNN/SqueezeNet", "squeezenet1_0", "DEFAULT"),
-            ("CNN/VGG", "vgg11_bn", "DEFAULT"),
-            ("CNN/WideResNet", "wide_resnet50_2", "DEFAULT"),
-            ("Transformers/ViT", "vit_b_32", "DEFAULT"),
-            ("Transformers/ViT", "vit_b_16", "IMAGENET1K_SWAG_E2E_V1"),  # of 384 pixels
-            ("Transformers/ViT", "vit_h_14", "DEFAULT"),  # of 518
-        ]
-    ),
-]
-
-
-@pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
-@pytest.mark.parametrize(("backbone", "name", "weights"), PUBLISHED)
-def test_published_files_are_read_as_by_torchvision_s_own_builders(
-    torchvision: ModuleType, backbone: str, name: str, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models = torchvision.models
-    entry = models.get_model_weights(name)[weights]
-    with without_values():  # a builder without weights asks for the size of the images only where it matters
-        shapes = models.get_model(name, **({"image_size": entry.meta["min_size"][0]} if "vit" in name else {})).state_dict()
-    state = {}
-    for key, tensor in shapes.items():
-        if key.endswith("num_batches_tracked"):
-            continue  # older than most files
-        old = re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key)  # as DenseNet's files call them
-        scale = tensor[0].numel() ** -0.5
-        state[old] = torch.rand(tensor.shape) + 0.5 if tensor.ndim == 1 else torch.randn(tensor.shape) * scale
-    file = tmp_path / Path(entry.url).name
-    torch.save(state, file)
-    monkeypatch.setattr(type(entry), "get_state_dict", lambda *_, **__: dict(state))
-    reference = models.get_model(name, weights=entry).eval()
-    own = published(backbone, name, file)
-    picture = torch.randint(256, (3, 300, 300), dtype=torch.uint8)
-    images = entry.transforms()(picture)[None]
-    assert torch.equal(own.prepare(picture), images)
-    with torch.no_grad():
-        expected = reference(images)
-        assert expected.std() > 0.01  # and so the inputs, whose scale may be wrong, show
-        torch.testing.assert_close(own.model(images), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
-
-
-def test_published_weights_are_found_by_folder_and_preset(
-    torchvision: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    reference = torchvision.models.squeezenet1_1(weights=None, num_classes=7).eval()
-    torch.save(dict(sorted(reference.state_dict().items())), tmp_path / "weights.pth")  # the order plays no part
-    classifier = published("CNN/SqueezeNet", "squeezenet1_1", tmp_path / "weights.pth")
-    pixels = torch.randint(256, (3, 70, 90), dtype=torch.uint8)
-    with torch.no_grad():
-        torch.testing.assert_close(classifier.model(classifier.prepare(pixels)), reference(classifier.prepare(pixels)))
-    assert classifier.classes == [f"class {i}" for i in range(7)]
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth").write_bytes(b"torn")
-    with pytest.raises(UserError, match="checkpoints/squeezenet1_1-b8a52dc0.pth is damaged"):
-        published("CNN/SqueezeNet", "squeezenet1_1")
-    with pytest.raises(UserError, match="CNN/NiN has no published network; there are none"):
-        published("CNN/NiN")
-    with pytest.raises(UserError, match="no published network small; there are squeezenet1_0, squeezenet1_1"):
-        published("CNN/SqueezeNet", "small")
-    with pytest.raises(UserError, match="does not hold the weights of torchvision's squeezenet1_0"):
-        published("CNN/SqueezeNet", "", tmp_path / "weights.pth")
+def test_a_network_that_is_larger_than_its_weights_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    model = nn.Linear(10, 20)
+    save(model.state_dict(), tmp_path / "best.pt")
+    assert torch.equal(load_best(lambda: nn.Linear(10, 20), tmp_path).weight, model.weight)
+    with pytest.raises(UserError, match="config.json is of a network of 400,000,000,400,000,000 bytes, best.pt has"):
+        load_best(lambda: nn.Linear(10**9, 10**8), tmp_path)
+    with pytest.raises(UserError, match="belongs to another model"):
+        load_best(lambda: nn.Linear(10, 21), tmp_path)

@@ -20,14 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from dl.cli import catalogue, command
+from dl.cli.classifiers import classifier
 from dl.cli.results import markdown_table, rewrite
-from dl.modules.CNN.ResNet import predict
+from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM.data import some_examples
-from dl.modules.Diffusion.DDPM.sample import MOST, SAMPLERS, Trained, check, first_noise, sample, trained
+from dl.modules.Diffusion.DDPM.sample import MOST, SAMPLERS, Diffusion, check, first_noise, sample
 from dl.modules.Diffusion.frechet import frechet_distance
 from dl.mytorch import Probe
 from dl.mytorch.config import UserError, user_path
-from dl.mytorch.data import Splits, image_splits
+from dl.mytorch.data import ImageSet, Splits, image_splits
 from dl.mytorch.data.images.sets import IMAGE_SETS
 from dl.mytorch.files import read_json, write_json
 from dl.mytorch.float64 import with_float64
@@ -61,13 +62,13 @@ def features(classifier: nn.Module, images: Tensor, batch: int = 256) -> tuple[T
     return torch.cat(seen), torch.cat(said)
 
 
-def standardised(images: Tensor, found: Trained) -> Tensor:
+def standardised(images: Tensor, about: ImageSet) -> Tensor:
     """Images in [-1, 1] as a classifier of the same set sees them: rounded to bytes first, as real images are."""
     pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return found.about.standard({"images": pixels}, torch.Generator())["images"]
+    return about.standard({"images": pixels}, torch.Generator())["images"]
 
 
-def drawn(options: argparse.Namespace, found: Trained, splits: Splits) -> tuple[Tensor, Tensor | None]:
+def drawn(options: argparse.Namespace, found: Diffusion, splits: Splits) -> tuple[Tensor, Tensor | None]:
     """The images (N, C, H, W) to be scored, in [-1, 1], and the classes that were asked for (N,), if any."""
     if options.real:
         batch = some_examples(splits.train, options.num)
@@ -77,7 +78,7 @@ def drawn(options: argparse.Namespace, found: Trained, splits: Splits) -> tuple[
     return sample(found, noise, asked, options.sampler, options.steps, options.guidance, seed=options.seed), asked
 
 
-def scores(options: argparse.Namespace, found: Trained, classifier: nn.Module) -> dict[str, Any]:
+def scores(options: argparse.Namespace, found: Diffusion, classifier: nn.Module) -> dict[str, Any]:
     """The scores of `options.num` images against as many of the test set, with what was asked and the seconds it took."""
     splits = image_splits(found.config)
     test = some_examples(splits.test, options.num)["images"]
@@ -85,7 +86,7 @@ def scores(options: argparse.Namespace, found: Trained, classifier: nn.Module) -
     images, asked = drawn(options, found, splits)
     seconds = time.perf_counter() - started
     real, _ = features(classifier, found.about.standard({"images": test}, torch.Generator())["images"])
-    fake, said = features(classifier, standardised(images, found))
+    fake, said = features(classifier, standardised(images, found.about))
     precision, recall = precision_recall(real, fake)
     agreement = None if asked is None else (said == asked).double().mean().item()
     asked_for = {name: getattr(options, name) for name in ("sampler", "steps", "guidance")}
@@ -147,15 +148,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score(options: argparse.Namespace) -> None:
-    found, classifier = trained(options.run), predict.trained(options.classifier)
+    found, judge = Diffusion.open(options.run), classifier(Run.open(options.classifier))
     check(options, found)
     command.check("--num", options.num, 8, MOST)
     command.check("--seed", options.seed, *command.SEEDS)
     if options.record and found.config.data not in IMAGE_SETS:
         raise UserError(f"--record keeps scores of sets that all have, not of --data {found.config.data}")
-    if classifier.classes != found.about.classes:
+    if judge.classes != found.run.names:
         raise UserError(f"{options.classifier} was trained on other classes than {options.run}")
-    row = scores(options, found, classifier.model)
+    row = scores(options, found, judge.model)
     print(record(row, options) if options.record else table([row]))
 
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dl.cli.runs import Run
 from dl.modules.CNN.ResNet import train as resnet
 from dl.modules.Diffusion import score
 from dl.modules.Diffusion.DDPM import sample
@@ -167,11 +168,11 @@ def test_samples_are_compared_with_pictures_in_files(
 
 
 def test_drawn_images_reach_the_classifier_as_real_ones_do(runs: list[str]) -> None:
-    found = sample.trained(Path(runs[0]))
+    found = sample.Diffusion.open(Path(runs[0]))
     pixels = torch.randint(256, (5, 1, 28, 28), dtype=torch.uint8)
     real = found.about.standard({"images": pixels}, torch.Generator())["images"]
-    torch.testing.assert_close(standardised(pixels / 127.5 - 1, found), real)
-    classifier = score.predict.trained(Path(runs[2])).model
+    torch.testing.assert_close(standardised(pixels / 127.5 - 1, found.about), real)
+    classifier = Run.open(runs[2]).model()
     seen, said = features(classifier, real, batch=2)
     torch.testing.assert_close(classifier.head(seen), classifier(real), atol=1e-5, rtol=1e-4)
     assert torch.equal(said, classifier(real).argmax(1))

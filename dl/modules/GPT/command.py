@@ -2,39 +2,27 @@
 
 import argparse
 from os.path import expanduser
-from pathlib import Path
-from typing import Callable, NamedTuple, Sequence
+from typing import Callable, Sequence
 
 import torch
 from torch import nn
 
 from dl.cli import command
+from dl.cli.runs import Run
 from dl.modules.GPT.BPE.tokenizer import BPE
-from dl.modules.GPT.recipe import LanguageConfig, build_model
 from dl.modules.GPT.task import Tokens, to_text
-from dl.mytorch.config import Parser, restore
-from dl.mytorch.data import Vocabulary
-from dl.mytorch.files import read_json
-from dl.mytorch.run import trained_run
+from dl.mytorch.config import Parser
 from dl.mytorch.text.generation import stream
 
 MOST_TOKENS = 10**6  # all that were drawn are kept
 
 
-class Writer(NamedTuple):
-    """A trained network with its tokens."""
-
-    model: nn.Module
-    tokens: Tokens
+Writer = tuple[nn.Module, Tokens]  # a network with its tokens: a run's, or published ones
 
 
-def trained(run: Path, recipe: str, config_class: type[LanguageConfig], build: Callable[..., nn.Module]) -> Writer:
-    """The best checkpoint of a run of `recipe`, say "GPT/GPT2". Raises `UserError` for a folder that holds none."""
-    described = trained_run(run, recipe)
-    path = run / "vocabulary-tokens.json"
-    tokens = BPE.read(path) if isinstance(read_json(path), dict) else Vocabulary.load(path)
-    config = restore(config_class, described["config"], run / "config.json")
-    return Writer(command.load_best(lambda: build_model(config, build, len(tokens)), run), tokens)
+def writer(run: Run) -> Writer:
+    """The network of a run, with its tokens."""
+    return run.model(), run.vocabularies["tokens"]
 
 
 def parse(argv: Sequence[str] | None, recipe: str, run_help: str) -> argparse.Namespace:
@@ -52,21 +40,21 @@ def parse(argv: Sequence[str] | None, recipe: str, run_help: str) -> argparse.Na
     return parser.parse_intermixed_args(argv)
 
 
-def write(writer: Writer, options: argparse.Namespace) -> None:
+def write(model: nn.Module, tokens: Tokens, options: argparse.Namespace) -> None:
     """The prompt and what follows, to the terminal. A token that ends texts ends this one."""
     command.check("--seed", options.seed, *command.SEEDS)
     command.check("--tokens", options.tokens, 0, MOST_TOKENS)
-    ids = writer.tokens.encode(options.prompt)
+    ids = tokens.encode(options.prompt)
     names = ("temperature", "top_k", "top_p", "repetition_penalty", "seed")
     choice = {name: getattr(options, name) for name in names}
-    stop = list(writer.tokens.special.values()) if isinstance(writer.tokens, BPE) else []
+    stop = list(tokens.special.values()) if isinstance(tokens, BPE) else []
     print(options.prompt, end="", flush=True)
-    text = to_text(writer.tokens, ids)
-    for token in stream(writer.model, torch.tensor([ids]), max_new_tokens=options.tokens, stop=stop, **choice):
+    text = to_text(tokens, ids)
+    for token in stream(model, torch.tensor([ids]), max_new_tokens=options.tokens, stop=stop, **choice):
         if int(token) in stop:
             break
         ids.append(int(token))
-        longer = to_text(writer.tokens, ids)
+        longer = to_text(tokens, ids)
         if not longer.endswith("\ufffd"):  # else a character whose bytes are not all there
             print(longer[len(text) :], end="", flush=True)
             text = longer
@@ -75,4 +63,4 @@ def write(writer: Writer, options: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None, recipe: str, run_help: str, load: Callable[[str], Writer]) -> int:
     options = parse(argv, recipe, run_help)
-    return command.run(lambda: write(load(options.run), options))
+    return command.run(lambda: write(*load(options.run), options))

@@ -1,15 +1,18 @@
 """What the recipes of GPT-2 and Llama share: flags, data, optimizer, schedule. The defaults are nanoGPT's for a CPU."""
 
 from dataclasses import dataclass
-from typing import Any, Callable
+from pathlib import Path
+from typing import Any, Callable, Mapping
 
 from torch import nn
 
+from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.data import text_splits
-from dl.modules.GPT.task import TextModeling
+from dl.modules.GPT.task import TextModeling, Tokens
 from dl.mytorch import History, TrainConfig, Trainer, seed_everything
 from dl.mytorch.config import flag
-from dl.mytorch.data import TextSplits
+from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.files import read_json
 from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import adamw, warmup_cosine
 
@@ -36,6 +39,11 @@ class LanguageConfig(TrainConfig):
         """What the network is told beside vocabulary, length and dropout."""
         return {}
 
+    @staticmethod
+    def read_vocabulary(path: Path) -> Tokens:
+        """The tokens that a run keeps: characters, or word pieces."""
+        return BPE.read(path) if isinstance(read_json(path), dict) else Vocabulary.load(path)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("length", self.length >= 1, "at least 1")
@@ -45,9 +53,9 @@ class LanguageConfig(TrainConfig):
         self._check("beta2", 0 <= self.beta2 < 1, "at least 0 and below 1")
 
 
-def build_model(config: LanguageConfig, build: Callable[..., nn.Module], vocab_size: int) -> nn.Module:
+def build_for(config: LanguageConfig, vocabularies: Mapping[str, Any], build: Callable[..., nn.Module]) -> nn.Module:
     """The network that the config asks for; `build` is that of its model.py."""
-    sizes = {"vocab_size": vocab_size, "max_length": config.length, "dropout": config.dropout}
+    sizes = {"vocab_size": len(vocabularies["tokens"]), "max_length": config.length, "dropout": config.dropout}
     return use_fast_dropout(build(config.model, **sizes, **config.sizes()))
 
 
@@ -62,7 +70,7 @@ def train(
     data = data or text_splits(config, config.length)
     vocabulary = data.vocabularies["tokens"]
     trainer = Trainer(
-        model=build_model(config, build, len(vocabulary)),
+        model=build_for(config, data.vocabularies, build),
         task=task(vocabulary, words=config.data == "wikitext2"),
         optimizer=adamw(config.lr, config.weight_decay, betas=(0.9, config.beta2), fused=True),
         schedule=warmup_cosine(config.warmup, floor=config.floor),

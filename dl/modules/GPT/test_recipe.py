@@ -146,8 +146,8 @@ def test_altered_files_of_a_run_are_refused_in_a_line(tmp_path: Path, field: str
 
 def test_a_prompt_alone_is_for_the_run_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(gpt2_generate, "load", lambda run: seen.append(run))
-    monkeypatch.setattr(gpt2_generate.command, "write", lambda writer, options: seen.append(options.prompt))
+    monkeypatch.setattr(gpt2_generate, "load", lambda run: seen.append(run) or (None, None))
+    monkeypatch.setattr(gpt2_generate.command, "write", lambda model, tokens, options: seen.append(options.prompt))
     assert gpt2_generate.main(["ROMEO:"]) == gpt2_generate.main(["gpt2", "--temperature", "0", "JULIET:"]) == 0
     assert seen == ["runs/GPT/GPT2", "ROMEO:", "gpt2", "JULIET:"]
 

@@ -8,43 +8,20 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import Sequence
 
 import torch
-from torch import nn
 
-from dl.cli import catalogue, command
-from dl.modules.Diffusion.DDPM.data import PictureConfig
+from dl.cli import command
+from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM.sample import beside_nearest, check_out
 from dl.modules.Generative.images import picture, samples, walks
-from dl.mytorch import load_weights, plot
-from dl.mytorch.config import UserError, restore, user_path
-from dl.mytorch.data import ImageSet, data_of_run, image_set, image_splits
+from dl.mytorch import plot
+from dl.mytorch.config import UserError, user_path
+from dl.mytorch.data import image_splits
 from dl.mytorch.distributed import device
-from dl.mytorch.run import trained_run
 
 RECIPES = ("Generative/DCGAN", "Generative/VAE")
-
-
-class Trained(NamedTuple):
-    """A trained network with what belongs to it."""
-
-    model: nn.Module
-    about: ImageSet
-    config: PictureConfig
-
-
-def trained(run: Path) -> Trained:
-    """The best checkpoint of a run. Raises `UserError` for a folder without one, and for a run of another recipe."""
-    described = trained_run(run)
-    if described["recipe"] not in RECIPES:
-        raise UserError(f"{run} is a run of {described['recipe']}, not of {' or '.join(RECIPES)}")
-    recipe = catalogue.module(described["recipe"], "train")
-    kept = {"out": str(run), "fresh": False, "data": data_of_run(run, described["config"]["data"])}
-    # The run's split is looked for in `out`.
-    config = restore(recipe.Config, {**described["config"], **kept}, run / "config.json")
-    model = load_weights(recipe.build_model(config), run / "best.pt").eval().to(device(config.device))
-    return Trained(model, image_set(config), config)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -67,16 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def action() -> None:
         check_out(options.out)
-        found = trained(options.run)
+        run = Run.open(options.run, *RECIPES)
+        model = run.model().to(device(run.config.device))
         if options.num < 1 or options.seed < 0:
             raise UserError(f"--num has to be at least 1 and --seed 0 or more; got {options.num} and {options.seed}")
         columns = 8
         if options.interpolate:
-            images, columns = walks(found.model, options.num, options.seed), 10
+            images, columns = walks(model, options.num, options.seed), 10
         else:
-            images = samples(found.model, options.num, options.seed)
+            images = samples(model, options.num, options.seed)
         if options.nearest:
-            images = (beside_nearest(images * 2 - 1, image_splits(found.config).train) + 1) / 2
+            images = (beside_nearest(images * 2 - 1, image_splits(run.config).train) + 1) / 2
         plot.save_image(picture(images, columns), options.out)
         print(f"drawn: {options.out}")
 

@@ -13,13 +13,15 @@ import torch
 from torch import nn
 
 from dl.cli import command
-from dl.modules.CNN.ResNet import predict
+from dl.cli.classifiers import classifier
+from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
 from dl.modules.Generative.images import samples
-from dl.modules.Generative.sample import Trained, trained
+from dl.modules.Generative.sample import RECIPES
 from dl.mytorch.config import UserError, user_path
-from dl.mytorch.data import image_splits
+from dl.mytorch.data import image_set, image_splits
+from dl.mytorch.distributed import device
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -34,11 +36,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 @torch.no_grad()
-def scores(found: Trained, classifier: nn.Module, num: int, seed: int) -> tuple[float, float, float]:
+def scores(run: Run, judge: nn.Module, num: int, seed: int) -> tuple[float, float, float]:
     """Frechet distance, precision and recall of `num` samples against as many images of the test set."""
-    test = some_examples(image_splits(found.config).test, num)["images"]
-    real, _ = features(classifier, found.about.standard({"images": test}, torch.Generator())["images"])
-    drawn, _ = features(classifier, standardised(samples(found.model, num, seed) * 2 - 1, found))
+    about, model = image_set(run.config), run.model().to(device(run.config.device))
+    test = some_examples(image_splits(run.config).test, num)["images"]
+    real, _ = features(judge, about.standard({"images": test}, torch.Generator())["images"])
+    drawn, _ = features(judge, standardised(samples(model, num, seed) * 2 - 1, about))
     return frechet_distance(real, drawn), *precision_recall(real, drawn)
 
 
@@ -46,12 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
 
     def action() -> None:
-        found, classifier = trained(options.run), predict.trained(options.classifier)
+        run, judge = Run.open(options.run, *RECIPES), classifier(Run.open(options.classifier))
         if options.num < 8 or options.seed < 0:
             raise UserError(f"--num has to be at least 8 and --seed 0 or more; got {options.num} and {options.seed}")
-        if classifier.classes != found.about.classes:
+        if judge.classes != run.names:
             raise UserError(f"{options.classifier} was trained on other classes than {options.run}")
-        distance, precision, recall = scores(found, classifier.model, options.num, options.seed)
+        distance, precision, recall = scores(run, judge.model, options.num, options.seed)
         print(f"Frechet distance {distance:.2f}, precision {precision:.3f}, recall {recall:.3f}")
 
     return command.run(action)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dl.cli import catalogue
+from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM import sample as diffusion
 from dl.modules.Diffusion.test_score import make_pictures
 from dl.modules.Generative import sample, score
@@ -51,7 +52,7 @@ def test_every_way_to_ask_gives_its_picture(
     rows_and_columns = [(2, 8), (3, 10), (2, 8)]
     assert [image.shape[1:] for image in shown.values()] == [(57 * r - 1, 57 * c - 1) for r, c in rows_and_columns]
     with torch.no_grad():
-        first = samples(sample.trained(run).model, 1, seed=0)[0]
+        first = samples(Run.open(run).model(), 1, seed=0)[0]
     torch.testing.assert_close(shown["c.png"][:, :56:2, :56:2], first)
     second = shown["c.png"][:, :56:2, 57:113:2]  # behind it, an image of the training set
     assert any(torch.allclose(second, image / 255) for image in pixels)
@@ -60,7 +61,7 @@ def test_every_way_to_ask_gives_its_picture(
 @pytest.mark.parametrize("recipe", sample.RECIPES)
 @torch.no_grad()
 def test_samples_repeat_with_a_seed_in_any_parts_and_lines_begin_and_end_with_samples(tmp_path: Path, recipe: str) -> None:
-    model = sample.trained(make_run(tmp_path / "run", recipe)).model
+    model = Run.open(make_run(tmp_path / "run", recipe)).model()
     whole = samples(model, 5, seed=1)
     assert whole.shape == (5, 1, 28, 28) and 0 <= whole.min() and whole.max() <= 1
     torch.testing.assert_close(samples(model, 5, seed=1, batch=2), whole)
@@ -85,7 +86,7 @@ def test_scores_are_stated_and_what_cannot_be_is_refused(
         (score.main, [str(run), "--classifier", str(judge), "--num", "13"], "--num 13: there are 12 images to compare with"),
         (sample.main, [str(run), "--num", "0"], "--num has to be at least 1"),
         (sample.main, [str(run), "--out", "a.xyz"], "--out a.xyz: the name of a picture ends in .png, .jpg"),
-        (sample.main, [str(judge)], "is a run of CNN/ResNet, not of Generative/DCGAN or Generative/VAE"),
+        (sample.main, [str(judge)], "is a run of CNN/ResNet, not of Generative/DCGAN, Generative/VAE"),
         (sample.main, [str(tmp_path)], "holds no trained network"),
     ):
         assert main(words) == 1

@@ -6,38 +6,25 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Sequence
 
 import torch
-from torch import nn
 
-from dl.cli import catalogue, command
+from dl.cli import command
+from dl.cli.runs import Run
 from dl.modules.RNN.generation import generate, separator, to_text
-from dl.modules.RNN.recipe import build_model
-from dl.mytorch.config import Parser, UserError, restore, user_path
-from dl.mytorch.data import Vocabulary
-from dl.mytorch.run import trained_run
+from dl.mytorch.config import Parser, UserError, user_path
 
 MOST_TOKENS = 10**6  # all are drawn before they are printed
 RECIPES = ("RNN/RNN", "RNN/GRU", "RNN/LSTM")
-
-
-def trained(run: Path) -> tuple[nn.Module, Vocabulary]:
-    """The best checkpoint of a run of one of the three recipes. Raises `UserError` for a folder that holds none."""
-    described = trained_run(run, *RECIPES)
-    recipe = described["recipe"]
-    vocabulary = Vocabulary.load(run / "vocabulary-tokens.json")
-    config = restore(catalogue.module(recipe, "train").Config, described["config"], run / "config.json")
-    build = catalogue.module(recipe).build
-    return command.load_best(lambda: build_model(config, build, len(vocabulary)), run), vocabulary
 
 
 def write(options: argparse.Namespace) -> None:
     """The prompt and what follows, to the terminal."""
     command.check("--seed", options.seed, *command.SEEDS)
     command.check("--tokens", options.tokens, 0, MOST_TOKENS)
-    model, vocabulary = trained(options.run)
+    run = Run.open(options.run, *RECIPES)
+    model, vocabulary = run.model(), run.vocabularies["tokens"]
     tokens = options.prompt.split() if separator(vocabulary) else list(options.prompt)
     if not tokens:
         raise UserError("a prompt has one token at least")

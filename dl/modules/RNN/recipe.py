@@ -1,7 +1,7 @@
 """What the recipes of RNN, GRU and LSTM share: flags, data, task, optimizer, schedule."""
 
 from dataclasses import dataclass
-from typing import Any, Callable, Literal
+from typing import Any, Callable, Literal, Mapping
 
 from torch import nn
 
@@ -48,10 +48,10 @@ class LanguageConfig(TrainConfig):
             self._check("layerwise", self.layerwise == "none", "none with --optimizer ntasgd, which averages the whole")
 
 
-def build_model(config: LanguageConfig, build: Callable[..., nn.Module], vocab_size: int) -> nn.Module:
+def build_for(config: LanguageConfig, vocabularies: Mapping[str, Any], build: Callable[..., nn.Module]) -> nn.Module:
     """The network that the config asks for; `build` is that of its model.py."""
     options: dict[str, Any] = {} if config.dropout == -1 else {"dropout": config.dropout}
-    return build(config.model, vocab_size=vocab_size, **options)
+    return build(config.model, vocab_size=len(vocabularies["tokens"]), **options)
 
 
 def train(config: LanguageConfig, build: Callable[..., nn.Module], data: TextSplits | None = None) -> History:
@@ -61,7 +61,7 @@ def train(config: LanguageConfig, build: Callable[..., nn.Module], data: TextSpl
     vocabulary = data.vocabularies["tokens"]
     averaged, decay = config.optimizer == "ntasgd", config.weight_decay
     trainer = (AveragingTrainer if averaged else Trainer)(
-        model=build_model(config, build, len(vocabulary)),
+        model=build_for(config, data.vocabularies, build),
         task=StreamModeling(vocabulary, config.ar_alpha, config.tar_beta),
         optimizer=sgd(config.lr, weight_decay=decay) if averaged else adamw(config.lr, decay, fused=True),
         schedule=constant() if averaged else warmup_cosine(warmup=0.02),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from dl.cli.runs import Run
 from dl.modules.RNN import translate
 from dl.modules.RNN.BahdanauAttention import train as attention_train
 from dl.modules.RNN.Seq2Seq import train as seq2seq_train
@@ -14,6 +15,7 @@ from dl.modules.RNN.Seq2Seq.test_model import splits
 from dl.mytorch import plot
 from dl.mytorch.files import read_json, write_recorded_json
 from dl.mytorch.metrics import BLEU
+from dl.mytorch.text.translation import Translation
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_sentences_are_translated_by_the_best_weights(
     runs: dict[str, Path], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    translator = translate.trained(runs[name])
+    translator = translate.RecurrentTranslator(Run.open(runs[name]))
     ids = torch.tensor([translator.task.source.encode("a b <unk> <eos>".split())])
     expected = " ".join(translator.task.target.decode(translator.task.translate(translator.model, ids)[0]))
     assert translate.main([str(runs[name]), "A b Z"]) == 0
@@ -59,12 +61,12 @@ def test_the_picture_shows_what_each_word_looked_at(
 def test_bleu_is_that_of_the_test_sentences_of_the_run(
     runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = translate.trained(runs["plain"]).task.target.encode("abcde")
+    said = translate.RecurrentTranslator(Run.open(runs["plain"])).task.target.encode("abcde")
     monkeypatch.setattr(translate, "translation", lambda config, min_count: splits(config))
-    monkeypatch.setattr(translate.Translation, "translate", lambda task, model, source: [said] * len(source))
+    monkeypatch.setattr(Translation, "translate", lambda task, model, source: [said] * len(source))
     assert translate.main([str(runs["plain"]), "--test"]) == 0
     expected = BLEU()
-    (batch,) = splits(translate.trained(runs["plain"]).config).test.batches()
+    (batch,) = splits(translate.RecurrentTranslator(Run.open(runs["plain"])).config).test.batches()
     references = [[[i for i in row if i > 3]] for row in batch["target"].tolist()]
     expected.update({"hypotheses": [said] * len(references), "references": references})
     assert capsys.readouterr().out == f"BLEU of the test sentences: {100 * expected.compute():.2f}\n"

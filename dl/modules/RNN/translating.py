@@ -39,7 +39,9 @@ class TranslationConfig(TrainConfig):
         self._check("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1")
 
 
-def build_model(config: TranslationConfig, build: Callable[..., nn.Module], vocabularies: Mapping[str, Vocabulary]) -> nn.Module:
+def build_for(
+    config: TranslationConfig, vocabularies: Mapping[str, Vocabulary], build: Callable[..., nn.Module]
+) -> nn.Module:
     """The network that the config asks for; `build` is that of its model.py."""
     options: dict[str, Any] = {} if config.dropout == -1 else {"dropout": config.dropout}
     sizes = {"source_vocabulary_size": len(vocabularies["source"]), "vocabulary_size": len(vocabularies["target"])}
@@ -56,7 +58,7 @@ def train(
     seed_everything(config.seed)
     data = data or translation(config, config.min_count)
     trainer = Trainer(
-        model=build_model(config, build, data.vocabularies),
+        model=build_for(config, data.vocabularies, build),
         task=task(data.vocabularies, config.label_smoothing, config.beams, config.monitor),
         optimizer=adamw(config.lr, config.weight_decay, fused=True),
         schedule=warmup_cosine(warmup=0.05),

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from dl.cli import command
-from dl.cli.runs import Classifier, feature_maps, published, trained
+from dl.cli.classifiers import Classifier, classifier, feature_maps, published
+from dl.cli.runs import Run
 from dl.mytorch import plot
 from dl.mytorch.config import user_path
 from dl.mytorch.data import read_image
@@ -57,18 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     def action() -> None:
         pictures = [read_image(path) for path in options.pictures]
         if options.run:
-            classifier = trained(options.run, "CNN/ResNet")
+            found = classifier(Run.open(options.run, "CNN/ResNet"))
         else:
-            classifier = published("CNN/ResNet", options.model, options.weights)
+            found = published("CNN/ResNet", options.model, options.weights)
         answers = []
         for path, picture in zip(options.pictures, pictures):
-            likely = predict(classifier, picture).topk(min(options.top, len(classifier.classes)))
-            answers.append([(classifier.classes[i], p) for p, i in zip(likely.values.tolist(), likely.indices.tolist())])
+            likely = predict(found, picture).topk(min(options.top, len(found.classes)))
+            answers.append([(found.classes[i], p) for p, i in zip(likely.values.tolist(), likely.indices.tolist())])
             print(f"{path}\n" + "\n".join(f"  {probability:6.1%}  {name}" for name, probability in answers[-1]))
         plot.save_figure(plot.predictions(pictures, answers), options.figure)
         print(f"drawn: {options.figure}")
         if options.features:
-            plot.save_figure(plot.feature_maps(feature_maps(classifier, pictures[0])), options.features)
+            plot.save_figure(plot.feature_maps(feature_maps(found, pictures[0])), options.features)
             print(f"drawn: {options.features}")
 
     return command.run(action)

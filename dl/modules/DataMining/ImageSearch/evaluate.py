@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dl.cli import command, results
+from dl.cli.runs import Run
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
@@ -32,7 +33,6 @@ from dl.mytorch import plot
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import centre_square
 from dl.mytorch.files import write_json
-from dl.mytorch.run import trained_run
 
 HERE = Path(__file__).parent
 QUERIES = 1000
@@ -139,7 +139,7 @@ def about_run(weights: str) -> dict[str, Any]:
     """How the network of a run was trained; of a file, nothing is known."""
     if not Path(weights).is_dir():
         return {}
-    described = trained_run(weights)
+    described = Run.open(weights).described
     loss = described["config"].get("loss", "cross-entropy")
     return {"loss": loss, **{name: described[name] for name in ("command", "commit")}}
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dl.cli import catalogue
-from dl.cli.runs import Classifier, published, trained
+from dl.cli.classifiers import Classifier, classifier, published
+from dl.cli.runs import Run
 from dl.mytorch import Probe
 from dl.mytorch.config import UserError
-from dl.mytorch.run import trained_run
 
 
 @torch.no_grad()
@@ -59,13 +59,13 @@ class Extractor:
     """
 
     def __init__(self, backbone: str = "", weights: str = "", preset: str = "", layer: str = "") -> None:
-        run = bool(weights) and Path(weights).is_dir()
-        recipe = trained_run(weights)["recipe"] if run else "CNN/ResNet"
+        run = Run.open(weights) if weights and Path(weights).is_dir() else None
+        recipe = run.recipe if run else "CNN/ResNet"
         try:
             backbone = recipe if backbone in ("", recipe) else catalogue.find(backbone)
         except catalogue.UnknownName as error:
             raise UserError(str(error)) from None
-        self.classifier: Classifier = trained(weights, backbone) if run else published(backbone, preset, weights)
+        self.classifier: Classifier = classifier(Run.open(weights, backbone)) if run else published(backbone, preset, weights)
         self.layer = layer
         try:
             size = self([torch.zeros(3, 64, 64, dtype=torch.uint8)]).shape[1]

@@ -19,18 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from dl.cli import command, results
+from dl.cli.runs import Run
 from dl.modules.DataMining.ImageSearch.features import features_and_logits
 from dl.modules.DataMining.OpenSet import measures
 from dl.modules.DataMining.OpenSet.scores import Known, fit_all
 from dl.modules.DataMining.OpenSet.threshold import conformal_threshold, quantile_threshold
-from dl.modules.DataMining.OpenSet.train import Config, build_model, known_classes, known_only, only
-from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import UserError, restore, user_path
+from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_only, only
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import image_set, image_splits
 from dl.mytorch.data.images.idx import load
 from dl.mytorch.data.images.sets import IMAGE_SETS
 from dl.mytorch.files import write_json
-from dl.mytorch.run import trained_run
 
 HERE = Path(__file__).parent
 FITTED = 20_000  # training images that the scores are fitted to
@@ -89,10 +88,8 @@ def measure(val: Tensor, known: Tensor, right: Tensor, unknown: Tensor) -> dict[
 
 def evaluate(run: Path) -> dict[str, Any]:
     """The record of a run. Raises `UserError` for a folder that holds none of this recipe, or one too poor to measure."""
-    if not (run / "best.pt").exists() or (described := trained_run(run))["recipe"] != "DataMining/OpenSet":
-        raise UserError(f"{run} holds no run of DataMining/OpenSet; `python -m dl.modules.DataMining.OpenSet.train` makes one")
-    config = restore(Config, described["config"], run / "config.json")
-    model = load_weights(build_model(config), run / "best.pt").eval()
+    found = Run.open(run, "DataMining/OpenSet")
+    config, model = found.config, found.model()
     train, val, test = (part.dataset for part in known_only(image_splits(config), known_classes(config)))
     features, logits = outputs(model, train["images"][:FITTED], config)
     seen = Known(features, logits, train["labels"][:FITTED], model.head.weight.detach(), model.head.bias.detach())
@@ -110,7 +107,7 @@ def evaluate(run: Path) -> dict[str, Any]:
             rows.append({"unknown": unknown, "score": name, **measure(*values[name], right, score(*shown))})
     kept = ("recipe", "command", "config", "precision", "commit", "versions")
     about = {"held_out": config.held_out, "seed": config.seed, "error": 1 - right.double().mean().item()}
-    return {**about, **{key: described[key] for key in kept}, "rows": rows}
+    return {**about, **{key: found.described[key] for key in kept}, "rows": rows}
 
 
 def check_alike(records: Sequence[dict[str, Any]]) -> None:

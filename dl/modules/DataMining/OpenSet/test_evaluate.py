@@ -169,7 +169,7 @@ def test_who_has_read_enough_gets_no_error(
 
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main([str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path} holds no run of DataMining/OpenSet")
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path} holds no trained network")
 
 
 def test_the_readme_shows_what_is_recorded_of_runs_trained_alike() -> None:

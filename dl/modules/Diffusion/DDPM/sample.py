@@ -13,26 +13,24 @@ import contextlib
 import math
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple, Sequence
+from typing import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from dl.cli import catalogue, command
-from dl.modules.Diffusion.DDPM.data import DiffusionConfig
+from dl.cli import command
+from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM.samplers import ddim, ddpm, dpm_solver_2m, guided
 from dl.modules.Diffusion.DDPM.task import picture
 from dl.modules.Diffusion.DDPM.train import Config
 from dl.modules.Diffusion.FlowMatching.flow import euler
 from dl.mytorch import plot
-from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import UserError, restore, user_path
-from dl.mytorch.data import ImageSet, Loader, data_of_run, image_set, image_splits
+from dl.mytorch.config import UserError, user_path
+from dl.mytorch.data import Loader, image_set, image_splits
 from dl.mytorch.distributed import device
 from dl.mytorch.precision import native_bf16
 from dl.mytorch.progress import Progress
-from dl.mytorch.run import trained_run
 
 MOST = 1_000_000  # samples
 SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpm_solver_2m": dpm_solver_2m, "euler": euler}
@@ -41,14 +39,22 @@ FRAMES = 8  # of an interpolation, with both ends
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff", ".gif", ".pdf")  # what can be written
 
 
-class Trained(NamedTuple):
-    """A trained network with what belongs to it."""
+class Diffusion:
+    """A run with what sampling needs of it. Raises `UserError` for a network of another `prediction`, if one is asked for."""
 
-    model: nn.Module
-    process: Any  # DDPM's, or a flow
-    about: ImageSet
-    config: DiffusionConfig
-    bf16: bool = False  # compute in bf16
+    def __init__(self, run: Run, prediction: str = "") -> None:
+        self.run, self.config, self.about = run, run.config, image_set(run.config)
+        self.process = run.module.process(run.config)  # DDPM's, or a flow
+        if prediction and prediction != self.process.prediction:
+            raise UserError(f"{run.path} was trained to predict {self.process.prediction}, not {prediction}")
+        where = device(run.config.device)
+        self.model = run.model().to(where)
+        self.bf16 = run.precision == "bf16" and native_bf16(where)[0]  # compute in bf16
+
+    @classmethod
+    def open(cls, path: Path, prediction: str = "") -> "Diffusion":
+        """Return the run in a folder. Raises `UserError` for a folder without one, and for a run of another recipe."""
+        return cls(Run.open(path, *RECIPES), prediction)
 
     @property
     def samplers(self) -> list[str]:
@@ -56,27 +62,7 @@ class Trained(NamedTuple):
         return ["euler"] if self.process.prediction == "velocity" else ["ddim", "ddpm", "dpm_solver_2m"]
 
 
-def trained(run: Path, prediction: str = "") -> Trained:
-    """The best checkpoint of a run. Raises `UserError` for a folder without one, and for a run of another `prediction`."""
-    if not (run / "best.pt").exists():
-        raise UserError(f"{run} holds no trained network, no best.pt; `python -m dl.modules.Diffusion.DDPM.train` makes one")
-    described = trained_run(run)
-    if described["recipe"] not in RECIPES:
-        raise UserError(f"{run} is a run of {described['recipe']}, not of {', '.join(RECIPES)}")
-    recipe = catalogue.module(described["recipe"], "train")
-    kept = {"out": str(run), "fresh": False, "data": data_of_run(run, described["config"]["data"])}
-    # The run's split is looked for in `out`.
-    config = restore(recipe.Config, {**described["config"], **kept}, run / "config.json")
-    process = recipe.process(config)
-    if prediction and prediction != process.prediction:
-        raise UserError(f"{run} was trained to predict {process.prediction}, not {prediction}")
-    where = device(config.device)
-    model = load_weights(recipe.build_model(config), run / "best.pt").eval().to(where)
-    bf16 = described["precision"] == "bf16" and native_bf16(where)[0]
-    return Trained(model, process, image_set(config), config, bf16)
-
-
-def first_noise(found: Trained, num: int, seed: int) -> Tensor:
+def first_noise(found: Diffusion, num: int, seed: int) -> Tensor:
     """What `num` samples begin with, (num, C, H, W)."""
     about = found.about
     return torch.randn(num, about.channels, about.size, about.size, generator=torch.Generator().manual_seed(seed))
@@ -84,7 +70,7 @@ def first_noise(found: Trained, num: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    found: Trained,
+    found: Diffusion,
     noise: Tensor,
     labels: Tensor | None,
     sampler: str,
@@ -162,10 +148,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def chosen_labels(asked: str, num: int, trained: Trained) -> Tensor | None:
+def chosen_labels(asked: str, num: int, found: Diffusion) -> Tensor | None:
     """The label of each sample. Raises `UserError` for a class that there is not."""
-    names = trained.about.classes
-    if not trained.model.num_classes:
+    names = found.about.classes
+    if not found.model.num_classes:
         if asked:
             raise UserError(f"--label {asked}: this run was trained without classes")
         return None
@@ -183,7 +169,7 @@ def check_out(out: Path) -> None:
         raise UserError(f"--out {out}: the name of a picture ends in {', '.join(PICTURES)}")
 
 
-def check(options: argparse.Namespace, found: Trained) -> None:
+def check(options: argparse.Namespace, found: Diffusion) -> None:
     """Raises `UserError` for what this run cannot do; puts the usual sampler where none was asked for."""
     options.sampler = options.sampler or found.samplers[0]
     if options.sampler not in found.samplers:
@@ -207,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sample(options: argparse.Namespace) -> None:
     check_out(options.out)
-    found = trained(options.run, options.prediction)
+    found = Diffusion.open(options.run, options.prediction)
     check(options, found)
     if options.num < 1 or not 0 <= options.eta <= 1:
         raise UserError(f"--num has to be at least 1 and --eta from 0 to 1; got {options.num} and {options.eta}")

@@ -47,7 +47,7 @@ def test_picture_has_a_column_for_each_class_or_the_one_asked_for(run: Path, mon
 
 
 def test_samples_are_the_same_with_a_seed_and_in_parts(run: Path) -> None:
-    found, labels = sample.trained(run), torch.arange(4)
+    found, labels = sample.Diffusion.open(run), torch.arange(4)
 
     def draw(seed: int, batch: int = 64) -> Tensor:
         return sample.sample(found, sample.first_noise(found, 4, seed), labels, "dpm_solver_2m", 2, seed=seed, batch=batch)
@@ -65,7 +65,7 @@ def test_samples_are_drawn_in_bf16_only_if_the_run_took_it_and_it_is_native(tmp_
         write_json(described | {"precision": taken}, run / "config.json")
         for native in (False, True):
             monkeypatch.setattr(sample, "native_bf16", lambda device: (native, ""))
-            assert sample.trained(run).bf16 is (native and taken == "bf16")
+            assert sample.Diffusion.open(run).bf16 is (native and taken == "bf16")
 
 
 def test_interpolations_go_from_each_noise_to_the_next_on_an_arc(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_interpolations_go_from_each_noise_to_the_next_on_an_arc(run: Path, monk
 
 def test_a_flow_is_sampled_by_its_own_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = flow.Config(out="unused", data="fashion_mnist-sample", model="tiny", precision="fp32")
-    found = sample.trained(make_run(tmp_path / "flow", config, "Diffusion/FlowMatching"))
+    found = sample.Diffusion.open(make_run(tmp_path / "flow", config, "Diffusion/FlowMatching"))
     assert found.samplers == ["euler"]
     noise = sample.first_noise(found, 2, 0)
     drawn = sample.sample(found, noise, torch.tensor([1, 2]), "euler", 1)

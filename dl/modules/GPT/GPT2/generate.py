@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 from typing import Sequence
 
+from dl.cli.runs import Run
 from dl.modules.GPT import command
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.command import Writer
 from dl.modules.GPT.GPT2.convert import from_transformers
-from dl.modules.GPT.GPT2.model import build
-from dl.modules.GPT.GPT2.train import Config
 from dl.mytorch.config import UserError
 from dl.mytorch.files import read_json
 from dl.mytorch.torchvision_compat import import_torchvision
@@ -45,7 +44,7 @@ def published(name: str) -> Writer:
             folder = [Path(cached_file(place, file)).parent for file in ("vocab.json", "merges.txt")][0]
     except Exception as error:  # a damaged file makes it raise nearly anything
         raise UserError(f"{place} cannot be had ({' '.join(str(error).split())})") from None
-    return Writer(from_transformers(reference), BPE.load(folder))
+    return from_transformers(reference), BPE.load(folder)
 
 
 def load(run: str) -> Writer:
@@ -53,7 +52,7 @@ def load(run: str) -> Writer:
     described = Path(run) / "config.json"
     if run in PUBLISHED or (described.exists() and "recipe" not in read_json(described, {})):
         return published(run)
-    return command.trained(Path(run), "GPT/GPT2", Config, build)
+    return command.writer(Run.open(run, "GPT/GPT2"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

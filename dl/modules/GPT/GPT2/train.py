@@ -10,12 +10,15 @@ These are nanoGPT's 2,000 steps for a CPU on characters of Shakespeare. Its 5,00
 """
 
 from dataclasses import dataclass
+from typing import Mapping
+
+from torch import nn
 
 from dl.modules.GPT.GPT2.model import PRESETS, build
-from dl.modules.GPT.recipe import LanguageConfig, train
+from dl.modules.GPT.recipe import LanguageConfig, build_for, train
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
-from dl.mytorch.data import TextSplits
+from dl.mytorch.data import TextSplits, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ class Config(LanguageConfig):
         "preset of the network, see model.py; vocabulary, length and dropout are those of the data and the flags",
         choices=PRESETS,
     )
+
+
+def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Module:
+    """The network that the config asks for."""
+    return build_for(config, vocabularies, build)
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:

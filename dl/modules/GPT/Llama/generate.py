@@ -5,19 +5,14 @@
 """
 
 import sys
-from pathlib import Path
 from typing import Sequence
 
+from dl.cli.runs import Run
 from dl.modules.GPT import command
-from dl.modules.GPT.Llama.model import build
-from dl.modules.GPT.Llama.train import Config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    def load(run: str) -> command.Writer:
-        return command.trained(Path(run), "GPT/Llama", Config, build)
-
-    return command.main(argv, "GPT/Llama", "folder of a run", load)
+    return command.main(argv, "GPT/Llama", "folder of a run", lambda run: command.writer(Run.open(run, "GPT/Llama")))
 
 
 if __name__ == "__main__":

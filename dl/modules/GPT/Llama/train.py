@@ -9,14 +9,16 @@ These are the 2,000 steps that nanoGPT gives a GPT-2 of this size on a CPU, on c
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Mapping
+
+from torch import nn
 
 from dl.modules.GPT.Llama.model import PRESETS, build
 from dl.modules.GPT.Llama.task import BalancedTextModeling
-from dl.modules.GPT.recipe import LanguageConfig, train
+from dl.modules.GPT.recipe import LanguageConfig, build_for, train
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
-from dl.mytorch.data import TextSplits
+from dl.mytorch.data import TextSplits, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Config(LanguageConfig):
 
     def sizes(self) -> dict[str, Any]:
         return {"num_experts": self.experts, "experts_per_token": self.experts_per_token}
+
+
+def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Module:
+    """The network that the config asks for."""
+    return build_for(config, vocabularies, build)
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:

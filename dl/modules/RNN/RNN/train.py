@@ -5,12 +5,15 @@
 """
 
 from dataclasses import dataclass
+from typing import Mapping
+
+from torch import nn
 
 from dl.modules.RNN.RNN.model import PRESETS, build
-from dl.modules.RNN.recipe import LanguageConfig, train
+from dl.modules.RNN.recipe import LanguageConfig, build_for, train
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
-from dl.mytorch.data import TextSplits
+from dl.mytorch.data import TextSplits, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,11 @@ class Config(LanguageConfig):
 
     out: str = "runs/RNN/RNN"
     model: str = flag("char", "preset of the network, see model.py", choices=PRESETS)
+
+
+def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Module:
+    """The network that the config asks for."""
+    return build_for(config, vocabularies, build)
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:

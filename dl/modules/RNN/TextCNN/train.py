@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Mapping
 
 import torch
 from torch import nn
@@ -55,16 +55,16 @@ def bounded(make: MakeOptimizer, max_norm: float) -> MakeOptimizer:
     return optimizer if max_norm else make
 
 
-def build_model(config: Config, vocab_size: int) -> nn.Module:
+def build_model(config: Config, vocabularies: Mapping[str, Any]) -> nn.Module:
     """The network that the config asks for."""
-    return build(config.model, vocab_size=vocab_size)
+    return build(config.model, vocab_size=len(vocabularies["tokens"]))
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:
     seed_everything(config.seed)
     data = data or word_splits(config, config.length, config.min_count)
     trainer = Trainer(
-        model=build_model(config, len(data.vocabularies["tokens"])),
+        model=build_model(config, data.vocabularies),
         task=SentenceClassification(Words.padding),
         optimizer=bounded(adamw(config.lr, config.weight_decay, fused=True), config.max_norm),
         schedule=warmup_linear(0.02),

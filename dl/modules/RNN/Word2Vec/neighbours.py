@@ -4,23 +4,17 @@
 """
 
 import sys
-from pathlib import Path
 from typing import Sequence
 
 from dl.cli import command
-from dl.modules.RNN.Word2Vec.model import Word2Vec
+from dl.cli.runs import Run
 from dl.modules.RNN.Word2Vec.task import neighbours
-from dl.modules.RNN.Word2Vec.train import Config, build_model
-from dl.mytorch.config import Parser, restore, user_path
-from dl.mytorch.data import Vocabulary
-from dl.mytorch.run import trained_run
+from dl.mytorch.config import Parser, user_path
 
 
-def trained(run: Path) -> tuple[Word2Vec, Vocabulary]:
-    """The best checkpoint of a run of this recipe. Raises `UserError` for a folder that holds none."""
-    config = restore(Config, trained_run(run, "RNN/Word2Vec")["config"], run / "config.json")
-    vocabulary = Vocabulary.load(run / "vocabulary-tokens.json")
-    return command.load_best(lambda: build_model(config, len(vocabulary)), run), vocabulary
+def answer(run: Run, words: Sequence[str], count: int) -> str:
+    """A line for each word, with the words near it."""
+    return "\n".join(neighbours(run.model(), run.vocabularies["tokens"], words, count))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(argv)
     if options.count < 1:
         parser.error(f"--count has to be at least 1; got {options.count}")
-    return command.run(lambda: print("\n".join(neighbours(*trained(options.run), options.words, options.count))))
+    return command.run(lambda: print(answer(Run.open(options.run, "RNN/Word2Vec"), options.words, options.count)))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dl.cli.runs import Run
 from dl.modules.RNN.Word2Vec import data as drawing
 from dl.modules.RNN.Word2Vec import neighbours as command
 from dl.modules.RNN.Word2Vec import train
@@ -175,7 +176,8 @@ def test_recipe_resumes_exactly_and_finds_the_sense_of_words(
     settings = {"model": "tiny", "batch_size": 100, "epochs": 4, "lr": 0.1, "window": 3, "threshold": 0.0}
     config = train.Config(out=str(tmp_path), objective=objective, **settings)
     testing.assert_resumes_exactly(train.main, config, lambda: window_splits(config, objective, 3, 5, 5, 0.0))
-    model, vocabulary = command.trained(tmp_path / "whole")
+    run = Run.open(tmp_path / "whole")
+    model, vocabulary = run.model(), run.vocabularies["tokens"]
     assert sorted(vocabulary.tokens) == sorted("cat dog cow pig one two six ten".split())
     lines = neighbours(model, vocabulary, ["cat", "two"], count=3)
     nearest = [{part.split()[0] for part in line.split(": ")[1].split(", ")} for line in lines]

@@ -5,7 +5,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Mapping
 
 from torch import nn
 
@@ -42,9 +42,9 @@ class Config(TrainConfig):
         self._check("threshold", self.threshold >= 0, "0 or more")
 
 
-def build_model(config: Config, vocab_size: int) -> nn.Module:
+def build_model(config: Config, vocabularies: Mapping[str, Any]) -> nn.Module:
     """The network that the config asks for."""
-    return build(config.model, vocab_size=vocab_size)
+    return build(config.model, vocab_size=len(vocabularies["tokens"]))
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:
@@ -53,7 +53,7 @@ def main(config: Config, data: TextSplits | None = None) -> History:
     data = data or window_splits(config, *drawing)
     vocabulary = data.vocabularies["tokens"]
     trainer = Trainer(
-        model=build_model(config, len(vocabulary)),
+        model=build_model(config, data.vocabularies),
         task=NegativeSampling(vocabulary),
         optimizer=adamw(config.lr, config.weight_decay, fused=True),
         schedule=warmup_linear(0.02),

@@ -11,7 +11,7 @@ The 50 steps of the book "Dive into Deep Learning" (section 15.10), with the rat
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Mapping
 
 from dl.modules.Transformers.BERT.data import wikitext2_pairs
 from dl.modules.Transformers.BERT.model import BERT, PRESETS, build
@@ -51,9 +51,9 @@ class Config(TrainConfig):
         self._check("length", self.length <= most, f"at most {most}, the positions of {self.model}")
 
 
-def build_model(config: Config, vocabulary: Vocabulary) -> BERT:
+def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> BERT:
     """The network that the config asks for, with the heads of the objectives that are on."""
-    return use_fast_dropout(build(config.model, vocab_size=len(vocabulary), mlm=config.mlm, nsp=config.nsp))
+    return use_fast_dropout(build(config.model, vocab_size=len(vocabularies["tokens"]), mlm=config.mlm, nsp=config.nsp))
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:
@@ -61,7 +61,7 @@ def main(config: Config, data: TextSplits | None = None) -> History:
     data = data or wikitext2_pairs(config, config.length, config.min_count, config.spans)
     vocabulary = data.vocabularies["tokens"]
     trainer = Trainer(
-        model=build_model(config, vocabulary),
+        model=build_model(config, data.vocabularies),
         task=PreTraining(config.mlm, config.nsp, padding=vocabulary[PADDING]),
         optimizer=adamw(config.lr, config.weight_decay, fused=True),
         schedule=warmup_linear(0.01) if config.schedule == "linear" else constant(),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from dl.cli.runs import Run
 from dl.modules.Transformers.Transformer import train, translate
 from dl.modules.Transformers.Transformer.model import build
 from dl.modules.Transformers.Transformer.test_model import BEGIN, END, splits
@@ -59,7 +60,7 @@ def test_sentences_are_translated_by_the_best_weights_and_the_search_that_is_ask
 
 def test_signs_are_no_words_of_a_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As one of padding, say, nothing would attend to it."""
-    translator = translate.trained(run)
+    translator = translate.Translator(Run.open(run))
     assert torch.equal(translator.encode("<pad> a <bos> <eos>"), translator.encode("x a x x"))
     assert translate.main([str(run), "<pad>"]) == 0
     assert capsys.readouterr().err == "not in the vocabulary, read as <unk>: <pad>\n"
@@ -109,7 +110,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 def test_sentences_that_cannot_be_translated_are_refused_in_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "a sentence without words" in refused(capsys, run, " \t")
     assert "'a a a a a'... has 512 words; the network has 511 places" in refused(capsys, run, "a " * 512)
-    assert translate.trained(run).encode("a " * 511).shape == (1, 512)
+    assert translate.Translator(Run.open(run)).encode("a " * 511).shape == (1, 512)
     assert "'a\\udcff' is not UTF-8" in refused(capsys, run, b"a\xff".decode(errors="surrogateescape"))
     for arguments in ([], ["--figure", "a.png", "--test"], ["a", "--beams", "0"], ["a", "--beams", "1000000000"]):
         with pytest.raises(SystemExit):

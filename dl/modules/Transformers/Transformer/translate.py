@@ -8,32 +8,30 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Callable, NamedTuple, Sequence
+from typing import Sequence
 
 import torch
 from torch import Tensor
 
 from dl.cli import command
-from dl.modules.Transformers.Transformer.model import Transformer
-from dl.modules.Transformers.Transformer.train import Config, build_model
+from dl.cli.runs import Run
 from dl.mytorch import Probe, plot
-from dl.mytorch.config import Parser, UserError, restore, user_path
-from dl.mytorch.data import TextSplits, Vocabulary, translation
+from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.data import TextSplits, translation
 from dl.mytorch.data.text.translation import tokenize
 from dl.mytorch.data.text.vocabulary import BEGIN, END, PADDING, UNKNOWN
-from dl.mytorch.run import trained_run
 from dl.mytorch.text.decoding import MOST_BEAMS
 from dl.mytorch.text.translation import Translation
 
 SIGNS = (PADDING, BEGIN, END)  # never a word of a sentence
 
 
-class Translator(NamedTuple):
-    """A trained network with what belongs to it."""
+class Translator:
+    """A run that translates, by a search with `beams`."""
 
-    model: Transformer
-    task: Translation  # has the vocabularies and the search
-    config: Config
+    def __init__(self, run: Run, beams: int = 1) -> None:
+        self.model, self.config = run.model(), run.config
+        self.task = Translation(run.vocabularies, beams=beams)  # has the vocabularies and the search
 
     def encode(self, sentence: str) -> Tensor:
         """Words and <eos> as ids (1, S).
@@ -89,15 +87,6 @@ class Translator(NamedTuple):
         return 1 - bleu_error.compute()
 
 
-def trained(run: Path, beams: int = 1) -> Translator:
-    """The best checkpoint of a run of this recipe. Raises `UserError` for a folder that holds none."""
-    described = trained_run(run, "Transformers/Transformer")
-    config = restore(Config, described["config"] | {"out": str(run)}, run / "config.json")
-    vocabularies = {name: Vocabulary.load(run / f"vocabulary-{name}.json") for name in ("source", "target")}
-    model = command.load_best(lambda: build_model(config, vocabularies), run)
-    return Translator(model, Translation(vocabularies, beams=beams), config)
-
-
 def draw(translator: Translator, sentence: str, translated: Sequence[str], path: Path) -> None:
     """A picture of `Translator.attention`."""
     weights = translator.attention(sentence, translated)
@@ -122,14 +111,15 @@ def parse(argv: Sequence[str] | None, module: str) -> argparse.Namespace:
 
 def main(
     argv: Sequence[str] | None = None,
-    load: Callable[[Path, int], Translator] = trained,
+    translator_of: type[Translator] = Translator,
     module: str = "dl.modules.Transformers.Transformer.translate",
+    recipes: Sequence[str] = ("Transformers/Transformer",),
 ) -> int:
-    """`load` gives the translator of a run, with a beam."""
+    """The command `python -m <module>`, for runs of the `recipes`."""
     options = parse(argv, module)
 
     def act() -> None:
-        translator = load(options.run, options.beams)
+        translator = translator_of(Run.open(options.run, *recipes), options.beams)
         for i, sentence in enumerate(options.sentences):
             translated = translator(sentence)
             if unknown := translator.unknown(sentence):

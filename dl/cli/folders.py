@@ -1,0 +1,42 @@
+"""The folders of runs below runs/, by what their JSON files say: this imports no torch, and reads no weights."""
+
+import json
+from pathlib import Path
+from typing import Any, Iterator, NamedTuple
+
+
+class Folder(NamedTuple):
+    """A run's folder as `python -m dl runs` shows it."""
+
+    path: Path
+    recipe: str  # "CNN/LeNet"
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    trained: bool  # there is a best.pt
+    finished: bool
+    changed: float  # when it was written last, in seconds since 1970
+
+
+def found(root: Path) -> Iterator[Folder]:
+    """Yield the runs below `root`, in the order of their names. What is damaged is left out."""
+    for path in sorted(root.rglob("config.json")):
+        described = _read(path)
+        if not isinstance(described, dict) or not isinstance(described.get("config"), dict):
+            continue
+        if isinstance(described.get("recipe"), str):
+            yield _folder(path.parent, described["recipe"], described["config"])
+
+
+def _folder(path: Path, recipe: str, config: dict[str, Any]) -> Folder:
+    history = _read(path / "history.json")
+    records = [each for each in history if isinstance(each, dict)] if isinstance(history, list) else []
+    finished = bool(records) and ("test" in records[-1] or (path / "curves.png").exists())  # which is drawn at the end
+    written = [each.stat().st_mtime for name in ("config.json", "history.json", "last.pt") if (each := path / name).is_file()]
+    return Folder(path, recipe, config, records, (path / "best.pt").exists(), finished, max(written))
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
