@@ -8,7 +8,7 @@ https://arxiv.org/abs/1608.06993: the networks for ImageNet of table 1 ("densene
 
 Options beyond the paper:
 - stem "small" (3x3, stride 1, no pooling) is the paper's for CIFAR; here any preset takes it, for images of 28 or 32.
-- dropout_at "layer": only at the end of each dense layer, as torchvision; the paper's place, "all", is behind every
+- dropout_at "layer": only at the end of each dense layer, as torchvision; the paper's place, "all", is after every
   convolution but the first.
 
 Deviations: none.
@@ -79,7 +79,7 @@ class DenseNet(nn.Module):
         bottleneck: a 1x1 convolution to this many times k maps precedes each 3x3; 0 = without. The paper's is 4.
         compression: theta of section 3, the share of the maps that a transition keeps; 1 = all.
         dropout: probability.
-        dropout_at: "all", behind every convolution but the first, or "layer", at the end of each dense layer.
+        dropout_at: "all", after every convolution but the first, or "layer", at the end of each dense layer.
         stem: "imagenet", which divides the side by 4, or "small", which keeps it.
 
     Raises `ValueError` for another stem or dropout_at, and for a compression that is not in (0, 1].

@@ -26,7 +26,7 @@ class Config(ImageConfig):
     model: str = flag(
         "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images", choices=PRESETS
     )
-    dropout: float = flag(0.0, "probability, behind every convolution but the first")
+    dropout: float = flag(0.0, "probability, after every convolution but the first")
     epochs: int = 10
     lr: float = 0.1
     weight_decay: float = 5e-4

@@ -44,7 +44,7 @@ def conv_norm_act(in_channels: int, out_channels: int, kernel_size: int, stride:
 
 
 class MBConv(nn.Module):
-    """Section 4: MobileNetV2's inverted residual with squeeze and excitation behind the depthwise convolution.
+    """Section 4: MobileNetV2's inverted residual with squeeze and excitation after the depthwise convolution.
 
     Squeezed to a quarter of the block's input channels, not of the expanded ones. The body is dropped with probability
     `drop` in training, where there is a shortcut to replace it: where input and output have one shape.

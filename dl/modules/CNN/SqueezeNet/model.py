@@ -9,7 +9,7 @@ CPU, and for tests.
 Options:
 - bypass: the simple bypass of section 6 and figure 2, middle.
 - stem "small" (3x3, stride 1) is ours, for images of 28 or 32; any preset takes it.
-- last_act=False is ours: no ReLU behind the last convolution. With it, as in the paper, a class whose logit is 0 for all
+- last_act=False is ours: no ReLU after the last convolution. With it, as in the paper, a class whose logit is 0 for all
   images gets no gradient any more. With few classes one or more are soon lost, so "small" and "tiny" are without.
 
 Deviations:
@@ -66,7 +66,7 @@ class SqueezeNet(nn.Module):
         stem_channels: maps of the first convolution.
         stem_kernel: its side in the stem "imagenet".
         bypass: simple bypass around every fire module with as many maps in as out; in the paper's network 3, 5, 7 and 9.
-        last_act: a ReLU behind the last convolution, which leaves no logit below 0.
+        last_act: a ReLU after the last convolution, which leaves no logit below 0.
         dropout: probability, before the last convolution.
         stem: "imagenet", of stride 2 without padding, or "small", 3x3 of stride 1, which keeps the side.
 

@@ -27,7 +27,7 @@ class Config(ImageConfig):
         "small", "preset of the network, see model.py; up to 64 pixels they get a stem for small images", choices=PRESETS
     )
     dropout: float = flag(0.5, "probability, before the last convolution")
-    last_act: bool = flag(False, "the paper's ReLU behind the last convolution; with few classes, some are soon lost")
+    last_act: bool = flag(False, "the paper's ReLU after the last convolution; with few classes, some are soon lost")
     epochs: int = 10
     lr: float = 2e-3
     weight_decay: float = 0.01

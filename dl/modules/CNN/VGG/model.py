@@ -10,7 +10,7 @@ Deviations:
   networks start from a trained A; it adds that a scaled start would do without.
 - The linear layers read a map of 7x7, averaged to this size if it has another, as torchvision does: images may have any
   size from 32 up. The paper turns them into convolutions in test instead, and averages the logits over the image.
-- Head "small", for images of 28 or 32, is one linear layer on the mean over the map; behind it the poolings round up,
+- Head "small", for images of 28 or 32, is one linear layer on the mean over the map; after it the poolings round up,
   so that 28 pixels are enough for five of them.
 - Not here: A-LRN, which is no better than A in the paper's table 3, and C, whose third convolutions are 1x1.
 """

@@ -44,7 +44,7 @@ class DiffusionSchedule:
         schedule: "linear" or "cosine", with `steps` times, or betas (T,) themselves.
         prediction: what the network gives: "epsilon", the noise; "x0", the image; "v" = sqrt(alpha_bar) epsilon -
             sqrt(1 - alpha_bar) x_0.
-        learned_variance: the network gives (B, 2C, H, W): behind its prediction, a number v for each pixel, which tells the
+        learned_variance: the network gives (B, 2C, H, W): after its prediction, a number v for each pixel, which tells the
             variance of a step back, see `log_variance`.
 
     Attributes: `steps`, T; `alpha_bar` (T,), the share of variance that is signal, in float64.

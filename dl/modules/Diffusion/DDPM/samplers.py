@@ -36,7 +36,7 @@ def guided(model: nn.Module, labels: Tensor, scale: float = 1.0) -> Denoiser:
     """A denoiser for labels (B,): the unconditional prediction plus `scale` times what the label adds to it.
 
     1 is the conditional model alone, 0 the unconditional one. The paper's weight w is scale - 1. A learned variance, in
-    channels behind those of the prediction, stays that of the conditional model.
+    channels after those of the prediction, stays that of the conditional model.
     Raises `ValueError` for a label that the model does not know.
     """
     if labels.min() < 0 or labels.max() > model.num_classes:
