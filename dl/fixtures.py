@@ -15,9 +15,9 @@ import torch
 from torch.optim import Optimizer
 
 from dl.mytorch import plot
+from dl.mytorch.charts import Charts
 from dl.mytorch.data import Splits, synthetic
 from dl.mytorch.distributed import seed_everything
-from dl.mytorch.logger import Logger
 from dl.mytorch.tasks import Classification, Task
 from dl.mytorch.torchvision_compat import import_torchvision
 
@@ -66,9 +66,9 @@ def _same_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs end without drawing and without TensorBoard, which would take most of a tiny run's time and have tests of their own."""
+    """Like `plots=False`, for what makes its own config: no drawing, no TensorBoard, which take most of a tiny run's time."""
     monkeypatch.setattr(Classification, "report", lambda task, model: {})
-    monkeypatch.setattr(Logger, "_writer", lambda logger, split: Mock())
+    monkeypatch.setattr(Charts, "_writer", lambda charts, split: Mock())
     monkeypatch.setattr(plot, "curves", lambda history: None)
     monkeypatch.setattr(plot, "save_figure", lambda figure, path: Path(path).touch())
 

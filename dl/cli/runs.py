@@ -12,6 +12,7 @@ from dl.cli import catalogue, folders
 from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import TrainConfig, UserError, current_names, restore
 from dl.mytorch.data import ImageConfig, Vocabulary, data_of_run, image_set
+from dl.mytorch.data.split import names_file, read_names
 from dl.mytorch.files import read_recorded_json
 from dl.mytorch.logger import SPEED, History, read_history
 from dl.mytorch.run import trained_run
@@ -74,8 +75,8 @@ class Run:
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the labels; () without classes."""
-        if (file := self.path / "vocabulary-classes.json").exists():
-            return tuple(Vocabulary.load(file).tokens)
+        if (file := names_file(self.path)).exists():
+            return read_names(file)
         return image_set(self.config).classes if isinstance(self.config, ImageConfig) else ()
 
     @functools.cached_property
@@ -100,7 +101,7 @@ class Run:
 
         Raises `UserError` if config.json and best.pt do not belong together.
         """
-        config, classes = self.config, self.path / "vocabulary-classes.json"
+        config, classes = self.config, names_file(self.path)
         if isinstance(config, ImageConfig) and classes.exists():  # the pictures may be others by now
             config = dataclasses.replace(config, data=f"classes:{classes}")
         texts = (self.vocabularies,) if self.vocabularies else ()

@@ -67,6 +67,7 @@ class TrainConfig:
     log_every: int = flag(50, "steps between two points of the training curve")
     eval_every: int = flag(0, "steps between two evaluations; 0 = each epoch")
     save_every: int = flag(0, "steps between two saves of the full state; 0 = each epoch")
+    plots: bool = flag(True, "draw figures and write TensorBoard's charts; history.json is written anyway")
     fresh: bool = flag(False, "start over although --out holds a run")
 
     def __post_init__(self) -> None:

@@ -1,20 +1,21 @@
-"""How a run went: numbers, curves and pictures into its folder and to the terminal. Only rank 0 writes."""
+"""How a run went: numbers into its folder, onto its charts and to the terminal. Only rank 0 writes."""
 
-import dataclasses
 import math
 import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from dl.mytorch import plot, system
+from dl.mytorch import system
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.distributed import is_main
-from dl.mytorch.events import Events
 from dl.mytorch.files import read_recorded_json, write_recorded_json
 from dl.mytorch.progress import Progress
+
+if TYPE_CHECKING:
+    from dl.mytorch.charts import Charts
 
 QUANTITIES = {str: (float, None)}  # None for what is no finite number, which JSON does not have
 RECORDS = [{"epoch": int, "step": int, "lr?": float, "train?": QUANTITIES, "val?": QUANTITIES, "test?": QUANTITIES}]
@@ -93,16 +94,18 @@ def peak_memory(device: torch.device) -> int:
     return system.peak_memory()
 
 
+def _charts(out: Path, step: int) -> "Charts":
+    from dl.mytorch.charts import Charts  # matplotlib's part of the core, which a run without plots never loads
+
+    return Charts(out, step)
+
+
 class Logger:
-    """TensorBoard, JSON files, pictures and the progress bar of one run. On other ranks than 0 it does nothing.
+    """JSON files, the progress bar and, with `plots`, the charts of one run. On other ranks than 0 it does nothing."""
 
-    Training and validation write the same tags in two TensorBoard runs, so that they share a chart.
-    """
-
-    def __init__(self, out: Path, step: int, total_steps: int) -> None:
+    def __init__(self, out: Path, step: int, total_steps: int, plots: bool = True) -> None:
         self.out = out
-        self.step = step
-        self.writers: dict[str, Events] = {}
+        self.charts = _charts(out, step) if plots and is_main() else None
         self.progress = Progress(total_steps, done=step, shown=is_main())
         earlier = out / "speed.json"
         self.earlier = read_recorded_json(earlier, SPEED) if is_main() and earlier.exists() and step else {}
@@ -112,8 +115,8 @@ class Logger:
 
     def __exit__(self, *_: Any) -> None:
         self.progress.close()
-        for writer in self.writers.values():
-            writer.close()
+        if self.charts is not None:
+            self.charts.close()
 
     def say(self, text: str) -> None:
         """A line for the person at the terminal, above the progress bar."""
@@ -121,51 +124,27 @@ class Logger:
             self.progress.write(text)
 
     def scalars(self, split: str, values: dict[str, float | None], step: int) -> None:
-        """Points of curves, none for None; `split` is "train", "val" or "test"."""
-        if is_main():
-            for name, value in values.items():
-                if value is not None:
-                    self._writer(split).add_scalar(name, value, step)
-
-    def show(self, shown: dict[str, Tensor | str], step: int, split: str = "val", keep: bool = False) -> list[Path]:
-        """Pictures and texts of the task into TensorBoard and, with `keep`, into the folder; the paths of these."""
-        paths: list[Path] = []
-        if is_main():
-            for name, value in shown.items():
-                if isinstance(value, str):
-                    self._writer(split).add_text(name, value, step)
-                    continue
-                self._writer(split).add_image(name, value, step)
-                if keep:
-                    paths.append(self.out / f"{name}.png")
-                    plot.save_image(value, paths[-1])
-        return paths
+        """Add points to the charts of `split`: "train", "val" or "test"."""
+        if self.charts is not None:
+            self.charts.scalars(split, values, step)
 
     def history(self, history: History) -> None:
         """Rewrite history.json."""
         if is_main():
             write_recorded_json(history, self.out / "history.json")
 
-    def evaluated(self, history: History, pictures: dict[str, Tensor | str], best: bool) -> None:
-        """The newest record goes into history.json, onto the charts and to the terminal; the task's pictures with it."""
-        record = history[-1]
+    def evaluated(self, history: History, shown: dict[str, Tensor | str], best: bool) -> None:
+        """Write the newest record into history.json, onto the charts and to the terminal; `shown` is the task's preview."""
         self.history(history)
-        for split in ("train", "val"):
-            self.scalars(split, record[split], record["step"])
-        self.show(pictures, record["step"])
+        if self.charts is not None:
+            self.charts.evaluated(history[-1], shown)
         self.say(history.line() + ("  best" if best else ""))
 
-    def finished(self, history: History, pictures: dict[str, Tensor | str], config: TrainConfig) -> None:
-        """Everything that is drawn or written once, at the end."""
-        if is_main():
-            paths = [self.out / "curves.png", *self.show(pictures, history[-1]["step"], "test", keep=True)]
-            plot.save_figure(plot.curves(history), paths[0])
-            if history.test:
-                self.scalars("test", history.test, history[-1]["step"])
-                flags = {k: v for k, v in dataclasses.asdict(config).items() if isinstance(v, (bool, int, float, str))}
-                final = {f"test/{name}": value for name, value in history.test.items() if value is not None}
-                self._writer("test").add_hparams(flags, final)
-            self.history(history)  # last: a run whose history has a test is finished
+    def finished(self, history: History, shown: dict[str, Tensor | str], config: TrainConfig) -> None:
+        """Draw the figures and write the history once more, at the end; `shown` is the task's report."""
+        paths = [] if self.charts is None else self.charts.finished(history, shown, config)
+        self.history(history)  # last: a run whose history has a test is finished
+        if paths:
             self.say("\n".join(["pictures:", *(f"  {path}" for path in paths)]))
 
     def summary(self, text: str) -> None:
@@ -188,8 +167,3 @@ class Logger:
                 "peak_memory_bytes": max(peak_memory(device), self.earlier.get("peak_memory_bytes", 0)),
             }
             write_recorded_json(speed, self.out / "speed.json")
-
-    def _writer(self, split: str) -> Events:
-        if split not in self.writers:
-            self.writers[split] = Events(self.out / "tensorboard" / split, purge_step=self.step + 1)
-        return self.writers[split]

@@ -20,11 +20,11 @@ from dl.mytorch.lock import locked
 # Flags that change where and how fast a run goes, but not what it computes: a resumed run may change them.
 FREE = {
     *("out", "fresh", "num_workers", "device", "parallel", "compile", "deterministic", "checkpoint_activations"),
-    *("log_every", "save_every"),
+    *("log_every", "save_every", "plots"),
 }
 FORMAT = 2  # of a run's folder; 1 had no checksums and no "format" in its config.json
 FILES = (
-    *("config.json", CHECKSUMS, "history.json", "speed.json", "summary.txt", "split.json"),
+    *("config.json", CHECKSUMS, "history.json", "speed.json", "summary.txt", "split.json", "names.json"),
     *("best.pt", "last.pt", "last-before.pt", "last.pt.tmp", "best.pt.tmp"),  # .tmp: of format 1, left by a kill
 )
 DESCRIBED = {

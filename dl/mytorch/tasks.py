@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch import introspect, plot
 from dl.mytorch.data.loader import Batch
 from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.distributed import all_sum
@@ -111,11 +110,15 @@ class Classification(Task):
         return {f"top{k}_error": TopKError(k) for k in (1, 5) if k < classes}  # else it would be 0 for any network
 
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
+        from dl.mytorch import introspect, plot
+
         weight = introspect.first_kernels(model)
         return {} if weight is None else {"kernels": plot.kernels(weight)}
 
     def report(self, model: nn.Module) -> dict[str, Tensor | str]:
         """Under several ranks, the confusion matrix counts all; the examples are those of rank 0."""
+        from dl.mytorch import plot  # imported when a run draws
+
         if not self.mistakes:
             return {}
         names = self.class_names or [str(i) for i in range(self.classes)]

@@ -82,7 +82,7 @@ def test_a_field_is_a_flag_that_sets_it_and_nothing_else(name: str) -> None:
 
 
 def test_no_field_is_left_out_of_the_flags_above() -> None:
-    assert {field.name for field in dataclasses.fields(Config)} == {*WORDS, "mlm"}
+    assert {field.name for field in dataclasses.fields(Config)} == {*WORDS, "mlm", "plots"}  # which are on unless turned off
 
 
 def test_a_flag_that_is_on_is_turned_off_by_no() -> None:

@@ -66,7 +66,7 @@ def test_a_flag_that_came_or_went_since_is_named(tmp_path: Path) -> None:
 
 FREE = {
     **{"num_workers": 2, "device": "cpu", "parallel": "ddp", "compile": True, "checkpoint_activations": True},
-    **{"deterministic": True, "log_every": 7, "save_every": 9},
+    **{"deterministic": True, "log_every": 7, "save_every": 9, "plots": False},
 }
 
 

@@ -10,15 +10,13 @@ from torch.nn import functional as F
 
 from dl.mytorch import History, TrainConfig, Trainer, checkpoint, testing
 from dl.mytorch.config import UserError
-from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data import Splits, Vocabulary
 from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.data.text.translation import PairSplits, token_splits
 from dl.mytorch.files import read_json
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import LanguageModeling, Seq2Seq
 from dl.mytorch.test_processes import finish, start
-
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 WORDS = "a b c d e f g".split()
 TARGETS = torch.tensor([[1, 2, 0, 3, 1], [2, IGNORED, 1, IGNORED, IGNORED], [IGNORED] * 5, [3, 3, 3, 3, IGNORED]])
@@ -39,7 +37,7 @@ class Translator(nn.Module):
         return self.head(self.drop(self.embedding(target)) + words / (~source_padding_mask).sum(1).view(-1, 1, 1))
 
 
-def splits(batch_size: int = 8) -> TextSplits:
+def splits(batch_size: int = 8) -> Splits:
     """50 + 9 + 7 pairs of 1 to 12 words; the last training batch of 8 has 2."""
     lengths = torch.randint(1, 13, (66, 2), generator=torch.Generator().manual_seed(0)).tolist()
     pairs = [tuple(" ".join(WORDS[(i + k) % 7] for k in range(n)) for n in both) for i, both in enumerate(lengths)]
@@ -48,10 +46,10 @@ def splits(batch_size: int = 8) -> TextSplits:
 
 
 def config(out: Path, **changes: Any) -> TrainConfig:
-    return TrainConfig(**({"out": str(out), "data": "made up", "epochs": 3, "batch_size": 8, "lr": 0.05} | changes))
+    return TrainConfig(**({"out": str(out), "data": "made up", "epochs": 3, "batch_size": 8, "lr": 0.05, "plots": False} | changes))
 
 
-def main(config: TrainConfig, data: TextSplits, dropout: float = 0.3) -> History:
+def main(config: TrainConfig, data: Splits, dropout: float = 0.3) -> History:
     torch.manual_seed(config.seed)
     trainer = Trainer(Translator(dropout), Seq2Seq(label_smoothing=0.1), sgd(config.lr, momentum=0.9), constant(), config)
     return trainer.fit(data)
@@ -106,7 +104,7 @@ def test_a_run_keeps_its_vocabularies_and_refuses_others(tmp_path: Path) -> None
         assert Vocabulary.load(tmp_path / f"vocabulary-{name}.json") == vocabulary
     *others, last_but_one, last = data.vocabularies["target"].tokens
     swapped = Vocabulary([*others, last, last_but_one])
-    other = TextSplits(*data, vocabularies={**data.vocabularies, "target": swapped})
+    other = Splits(*data, vocabularies={**data.vocabularies, "target": swapped})
     with pytest.raises(UserError, match="vocabulary-target.json is another vocabulary: 11 tokens there, 11 here; id 9 is"):
         main(config(tmp_path, epochs=1), other)
     main(config(tmp_path, epochs=1, fresh=True), other)

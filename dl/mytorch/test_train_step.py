@@ -25,7 +25,6 @@ from dl.mytorch.test_trainer import (
     weights_after_each_step,
 )
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def test_fit_equals_a_loop_written_by_hand_bit_for_bit(tmp_path: Path) -> None:

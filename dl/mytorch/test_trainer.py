@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,10 @@ from torch.nn import functional as F
 from dl.mytorch import StepOutput, Task, TrainConfig, Trainer, checkpoint, layers, load_weights, precision, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, synthetic
-from dl.mytorch.logger import Logger
 from dl.mytorch.optim import Schedule, constant, sgd
 from dl.mytorch.tasks import Classification
-from dl.mytorch.test_logger import scalars
+from dl.mytorch.test_charts import scalars
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-TENSORBOARD = Logger._writer  # which no_pictures takes away
 
 
 def small_model(dropout: float = 0.0) -> nn.Module:
@@ -34,7 +32,8 @@ def small_model(dropout: float = 0.0) -> nn.Module:
 
 
 def small_config(out: Path, **changes: Any) -> TrainConfig:
-    return TrainConfig(**({"out": str(out), "data": "synthetic", "epochs": 3, "batch_size": 16, "lr": 0.05, "log_every": 2} | changes))
+    own = {"out": str(out), "data": "synthetic", "epochs": 3, "batch_size": 16, "lr": 0.05, "log_every": 2, "plots": False}
+    return TrainConfig(**(own | changes))
 
 
 def trainer_for(config: TrainConfig, task: Task | None = None, schedule: Schedule | None = None, dropout: float = 0.0) -> Trainer:
@@ -80,11 +79,10 @@ class Scripted(Classification):
     def __init__(self, script: list[float]) -> None:
         super().__init__()
         self.script = iter([*script, -1.0])
-        self.current = next(self.script)
 
-    def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
+    def begin_evaluation(self, model: nn.Module) -> None:
+        super().begin_evaluation(model)
         self.current = next(self.script)
-        return {"note": f"next loss {self.current}"}
 
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         return super().eval_step(model, batch)._replace(loss=torch.tensor(self.current))
@@ -124,7 +122,7 @@ def test_test_split_is_read_once_at_the_end_and_every_example_counts_once(tmp_pa
 
     data = synthetic.image_splits()
     name = "test"
-    data = data._replace(test=Spy(data.test.dataset, 16))
+    data = replace(data, test=Spy(data.test.dataset, 16))
     trainer = trainer_for(small_config(tmp_path))
     original = trainer.evaluate
     trainer.evaluate = lambda loader: reads.append("evaluate") or original(loader)  # type: ignore[method-assign]
@@ -177,7 +175,7 @@ def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     testing.assert_same_runs(tmp_path / "a", tmp_path / "b")
 
 
-def test_evaluation_takes_no_randomness_from_training(tmp_path: Path) -> None:
+def test_evaluation_takes_no_randomness_from_training(tmp_path: Path, no_pictures: None) -> None:
     class Noisy(Classification):
         def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
             torch.rand(3)
@@ -186,9 +184,33 @@ def test_evaluation_takes_no_randomness_from_training(tmp_path: Path) -> None:
         def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
             return {"noise": torch.rand(1, 4, 4)}
 
-    often = fit(small_config(tmp_path / "often", eval_every=1), Noisy(), dropout=0.5)
+    often = fit(small_config(tmp_path / "often", eval_every=1, plots=True), Noisy(), dropout=0.5)
     seldom = fit(small_config(tmp_path / "seldom"), dropout=0.5)
     assert_close(last_weights(often), last_weights(seldom), 0.0)
+
+
+def test_without_plots_a_run_draws_nothing_and_is_otherwise_the_same(tmp_path: Path, no_pictures: None) -> None:
+    class Drawing(Classification):
+        def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
+            drawn.append("preview")
+            return {}
+
+        report = preview
+
+    for plots in (True, False):
+        drawn: list[str] = []
+        fit(small_config(tmp_path / str(plots), epochs=1, plots=plots), Drawing(), dropout=0.5)
+        assert len(drawn) == 2 * plots
+    testing.assert_same_runs(tmp_path / "True", tmp_path / "False")
+    left = {path.name for path in (tmp_path / "False").iterdir()}
+    assert "history.json" in left and not {name for name in left if name.endswith(".png") or name == "tensorboard"}
+
+
+def test_a_run_without_plots_and_test_is_finished_when_started_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        trainer = trainer_for(small_config(tmp_path, epochs=1))
+        trainer.fit(replace(synthetic.image_splits(), test=None))
+    assert "holds this run, finished" in capsys.readouterr().out
 
 
 def stopped_run(config: TrainConfig, stop: Any, task: Task | None = None) -> int:
@@ -228,9 +250,8 @@ def test_stopped_at_any_step_a_run_resumes_to_the_same_bytes(tmp_path: Path, cha
     testing.assert_same_runs(tmp_path / "whole", tmp_path / "broken")
 
 
-def test_the_curve_of_a_resumed_run_has_the_points_of_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Logger, "_writer", TENSORBOARD)
-    flags = {"log_every": 2, "eval_every": 6, "save_every": 3}
+def test_the_curve_of_a_resumed_run_has_the_points_of_an_undisturbed_one(tmp_path: Path) -> None:
+    flags = {"log_every": 2, "eval_every": 6, "save_every": 3, "plots": True}
     fit(small_config(tmp_path / "whole", **flags), dropout=0.5)
     config = small_config(tmp_path / "broken", **flags)
     stopped_run(config, lambda running: running.step == 3 and signal.raise_signal(signal.SIGTERM))
@@ -313,7 +334,7 @@ def test_more_data_than_the_run_began_with_is_refused(tmp_path: Path) -> None:
     data = synthetic.image_splits()
     longer = Loader(synthetic.images(100), 16, shuffle=True)
     with pytest.raises(UserError, match="4 steps an epoch, the data now gives 7"):
-        trainer_for(small_config(tmp_path)).fit(data._replace(train=longer))
+        trainer_for(small_config(tmp_path)).fit(replace(data, train=longer))
 
 
 # ---- what goes wrong -----------------------------------------------------------------------------------------------
@@ -395,7 +416,7 @@ def test_history_is_the_same_in_memory_and_on_disk_and_holds_no_clock(tmp_path: 
 
 
 def test_without_a_test_split_the_run_ends_with_its_best_checkpoint(tmp_path: Path) -> None:
-    data = synthetic.image_splits()._replace(test=None)
+    data = replace(synthetic.image_splits(), test=None)
     trainer = trainer_for(small_config(tmp_path))
     history = trainer.fit(data)
     assert history.test is None and len(history) == 3

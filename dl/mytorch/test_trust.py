@@ -19,8 +19,6 @@ from dl.mytorch.run import trained_run
 from dl.mytorch.tasks import Classification
 from dl.mytorch.test_trainer import fit, small_config, stopped_run
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 @pytest.mark.parametrize(
     ("field", "value", "says"),

@@ -17,7 +17,7 @@ from torch import nn
 from dl.mytorch import checkpoint, distributed, introspect
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
-from dl.mytorch.data.split import record_split
+from dl.mytorch.data.split import record_names, record_split
 from dl.mytorch.distributed import all_sum, is_main, rank, separate_rng, to_device, world
 from dl.mytorch.dtensor import full_state_dict
 from dl.mytorch.files import check
@@ -77,8 +77,8 @@ class Trainer(Learner):
         self.total_steps = self.config.steps or self.config.epochs * self.steps_per_epoch
         self.open_folder(data)
         self._resume()
-        self.done_before = self._examples(data.train)
-        with Logger(self.out, self.step, self.total_steps) as self.logger, distributed.signals_noted() as self.signals:
+        self.first_step, self.done_before = self.step, self._examples(data.train)
+        with Logger(self.out, self.step, self.total_steps, self.config.plots) as self.logger, distributed.signals_noted() as self.signals:
             if 0 < self.step < self.total_steps:
                 self.logger.say(f"going on with {self.out} at step {self.step} of {self.total_steps}")
             try:
@@ -109,12 +109,14 @@ class Trainer(Learner):
                     concurrent.futures.wait([self.unkept[1]])
 
     def open_folder(self, data: Splits) -> None:
-        """Claim `config.out` for this run, and keep there what explains the ids in its batches, and its split."""
+        """Claim `config.out` for this run, and record what explains the ids in its batches, and its split."""
         self.out = open_run(self.config, self.precision.taken)
         if self.config.precision != "fp32" and is_main():
             print(f"precision: {self.precision.taken} ({self.precision.reason})")
         for name, vocabulary in data.vocabularies.items():
             vocabulary.keep(self.out / f"vocabulary-{name}.json")
+        if data.names:
+            record_names(data.names, self.out)
         if data.split is not None:
             record_split(data.split, self.out)
 
@@ -188,7 +190,8 @@ class Trainer(Learner):
             if is_main():
                 checkpoint.save(weights, self.out / "best.pt")
         with self._aside() as model:
-            shown = self.task.preview(model) if self.stream is None else {}  # it may take a hundred passes through all blocks
+            # Offloaded, it may take a hundred passes through all blocks.
+            shown = self.task.preview(model) if self.config.plots and self.stream is None else {}
             self.logger.evaluated(self.history, shown, better)
 
     def _finish(self, data: Splits) -> History:
@@ -196,14 +199,16 @@ class Trainer(Learner):
         distributed.barrier()  # rank 0 has written best.pt
         for model in {self.model, self.evaluated_model}:
             checkpoint.load_weights(model, self.out / "best.pt")
-        if self.history.test is not None or (data.test is None and (self.out / "curves.png").exists()):
+        drawn = (self.out / "curves.png").exists() or not self.config.plots
+        if self.history.test is not None or (data.test is None and self.first_step == self.total_steps and drawn):
             self.logger.say(f"{self.out} holds this run, finished; --fresh would start it over")
         else:
             if data.test is not None:
                 best = self.history.best(self.task.monitor)
                 self.history.append({"epoch": best["epoch"], "step": best["step"], "test": finite(self.evaluate(data.test))})
             with self._aside() as model:
-                self.logger.finished(self.history, self.task.report(model) if data.test else {}, self.config)
+                shown = self.task.report(model) if data.test and self.config.plots else {}
+                self.logger.finished(self.history, shown, self.config)
             self._save_speed(data.train)
         self.logger.say(self.history.table(self.task.monitor))
         return self.history

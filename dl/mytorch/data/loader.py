@@ -2,8 +2,8 @@
 
 import copy
 import math
-from types import MappingProxyType
-from typing import Callable, Iterator, NamedTuple, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -183,11 +183,21 @@ class _Epoch:
             return self.loader.collate([self.loader.dataset[i] for i in indices])
 
 
-class Splits(NamedTuple):
-    """What a model learns from, what chooses the best checkpoint, and what is looked at once, at the end."""
+@dataclass(frozen=True)
+class Splits:
+    """What a model learns from, what chooses the best checkpoint, and what is looked at once, at the end.
+
+    A run writes the rest into its folder, and refuses to resume with another: `names` of the classes, where the set has
+    some of its own; `vocabularies`, by the name of the tensor in a batch whose ids they explain; `split`, the names of the
+    examples of each part, see split.py.
+    """
 
     train: Loader
     val: Loader
     test: Loader | None = None
-    vocabularies = MappingProxyType({})  # these are no fields of the tuple: see TextSplits
-    split = None
+    names: Sequence[str] = ()
+    vocabularies: Mapping[str, Any] = field(default_factory=dict)
+    split: Mapping[str, list[str]] | None = None
+
+    def __iter__(self) -> Iterator[Loader | None]:
+        return iter((self.train, self.val, self.test))

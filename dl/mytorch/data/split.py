@@ -1,14 +1,16 @@
-"""Which examples are in which part of a run's data: kept with the run, so that it never tests on what it was trained on."""
+"""What a run records of its data: which examples are in which part, so that it never tests on what it was trained on, and
+the names of the classes."""
 
 from itertools import chain
 from pathlib import Path
+from typing import Mapping, Sequence
 
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.distributed import is_main, restarted
 from dl.mytorch.files import read_json, verify, write_recorded_json
 
 FILE = "split.json"  # in the run's folder
-Split = dict[str, list[str]]  # "train", "val" and "test" -> the names of their examples, or of what these are in
+Split = Mapping[str, list[str]]  # "train", "val" and "test" -> the names of their examples, or of what these are in
 
 
 def check_split(split: Split, config: TrainConfig) -> None:
@@ -39,3 +41,30 @@ def _compare(split: Split, path: Path) -> None:
         f"the data is not what the run in {path.parent} was begun with ({shown or 'its parts are others'}), and it could be "
         "tested on what it was trained on: undo that, choose another --out, or --fresh to start over"
     )
+
+
+def names_file(run: Path | str) -> Path:
+    """Return the file with the names of a run's classes, which is there if its data set had some of its own."""
+    earlier = Path(run) / "vocabulary-classes.json"  # in runs of version 0.1
+    return earlier if earlier.exists() else Path(run) / "names.json"
+
+
+def record_names(names: Sequence[str], folder: Path) -> None:
+    """Write the names of the classes into a new run's folder. All ranks may call it. Raises `UserError` if others are there."""
+    path = names_file(folder)
+    if not path.exists():
+        if is_main():
+            write_recorded_json(list(names), path)
+    elif (recorded := read_names(path)) != tuple(names):
+        pairs = enumerate(zip(recorded, names))
+        first = next((f"class {i} is {there} there, {here} here" for i, (there, here) in pairs if there != here), "some are gone")
+        raise UserError(f"{path} names other classes: {len(recorded)} there, {len(names)} here; {first}")
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Return the names in such a file. Raises `UserError` unless there is one name or more, all different."""
+    names = read_json(path, [str])
+    verify(path)
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"{path} has to name the classes, each once")
+    return tuple(names)

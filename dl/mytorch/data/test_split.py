@@ -1,11 +1,12 @@
-"""The split of a run: written once, compared ever after."""
+"""The split and the names of a run: written once, compared ever after."""
 
 from pathlib import Path
 
 import pytest
 
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data.split import FILE, check_split, record_split
+from dl.mytorch.data.split import FILE, check_split, names_file, read_names, record_names, record_split
+from dl.mytorch.files import write_recorded_json
 
 SPLIT = {"train": ["a/1", "a/2"], "val": ["a/3"], "test": ["a/4"]}
 
@@ -30,3 +31,23 @@ def test_a_split_that_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text((tmp_path / FILE).read_text(encoding="utf-8").replace("a/3", "a/5"), encoding="utf-8")
     with pytest.raises(UserError, match="split.json was changed since it was written"):
         check_split(SPLIT, TrainConfig(str(tmp_path), "x"))
+
+
+@pytest.mark.parametrize("name", ["names.json", "vocabulary-classes.json"])
+def test_names_of_classes_are_recorded_once_or_as_version_0_1_did_and_others_are_refused(tmp_path: Path, name: str) -> None:
+    if name != "names.json":
+        write_recorded_json(["cat", "dog"], tmp_path / name)
+    for _ in range(2):
+        record_names(("cat", "dog"), tmp_path)
+    assert names_file(tmp_path) == tmp_path / name and read_names(tmp_path / name) == ("cat", "dog")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["checksums.json", name])
+    for names, differs in ((("dog", "cat"), "class 0 is cat there, dog here"), (("cat",), "2 there, 1 here; some are gone")):
+        with pytest.raises(UserError, match=differs):
+            record_names(names, tmp_path)
+
+
+@pytest.mark.parametrize("names", [[], ["cat", "cat"]])
+def test_files_that_name_no_classes_are_refused(tmp_path: Path, names: list[str]) -> None:
+    write_recorded_json(names, tmp_path / "names.json")
+    with pytest.raises(UserError, match="names.json has to name the classes, each once"):
+        read_names(tmp_path / "names.json")

@@ -141,7 +141,7 @@ def _finish(trainer: Trainer, data: Splits) -> History:
     history, last = trainer.history, trainer.history[-1]
     trainer.model.requires_grad_(True)
     checkpoint.save(trainer.model.state_dict(), trainer.out / "best.pt")
-    with Logger(trainer.out, last["step"], last["step"]) as logger:
+    with Logger(trainer.out, last["step"], last["step"], trainer.config.plots) as logger:
         if data.test is not None:
             history.append({"epoch": last["epoch"], "step": last["step"], "test": finite(trainer.evaluate(data.test))})
         logger.finished(history, {}, trainer.config)

@@ -1,6 +1,7 @@
 """Blocks that are trained one by one. ResNet's folder proves its own."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,21 +11,18 @@ from torch import nn
 from dl.mytorch import History, Trainer, precision
 from dl.mytorch.checkpoint import load
 from dl.mytorch.config import UserError
-from dl.mytorch.data.text.vocabulary import TextSplits, Vocabulary
+from dl.mytorch.data.split import names_file, read_names
 from dl.mytorch.files import read_json
 from dl.mytorch.large import layerwise
 from dl.mytorch.large.test_offloading import Convolutions, config, data, train
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import Classification
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def test_greedy_freezes_what_is_trained_and_keeps_what_it_puts_out(tmp_path: Path) -> None:
-    names = {"classes": Vocabulary("abcdefghij")}
-    history = train(config(tmp_path, "greedy", epochs=2), TextSplits(*data(), vocabularies=names))
+    history = train(config(tmp_path, "greedy", epochs=2), replace(data(), names=tuple("abcdefghij")))
     out = tmp_path / "greedy"
-    names["classes"].check_same(out / "vocabulary-classes.json")
+    assert read_names(names_file(out)) == tuple("abcdefghij")
     whole = load(out / "best.pt")
     for place in range(3):
         stage = load(out / f"block{place}" / "best.pt")

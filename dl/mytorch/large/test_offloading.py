@@ -13,8 +13,6 @@ from dl.mytorch.large.offloading import Stream
 from dl.mytorch.optim import adamw, constant, sgd
 from dl.mytorch.tasks import Classification
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 class Convolutions(nn.Module):
     """Three blocks, of which the last two give maps of one shape; with running statistics and dropout."""
@@ -46,7 +44,7 @@ def data() -> Splits:
 
 
 def config(tmp_path: Path, layerwise: str, **flags: object) -> TrainConfig:
-    return TrainConfig(str(tmp_path / layerwise), "synthetic", device="cpu", batch_size=8, layerwise=layerwise, **flags)
+    return TrainConfig(str(tmp_path / layerwise), "synthetic", device="cpu", batch_size=8, layerwise=layerwise, plots=False, **flags)
 
 
 def train(config: TrainConfig, data: Splits) -> History:

@@ -199,7 +199,7 @@ def test_recipe_resumes_exactly_with_both_optimizers_and_its_average(
     monkeypatch.setattr(Adversarial, "report", lambda task, model: {})
     monkeypatch.setattr(PixelFrechetDistance, "most", 50)  # 784 numbers would take most of the time
     config = dataclasses.replace(CONFIG, out=str(tmp_path), ema=0.9)
-    testing.assert_resumes_exactly(train.main, config, lambda: synthetic.image_splits()._replace(test=None))
+    testing.assert_resumes_exactly(train.main, config, lambda: dataclasses.replace(synthetic.image_splits(), test=None))
     state = checkpoint.load(tmp_path / "whole" / "last.pt")
     assert [len(optimizer["state"]) for optimizer in state["optimizers"]] == [7, 5]  # parameters of each player
     assert {int(of_one["step"]) for optimizer in state["optimizers"] for of_one in optimizer["state"].values()} == {6}

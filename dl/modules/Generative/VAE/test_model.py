@@ -185,7 +185,7 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None, monkeypatch: 
     monkeypatch.setattr(NegativeELBO, "report", lambda task, model: {})
 
     def splits() -> Splits:
-        return synthetic.image_splits(size=28)._replace(test=None)
+        return dataclasses.replace(synthetic.image_splits(size=28), test=None)
 
     testing.assert_resumes_exactly(train.main, dataclasses.replace(CONFIG, out=str(tmp_path), ema=0.9), splits)
 

@@ -156,12 +156,14 @@ def test_a_step_is_the_same_however_it_is_cut_into_forwards(
 
 
 RECIPE = """
+import dataclasses
+
 from dl.modules.Transformers.BERT.data import pair_splits
 from dl.modules.Transformers.BERT.model import build
 from dl.modules.Transformers.BERT.task import PreTraining
 from dl.modules.Transformers.BERT.test_data import paragraphs
 from dl.mytorch import TrainConfig, Trainer, launch, seed_everything
-from dl.mytorch.data import Loader, TextSplits
+from dl.mytorch.data import Loader
 from dl.mytorch.optim import constant, sgd
 
 
@@ -169,7 +171,7 @@ def main(config):
     seed_everything(config.seed)
     drawn = pair_splits([paragraphs(i) for i in range(3)], config, length=24)
     pairs = drawn.val.dataset  # drawn once and for all: of the training text each rank draws pairs of its own
-    data = TextSplits(Loader(pairs, config.batch_size), *drawn[1:], vocabularies=drawn.vocabularies)
+    data = dataclasses.replace(drawn, train=Loader(pairs, config.batch_size))
     model = build("tiny", vocab_size=len(drawn.vocabularies["tokens"]), dropout=0.0)
     trainer = Trainer(model, PreTraining(), sgd(config.lr, momentum=0.9), constant(), config)
     return trainer.fit(data)

@@ -15,9 +15,8 @@ from torch.utils.data import Dataset
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.augment import Augment, compose, normalize
 from dl.mytorch.data.images.imagefile import SUFFIXES, centre_square, check_images, read_image
-from dl.mytorch.data.loader import Batch, Loader
+from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.split import Split, check_split
-from dl.mytorch.data.text.vocabulary import TextSplits, Vocabulary
 
 IMAGENET = normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and deviation of ImageNet's photographs
 LAYOUT = "each class needs a folder of its pictures, as PATH/cats/1.jpg or PATH/train/cats/1.jpg"
@@ -56,7 +55,7 @@ def class_names(root: Path) -> tuple[str, ...]:
     return names
 
 
-def folder_splits(config: TrainConfig, root: Path, size: int, augment: Augment | None = None) -> TextSplits:
+def folder_splits(config: TrainConfig, root: Path, size: int, augment: Augment | None = None) -> Splits:
     """The pictures in `root`/train, val (or valid, or validation) and test. Of the classes in train (in `root`, if there is
     no train), each part that is missing gets a tenth, drawn by the seed from each class.
 
@@ -79,7 +78,7 @@ def folder_splits(config: TrainConfig, root: Path, size: int, augment: Augment |
 
 def picture_splits(
     config: TrainConfig, sets: dict[str, Dataset], augment: Augment | None, classes: Sequence[str], split: Split
-) -> TextSplits:
+) -> Splits:
     """Loaders of "train", "val" and "test", standardised like ImageNet's; `augment` sees training images as bytes.
 
     Raises `UserError` when `split` is not that of the run in `config.out`.
@@ -87,11 +86,11 @@ def picture_splits(
     check_split(split, config)
     augmented = IMAGENET if augment is None else compose(augment, IMAGENET)
     workers = config.num_workers
-    return TextSplits(
+    return Splits(
         Loader(sets["train"], config.batch_size, shuffle=True, seed=config.seed, num_workers=workers, augment=augmented),
         Loader(sets["val"], config.batch_size, num_workers=workers, augment=IMAGENET),
         Loader(sets["test"], config.batch_size, num_workers=workers, augment=IMAGENET),
-        vocabularies={"classes": Vocabulary(classes)},
+        names=tuple(classes),
         split=split,
     )
 

@@ -26,7 +26,7 @@ from dl.mytorch.data.images.idx import CLOTHES, DIGITS, fashion_mnist, mnist
 from dl.mytorch.data.images.imagefile import centre_square
 from dl.mytorch.data.images.mat import svhn
 from dl.mytorch.data.loader import Splits
-from dl.mytorch.data.text.vocabulary import Vocabulary
+from dl.mytorch.data.split import names_file, read_names
 
 
 class ImageSet(NamedTuple):
@@ -98,7 +98,7 @@ def image_set(config: ImageConfig) -> ImageSet:
     that its network needs, wherever the pictures are by then.
     """
     if file := config.data_path("classes:"):
-        return ImageSet(3, config.image_size, Vocabulary.load(file).tokens, True, folder.IMAGENET)
+        return ImageSet(3, config.image_size, read_names(file), True, folder.IMAGENET)
     if root := config.data_path("folder:"):
         return ImageSet(3, config.image_size, class_names(root), True, folder.IMAGENET)
     if root := config.data_path("tar:"):
@@ -113,7 +113,7 @@ def image_set(config: ImageConfig) -> ImageSet:
 def data_of_run(run: Path | str, data: str) -> str:
     """The `--data` of a run's config; where its pictures are gone, "classes:FILE" with the names that the run keeps."""
     kind, _, place = data.partition(":")
-    names = Path(run) / "vocabulary-classes.json"
+    names = names_file(run)
     return f"classes:{names}" if place and names.exists() and not user_path(place).exists() else data
 
 

@@ -28,9 +28,8 @@ from dl.mytorch.config import TrainConfig, UserError, user_path
 from dl.mytorch.data.augment import Augment
 from dl.mytorch.data.images import folder
 from dl.mytorch.data.images.imagefile import SUFFIXES, centre_square, read_image
-from dl.mytorch.data.loader import Batch
+from dl.mytorch.data.loader import Batch, Splits
 from dl.mytorch.data.text.textfiles import read_lines
-from dl.mytorch.data.text.vocabulary import TextSplits
 from dl.mytorch.files import CHECKSUMS, atomic_write, read_json, regular_file, verify, write_recorded_json
 
 UNKNOWN = -1  # checksum of a sample in a shard without an index
@@ -151,7 +150,7 @@ def class_names(root: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def tar_splits(config: TrainConfig, root: Path, size: int, augment: Augment | None = None) -> TextSplits:
+def tar_splits(config: TrainConfig, root: Path, size: int, augment: Augment | None = None) -> Splits:
     """The shards in `root`/train, val and test. A part that is missing gets a tenth of those in train, or in `root` itself.
 
     Batches as of `folder.folder_splits`. A sample is read when its batch comes, wherever in its file it lies, so that

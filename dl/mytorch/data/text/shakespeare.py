@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data.loader import Loader
+from dl.mytorch.data.loader import Loader, Splits
 from dl.mytorch.data.sequences import blocks, windows
 from dl.mytorch.data.text.textfiles import Remote, Source, find, read_text
-from dl.mytorch.data.text.vocabulary import TextSplits, Vocabulary
+from dl.mytorch.data.text.vocabulary import Vocabulary
 
 _URL = "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
 _REMOTE = Remote(f"{_URL}/data/tinyshakespeare/input.txt", "7dcb3a2d4cc3b48b6283dd46870bfeb78f88aac9")
@@ -24,7 +24,7 @@ SOURCES = {
 }
 
 
-def shakespeare(config: TrainConfig, length: int = 256) -> TextSplits:
+def shakespeare(config: TrainConfig, length: int = 256) -> Splits:
     """For language models: the first nine tenths to train on, the last tenth to validate, nothing to test, as nanoGPT has it.
 
     Batches: "tokens" (B, length) and "targets", the same one character later. A training example is any stretch of the
@@ -32,7 +32,7 @@ def shakespeare(config: TrainConfig, length: int = 256) -> TextSplits:
     once. The vocabulary, "tokens", is that of the training part. Raises `UserError` when the text is not to be had.
     """
     (train, val), vocabulary = encoded(config.data)
-    return TextSplits(
+    return Splits(
         Loader(windows(train, length), config.batch_size, shuffle=True, seed=config.seed),
         Loader(blocks(val, length), config.batch_size),
         vocabularies={"tokens": vocabulary},

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data.loader import Batch, Loader
+from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.sequences import pad
 from dl.mytorch.data.text.textfiles import Source, find, read_lines
-from dl.mytorch.data.text.vocabulary import TextSplits, Vocabulary
+from dl.mytorch.data.text.vocabulary import Vocabulary
 
 SOURCE = Source(
     "sst2",
@@ -81,7 +81,7 @@ def together(examples: list[tuple[Tensor, int]], padding: int) -> Batch:
     return {"tokens": pad(ids, padding), "labels": torch.tensor(labels)}
 
 
-def sst2(config: TrainConfig, tokenizer: Tokenizer, length: int = 64) -> TextSplits:
+def sst2(config: TrainConfig, tokenizer: Tokenizer, length: int = 64) -> Splits:
     """SST-2 as batches of sentences of about one length; those of more than `length` tokens are cut.
 
     A tenth of train.tsv, drawn by the seed whatever the order of its lines, validates; dev.tsv is the test.
@@ -109,7 +109,7 @@ def reviews(config: TrainConfig) -> tuple[list[Review], list[Review], list[Revie
 
 def review_splits(
     config: TrainConfig, splits: Sequence[Sequence[Review]], tokenizer: Tokenizer, length: int = 64
-) -> TextSplits:
+) -> Splits:
     """Training, validation and test sentences as batches. The vocabulary, "tokens", is the tokenizer's."""
     collate = partial(together, padding=tokenizer.padding)
     loaders = []
@@ -117,4 +117,4 @@ def review_splits(
         encoded = Encoded(reviews, tokenizer, length)
         options = {"lengths": [len(ids) for ids in encoded.ids], "collate": collate, "num_workers": config.num_workers}
         loaders.append(Loader(encoded, config.batch_size, shuffle=not loaders, seed=config.seed, **options))
-    return TextSplits(*loaders, vocabularies={"tokens": tokenizer.vocabulary})
+    return Splits(*loaders, vocabularies={"tokens": tokenizer.vocabulary})

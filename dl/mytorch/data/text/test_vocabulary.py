@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dl.mytorch.config import UserError
-from dl.mytorch.data import Loader, Splits, TextSplits, Vocabulary
+from dl.mytorch.data import Loader, Splits, Vocabulary
 from dl.mytorch.data.text import vocabulary
 
 TRAIN = "the cat saw the dog and the dog saw the bird".split()  # the 4, dog 2, saw 2, and bird cat 1
@@ -145,8 +145,8 @@ def test_equality_is_of_tokens_in_order() -> None:
     assert all(Vocabulary(["a", "b"]) != other for other in different)
 
 
-def test_splits_of_text_are_splits_with_vocabularies() -> None:
+def test_splits_are_three_loaders_and_what_a_run_records_of_them() -> None:
     data = Loader({"x": torch.arange(3)}, 2)
-    splits = TextSplits(data, data, vocabularies={"x": Vocabulary("abc")})
-    assert isinstance(splits, Splits) and [*splits] == [data, data, None]
+    splits = Splits(data, data, vocabularies={"x": Vocabulary("abc")}, names=("cat", "dog"))
+    assert [*splits] == [data, data, None] and (splits.names, Splits(data, data).names) == (("cat", "dog"), ())
     assert splits.vocabularies["x"].tokens == ("a", "b", "c") and not Splits(data, data).vocabularies

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data.loader import Batch, Loader
+from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.sequences import pad
 from dl.mytorch.data.text.textfiles import Remote, Source, find, read_lines
-from dl.mytorch.data.text.vocabulary import BEGIN, END, PADDING, UNKNOWN, TextSplits, Vocabulary
+from dl.mytorch.data.text.vocabulary import BEGIN, END, PADDING, UNKNOWN, Vocabulary
 
 Pair = tuple[str, str]  # source, target
 RESERVED = (PADDING, UNKNOWN, BEGIN, END)  # with the ids 0, 1, 2, 3
@@ -61,7 +61,7 @@ class PairSplits(NamedTuple):
     test: list[Pair]
 
 
-def translation(config: TrainConfig, min_count: int = 2, shared: bool = False) -> TextSplits:
+def translation(config: TrainConfig, min_count: int = 2, shared: bool = False) -> Splits:
     """The pairs that `config.data` names, as ids: see `token_splits`."""
     return token_splits(config, sentence_pairs(config.data, config.seed), min_count, shared)
 
@@ -140,7 +140,7 @@ def tokenize(sentence: str) -> list[str]:
     return re.sub("(?=[,.!?])", " ", sentence.lower()).split()
 
 
-def token_splits(config: TrainConfig, pairs: PairSplits, min_count: int = 2, shared: bool = False) -> TextSplits:
+def token_splits(config: TrainConfig, pairs: PairSplits, min_count: int = 2, shared: bool = False) -> Splits:
     """Batches: "source" (B, S), words and <eos>; "target" (B, T), <bos>, words and <eos>; both filled up with <pad>, id 0.
 
     The vocabularies, "source" and "target", hold the words of the training pairs that are there `min_count` times or
@@ -153,7 +153,7 @@ def token_splits(config: TrainConfig, pairs: PairSplits, min_count: int = 2, sha
     sets = [_Pairs(part, source, target) for part in parts]
     options = {"seed": config.seed, "num_workers": config.num_workers, "collate": _collate}
     loaders = [Loader(d, config.batch_size, shuffle=i == 0, lengths=d.lengths, **options) for i, d in enumerate(sets)]
-    return TextSplits(*loaders, vocabularies={"source": source, "target": target})
+    return Splits(*loaders, vocabularies={"source": source, "target": target})
 
 
 class _Pairs(Dataset):

@@ -2,13 +2,12 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Iterable, Mapping, Sequence
+from typing import Iterable, Sequence
 
 from torch import Tensor
 
 from dl.mytorch.config import UserError
-from dl.mytorch.data.loader import Loader, Splits
-from dl.mytorch.data.split import Split
+from dl.mytorch.data.loader import Splits
 from dl.mytorch.distributed import is_main
 from dl.mytorch.files import read_json, verify, write_json, write_recorded_json
 
@@ -114,22 +113,4 @@ class Vocabulary:
             write_recorded_json(list(self.tokens), path)
 
 
-class TextSplits(Splits):
-    """Splits with what a run keeps in its folder, and refuses to go on with another of.
-
-    `vocabularies`, by the name of the tensor in a batch whose ids they explain, become vocabulary-<name>.json; for somebody's
-    own pictures there is one of "classes". `split` says which examples each part has, see split.py.
-    """
-
-    def __new__(
-        cls,
-        train: Loader,
-        val: Loader,
-        test: Loader | None = None,
-        *,
-        vocabularies: Mapping[str, Vocabulary],
-        split: Split | None = None,
-    ) -> "TextSplits":
-        splits = super().__new__(cls, train, val, test)
-        splits.vocabularies, splits.split = vocabularies, split
-        return splits
+TextSplits = Splits  # as version 0.1 called those with vocabularies

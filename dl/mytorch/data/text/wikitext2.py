@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data.loader import Loader
+from dl.mytorch.data.loader import Loader, Splits
 from dl.mytorch.data.sequences import blocks
 from dl.mytorch.data.text.textfiles import Remote, Source, find, read_lines
-from dl.mytorch.data.text.vocabulary import END, UNKNOWN, TextSplits, Vocabulary
+from dl.mytorch.data.text.vocabulary import END, UNKNOWN, Vocabulary
 
 Split = Literal["train", "valid", "test"]
 
@@ -31,7 +31,7 @@ SOURCE = Source(
 )
 
 
-def wikitext2(config: TrainConfig, length: int = 64) -> TextSplits:
+def wikitext2(config: TrainConfig, length: int = 64) -> Splits:
     """For language models on words: blocks of `length` tokens, "tokens" (B, length) and "targets", the same one token later.
 
     The blocks follow each other in the text, an <eos> after each line, and know nothing of articles. The training blocks
@@ -42,7 +42,7 @@ def wikitext2(config: TrainConfig, length: int = 64) -> TextSplits:
         raise UserError(f"--data {config.data}: this recipe's function loads wikitext2")
     texts, vocabulary = encoded()
     train, val, test = (blocks(ids, length) for ids in texts)
-    return TextSplits(
+    return Splits(
         Loader(train, config.batch_size, shuffle=True, seed=config.seed),
         Loader(val, config.batch_size),
         Loader(test, config.batch_size),
