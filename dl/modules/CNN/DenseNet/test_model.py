@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -241,7 +241,6 @@ test_standard = testing.standard_checks(
 # ---- the recipe ----------------------------------------------------------------------------------------------------
 
 
-def test_flags_of_the_recipe_reach_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "Trainer", lambda model, **others: SimpleNamespace(fit=lambda data: model))
-    model = train.main(train.Config(data="mnist", model="tiny", dropout=0.3), synthetic.image_splits())
+def test_flags_of_the_recipe_reach_the_network() -> None:
+    model = train.build_model(train.Config(data="mnist", model="tiny", dropout=0.3))
     assert str(model) == str(build("tiny", dropout=0.3, in_channels=1))

@@ -14,9 +14,10 @@ from torch import nn
 
 from dl.modules.CNN.GoogLeNet.model import PRESETS, build
 from dl.modules.CNN.GoogLeNet.task import AuxiliaryClassification
-from dl.mytorch import History, Trainer, launch, seed_everything
+from dl.modules.CNN.recipe import train_classifier
+from dl.mytorch import History, launch
 from dl.mytorch.config import UserError, flag
-from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
+from dl.mytorch.data import ImageConfig, Splits, image_set
 from dl.mytorch.introspect import without_values
 from dl.mytorch.optim import sgd, warmup_cosine
 
@@ -59,15 +60,8 @@ def build_model(config: Config) -> nn.Module:
 
 
 def main(config: Config, data: Splits | None = None) -> History:
-    seed_everything(config.seed)
-    trainer = Trainer(
-        model=build_model(config),
-        task=AuxiliaryClassification(config.label_smoothing, image_set(config).classes),
-        optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
-        schedule=warmup_cosine(warmup=0.1),
-        config=config,
-    )
-    return trainer.fit(data or image_splits(config))
+    optimizer = sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True)
+    return train_classifier(config, build_model, data, optimizer, warmup_cosine(warmup=0.1), AuxiliaryClassification)
 
 
 if __name__ == "__main__":

@@ -39,13 +39,11 @@ def build_model(config: Config) -> nn.Module:
 
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
-    trainer = Trainer(
-        model=build_model(config),
-        task=Classification(config.label_smoothing, image_set(config).classes),
-        optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay),
-        schedule=warmup_cosine(warmup=0.05),
-        config=config,
-    )
+    model = build_model(config)
+    task = Classification(config.label_smoothing, image_set(config).classes)
+    optimizer = sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay)
+    schedule = warmup_cosine(warmup=0.05)
+    trainer = Trainer(model, task, optimizer, schedule, config)
     return trainer.fit(data or image_splits(config))
 
 

@@ -10,12 +10,12 @@ from typing import Literal
 
 from torch import nn
 
+from dl.modules.CNN.recipe import build_classifier, train_classifier
 from dl.modules.CNN.VGG.model import PRESETS, build
-from dl.mytorch import History, Trainer, launch, seed_everything
+from dl.mytorch import History, launch
 from dl.mytorch.config import flag
-from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
+from dl.mytorch.data import ImageConfig, Splits
 from dl.mytorch.optim import sgd, warmup_cosine
-from dl.mytorch.tasks import Classification
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,12 @@ class Config(ImageConfig):
 
 def build_model(config: Config) -> nn.Module:
     """The network that the config asks for."""
-    about = image_set(config)
-    return build(
-        config.model,
-        in_channels=about.channels,
-        num_classes=len(about.classes),
-        head="small" if about.small else "imagenet",
-    )
+    return build_classifier(build, config, part="head")
 
 
 def main(config: Config, data: Splits | None = None) -> History:
-    seed_everything(config.seed)
-    trainer = Trainer(
-        model=build_model(config),
-        task=Classification(config.label_smoothing, image_set(config).classes),
-        optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
-        schedule=warmup_cosine(warmup=0.1),
-        config=config,
-    )
-    return trainer.fit(data or image_splits(config))
+    optimizer = sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True)
+    return train_classifier(config, build_model, data, optimizer, warmup_cosine(warmup=0.1))
 
 
 if __name__ == "__main__":
