@@ -14,6 +14,9 @@ from typing import Any, Callable, NamedTuple, Sequence, TypeVar
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / "dl" / "modules"
 
+# Presets that were another model's in an earlier version, and what they are today; as (model, preset).
+MOVED = {("RNN/LSTM", "awd"): ("RNN/AWDLSTM", "awd"), ("RNN/LSTM", "awd_tiny"): ("RNN/AWDLSTM", "tiny")}
+
 Result = TypeVar("Result")
 
 
@@ -63,6 +66,40 @@ def find(name: str) -> str:
 def module(name: str, file: str = "model") -> Any:
     """The imported model.py, or another file, of the model "CNN/LeNet"."""
     return importlib.import_module(f"dl.modules.{name.replace('/', '.')}.{file}")
+
+
+def moved_to(name: str) -> dict[tuple[str, str], str]:
+    """Return the presets of a model that were another's, as (model, preset): preset of today."""
+    return {earlier: preset for earlier, (model, preset) in MOVED.items() if model == name}
+
+
+def current(described: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run's config.json says, with the recipe and the preset in it that are `MOVED` as they are today."""
+    earlier = described["recipe"], described["config"].get("model")
+    if earlier not in MOVED:
+        return described
+    recipe, preset = MOVED[earlier]
+    return {**described, "recipe": recipe, "config": {**described["config"], "model": preset}}
+
+
+def hand_over(name: str, config: type, argv: Sequence[str]) -> bool:
+    """Train by the recipe that has the preset which `argv` asks for today, if that has moved from `name`; return whether.
+
+    The defaults are those of `config`, that of the recipe `name`, so that a command means what it meant.
+    """
+    from dl.mytorch import launch
+    from dl.mytorch.config import Parser, differing_flags
+
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model")
+    asked, rest = parser.parse_known_args(argv)
+    if (name, asked.model) not in MOVED:
+        return False
+    recipe, preset = MOVED[name, asked.model]
+    train = module(recipe, "train")
+    defaults = [word for word in differing_flags(config, train.Config) if not word.startswith("--model=")]
+    launch(train.main, train.Config, [*defaults, *rest, "--model", preset])
+    return True
 
 
 def presets(name: str, wanted: str | None = None) -> list[str]:

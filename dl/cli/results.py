@@ -40,6 +40,7 @@ def record(run: Path | str) -> Path:
     if not run.is_dir():
         raise UserError(f"{run} is not a folder; a run is recorded from its folder, say runs/CNN/LeNet")
     described, history, speed = (_read(run / name) for name in ("config.json", "history.json", "speed.json"))
+    described = catalogue.current(described)
     recipe, config = described["recipe"], described["config"]
     if recipe not in catalogue.names():
         raise UserError(f"{run} is a run of {recipe}, which is no model in {catalogue.MODULES}")

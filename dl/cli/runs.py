@@ -26,8 +26,8 @@ class Run:
     """
 
     def __init__(self, path: Path, described: dict[str, Any]) -> None:
-        self.path, self.described = path, described
-        self.recipe: str = described["recipe"]
+        self.path, self.described = path, catalogue.current(described)
+        self.recipe: str = self.described["recipe"]
         self.precision: str | None = described["precision"]  # taken; `config.precision` is what was asked for
 
     @classmethod

@@ -7,7 +7,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Literal, Mapping, NoReturn, Sequence, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Iterable, Literal, Mapping, NoReturn, Sequence, TypeVar, get_args, get_origin, get_type_hints
 
 
 class UserError(ValueError):
@@ -34,6 +34,9 @@ class TrainConfig:
 
     Raises `UserError`, naming the flag, for an invalid value.
     """
+
+    # Presets of another recipe that are this one's since: its (recipe, preset) -> preset of today. Such runs are resumed.
+    moved: ClassVar[Mapping[tuple[str, str], str]] = {}
 
     out: str = dataclasses.field(metadata={"help": "folder of this run; a run found there is resumed"})
     data: str = dataclasses.field(metadata={"help": "name of the data set"})
@@ -189,6 +192,17 @@ def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
         return cls(**vars(parser.parse_args(argv)))
     except ValueError as error:
         parser.error(str(error))
+
+
+def differing_flags(cls: type[TrainConfig], other: type[TrainConfig]) -> list[str]:
+    """Return the words that give a config of class `other` the defaults of `cls`, for the fields that both have."""
+    defaults = {field.name: field.default for field in dataclasses.fields(other)}
+    words = []
+    for field in dataclasses.fields(cls):
+        if field.name in defaults and field.default != defaults[field.name]:
+            name, value = _flag_name(field.name), field.default
+            words.append(f"{name}={value}" if not isinstance(value, bool) else name if value else f"--no-{name[2:]}")
+    return words
 
 
 def _flag_name(name: str) -> str:

@@ -157,6 +157,9 @@ def _refuse_another(out: Path, asked: dict[str, Any], config: type[TrainConfig])
         described = read_described(out)
     except UserError as error:
         raise UserError(f"{error}. --fresh starts the run over") from None
+    preset = config.moved.get((described["recipe"], described["config"].get("model")))
+    if preset is not None:
+        described = {**described, "recipe": asked["recipe"], "config": {**described["config"], "model": preset}}
     found = {**current_names(config, described["config"]), "precision": _precision(described)}
     wanted = dict(asked["config"])
     if wanted["precision"] == "auto":

@@ -1,4 +1,4 @@
-"""Continue a text with a trained RNN, GRU or LSTM.
+"""Continue a text with a trained RNN, GRU, LSTM or AWD-LSTM.
 
     python -m dl.modules.RNN.generate runs/RNN/LSTM "ROMEO:"
     python -m dl.modules.RNN.generate runs/RNN/LSTM-wikitext2 "the king of" --tokens 50 --temperature 0.7
@@ -16,7 +16,7 @@ from dl.modules.RNN.generation import generate, separator, to_text
 from dl.mytorch.config import Parser, UserError, user_path
 
 MOST_TOKENS = 10**6  # all are drawn before they are printed
-RECIPES = ("RNN/RNN", "RNN/GRU", "RNN/LSTM")
+RECIPES = ("RNN/RNN", "RNN/GRU", "RNN/LSTM", "RNN/AWDLSTM")
 
 
 def write(options: argparse.Namespace) -> None:

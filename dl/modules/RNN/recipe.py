@@ -1,7 +1,7 @@
-"""What the recipes of RNN, GRU and LSTM share: flags, data, task, optimizer, schedule."""
+"""What the recipes of RNN, GRU, LSTM and AWD-LSTM share: flags, data, task, optimizer, schedule."""
 
 from dataclasses import dataclass
-from typing import Any, Callable, Literal, Mapping
+from typing import Any, Callable, Mapping
 
 from torch import nn
 
@@ -18,16 +18,18 @@ from dl.mytorch.optim import adamw, constant, sgd, warmup_cosine
 class LanguageConfig(TrainConfig):
     """What a recipe that trains a recurrent language model can be told beside."""
 
-    data: Literal["wikitext2", "shakespeare", "shakespeare-sample"] = flag(
-        "shakespeare", "text: words of WikiText-2, or characters of Shakespeare"
-    )
+    data: str = flag(
+        "shakespeare", "text: words of WikiText-2, or characters of Shakespeare",
+        choices=("wikitext2", "shakespeare", "shakespeare-sample"),
+    )  # fmt: skip
     bptt_length: int = flag(
         64, "truncated-BPTT length in tokens; the hidden state is carried across chunks", alias="length"
     )
-    dropout: float = flag(-1.0, "dropout of embeddings and layers, of awd that of its last layer alone; -1: that of the preset")
-    optimizer: Literal["adamw", "ntasgd"] = flag(
-        "adamw", "adamw: rises, then falls to 0; ntasgd: a constant rate, weights averaged once validation stalls"
-    )
+    dropout: float = flag(-1.0, "dropout of embeddings and layers, of AWD-LSTM that of its last layer alone; -1: that of the preset")
+    optimizer: str = flag(
+        "adamw", "adamw: rises, then falls to 0; ntasgd: a constant rate, weights averaged once validation stalls",
+        choices=("adamw", "ntasgd"),
+    )  # fmt: skip
     ar_alpha: float = flag(0.0, "weight of AR, the penalty on large outputs of the last layer", alias="activation")
     tar_beta: float = flag(0.0, "weight of TAR, the penalty on outputs that change from token to token", alias="slowness")
     batch_size: int = 32

@@ -11,7 +11,7 @@ from dl.mytorch.layers.sequential import sequential
 # C width, V classes
 
 
-class Softmax(nn.Linear):
+class SoftmaxOutput(nn.Linear):
     """A logit for each class; with targets, their log-probabilities alone.
 
     forward: features (..., C) -> logits (..., V); with targets (...), their log-probabilities (...), 0 for a target below 0.
@@ -33,7 +33,7 @@ class AdaptiveSoftmax(nn.Module):
     its classes, of features with 1/4, 1/16 ... of the width. With targets, only the clusters that they are in are
     computed. The probabilities are exact and sum up to 1: nothing is sampled. Classes are numbered by falling frequency.
 
-    forward: as `Softmax`; without targets, log-probabilities of all classes in place of logits.
+    forward: as `SoftmaxOutput`; without targets, log-probabilities of all classes in place of logits.
     """
 
     def __init__(self, dim: int, num_classes: int, cutoffs: Sequence[int]) -> None:

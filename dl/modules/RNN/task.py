@@ -1,13 +1,16 @@
 """Language modelling by truncated back-propagation through time: gradients end with the batch, the state goes on."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from dl.modules.RNN.generation import generate, to_text
-from dl.modules.RNN.RNN.model import Output, State
 from dl.mytorch import StepOutput, Task
 from dl.mytorch.data import Batch, Vocabulary
 from dl.mytorch.metrics import Metric, Perplexity
+
+State = list[Tensor]  # of a model: an example a row
 
 
 class StreamModeling(Task):
@@ -46,7 +49,7 @@ class StreamModeling(Task):
         self.evaluated = output.state
         return scored
 
-    def _score(self, model: nn.Module, batch: Batch, before: State) -> tuple[Output, StepOutput]:
+    def _score(self, model: nn.Module, batch: Batch, before: State) -> tuple[Any, StepOutput]:
         targets = batch["targets"]
         state = None  # zeros, also after a look at the model with a batch of another size
         if before and len(before[0]) == len(targets):

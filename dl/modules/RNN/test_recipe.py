@@ -1,5 +1,6 @@
 """What the recipes share: streams whose state is carried, exact resume, averaged SGD, samples."""
 
+import dataclasses
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from dl.cli import catalogue
 from dl.modules.RNN import generate as command
 from dl.modules.RNN import recipe
 from dl.modules.RNN.averaging import AveragingTrainer
+from dl.modules.RNN.AWDLSTM import train as awd_train
 from dl.modules.RNN.data import stream_splits
 from dl.modules.RNN.generation import generate
 from dl.modules.RNN.GRU import train as gru_train
@@ -25,6 +28,7 @@ from dl.mytorch.data.text import textfiles
 from dl.mytorch.data.sequences import streams
 from dl.mytorch.files import read_json, write_recorded_json
 from dl.mytorch.optim import constant, sgd
+from dl.mytorch.run import open_run
 
 TEXT = "to be or not to be, that is the question\n" * 12
 
@@ -51,7 +55,7 @@ def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("train", "changes"),
-    [(rnn_train, {}), (gru_train, {"accumulate": 2}), (lstm_train, {"model": "awd_tiny", "ar_alpha": 2.0, "tar_beta": 1.0})],
+    [(rnn_train, {}), (gru_train, {"accumulate": 2}), (awd_train, {"optimizer": "adamw", "grad_clip": 1.0, "ar_alpha": 2.0, "tar_beta": 1.0})],
     ids=["RNN", "GRU", "AWD-LSTM"],
 )
 def test_recipes_resume_exactly_with_the_state_that_was_carried(
@@ -157,6 +161,31 @@ def test_flags_reach_model_task_and_trainer(tmp_path: Path, monkeypatch: pytest.
     assert isinstance(trainer.optimizer, torch.optim.AdamW) and trainer.model.dropout.p == 0
 
 
+def test_awd_of_the_recipe_of_lstm_is_the_recipe_of_awd_lstm(
+    tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Commands and folders of version 0.1, in which AWD-LSTM was a preset of LSTM."""
+    out, given, main = tmp_path / "run", [], awd_train.main
+    monkeypatch.setattr(awd_train, "main", given.append)
+    assert not catalogue.hand_over("RNN/LSTM", lstm_train.Config, ["--model=char"])
+    command_of_0_1 = f"--model awd_tiny --length 8 --activation 2 --clip 0.5 --batch-size 4 --steps 1 --out {out}"
+    assert catalogue.hand_over("RNN/LSTM", lstm_train.Config, command_of_0_1.split())
+    (asked,) = given
+    wanted = {"model": "tiny", "bptt_length": 8, "ar_alpha": 2.0, "grad_clip": 0.5, "batch_size": 4, "steps": 1, "out": str(out)}
+    assert dataclasses.asdict(asked) == dataclasses.asdict(lstm_train.Config(**wanted))  # LSTM's defaults
+    main(asked, splits())
+    described = read_json(out / "config.json")
+    assert described["recipe"] == "RNN/AWDLSTM"
+    old = {**described, "recipe": "RNN/LSTM", "config": {**described["config"], "model": "awd_tiny"}}
+    write_recorded_json(old, out / "config.json")
+    capsys.readouterr()
+    assert command.main([str(out), "to be", "--tokens", "3"]) == 0
+    open_run(asked)  # may be resumed
+    write_recorded_json({**old, "config": described["config"]}, out / "config.json")  # an LSTM
+    with pytest.raises(UserError, match="run with another config .recipe RNN/LSTM there, RNN/AWDLSTM asked for"):
+        open_run(asked)
+
+
 def test_impossible_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     averaged = [f"{flag} --optimizer ntasgd" for flag in ("--ema 0.9", "--parallel fsdp", "--layerwise stream")]
     lengths = ("--bptt-length 0", "--bptt-length 1000000000000000000")
@@ -213,7 +242,7 @@ def test_a_run_continues_a_text(tmp_path: Path, no_pictures: None, capsys: pytes
         ([tmp_path / "run", "X"], "'X' is not in the vocabulary"),
         ([tmp_path / "run", "to", "--tokens", "-5"], "--tokens has to be from 0 to 1,000,000; got -5"),
         ([tmp_path, "to"], "holds no trained network"),
-        ([tmp_path / "run", "to"], "is a run of CNN/LeNet, not of RNN/RNN, RNN/GRU, RNN/LSTM"),
+        ([tmp_path / "run", "to"], "is a run of CNN/LeNet, not of RNN/RNN, RNN/GRU, RNN/LSTM, RNN/AWDLSTM"),
     ):
         if "LeNet" in message:
             write_recorded_json(described, tmp_path / "run" / "config.json")

@@ -1,149 +1,63 @@
-"""The LSTM against its equations; AWD-LSTM against torch's layers, dropout by dropout."""
+"""The LSTM against its equations; what it shares with the other recurrent networks is in ../test_language_models.py."""
 
-from typing import Any
-
-import pytest
 import torch
 from torch import Tensor, nn
 
-from dl.modules.RNN.LSTM.model import AWDLSTM, PRESETS, EmbeddingDropout, LockedDropout, WeightDrop, build
-from dl.modules.RNN.RNN.test_model import Scores, Twin, stream_batch, tokens
+from dl.modules.RNN.LSTM.model import PRESETS, LSTMLanguageModel, build
 from dl.modules.RNN.task import StreamModeling
+from dl.modules.RNN.testing import Scores, stream_batch, tokens
 from dl.mytorch import testing
-from dl.mytorch.from_scratch.layers.swap import from_scratch
 from dl.mytorch.introspect import count_parameters, without_values
 
-NO_DROPOUT = dict.fromkeys(["dropout", "input_dropout", "hidden_dropout", "word_dropout", "weight_dropout"], 0.0)
+
+def cell(x: Tensor, h: Tensor, c: Tensor, W: Tensor, U: Tensor, b: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+    """One step: x (B, dim), h and c (B, C) -> h' and c' (B, C)."""
+    (W_i, W_f, W_g, W_o), (U_i, U_f, U_g, U_o), (b_i, b_f, b_g, b_o), (d_i, d_f, d_g, d_o) = (p.chunk(4) for p in (W, U, b, d))
+    i = torch.sigmoid(x @ W_i.T + b_i + h @ U_i.T + d_i)
+    f = torch.sigmoid(x @ W_f.T + b_f + h @ U_f.T + d_f)
+    g = torch.tanh(x @ W_g.T + b_g + h @ U_g.T + d_g)
+    o = torch.sigmoid(x @ W_o.T + b_o + h @ U_o.T + d_o)
+    c = f * c + i * g
+    return o * torch.tanh(c), c
 
 
-def memory(x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    i, f, g, o = (x + h).chunk(4, 1)
-    cell = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(cell), cell
+class PaperTwin(nn.Module):
+    """The language model token by token from the equations, without a line of torch's recurrent layers."""
 
-
-class TorchStack(nn.Module):
-    """AWD-LSTM without dropout, from torch's layers."""
-
-    def __init__(self, model: AWDLSTM) -> None:
+    def __init__(self, model: LSTMLanguageModel) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(11, 6)
-        self.layers = nn.ModuleList(nn.LSTM(a, b, batch_first=True) for a, b in ((6, 9), (9, 9), (9, 6)))
-        self.bias = nn.ParameterList([torch.empty(11)])
-        for own, other in zip(self.parameters(), model.parameters(), strict=True):
-            own.data.copy_(other.data)
+        self.embedding = nn.Parameter(model.embedding.weight.detach().clone())
+        self.layers = nn.ModuleList(nn.ParameterList(p.detach().clone() for p in layer) for layer in model.recurrent.all_weights)
+        self.output = nn.ParameterList(p.detach().clone() for p in model.output.parameters())
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embedding(tokens)
-        for layer in self.layers:
-            x = layer(x)[0]
-        return x @ self.embedding.weight.T + self.bias[0]
+        (batch, length), width = tokens.shape, self.layers[0][1].shape[1]
+        h, c = ([self.embedding.new_zeros(batch, width)] * len(self.layers) for _ in range(2))
+        scores = []
+        for t in range(length):
+            x = self.embedding[tokens[:, t]]
+            for layer, (W, U, b, d) in enumerate(self.layers):
+                x, c[layer] = cell(x, h[layer], c[layer], W, U, b, d)
+                h[layer] = x
+            scores.append(x @ self.output[0].T + self.output[1])
+        return torch.stack(scores, dim=1)
 
 
 def test_network_is_its_equations_in_outputs_gradients_and_steps() -> None:
     model = build("tiny")
-    testing.assert_same_as(Scores(model), Twin(model, memory, 2), tokens(), tolerance=1e-10)
+    testing.assert_same_as(Scores(model), PaperTwin(model), tokens(), tolerance=1e-10)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_awd_lstm_without_dropout_is_torch_s_stack(training: bool) -> None:
-    model = build("awd_tiny", **(NO_DROPOUT if training else {}))
-    model.output.bias.data.normal_()
-    parameters = dict(model.named_parameters())
-    assert list(parameters)[0] == "embedding.weight" and list(parameters)[-1] == "output.bias"
-    testing.assert_same_as(Scores(model), TorchStack(model), tokens(), tolerance=1e-10, train=training)
-
-
-def test_published_networks_have_these_parameters() -> None:
-    """33 million: the paper's table 2. 20 and 66 million: Zaremba et al., table 1 of Merity et al."""
+def test_networks_have_these_parameters() -> None:
+    """20 and 66 million: Zaremba et al., table 1 of Merity et al. 2017."""
     with without_values():
         counts = {preset: count_parameters(build(preset)) for preset in PRESETS}
-    lstm = [4 * b * (a + b + 2) for a, b in ((400, 1150), (1150, 1150), (1150, 400))]
-    assert counts["awd"] == 33_278 * (400 + 1) + sum(lstm) == 33_556_078
     for size, width, millions in (("small", 200, 5), ("medium", 650, 20), ("large", 1500, 66)):
         assert counts[f"zaremba_{size}"] == 2 * 10_000 * width + 10_000 + 2 * 4 * width * (2 * width + 2)
         assert round(counts[f"zaremba_{size}"] / 1e6) == millions
     assert counts["char"] == 65 * 64 + 4 * 256 * (64 + 256 + 2) + 65 * (256 + 1)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "awd_tiny"])
-def test_scores_have_one_row_for_each_token_which_depends_on_those_before(preset: str) -> None:
-    model = Scores(build(preset)).eval()
-    assert model(tokens(2, 5)).shape == (2, 5, 11) and model(tokens(4, 1)).shape == (4, 1, 11)
-    testing.assert_causal(model, tokens(), (tokens() + 1) % 11, tolerance=1e-6)
-    testing.assert_batch_independent(model, tokens())
-
-
-def test_whole_words_are_left_out_wherever_they_are() -> None:
-    layer, read = EmbeddingDropout(11, 4, 0.4), torch.arange(11).repeat(3, 2)
-    ratio = layer(read) / nn.functional.embedding(read, layer.weight)  # (3, 22, 4)
-    assert torch.equal(ratio, ratio[:1, :11].repeat(3, 2, 1)) and ((ratio - ratio[..., :1]).abs() < 1e-6).all()
-    kept = ratio[0, :11, 0] != 0
-    torch.testing.assert_close(ratio[0, :11, 0], kept / 0.6)
-    assert 0 < kept.sum() < 11
-    assert torch.equal(layer.eval()(read), nn.functional.embedding(read, layer.weight))
-
-
-def test_locked_dropout_has_one_mask_for_all_of_time_and_another_for_each_row() -> None:
-    mask = LockedDropout(0.5)(torch.ones(4, 6, 20))
-    assert torch.equal(mask, mask[:, :1].expand_as(mask)) and set(mask.unique().tolist()) == {0, 2}
-    assert len({tuple(row.tolist()) for row in mask[:, 0]}) == 4
-    assert torch.equal(LockedDropout(0.5).eval()(mask), mask)
-
-
-def test_weight_drop_is_an_lstm_whose_recurrent_weights_are_dropped() -> None:
-    layer, x = WeightDrop(nn.LSTM(3, 5, batch_first=True), 0.5), torch.randn(2, 4, 3)
-    torch.manual_seed(1)
-    found, _ = layer(x, None)
-    torch.manual_seed(1)
-    dropped = nn.functional.dropout(layer.layer.weight_hh_l0, 0.5)
-    reference = nn.LSTM(3, 5, batch_first=True)
-    reference.load_state_dict(layer.layer.state_dict() | {"weight_hh_l0": dropped})
-    torch.testing.assert_close(found, reference(x)[0])
-    found.square().sum().backward()
-    zero = layer.layer.weight_hh_l0.grad == 0
-    assert torch.equal(zero, dropped == 0) and 0.2 < zero.float().mean() < 0.8
-    torch.testing.assert_close(layer.eval()(x, None)[0], layer.layer(x)[0])
-
-
-def test_the_last_layer_s_penalties_are_those_of_section_4_6() -> None:
-    model, batch = build("awd_tiny").eval(), stream_batch()
-    output = model(batch["tokens"], None, batch["targets"])
-    losses = [StreamModeling(None, alpha, beta).step(model, batch).loss for alpha, beta in ((0, 0), (2, 0), (0, 3))]
-    hidden = output.hidden
-    torch.testing.assert_close(losses[0], -output.scores.mean())
-    torch.testing.assert_close(losses[1] - losses[0], 2 * hidden.pow(2).mean())
-    torch.testing.assert_close(losses[2] - losses[0], 3 * (hidden[:, 1:] - hidden[:, :-1]).pow(2).mean())
-    assert StreamModeling(None, 2.0, 3.0).eval_step(model, batch).loss == losses[0]
-    model.train()
-    torch.manual_seed(0)
-    dropped = model(batch["tokens"]).dropped
-    torch.manual_seed(0)
-    plain = StreamModeling(None).step(model, batch).loss
-    torch.manual_seed(0)
-    torch.testing.assert_close(StreamModeling(None, 1.0).step(model, batch).loss - plain, dropped.pow(2).mean())
-
-
-@pytest.mark.parametrize("preset", ["tiny", "awd_tiny"])
-def test_every_parameter_gets_a_gradient(preset: str) -> None:
-    testing.assert_gradients_flow(build(preset), stream_batch(), StreamModeling(None, 1.0, 1.0))
-
-
-@pytest.mark.parametrize(("preset", "options"), [("tiny", {"hidden_dim": 16}), ("awd_tiny", {"dim": 12, **NO_DROPOUT})])
-def test_one_batch_is_learnt_by_heart(preset: str, options: dict[str, Any]) -> None:
-    testing.assert_overfits(build(preset, **options), stream_batch(), StreamModeling(None), lr=4e-2, below=0.2)
-
-
-@pytest.mark.parametrize("preset", ["tiny", "awd_tiny"])
-def test_networks_build_from_our_own_layers_and_give_the_same_scores(preset: str) -> None:
-    model, batch = build(preset).double().eval(), stream_batch()
-    with from_scratch():
-        own = build(preset).double().eval()
-        own.load_state_dict(model.state_dict())
-        first = own(batch["tokens"])
-        second = own(batch["tokens"], first.state)
-    recurrent = own.recurrent if preset == "tiny" else own.layers[0].layer
-    assert type(recurrent).__module__.startswith("dl.mytorch.from_scratch.layers")
-    expected = model(batch["tokens"], model(batch["tokens"]).state)
-    torch.testing.assert_close(second.scores, expected.scores, rtol=0, atol=1e-10)
-    assert not torch.allclose(second.scores, first.scores)  # the state goes on
+def test_every_parameter_gets_a_gradient_and_one_batch_is_overfitted() -> None:
+    testing.assert_gradients_flow(build("tiny"), stream_batch(), StreamModeling(None))
+    testing.assert_overfits(build("tiny", hidden_dim=16), stream_batch(), StreamModeling(None), lr=4e-2, below=0.2)

@@ -4,11 +4,13 @@
     python -m dl.modules.RNN.LSTM.train --data wikitext2 --model word --out runs/RNN/LSTM-wikitext2
 """
 
+import sys
 from dataclasses import dataclass
 from typing import Mapping
 
 from torch import nn
 
+from dl.cli import catalogue
 from dl.modules.RNN.LSTM.model import PRESETS, build
 from dl.modules.RNN.recipe import LanguageConfig, build_for, train
 from dl.mytorch import History, launch
@@ -34,4 +36,4 @@ def main(config: Config, data: TextSplits | None = None) -> History:
 
 
 if __name__ == "__main__":
-    launch(main, Config)
+    catalogue.hand_over("RNN/LSTM", Config, sys.argv[1:]) or launch(main, Config)  # `--model awd` of earlier versions
