@@ -51,7 +51,7 @@ TAKEN = {
     *(("CNN/WideResNet", "CNN/ResNet"), ("CNN/WideResNet", "CNN/ResNeXt")),
     *(("DataMining/ImageSearch", "CNN/ResNet"), ("DataMining/OpenSet", "CNN/ResNet")),
     ("Diffusion/FlowMatching", "Diffusion/DDPM"),
-    *(("RNN", "RNN/RNN"), ("RNN/GRU", "RNN/RNN"), ("RNN/LSTM", "RNN/RNN"), ("RNN/BahdanauAttention", "RNN/Seq2Seq")),
+    ("RNN/BahdanauAttention", "RNN/Seq2Seq"),
 }
 
 

@@ -4,6 +4,7 @@ Importing this file imports no torch, so that a mistyped name is answered at onc
 """
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import re
@@ -88,7 +89,7 @@ def hand_over(name: str, config: type, argv: Sequence[str]) -> bool:
     The defaults are those of `config`, that of the recipe `name`, so that a command means what it meant.
     """
     from dl.mytorch import launch
-    from dl.mytorch.config import Parser, differing_flags
+    from dl.mytorch.config import Parser
 
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model")
@@ -97,8 +98,9 @@ def hand_over(name: str, config: type, argv: Sequence[str]) -> bool:
         return False
     recipe, preset = MOVED[name, asked.model]
     train = module(recipe, "train")
-    defaults = [word for word in differing_flags(config, train.Config) if not word.startswith("--model=")]
-    launch(train.main, train.Config, [*defaults, *rest, "--model", preset])
+    here, there = ({field.name: field.default for field in dataclasses.fields(each)} for each in (config, train.Config))
+    differ = {name: value for name, value in here.items() if value != there[name]} | {"model": preset}
+    launch(train.main, train.Config, [*(f"--{name.replace('_', '-')}={value}" for name, value in differ.items()), *rest])
     return True
 
 

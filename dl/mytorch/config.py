@@ -194,17 +194,6 @@ def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
         parser.error(str(error))
 
 
-def differing_flags(cls: type[TrainConfig], other: type[TrainConfig]) -> list[str]:
-    """Return the words that give a config of class `other` the defaults of `cls`, for the fields that both have."""
-    defaults = {field.name: field.default for field in dataclasses.fields(other)}
-    words = []
-    for field in dataclasses.fields(cls):
-        if field.name in defaults and field.default != defaults[field.name]:
-            name, value = _flag_name(field.name), field.default
-            words.append(f"{name}={value}" if not isinstance(value, bool) else name if value else f"--no-{name[2:]}")
-    return words
-
-
 def _flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
