@@ -239,9 +239,10 @@ def assert_batch_independent(model: nn.Module, *inputs: Tensor, tolerance: float
     """In evaluation mode an example's output does not depend on the others in its batch. float64."""
     model = copy.deepcopy(model).double().eval()
     inputs = tuple(x.double() if x.is_floating_point() else x for x in inputs)
-    together = model(*inputs)
+    together = _tensors(model(*inputs))
     for i in range(len(inputs[0])):
-        _close(f"output of example {i} alone", model(*(x[i : i + 1] for x in inputs)), together[i : i + 1], tolerance)
+        for alone, whole in zip(_tensors(model(*(x[i : i + 1] for x in inputs))), together, strict=True):
+            _close(f"output of example {i} alone", alone, whole[i : i + 1], tolerance)
 
 
 @torch.no_grad()
@@ -383,6 +384,11 @@ def assert_presets_build(build: Callable[..., nn.Module]) -> None:
         assert not found, f"layers of preset {preset} without a name: {', '.join(found)}"
 
 
+def tiny_splits(channels: int = 1, size: int = 28) -> Splits:
+    """Return 10 + 5 + 3 images in batches of 4: three steps."""
+    return synthetic.image_splits(channels, size, batch_size=4, counts=(10, 5, 3))
+
+
 class Overfit(NamedTuple):
     """A network that `standard_checks` overfits, and how: options of `build`, the batch, the rest as in `assert_overfits`."""
 
@@ -399,7 +405,7 @@ def standard_checks(
     config: TrainConfig | Callable[[Path], TrainConfig],
     batch: Callable[[], Batch],
     *,
-    splits: Callable[[], Splits] | None = None,
+    splits: Callable[[Any], Splits] = lambda config: tiny_splits(),
     task: Callable[[], Task] = Classification,
     variants: Sequence[Mapping[str, Any]] = ({},),
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model,
@@ -413,8 +419,8 @@ def standard_checks(
     Networks are of the preset "tiny" with the options of each of `variants`, their weights changed by `prepare`. A step of
     `task` on `batch` gives every parameter a gradient. For each of `inputs` (default: three images of the batch) the output
     in evaluation mode is the same alone; `output` wraps a network whose output is not a tensor with a row for each. Each of
-    `overfit` overfits its batch. `main(config, splits())` (default: 10 images in batches of 4; `config` may need a folder) is
-    interrupted and resumed without a trace. Every preset builds. `skip` switches a check off by its name and says why.
+    `overfit` overfits its batch. `main(config, splits(config))` is interrupted and resumed without a trace; `config` may need
+    an empty folder for its data. Every preset builds. `skip` switches a check off by its name and says why.
     """
 
     def network(options: Mapping[str, Any]) -> nn.Module:
@@ -433,7 +439,7 @@ def standard_checks(
 
     def resumes(folder: Path, _: None) -> None:
         own = dataclasses.replace(config(folder) if callable(config) else config, out=str(folder / "runs"))
-        assert_resumes_exactly(main, own, splits or (lambda: synthetic.image_splits(batch_size=4, counts=(10, 5, 3))))
+        assert_resumes_exactly(main, own, lambda: splits(own))
 
     def presets(folder: Path, _: None) -> None:
         assert_presets_build(build)

@@ -373,7 +373,7 @@ test_standard = testing.standard_checks(
     variants=VARIANTS,
     prepare=testing.randomize_norms,
     overfit=[testing.Overfit(WITHOUT_DROPOUT, lambda: synthetic.images(16, size=8), lr=2e-2)],
-    splits=lambda: synthetic.image_splits(size=8, counts=(10, 5, 3), batch_size=4),
+    splits=lambda config: testing.tiny_splits(size=8),
 )
 
 

@@ -82,20 +82,6 @@ def test_images_are_brought_to_the_ends_of_the_range() -> None:
     torch.testing.assert_close(batch["images"], torch.tensor([-1.0, -0.6, 1.0]).expand(1, 2, 1, 3))
 
 
-def test_network_overfits_one_image() -> None:
-    task = Denoising(DiffusionSchedule("cosine", "x0", steps=20), (1, 8, 8), drop_label=0.0)
-    one = {name: tensor[:1].expand(8, *tensor.shape[1:]) for name, tensor in synthetic.images(1, size=8).items()}
-    testing.assert_overfits(build("tiny", num_classes=10), one, task, lr=1e-2, below=0.4)  # 1.9 at the start
-
-
-def test_every_parameter_gets_a_gradient() -> None:
-    model = build("tiny", num_classes=10)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.1)
-    task = Denoising(DiffusionSchedule(), (1, 8, 8), drop_label=0.5)
-    testing.assert_gradients_flow(model, synthetic.images(32, size=8), task)
-
-
 def test_pictures_have_a_column_for_each_class_and_rows_from_noise_to_image() -> None:
     task = Denoising(DiffusionSchedule("linear", steps=10), (1, 8, 8), steps=5)
     with torch.no_grad():
@@ -141,12 +127,6 @@ def test_on_a_device_without_float64_the_losses_are_the_same(prediction: str) ->
             torch.testing.assert_close(own.cpu(), other)
         batch = {"images": torch.zeros(6, 1, 4, 4).to(device), "labels": torch.arange(6).to(device)}
         assert task.eval_step(Doubled(), batch).loss.isfinite().item() and task.by_time[1].sum() == 6
-
-
-def test_recipe_resumes_exactly_with_its_average(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Denoising, "preview", lambda task, model: {})
-    monkeypatch.setattr(Denoising, "report", lambda task, model: {})
-    testing.assert_resumes_exactly(train.main, dataclasses.replace(CONFIG, out=str(tmp_path)), splits)
 
 
 @pytest.mark.parametrize("learned", [False, True])

@@ -1,7 +1,6 @@
 """DiT: sizes, laws, equality with diffusers' (in the parity tier), the recipe."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
@@ -22,6 +21,7 @@ from dl.modules.Diffusion.DiT.model import (
     build,
     square_positions,
 )
+from dl.modules.Diffusion.testing import one_image
 from dl.mytorch import Probe, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import synthetic
@@ -147,11 +147,6 @@ def test_labels_and_times_change_the_prediction_and_no_label_is_the_last_row() -
     assert torch.equal(model(images), model(images, torch.zeros(3)))
 
 
-def test_a_prediction_depends_on_its_own_image_only() -> None:
-    images, times = batch()
-    testing.assert_batch_independent(awake(build("tiny", num_classes=5)), images, times, torch.tensor([0, 5, 3]))
-
-
 def test_the_start_has_the_authors_scales() -> None:
     model = build("small", num_classes=10)
     kernel = model.patch_embedding.weight
@@ -168,23 +163,23 @@ def task(**options: Any) -> Denoising:
     return Denoising(DiffusionSchedule("cosine", "x0", steps=20, learned_variance=True), (1, 8, 8), **options)
 
 
-def test_every_parameter_gets_a_gradient() -> None:
-    model = awake(DiT(**SMALL, in_channels=1, out_channels=2, num_classes=10))
-    testing.assert_gradients_flow(model, synthetic.images(32, size=8), task(drop_label=0.5))
+LEARNED = {**SMALL, "in_channels": 1, "out_channels": 2, "num_classes": 10}
+RUN = {"times": 20, "epochs": 1, "ema": 0.9, "precision": "fp32", "learned_variance": True}
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", batch_size=4, **RUN),
+    lambda: synthetic.images(32, size=8),
+    task=lambda: task(drop_label=0.5),
+    variants=[LEARNED],
+    prepare=awake,
+    inputs=lambda: (*batch(size=8), torch.tensor([0, 10, 3])),
+    overfit=[testing.Overfit(LEARNED, one_image, lambda: task(drop_label=0.0), below=0.3)],
+)
 
 
-def test_network_overfits_one_image() -> None:
-    one = {name: tensor[:1].expand(8, *tensor.shape[1:]) for name, tensor in synthetic.images(1, size=8).items()}
-    model = DiT(**SMALL, in_channels=1, out_channels=2, num_classes=10)
-    testing.assert_overfits(model, one, task(drop_label=0.0), lr=1e-2, below=0.3)
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Denoising, "preview", lambda task, model: {})
-    monkeypatch.setattr(Denoising, "report", lambda task, model: {})
-    options = {"times": 20, "epochs": 1, "batch_size": 16, "ema": 0.9, "precision": "fp32", "learned_variance": True}
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", **options)
-    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
+def test_recipe_refuses_too_few_times_and_patches_that_do_not_fit() -> None:
+    config = train.Config(data="fashion_mnist-sample", model="tiny", **RUN)
     with pytest.raises(ValueError, match="--times has to be at least 2"):
         dataclasses.replace(config, times=1)
     with pytest.raises(UserError, match="--model tiny does not fit --data cifar10: patch_size 7"):

@@ -1,8 +1,6 @@
 """Flow matching: paths and velocity by hand, laws of the sampler, diffusers' Euler (parity tier), the recipe."""
 
-import dataclasses
 import importlib
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -13,6 +11,7 @@ from dl.modules.Diffusion.DDPM.task import Denoising
 from dl.modules.Diffusion.FlowMatching import train
 from dl.modules.Diffusion.FlowMatching.flow import Flow, euler
 from dl.modules.Diffusion.FlowMatching.model import build
+from dl.modules.Diffusion.testing import one_image
 from dl.mytorch import testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
@@ -80,28 +79,36 @@ def test_every_step_is_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(own, x, atol=1e-9, rtol=0)
 
 
-def test_every_parameter_gets_a_gradient_and_the_paper_s_network_is_ddpm_s() -> None:
-    with without_values():
-        assert count_parameters(build()) == 35_746_307
-    model = build("tiny", num_classes=10)
+def awake(model: nn.Module) -> nn.Module:
+    """At the start, its residual branches are nearly nothing."""
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
-    task = Denoising(Flow(), (1, 8, 8), drop_label=0.5, sampler=euler)
-    testing.assert_gradients_flow(model, synthetic.images(32, size=8), task)
+    return model
 
 
-def test_network_overfits_one_image() -> None:
-    task = Denoising(Flow(), (1, 8, 8), drop_label=0.0, steps=4, sampler=euler)
-    one = {name: tensor[:1].expand(8, *tensor.shape[1:]) for name, tensor in synthetic.images(1, size=8).items()}
-    model = build("tiny", num_classes=10)
-    testing.assert_overfits(model, one, task, lr=1e-2, below=0.9)  # 2.2 at the start
-    with torch.no_grad():
-        assert task.draw(model, rows=1).shape == (1, 16, 10 * 17 - 1)
+def denoising(drop_label: float) -> Denoising:
+    return Denoising(Flow(), (1, 8, 8), drop_label=drop_label, steps=4, sampler=euler)
 
 
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Denoising, "preview", lambda task, model: {})
-    monkeypatch.setattr(Denoising, "report", lambda task, model: {})
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=16, ema=0.9)
-    config = dataclasses.replace(config, precision="fp32")
-    testing.assert_resumes_exactly(train.main, config, lambda: synthetic.image_splits(size=8))
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=4, ema=0.9, precision="fp32"),
+    lambda: synthetic.images(32, size=8),
+    splits=lambda config: testing.tiny_splits(size=8),
+    task=lambda: denoising(0.5),
+    variants=[{"num_classes": 10}],
+    prepare=awake,
+    inputs=lambda: (torch.randn(3, 1, 8, 8), torch.tensor([0.0, 17.5, 999.0]), torch.tensor([0, 10, 3])),
+    overfit=[testing.Overfit({"num_classes": 10}, one_image, lambda: denoising(0.0), below=0.9)],  # 2.2 at the start
+)
+
+
+def test_the_paper_s_network_is_ddpm_s() -> None:
+    with without_values():
+        assert count_parameters(build()) == 35_746_307
+
+
+@torch.no_grad()
+def test_a_picture_has_a_column_for_each_class() -> None:
+    assert denoising(0.0).draw(build("tiny", num_classes=10), rows=1).shape == (1, 16, 10 * 17 - 1)

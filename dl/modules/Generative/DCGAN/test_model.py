@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from dl.modules.Generative.DCGAN import train
 from dl.modules.Generative.DCGAN.model import PRESETS, build
+from dl.modules.Generative.DCGAN.task import Adversarial, PixelFrechetDistance
 from dl.mytorch import testing
+from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
 
 
@@ -87,3 +90,20 @@ def test_every_preset_is_built() -> None:
             model = build(preset)
             images, logits = model(torch.zeros(2, model.latent))
             assert images.shape[-1] in (28, 64) and logits.shape == (2,)
+
+
+@pytest.fixture(autouse=True)
+def _few_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances of 784 numbers would take most of a run's time."""
+    monkeypatch.setattr(PixelFrechetDistance, "most", 50)
+
+
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", steps=3, eval_every=3, batch_size=4, ema=0.9, precision="fp32"),
+    lambda: synthetic.images(8),
+    task=lambda: Adversarial(10),
+    inputs=lambda: (build("tiny").prior(3),),
+    skip={"overfits_one_batch": "of two players none has a loss that goes to 0"},
+)

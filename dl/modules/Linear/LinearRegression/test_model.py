@@ -38,16 +38,16 @@ def test_the_model_equals_torch_s_linear_layer() -> None:
     testing.assert_same_as(model, twin, torch.randn(6, 5))
 
 
-def test_a_prediction_depends_on_its_own_row_only() -> None:
-    testing.assert_batch_independent(build("tiny"), torch.randn(4, 3))
-
-
-def test_every_parameter_gets_a_gradient() -> None:
-    testing.assert_gradients_flow(build("tiny"), rows(20, 3, noise=0.5), Regression())
-
-
-def test_model_overfits_one_batch_without_noise() -> None:
-    testing.assert_overfits(build("tiny"), rows(16, 3, noise=0), Regression(), lr=0.1, below=1e-3)
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(num_features=3, epochs=1, batch_size=16),
+    lambda: rows(20, 3, noise=0.5),
+    splits=lambda config: tiny_table(),
+    task=Regression,
+    inputs=lambda: (torch.randn(4, 3),),
+    overfit=[testing.Overfit({}, lambda: rows(16, 3, noise=0), lr=0.1, below=1e-3)],
+)
 
 
 def test_without_noise_the_normal_equations_find_the_rule_itself() -> None:
@@ -104,11 +104,6 @@ def test_parts_of_a_table_share_the_rule_but_no_row() -> None:
 def test_a_table_that_cannot_be_meant_is_refused(flags: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"--{next(iter(flags)).replace('_', '-')} has to be"):
         train.Config(**flags)
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), num_features=3, epochs=2, batch_size=16)
-    testing.assert_resumes_exactly(train.main, config, tiny_table)
 
 
 def test_recipe_is_as_good_as_the_closed_form(tmp_path: Path, no_pictures: None) -> None:

@@ -66,21 +66,14 @@ def test_the_order_of_pixels_does_not_matter() -> None:
     torch.testing.assert_close(model(images[:, order].view(4, 1, 28, 28)), before)
 
 
-def test_a_logit_row_depends_on_its_own_image_only() -> None:
-    testing.assert_batch_independent(build(), torch.randn(4, 1, 28, 28))
-
-
-def test_every_parameter_gets_a_gradient() -> None:
-    testing.assert_gradients_flow(build(), synthetic.images(32))
-
-
-def test_network_overfits_one_batch() -> None:
-    testing.assert_overfits(build(), synthetic.images(16))
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", epochs=2, batch_size=16)
-    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", epochs=1, batch_size=4),
+    lambda: synthetic.images(32),
+    variants=[{"preset": "linear"}],
+    overfit=[testing.Overfit({"preset": "linear"}, lambda: synthetic.images(16))],
+)
 
 
 def test_recipe_learns_tiny_data_and_leaves_a_run(tmp_path: Path, no_pictures: None, tiny_images: Splits) -> None:

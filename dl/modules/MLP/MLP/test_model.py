@@ -73,24 +73,17 @@ def test_dropped_units_are_a_fifth_and_the_rest_make_up_for_them() -> None:
     assert kept.mean() == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_logit_row_depends_on_its_own_image_only(preset: str) -> None:
-    testing.assert_batch_independent(build(preset), torch.randn(4, 1, 28, 28))
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_parameter_gets_a_gradient(preset: str) -> None:
-    testing.assert_gradients_flow(build(preset), synthetic.images(32))
-
-
-@pytest.mark.parametrize(("preset", "lr"), [("large", 1e-3), ("d2l", 1e-3), ("tiny", 1e-2)])
-def test_network_overfits_one_batch(preset: str, lr: float) -> None:
-    testing.assert_overfits(build(preset), synthetic.images(16), lr=lr)
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", model="tiny", epochs=2, batch_size=16)
-    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", epochs=1, batch_size=4),
+    lambda: synthetic.images(32),
+    variants=[{"preset": preset} for preset in PRESETS],
+    overfit=[
+        testing.Overfit({"preset": preset}, lambda: synthetic.images(16), lr=lr)
+        for preset, lr in (("large", 1e-3), ("d2l", 1e-3), ("tiny", 1e-2))
+    ],
+)
 
 
 def test_recipe_learns_tiny_data_and_leaves_a_run(tmp_path: Path, no_pictures: None, tiny_images: Splits) -> None:

@@ -172,8 +172,15 @@ def test_interpolation_keeps_corners_and_the_class_token() -> None:
 # ---- laws ----------------------------------------------------------------------------------------------------------
 
 
-def test_logits_depend_on_their_own_image_only() -> None:
-    testing.assert_batch_independent(randomized(build("tiny")), torch.randn(4, 1, 28, 28))
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(data="fashion_mnist-sample", model="tiny", patch_size=7, epochs=1, batch_size=4, dropout=0.1),
+    lambda: synthetic.images(8),
+    variants=[{"head_dim": 6}],
+    prepare=randomized,
+    overfit=[testing.Overfit({}, lambda: synthetic.images(16))],
+)
 
 
 def test_positions_alone_tell_patches_apart() -> None:
@@ -203,14 +210,6 @@ def test_initialisation_is_that_of_the_paper_s_code() -> None:
     assert 0.5e-6 < fc1.bias.std() < 2e-6
     for zero in (query.bias, model.patch_embedding.bias, model.class_token, *model.head.output.parameters()):
         assert not zero.any()
-
-
-def test_every_parameter_gets_a_gradient() -> None:
-    testing.assert_gradients_flow(randomized(build("tiny", head_dim=6)), synthetic.images(8))
-
-
-def test_network_overfits_one_batch() -> None:
-    testing.assert_overfits(build("tiny"), synthetic.images(16))
 
 
 def test_images_of_another_size_are_refused() -> None:
@@ -334,14 +333,6 @@ def test_every_argument_of_torchvision_s_class_is_carried_over_or_refused(torchv
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------
-
-
-def test_recipe_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> None:
-    monkeypatch.setattr(AttentiveClassification, "report", lambda task, model: {})
-    config = train.Config(
-        out=str(tmp_path), data="fashion_mnist-sample", model="tiny", patch_size=7, epochs=2, batch_size=16, dropout=0.1
-    )
-    testing.assert_resumes_exactly(train.main, config, synthetic.image_splits)
 
 
 def test_patches_that_do_not_divide_the_images_are_refused_before_training(tmp_path: Path) -> None:
