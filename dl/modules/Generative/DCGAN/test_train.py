@@ -195,7 +195,8 @@ def test_a_run_saves_both_optimizers_and_its_best_distance(
     tmp_path: Path, no_pictures: None, no_reports: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PixelFrechetDistance, "most", 50)  # 784 numbers would take most of the time
-    train.main(dataclasses.replace(CONFIG, out=str(tmp_path), ema=0.9), dataclasses.replace(synthetic.image_splits(), test=None))
+    config = dataclasses.replace(CONFIG, out=str(tmp_path), ema=0.9)
+    train.main(config, dataclasses.replace(synthetic.image_splits(), test=None))
     state = checkpoint.load(tmp_path / "last.pt")
     assert [len(optimizer["state"]) for optimizer in state["optimizers"]] == [7, 5]  # parameters of each player
     assert {int(of_one["step"]) for optimizer in state["optimizers"] for of_one in optimizer["state"].values()} == {6}
