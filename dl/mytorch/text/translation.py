@@ -1,14 +1,37 @@
 """Translation: the next word for the loss, whole sentences for BLEU."""
 
-from typing import Mapping
+from dataclasses import dataclass
+from typing import Literal, Mapping
 
 from torch import Tensor, nn
 
+from dl.mytorch.config import TrainConfig, flag
 from dl.mytorch.data import Batch, Vocabulary
 from dl.mytorch.data.text.vocabulary import BEGIN, END, PADDING, UNKNOWN
 from dl.mytorch.metrics import BLEUError, Metric
 from dl.mytorch.tasks import Seq2Seq, StepOutput
-from dl.mytorch.text.decoding import beam_search, greedy_search
+from dl.mytorch.text.decoding import MOST_BEAMS, beam_search, greedy_search
+
+
+@dataclass(frozen=True)
+class TranslationConfig(TrainConfig):
+    """What every recipe that trains a translator can be told beside."""
+
+    data: Literal["fra-eng-sample", "fra-eng", "fra-eng-d2l", "multi30k"] = flag(
+        "fra-eng-sample", "pairs: English-French, all, those of the d2l book, or bundled ones; German-English"
+    )
+    label_smoothing: float = flag(0.0, "label-smoothing epsilon")
+    min_count: int = flag(2, "words that are rarer in the training pairs become <unk>")
+    beams: int = flag(1, "beam of the search whose BLEU is recorded, 1 = greedy")
+    monitor: Literal["loss", "bleu_error"] = flag("loss", "validation quantity that chooses the best checkpoint")
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("min_count", "beams"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        self._check("beams", self.beams <= MOST_BEAMS, f"at most {MOST_BEAMS:,}")
+        self._check("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1")
 
 
 class Translation(Seq2Seq):

@@ -24,9 +24,9 @@ class AlignedTranslation(Translation):
         places = torch.linspace(0, len(self.sources) - 1, self.pictures).long().unique().tolist()
         for number, place in enumerate(places, start=1):
             source = self.sources[place]
-            words, looked = self.aligned(model, source[source != self.padding])
+            words, weights = self.aligned(model, source[source != self.padding])
             columns = self.source.decode(self.sources[place][self.sources[place] != self.padding])
-            shown[f"attention{number}"] = plot.to_tensor(plot.word_attention({"": looked}, words, columns, across=1))
+            shown[f"attention{number}"] = plot.to_tensor(plot.word_attention({"": weights}, words, columns, across=1))
         return shown
 
     def aligned(self, model: nn.Module, source: Tensor) -> tuple[list[str], Tensor]:

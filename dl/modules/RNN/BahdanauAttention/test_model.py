@@ -17,6 +17,7 @@ from dl.modules.Transformers.Transformer.test_model import unambiguous
 from dl.mytorch import load_weights, plot, testing
 from dl.mytorch.data.text.translation import PairSplits, token_splits
 from dl.mytorch.introspect import count_parameters, without_values
+from dl.mytorch.names import renamed
 from dl.mytorch.tasks import Seq2Seq as Seq2SeqTask
 from dl.mytorch.text.decoding import beam_search, greedy_search
 from dl.mytorch.text.test_decoding import BEGIN, END, LENGTHS, sources
@@ -30,7 +31,7 @@ def randomized(model: RNNSearch) -> RNNSearch:
 
 
 class PaperTwin(nn.Module):
-    """Appendix A, for each sentence, word and note by itself. The sums have torch's biases, the reset gate is behind U."""
+    """Appendix A, for each sentence, word and annotation by itself. The sums have torch's biases, the reset gate is after U."""
 
     def __init__(self, model: RNNSearch) -> None:
         super().__init__()
@@ -49,20 +50,21 @@ class PaperTwin(nn.Module):
 
     def sentence(self, w: dict[str, Tensor], source: Tensor, target: Tensor) -> Tensor:
         words = [w["source_embedding.weight"][i] for i in source]
-        notes = {}
+        states = {}
         for suffix, order in (("_l0", range(len(words))), ("_l0_reverse", reversed(range(len(words))))):
-            state = w["first.bias"].new_zeros(len(w["first.bias"]))
+            state = w["init_state.bias"].new_zeros(len(w["init_state.bias"]))
             for j in order:
-                state = notes[suffix, j] = self.unit(w, "encoder", suffix, words[j], state)
-        h = [torch.cat([notes["_l0", j], notes["_l0_reverse", j]]) for j in range(len(words))]
-        s = torch.tanh(w["first.weight"] @ notes["_l0_reverse", 0] + w["first.bias"])
+                state = states[suffix, j] = self.unit(w, "encoder", suffix, words[j], state)
+        h = [torch.cat([states["_l0", j], states["_l0_reverse", j]]) for j in range(len(words))]
+        s = torch.tanh(w["init_state.weight"] @ states["_l0_reverse", 0] + w["init_state.bias"])
         scores = []
         for i in target:
             y = w["embedding.weight"][i]
             moved = w["attention.query.weight"] @ s
-            e = [w["attention.energy.weight"][0] @ torch.tanh(moved + w["attention.key.weight"] @ note) for note in h]
+            U, v = w["attention.key.weight"], w["attention.energy.weight"][0]
+            e = [v @ torch.tanh(moved + U @ annotation) for annotation in h]
             alpha = [value.exp() / sum(other.exp() for other in e) for value in e]
-            c = sum(weight * note for weight, note in zip(alpha, h))
+            c = sum(weight * annotation for weight, annotation in zip(alpha, h))
             t = w["maxout.weight"] @ torch.cat([s, y, c]) + w["maxout.bias"]
             t = torch.stack([torch.maximum(t[2 * j], t[2 * j + 1]) for j in range(len(t) // 2)])
             scores.append(w["output.weight"] @ t + w["output.bias"])
@@ -88,7 +90,7 @@ def test_weights_sum_up_to_one_over_the_words_that_are_no_padding() -> None:
     assert weights.shape == (3, 5, 6) and not weights[mask[:, None].expand_as(weights)].any()
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 5))
     assert weights[0].std() > 0.01
-    start = build("tiny")  # at first all words are looked at alike
+    start = build("tiny")  # at first all words have the same weight
     weights = start.align(target, start.encode(source, mask), mask)[1]
     torch.testing.assert_close(weights, (~mask / (~mask).sum(1, keepdim=True))[:, None].expand_as(weights))
 
@@ -116,8 +118,14 @@ def test_initial_weights_are_those_of_appendix_b() -> None:
     gate = model.decoder.weight_hh[:320]
     torch.testing.assert_close(gate @ gate.T, torch.eye(320), atol=1e-4, rtol=0)
     assert not model.attention.energy.weight.any() and not model.output.bias.any()
-    for parameter, deviation in ((model.attention.key.weight, 0.001), (model.embedding.weight, 0.01)):
-        assert parameter.std().item() == pytest.approx(deviation, rel=0.05)
+    for parameter, std in ((model.attention.key.weight, 0.001), (model.embedding.weight, 0.01)):
+        assert parameter.std().item() == pytest.approx(std, rel=0.05)
+
+
+def test_weights_under_the_earlier_name_of_the_initial_state_load() -> None:
+    model = build("tiny")
+    earlier = {name.replace("init_state", "first"): weight for name, weight in model.state_dict().items()}
+    assert "first.bias" in earlier and renamed(model, earlier).keys() == model.state_dict().keys()
 
 
 def test_searches_with_a_state_are_those_that_read_all_again() -> None:
@@ -130,7 +138,7 @@ def test_searches_with_a_state_are_those_that_read_all_again() -> None:
         assert found[0] == found[1] and (all(found[0]) or not never_ends)
 
 
-def test_every_parameter_gets_a_gradient_and_one_batch_is_learnt_by_heart() -> None:
+def test_every_parameter_gets_a_gradient_and_one_batch_is_overfitted() -> None:
     source, target, _ = example()
     batch = {"source": source, "target": target}
     testing.assert_gradients_flow(randomized(build("tiny")), batch, Seq2SeqTask())
@@ -138,7 +146,7 @@ def test_every_parameter_gets_a_gradient_and_one_batch_is_learnt_by_heart() -> N
 
 
 @pytest.mark.slow
-def test_some_bundled_pairs_are_learnt_by_heart() -> None:
+def test_some_bundled_pairs_are_overfitted() -> None:
     pairs = unambiguous()[::12]
     data = token_splits(train.Config(batch_size=31), PairSplits(pairs, pairs, pairs), min_count=1)
     task = AlignedTranslation(data.vocabularies)
@@ -174,8 +182,8 @@ def test_recipe_resumes_exactly_and_draws_what_was_looked_at(
     sizes = {"source_vocabulary_size": len(data.vocabularies["source"]), "vocabulary_size": len(data.vocabularies["target"])}
     model = load_weights(build("tiny", **sizes), tmp_path / "whole" / "best.pt").eval()
     first = next(data.test.batches())["source"][0]
-    words, looked = AlignedTranslation(data.vocabularies).aligned(model, first)
+    words, attention = AlignedTranslation(data.vocabularies).aligned(model, first)
     weights, rows, columns = drawn[0]
     assert rows == words and columns == data.vocabularies["source"].decode(first) and columns[-1] == words[-1] == "<eos>"
-    torch.testing.assert_close(weights[""], looked)
-    assert looked.shape == (len(words), len(columns))
+    torch.testing.assert_close(weights[""], attention)
+    assert attention.shape == (len(words), len(columns))

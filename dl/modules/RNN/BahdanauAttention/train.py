@@ -11,14 +11,14 @@ from torch import nn
 
 from dl.modules.RNN.BahdanauAttention.model import PRESETS, build
 from dl.modules.RNN.BahdanauAttention.task import AlignedTranslation
-from dl.modules.RNN.translating import TranslationConfig, build_for, train
+from dl.modules.RNN.translating import RecurrentConfig, build_for, train
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits, Vocabulary
 
 
 @dataclass(frozen=True)
-class Config(TranslationConfig):
+class Config(RecurrentConfig):
     """Train a network with attention to translate."""
 
     out: str = "runs/RNN/BahdanauAttention"

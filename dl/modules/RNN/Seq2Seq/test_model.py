@@ -139,7 +139,7 @@ def test_searches_with_a_state_are_those_that_read_all_again(options: dict[str, 
 
 
 @KINDS
-def test_every_parameter_gets_a_gradient_and_one_batch_is_learnt_by_heart(options: dict[str, Any]) -> None:
+def test_every_parameter_gets_a_gradient_and_one_batch_is_overfitted(options: dict[str, Any]) -> None:
     source, target, _ = example()
     batch = {"source": source, "target": target}
     testing.assert_gradients_flow(build("tiny", **options), batch, Seq2SeqTask())

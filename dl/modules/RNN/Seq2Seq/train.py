@@ -10,14 +10,14 @@ from typing import Mapping
 from torch import nn
 
 from dl.modules.RNN.Seq2Seq.model import PRESETS, build
-from dl.modules.RNN.translating import TranslationConfig, build_for, train
+from dl.modules.RNN.translating import RecurrentConfig, build_for, train
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits, Vocabulary
 
 
 @dataclass(frozen=True)
-class Config(TranslationConfig):
+class Config(RecurrentConfig):
     """Train a sequence-to-sequence network to translate."""
 
     out: str = "runs/RNN/Seq2Seq"

@@ -87,7 +87,7 @@ def test_word_vectors_start_uniform_within_0_25() -> None:
     assert 0.249 < build("small").embedding.weight.abs().max() <= 0.25
 
 
-def test_every_parameter_gets_a_gradient_and_one_batch_is_learnt_by_heart() -> None:
+def test_every_parameter_gets_a_gradient_and_one_batch_is_overfitted() -> None:
     batch = {"tokens": example()[0], "labels": torch.tensor([1, 0, 1])}
     testing.assert_gradients_flow(build("tiny", maps=50), batch, SentenceClassification())
     testing.assert_overfits(build("tiny"), batch, SentenceClassification(), lr=3e-2)

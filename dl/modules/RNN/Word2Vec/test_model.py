@@ -86,7 +86,7 @@ def test_a_word_has_two_vectors() -> None:
     assert model(torch.zeros(3, 1, dtype=torch.long), torch.zeros(3, 4, dtype=torch.long)).shape == (3, 4)
 
 
-def test_vectors_get_gradients_and_one_batch_is_learnt_by_heart() -> None:
+def test_vectors_get_gradients_and_one_batch_is_overfitted() -> None:
     testing.assert_gradients_flow(randomized(), example(), NegativeSampling(VOCABULARY))
     testing.assert_overfits(randomized(), example(), NegativeSampling(VOCABULARY), lr=0.1)
 

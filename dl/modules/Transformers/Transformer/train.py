@@ -11,44 +11,33 @@ from typing import Literal, Mapping
 from torch import nn
 
 from dl.modules.Transformers.Transformer.model import PRESETS, build
-from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
+from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import TextSplits, Vocabulary, translation
 from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import Schedule, adamw, constant, noam, warmup_cosine
-from dl.mytorch.text.decoding import MOST_BEAMS
-from dl.mytorch.text.translation import Translation
+from dl.mytorch.text.translation import Translation, TranslationConfig
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(TranslationConfig):
     """Train a Transformer."""
 
     out: str = "runs/Transformers/Transformer"
-    data: Literal["fra-eng-sample", "fra-eng", "fra-eng-d2l", "multi30k"] = flag(
-        "fra-eng-sample", "pairs: English-French, all, those of the d2l book, or bundled ones; German-English"
-    )
     model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
     norm_first: bool = flag(False, "norms stand before the layers, not after them as in the paper")
     shared: bool = flag(True, "one vocabulary, and one embedding, for both languages, as in the paper")
     dropout: float = flag(0.1, "dropout of embeddings and layers; the paper: 0.1 for base, 0.3 for big")
-    label_smoothing: float = flag(0.1, "share of the target that is spread over all words")
-    min_count: int = flag(2, "words that are rarer in the training pairs become <unk>")
-    beams: int = flag(1, "beam of the search whose BLEU is recorded, 1 = greedy; the paper: 4")
-    monitor: Literal["loss", "bleu_error"] = flag("loss", "validation quantity that chooses the best checkpoint")
+    label_smoothing: float = 0.1
     epochs: int = 30
-    batch_size: int = 64
     schedule: Literal["noam", "cosine", "constant"] = flag("noam", "learning rate: noam is equation 3, both others have a peak")
     lr: float = flag(0.3, "factor of equation 3 (the paper: 1, with a larger model and a longer warmup), else the peak")
     warmup: int = flag(100, "steps in which the learning rate rises; the paper: 4000")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("min_count", "beams", "warmup"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        self._check("beams", self.beams <= MOST_BEAMS, f"at most {MOST_BEAMS:,}")
-        for name in ("dropout", "label_smoothing"):
-            self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        self._check("warmup", self.warmup >= 1, "at least 1")
+        self._check("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
 
 
 def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Module:
