@@ -51,6 +51,7 @@ def record(run: Path | str) -> Path:
     best = History(history).best() if tested is None else next(e for e in history if e["step"] == tested["step"])
     result = {
         **{name: described[name] for name in ("recipe", "command", "config")},
+        **{name: described[name] for name in ("optimizer", "schedule") if name in described},
         "precision": described.get("precision", config.get("precision")),  # what was taken; config has what was asked for
         "file": described.get("file", "train"),
         "seed": config["seed"],

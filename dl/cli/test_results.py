@@ -38,6 +38,7 @@ def make_run(folder: Path, error: float = 0.1, finished: bool = True, recipe: st
     command = f"python -m dl.modules.CNN.LeNet.train --out {folder} --seed={flags.get('seed', 0)} --fresh"
     described = {
         **{"recipe": recipe, "command": command, "config": dataclasses.asdict(Config(out=str(folder), **flags))},
+        **{"optimizer": "sgd(lr=0.1, momentum=0.9)", "schedule": "warmup_cosine(warmup=0.05)"},
         **{"commit": "abc", "versions": {"python": "3.11.7", "torch": "2.13.0"}, "ranks": 1},
     }
     history: list[dict[str, Any]] = [
@@ -57,6 +58,7 @@ def test_a_record_holds_the_run_at_its_best_epoch(project: Path) -> None:
     assert path == project / "dl" / "modules" / "CNN" / "LeNet" / "results" / "fashion_mnist-modern-seed3.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     assert (record["recipe"], record["seed"], record["commit"], record["ranks"]) == ("CNN/LeNet", 3, "abc", 1)
+    assert (record["optimizer"], record["schedule"]) == ("sgd(lr=0.1, momentum=0.9)", "warmup_cosine(warmup=0.05)")
     assert (record["training_seconds"], record["seconds"], record["peak_memory_bytes"]) == (60.0, 70.0, 1000)
     assert (record["file"], record["best_epoch"]) == ("train", 2)
     assert record["train"] == {"loss": 0.5} and record["val"] == {"loss": 0.0}

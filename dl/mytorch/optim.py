@@ -2,10 +2,13 @@
 
 A schedule is a pure function (step, total steps) -> multiplier of the peak learning rate, so a resumed run needs no
 scheduler state. An optimizer is a function model -> torch optimizer, called when the model lies on its device.
+Both are printed as the call that made them, which config.json and records keep: sgd(lr=0.1, momentum=0.9).
 """
 
+import functools
+import inspect
 import math
-from typing import Callable
+from typing import Any, Callable, ParamSpec
 
 import torch
 from torch import nn
@@ -13,12 +16,42 @@ from torch import nn
 Schedule = Callable[[int, int], float]
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer | list[torch.optim.Optimizer]]
 
+Arguments = ParamSpec("Arguments")
 
+
+class Shown:
+    """A function whose repr is `text`."""
+
+    def __init__(self, function: Callable[..., Any], text: str) -> None:
+        self.function, self.text = function, text
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def shown(factory: Callable[Arguments, Any]) -> Callable[Arguments, Any]:
+    """Decorate a function that returns a function: the repr of the latter is the call that made it, defaults left out."""
+    signature = inspect.signature(factory)
+
+    @functools.wraps(factory)
+    def make(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Shown:
+        given = signature.bind(*args, **kwargs).arguments
+        words = [f"{name}={value!r}" for name, value in given.items() if value != signature.parameters[name].default]
+        return Shown(factory(*args, **kwargs), f"{factory.__name__}({', '.join(words)})")
+
+    return make
+
+
+@shown
 def constant() -> Schedule:
     """1 throughout."""
     return lambda step, total: 1.0
 
 
+@shown
 def warmup_cosine(warmup: float, floor: float = 0.0) -> Schedule:
     """Linear from 0 to 1, then half a cosine to `floor` (Loshchilov & Hutter 2016, https://arxiv.org/abs/1608.03983, eq. 5).
 
@@ -35,6 +68,7 @@ def warmup_cosine(warmup: float, floor: float = 0.0) -> Schedule:
     return multiplier
 
 
+@shown
 def warmup_linear(warmup: float) -> Schedule:
     """Linear from 0 to 1, then linear to 0 (Devlin et al. 2018, appendix A.2). `warmup` as in `warmup_cosine`."""
 
@@ -47,6 +81,7 @@ def warmup_linear(warmup: float) -> Schedule:
     return multiplier
 
 
+@shown
 def noam(dim: int, warmup_steps: int) -> Schedule:
     """dim^-0.5 min(step^-0.5, step warmup^-1.5), steps counted from 1 (Vaswani et al. 2017, eq. 3); for a peak rate of 1."""
     return lambda step, total: dim**-0.5 * min((step + 1) ** -0.5, (step + 1) * warmup_steps**-1.5)
@@ -65,11 +100,13 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
+@shown
 def sgd(lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> MakeOptimizer:
     """Stochastic gradient descent; decay on matrices and kernels only."""
     return lambda model: torch.optim.SGD(decay_groups(model, weight_decay), lr=lr, momentum=momentum, nesterov=nesterov)
 
 
+@shown
 def adamw(
     lr: float, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, fused: bool = False
 ) -> MakeOptimizer:

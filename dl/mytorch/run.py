@@ -16,6 +16,7 @@ from dl.mytorch.config import TrainConfig, UserError, current_names
 from dl.mytorch.distributed import barrier, is_main, restarted, world
 from dl.mytorch.files import CHECKSUMS, is_recorded, read_json, read_recorded_json, regular_file, write_recorded_json
 from dl.mytorch.lock import locked
+from dl.mytorch.optim import Shown
 
 # Flags that change where and how fast a run goes, but not what it computes: a resumed run may change them.
 FREE = {
@@ -30,6 +31,7 @@ FILES = (
 DESCRIBED = {
     **{"recipe": str, "config": {str: (str, bool, int, float, None)}},
     **{"file?": str, "command?": str, "commit?": str, "versions?": {str: str}, "ranks?": int, "precision?": str, "format?": int},
+    **{"optimizer?": str, "schedule?": str},
 }
 
 
@@ -119,11 +121,12 @@ def held(config: TrainConfig) -> Iterator[None]:
         yield
 
 
-def open_run(config: TrainConfig, precision: str | None = None) -> Path:
+def open_run(config: TrainConfig, precision: str | None = None, **made_by: Any) -> Path:
     """Claim the folder `config.out`: emptied of an old run with `fresh`, else new or of a run with the same config.
 
     precision: what the run takes; default: what the config asks for. A run is resumed with the precision that it took,
     which "auto" stands for.
+    made_by: optimizer and schedule, described by the call that made them (`optim.shown`), if that is known.
     Raises `UserError` when it holds a run of another recipe or config, naming what differs, or files that are of no run.
     """
     out = Path(config.out)
@@ -133,6 +136,7 @@ def open_run(config: TrainConfig, precision: str | None = None) -> Path:
         if config.fresh and (out / "config.json").exists() and not restarted():
             _empty(out)
         asked = _describe(config) | {"precision": precision or config.precision}
+        asked |= {name: repr(made) for name, made in made_by.items() if isinstance(made, Shown)}
         if (out / "config.json").exists():
             _refuse_another(out, asked, type(config))
         else:

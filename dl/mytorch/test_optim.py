@@ -7,7 +7,18 @@ import torch
 from torch import nn
 
 from dl.mytorch.layers import sequential
-from dl.mytorch.optim import Schedule, adamw, constant, decay_groups, noam, sgd, warmup_cosine, warmup_linear
+from dl.mytorch.optim import (
+    MakeOptimizer,
+    Schedule,
+    adamw,
+    constant,
+    decay_groups,
+    noam,
+    sgd,
+    shown,
+    warmup_cosine,
+    warmup_linear,
+)
 
 
 def test_constant_is_1_throughout() -> None:
@@ -133,3 +144,15 @@ def test_a_model_without_biases_has_an_optimizer() -> None:
     before = model.weight.detach().clone()
     after_steps(model, sgd(0.1)(model), steps=1)
     assert not torch.equal(before, model.weight)
+
+
+def test_optimizers_and_schedules_are_printed_as_the_call_that_made_them() -> None:
+    assert repr(sgd(0.1, momentum=0.9, nesterov=True)) == "sgd(lr=0.1, momentum=0.9, nesterov=True)"
+    assert repr(adamw(1e-3, betas=(0.9, 0.95), weight_decay=0.01)) == "adamw(lr=0.001, betas=(0.9, 0.95))"
+    made = [repr(made) for made in (constant(), warmup_cosine(0.1), warmup_linear(5), noam(512, 4000))]
+    assert made == ["constant()", "warmup_cosine(warmup=0.1)", "warmup_linear(warmup=5)", "noam(dim=512, warmup_steps=4000)"]
+    assert repr(shown(_twice)(sgd(0.1))) == "_twice(make=sgd(lr=0.1))"
+
+
+def _twice(make: MakeOptimizer) -> MakeOptimizer:
+    return lambda model: [make(model), make(model)]

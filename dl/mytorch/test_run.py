@@ -12,6 +12,7 @@ import torch
 from dl.mytorch import run
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.files import forget, read_json, write_json, write_recorded_json
+from dl.mytorch.optim import sgd
 from dl.mytorch.run import held, open_run, recorded_precision, say_what_is_unverified, trained_run
 
 
@@ -282,3 +283,10 @@ def test_what_is_no_file_in_a_run_is_a_line(tmp_path: Path) -> None:
             if name == "config.json":
                 with pytest.raises(UserError, match=f"{name} is a (folder|device or pipe), not a file"):
                     open_run(Config(str(place), fresh=True))
+
+
+def test_config_json_keeps_what_optimizer_and_schedule_were_made_by(tmp_path: Path) -> None:
+    open_run(Config(str(tmp_path)), optimizer=sgd(0.1, momentum=0.9), schedule=lambda step, total: 1.0)
+    described = read_json(tmp_path / "config.json")
+    assert described["optimizer"] == "sgd(lr=0.1, momentum=0.9)"
+    assert "schedule" not in described  # an address of memory says nothing

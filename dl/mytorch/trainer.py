@@ -110,7 +110,7 @@ class Trainer(Learner):
 
     def open_folder(self, data: Splits) -> None:
         """Claim `config.out` for this run, and record what explains the ids in its batches, and its split."""
-        self.out = open_run(self.config, self.precision.taken)
+        self.out = open_run(self.config, self.precision.taken, optimizer=self.make_optimizer, schedule=self.schedule)
         if self.config.precision != "fp32" and is_main():
             print(f"precision: {self.precision.taken} ({self.precision.reason})")
         for name, vocabulary in data.vocabularies.items():

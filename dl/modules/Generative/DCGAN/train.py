@@ -8,8 +8,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from dl.modules.Diffusion.DDPM.data import PictureConfig, signed_splits
 from dl.modules.Generative.DCGAN.model import DCGAN, PRESETS, build
 from dl.modules.Generative.DCGAN.task import Adversarial
@@ -17,7 +15,7 @@ from dl.modules.Generative.DCGAN.trainer import AdversarialTrainer
 from dl.mytorch import History, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Splits, image_set
-from dl.mytorch.optim import adamw, constant
+from dl.mytorch.optim import MakeOptimizer, adamw, constant, shown
 
 
 @dataclass(frozen=True)
@@ -47,15 +45,17 @@ def build_model(config: Config) -> DCGAN:
         raise UserError(f"--model {config.model} does not fit --data {config.data}: {error}") from None
 
 
+@shown
+def for_both(make: MakeOptimizer) -> MakeOptimizer:
+    """Return what makes two optimizers, the generator's and the discriminator's."""
+    return lambda model: [make(model.generator), make(model.discriminator)]
+
+
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
-    adam = adamw(config.lr, weight_decay=config.weight_decay, betas=(config.beta1, 0.999))
-
-    def optimizers(model: DCGAN) -> list[torch.optim.Optimizer]:
-        return [adam(model.generator), adam(model.discriminator)]
-
     model = build_model(config)
-    trainer = AdversarialTrainer(model, Adversarial(model.latent), optimizers, constant(), config)
+    optimizer = for_both(adamw(config.lr, weight_decay=config.weight_decay, betas=(config.beta1, 0.999)))
+    trainer = AdversarialTrainer(model, Adversarial(model.latent), optimizer, constant(), config)
     return trainer.fit(data or signed_splits(config))
 
 

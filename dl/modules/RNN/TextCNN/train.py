@@ -14,7 +14,7 @@ from dl.modules.RNN.TextCNN.model import PRESETS, TextCNN, build
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits
-from dl.mytorch.optim import MakeOptimizer, adamw, warmup_linear
+from dl.mytorch.optim import MakeOptimizer, Shown, adamw, warmup_linear
 from dl.mytorch.tasks import SentenceClassification
 
 
@@ -52,7 +52,7 @@ def bounded(make: MakeOptimizer, max_norm: float) -> MakeOptimizer:
         made.register_step_post_hook(cut)
         return made
 
-    return optimizer if max_norm else make
+    return Shown(optimizer, f"bounded({make!r}, {max_norm})") if max_norm else make
 
 
 def build_model(config: Config, vocabularies: Mapping[str, Any]) -> nn.Module:
