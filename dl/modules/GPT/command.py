@@ -10,9 +10,8 @@ from torch import nn
 from dl.cli import command
 from dl.cli.runs import Run
 from dl.modules.GPT.BPE.tokenizer import BPE
-from dl.modules.GPT.task import Tokens, to_text
 from dl.mytorch.config import Parser
-from dl.mytorch.text.generation import stream
+from dl.mytorch.text.generation import Tokens, stream, to_text
 
 MOST_TOKENS = 10**6  # all that were drawn are kept
 

@@ -8,13 +8,14 @@ from torch import nn
 
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.data import text_splits
-from dl.modules.GPT.task import TextModeling, Tokens
+from dl.modules.GPT.task import TextModeling
 from dl.mytorch import History, TrainConfig, Trainer, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.files import read_json
 from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import adamw, warmup_cosine
+from dl.mytorch.text.generation import Tokens
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """Language modelling that shows what the model writes."""
 
-from typing import Protocol, Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -9,21 +7,7 @@ from dl.mytorch.data import Batch
 from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.metrics import Metric, Perplexity, total
 from dl.mytorch.tasks import LanguageModeling, StepOutput
-from dl.mytorch.text.generation import generate
-
-
-class Tokens(Protocol):
-    """Characters (`Vocabulary`) or word pieces (`BPE`)."""
-
-    def __len__(self) -> int: ...
-    def encode(self, text: str) -> list[int]: ...
-    def decode(self, ids: Sequence[int]) -> str | list[str]: ...
-
-
-def to_text(tokens: Tokens, ids: Sequence[int]) -> str:
-    """The text of ids."""
-    decoded = tokens.decode(ids)
-    return decoded if isinstance(decoded, str) else "".join(decoded)
+from dl.mytorch.text.generation import Tokens, generate, to_text
 
 
 class WordPerplexity(Perplexity):

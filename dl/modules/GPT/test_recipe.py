@@ -20,7 +20,7 @@ from dl.modules.GPT.GPT2 import model as gpt2_model
 from dl.modules.GPT.GPT2 import train as gpt2_train
 from dl.modules.GPT.Llama import generate as llama_generate
 from dl.modules.GPT.Llama import train as llama_train
-from dl.modules.GPT.task import TextModeling, WordPerplexity, to_text
+from dl.modules.GPT.task import TextModeling, WordPerplexity
 from dl.mytorch import testing
 from dl.mytorch.checkpoint import load, save
 from dl.mytorch.config import UserError, parse
@@ -31,6 +31,7 @@ from dl.mytorch.data.sequences import IGNORED, blocks, windows
 from dl.mytorch.data.text.tokens import write_tokens
 from dl.mytorch.files import forget, read_json, write_json
 from dl.mytorch.torchvision_compat import import_torchvision
+from dl.mytorch.text.generation import to_text
 
 TEXT = "to be or not to be, that is the question\n" * 20
 BOTH = pytest.mark.parametrize("train", [gpt2_train, llama_train], ids=["GPT2", "Llama"])

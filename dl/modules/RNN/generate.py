@@ -12,8 +12,9 @@ import torch
 
 from dl.cli import command
 from dl.cli.runs import Run
-from dl.modules.RNN.generation import generate, separator, to_text
+from dl.modules.RNN.generation import Recurrent
 from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.text.generation import generate, separator, to_text
 
 MOST_TOKENS = 10**6  # all are drawn before they are printed
 RECIPES = ("RNN/RNN", "RNN/GRU", "RNN/LSTM", "RNN/AWDLSTM")
@@ -30,7 +31,7 @@ def write(options: argparse.Namespace) -> None:
         raise UserError("a prompt has one token at least")
     ids = torch.tensor([vocabulary.encode(tokens)])
     choice = {"temperature": options.temperature, "top_k": options.top_k, "seed": options.seed}
-    print(to_text(vocabulary, generate(model, ids, options.tokens, **choice)[0].tolist()))
+    print(to_text(vocabulary, generate(Recurrent(model), ids, options.tokens, **choice)[0].tolist()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

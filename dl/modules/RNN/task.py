@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dl.modules.RNN.generation import generate, to_text
+from dl.modules.RNN.generation import Recurrent
 from dl.mytorch import StepOutput, Task
 from dl.mytorch.data import Batch, Vocabulary
 from dl.mytorch.metrics import Metric, Perplexity
+from dl.mytorch.text.generation import generate, to_text
 
 State = list[Tensor]  # of a model: an example a row
 
@@ -71,5 +72,5 @@ class StreamModeling(Task):
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
         """Some text that the model writes."""
         first = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
-        ids = generate(model, first, self.length, seed=0)
+        ids = generate(Recurrent(model), first, self.length, seed=0)
         return {"sample": to_text(self.vocabulary, ids[0].tolist())}

@@ -14,7 +14,7 @@ from dl.modules.RNN import recipe
 from dl.modules.RNN.averaging import AveragingTrainer
 from dl.modules.RNN.AWDLSTM import train as awd_train
 from dl.modules.RNN.data import stream_splits
-from dl.modules.RNN.generation import generate
+from dl.modules.RNN.generation import Recurrent
 from dl.modules.RNN.GRU import train as gru_train
 from dl.modules.RNN.LSTM import model as lstm_model
 from dl.modules.RNN.LSTM import train as lstm_train
@@ -29,6 +29,7 @@ from dl.mytorch.data.sequences import streams
 from dl.mytorch.files import read_json, write_recorded_json
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.run import open_run
+from dl.mytorch.text.generation import generate
 
 TEXT = "to be or not to be, that is the question\n" * 12
 
@@ -218,14 +219,14 @@ def test_texts_are_read_in_as_many_streams_as_a_batch_has_rows(tmp_path: Path, m
 def test_a_text_is_written_as_one_call_would_score_it(words: bool) -> None:
     model = lstm_model.build("tiny").eval()
     prompt = torch.tensor([[1, 2, 3]])
-    written = generate(model, prompt, 6, temperature=0)
+    written = generate(Recurrent(model), prompt, 6, temperature=0)
     expected = model(written[:, :-1]).scores.argmax(-1)[:, 2:]
     assert torch.equal(written[:, 3:], expected)
     tokens = ["ab", "c", "d"] if words else ["a", "c", "d"]
     vocabulary = Vocabulary([*tokens, *map(str, range(8))])
     first, second = (StreamModeling(vocabulary).preview(model)["sample"] for _ in range(2))
     assert first == second and first.startswith(tokens[0] + (" " if words else ""))
-    assert not torch.equal(generate(model, prompt, 9, seed=1), generate(model, prompt, 9, seed=2))
+    assert not torch.equal(*(generate(Recurrent(model), prompt, 9, seed=seed) for seed in (1, 2)))
 
 
 def test_a_run_continues_a_text(tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:

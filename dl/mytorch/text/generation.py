@@ -12,12 +12,31 @@ are the same.
 """
 
 from dataclasses import dataclass
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator, Protocol, Sequence
 
 import torch
 from torch import Tensor, nn
 
 # B batch, T tokens so far, V vocabulary
+
+
+class Tokens(Protocol):
+    """Characters or words (`Vocabulary`), or word pieces (`BPE`)."""
+
+    def __len__(self) -> int: ...
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: Sequence[int]) -> str | list[str]: ...
+
+
+def separator(tokens: Tokens) -> str:
+    """Return what stands between two tokens of a vocabulary: a blank between words, nothing between characters."""
+    return " " if max(map(len, tokens.tokens)) > 1 else ""
+
+
+def to_text(tokens: Tokens, ids: Sequence[int]) -> str:
+    """Return the text of ids."""
+    decoded = tokens.decode(ids)
+    return decoded if isinstance(decoded, str) else separator(tokens).join(decoded)
 
 
 @dataclass(frozen=True)
