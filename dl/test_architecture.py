@@ -57,7 +57,12 @@ TAKEN = {
 
 def imports(path: Path) -> Iterator[str]:
     """The full names of what a file imports, `from a import b` as both "a" and "a.b"."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    passed = {inner for node in for_types for inner in ast.walk(node)}  # which are never run
+    for node in ast.walk(tree):
+        if node in passed:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

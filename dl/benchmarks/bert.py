@@ -10,7 +10,7 @@ fused AdamW on one batch of random words in memory, of which 15 % are masked: th
 - transformers        BertForPreTraining in a loop written by hand, fp32
 - transformers bf16   the same, its forward pass in bfloat16
 - by hand             our network and task in the same loop, fp32
-- Trainer             our network by `Trainer.train_step`, with its checks and training errors, fp32
+- Trainer             our network by `Trainer.step`, with its checks and training errors, fp32
 - Trainer bf16        the same, its forward pass in bfloat16: what the recipe does where that is native
 
 transformers computes the logits of all tokens, ours those of the masked ones. How a round goes and how figures are made
@@ -99,7 +99,7 @@ def ours(name: str, batch: Batch, folder: str) -> Callable[[], None]:
         return in_a_loop(model, lambda: task.step(model, batch).loss, "fp32")
     config = Config(out=folder, device="cpu", precision="bf16" if name.endswith("bf16") else "fp32")
     trainer = Trainer(model.train(), task, OPTIMIZER, constant(), config)
-    return lambda: trainer.train_step([batch])
+    return lambda: trainer.step([batch])
 
 
 def contenders(names: Sequence[str], batch: Batch, folder: str) -> dict[str, Callable[[], None]]:

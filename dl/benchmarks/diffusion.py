@@ -11,7 +11,7 @@ resolution of 32x32 images in colour. They train with AdamW to predict the noise
 - diffusers, one head  the same with one head, as in the paper
 - by hand              our network with one head in the same loop, fp32: the equal of the second
 - by hand, width 8     our network with heads of width 8, fp32: the equal of the first
-- Trainer              our network with one head by `Trainer.train_step`, with clipping and moving average, fp32
+- Trainer              our network with one head by `Trainer.step`, with clipping and moving average, fp32
 - recipe               the same, its forward pass in bfloat16
 
 Sampling is DDIM: ours by `ddim`, diffusers' by its `DDIMScheduler` as its pipeline does. How a round goes and how figures
@@ -80,7 +80,7 @@ def training(name: str, model: nn.Module, images: Tensor, folder: str) -> Callab
         config = Config(out=folder, data="cifar10", device="cpu", precision=precision, channels_last=False)
         trainer = Trainer(model, Denoising(PROCESS, SHAPE), OPTIMIZER, constant(), config)
         batch = {"images": images, "labels": torch.zeros(len(images), dtype=torch.int64)}
-        return lambda: trainer.train_step([batch])
+        return lambda: trainer.step([batch])
     optimizer = OPTIMIZER(model)
 
     def step() -> None:

@@ -9,7 +9,7 @@ Training: one batch of random tokens in memory, no dropout (as in nanoGPT's benc
 - nanoGPT         its model and its `configure_optimizers`, in the steps of its train.py: loss, backward, clip, update, and
                   the loss read each time
 - transformers    GPT2LMHeadModel in the same steps
-- ours            our model by `Trainer.train_step`, with its checks and sums
+- ours            our model by `Trainer.step`, with its checks and sums
 - + compile       the same, the model compiled
 - + bf16          the same with the forward pass in bfloat16
 - + both          compiled and in bfloat16
@@ -120,7 +120,7 @@ def trainers(network: str, module: ModuleType, batch: Batch, folder: str, compil
         task = TextModeling(Vocabulary(map(str, range(sizes["vocab_size"]))))
         model = build(network, dropout=0.0).train()
         trainer = Trainer(model, task, adamw(1e-3, 0.1, fused=True, **optimizer), constant(), config)
-        return lambda: trainer.train_step([batch])
+        return lambda: trainer.step([batch])
 
     return {
         "nanoGPT": step_by_hand(nano, nano_optimizer, lambda: nano(tokens, targets)[1]),

@@ -6,7 +6,7 @@
 
 Each recipe makes its network, task, optimizer and batches itself, with its own defaults; only the data is a sample, or
 random words of the same shape where none is bundled. Fine-tuning BERT, which needs pretrained weights, is left out. Timed
-is `Trainer.train_step` on batches in memory.
+is `Trainer.step` on batches in memory.
 
 - fp32, bf16   with this `--precision`. `auto` is the same program as the one that it takes, and is not timed again
 - other        fp32 with the other choice of `--channels-last`, for networks that have convolutions of images
@@ -98,9 +98,9 @@ def one_step(trainer: Trainer, data: Splits) -> tuple[Callable[[], None], int]:
     full = [batch for batch in batches if examples(batch) == examples(batches[0])]
     upcoming = cycle(full)
     trainer.model.train()
-    for group in trainer.param_groups():
+    for group in trainer.step.param_groups():
         group["lr"] = 0.0  # at the highest rate, without the schedule, some would diverge
-    return lambda: trainer.train_step(list(islice(upcoming, config.accumulate))), examples(full[0]) * config.accumulate
+    return lambda: trainer.step(list(islice(upcoming, config.accumulate))), examples(full[0]) * config.accumulate
 
 
 def examples(batch: Batch) -> int:

@@ -8,7 +8,7 @@ weight decay, on one batch of random pixels in memory.
 
 - torchvision          torchvision's network in a loop written by hand, fp32
 - by hand              our network in the same loop, fp32
-- Trainer              our network by `Trainer.train_step`, with its checks and training errors, fp32
+- Trainer              our network by `Trainer.step`, with its checks and training errors, fp32
 - + channels_last      the same with images and weights laid out with the channel innermost
 - + bf16               instead of this, the forward pass in bfloat16
 - + both, + compile    both; both and torch.compile
@@ -79,7 +79,7 @@ def by_trainer(model: nn.Module, batch: Batch, folder: str, setting: dict[str, A
     config = Config(out=folder, device="cpu", **setting)
     trainer = Trainer(model.train(), Classification(), OPTIMIZER, constant(), config)
     batch = to_device(batch, trainer.device, config.channels_last)
-    return lambda: trainer.train_step([batch])
+    return lambda: trainer.step([batch])
 
 
 def contenders(names: Sequence[str], batch: Batch, folder: str) -> dict[str, Callable[[], None]]:

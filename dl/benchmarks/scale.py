@@ -137,7 +137,7 @@ def train(config: Config, batch: Batch, steps: int) -> tuple[int, list[float], l
     seconds, sent = [], []
     for _ in range(steps):
         started, before = time.perf_counter(), loopback_bytes()
-        trainer.train_step([batch])
+        trainer.step([batch])
         synchronize(trainer.device)
         seconds.append(time.perf_counter() - started)
         sent.append(loopback_bytes() - before)

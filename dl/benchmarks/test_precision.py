@@ -50,7 +50,7 @@ def test_a_step_is_that_of_the_recipe_with_a_rate_of_0(tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     step, items = precision.one_step(trainer, data)
     step()
-    assert items == trainer.config.batch_size and trainer.train_metrics.compute()["loss"] > 0
+    assert items == trainer.config.batch_size and trainer.step.train_metrics.compute()["loss"] > 0
     assert all(torch.equal(before[name], weight) for name, weight in trainer.model.state_dict().items())
 
 

@@ -78,11 +78,10 @@ def test_rows_with_different_counts_weigh_by_their_targets(tmp_path: Path, label
         model = Table()
         task = LanguageModeling(label_smoothing)
         trainer = Trainer(model, task, sgd(0.5), constant(), config(tmp_path, accumulate=len(rows)))
-        trainer.steps_per_epoch, trainer.out = 1, tmp_path
         cuts = list(zip(rows, [*rows[1:], 4]))
-        trainer.train_step([{"tokens": tokens[a:b], "targets": TARGETS[a:b]} for a, b in cuts])
+        trainer.step([{"tokens": tokens[a:b], "targets": TARGETS[a:b]} for a, b in cuts])
         assert (model.weight - expected).abs().max() <= 1e-12
-        assert trainer.train_metrics.by_name["loss"].sums[1] == 11
+        assert trainer.step.train_metrics.by_name["loss"].sums[1] == 11
 
 
 def test_batches_by_length_resume_to_the_same_bytes(tmp_path: Path) -> None:

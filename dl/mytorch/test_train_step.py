@@ -15,6 +15,7 @@ from dl.mytorch.data import Batch, synthetic
 from dl.mytorch.metrics import Mean, Metric
 from dl.mytorch.optim import adamw, constant, sgd, warmup_cosine
 from dl.mytorch.tasks import Classification
+from dl.mytorch.train_step import TrainStep
 from dl.mytorch.test_trainer import (
     assert_close,
     fit,
@@ -49,7 +50,7 @@ def test_accumulation_equals_one_big_batch(tmp_path: Path, accumulate: int) -> N
     """50 images in batches of 16, 8 + 8 or 4 x 4: the last step of an epoch has only 2."""
     whole = fit(small_config(tmp_path / "whole"))
     parts = fit(small_config(tmp_path / "parts", batch_size=16 // accumulate, accumulate=accumulate))
-    assert parts.step == whole.step == 12
+    assert parts.steps_done == whole.steps_done == 12
     assert_close(last_weights(whole), last_weights(parts), 1e-6)
     assert_same_history(whole, parts, 1e-6)
 
@@ -81,11 +82,10 @@ def test_accumulation_weighs_by_count_where_counts_differ(tmp_path: Path) -> Non
     groups = [images[:1], images[1:3], images[3:4], images[4:]]
     models = [small_model().double() for _ in range(2)]
 
-    def mean_gradient(model: nn.Module, parts: list[Tensor]) -> Trainer:
-        trainer = Trainer(model, Masked(), sgd(0.1), constant(), small_config(tmp_path, accumulate=len(parts)))
-        trainer.steps_per_epoch, trainer.out = 1, tmp_path
-        trainer.train_step([{"images": part.double()} for part in parts])
-        return trainer
+    def one_step(model: nn.Module, parts: list[Tensor]) -> TrainStep:
+        step = TrainStep(model, Masked(), sgd(0.1), small_config(tmp_path, accumulate=len(parts)))
+        step([{"images": part.double()} for part in parts])
+        return step
 
     counts = [Masked().step(models[0], {"images": part.double()}).count.item() for part in groups]
     assert counts[0] == 0 and len(set(counts)) == 4
@@ -97,10 +97,11 @@ def test_accumulation_weighs_by_count_where_counts_differ(tmp_path: Path) -> Non
     with torch.no_grad():
         for parameter in reference.parameters():
             parameter -= 0.1 * parameter.grad
-    trainer = mean_gradient(models[1], groups)
+    step = one_step(models[1], groups)
     assert_close(reference.state_dict(), models[1].state_dict(), 1e-12)
-    assert trainer.train_metrics.compute()["loss"] == pytest.approx(loss.item(), abs=1e-12)
-    assert trainer.train_metrics.compute()["again"] == pytest.approx(loss.item(), abs=1e-12)
+    assert step.steps_done == 1 and not (tmp_path / "config.json").exists()  # without a run
+    assert step.train_metrics.compute()["loss"] == pytest.approx(loss.item(), abs=1e-12)
+    assert step.train_metrics.compute()["again"] == pytest.approx(loss.item(), abs=1e-12)
 
 
 def test_recorded_rates_follow_the_schedule(tmp_path: Path) -> None:
@@ -171,13 +172,12 @@ def test_fast_settings_stay_near_the_plain_ones(tmp_path: Path, setting: dict[st
     assert all(weights.dtype == torch.float32 for weights in last_weights(fast).values())
 
 
-class Alternating(Trainer):
+class Alternating(TrainStep):
     """Another way to learn: an optimizer for each part of the network, one after the other."""
 
-    def train_step(self, batches: list[Batch]) -> None:
+    def learn(self, batches: list[Batch]) -> None:
         for optimizer in self.optimizers:
             self.update(batches, self.task.step, optimizer)
-        self.update_average()
 
 
 def two_optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
@@ -186,13 +186,14 @@ def two_optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
 
 def test_two_optimizers_in_one_step_equal_a_loop_written_by_hand_and_resume(tmp_path: Path) -> None:
     config = small_config(tmp_path / "broken", ema=0.5)
-    trainer = Alternating(small_model(), Classification(), two_optimizers, warmup_cosine(0.25), config)
-    step = trainer.train_step
-    trainer.train_step = lambda batches: step(batches) or trainer.step != 5 or signal.raise_signal(signal.SIGTERM)  # type: ignore
+    trainer = Trainer(small_model(), Classification(), two_optimizers, warmup_cosine(0.25), config, Alternating)
+    step = trainer.step.learn
+    trainer.step.learn = lambda batches: step(batches) or trainer.steps_done != 5 or signal.raise_signal(signal.SIGTERM)  # type: ignore
     with pytest.raises(SystemExit):
         trainer.fit(synthetic.image_splits())
-    Alternating(small_model(), Classification(), two_optimizers, warmup_cosine(0.25), config).fit(synthetic.image_splits())
-    whole = Alternating(small_model(), Classification(), two_optimizers, warmup_cosine(0.25), small_config(tmp_path / "whole", ema=0.5))
+    Trainer(small_model(), Classification(), two_optimizers, warmup_cosine(0.25), config, Alternating).fit(synthetic.image_splits())
+    undisturbed = small_config(tmp_path / "whole", ema=0.5)
+    whole = Trainer(small_model(), Classification(), two_optimizers, warmup_cosine(0.25), undisturbed, Alternating)
     whole.fit(synthetic.image_splits())
     testing.assert_same_runs(tmp_path / "broken", tmp_path / "whole")
 

@@ -55,13 +55,13 @@ def last_weights(trainer: Trainer) -> Batch:
 def weights_after_each_step(trainer: Trainer) -> list[Batch]:
     """A list that fills up while the trainer trains."""
     weights = []
-    step = trainer.train_step
+    step = trainer.step.learn
 
     def watched(batches: list[Batch]) -> None:
         step(batches)
         weights.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
 
-    trainer.train_step = watched  # type: ignore[method-assign]
+    trainer.step.learn = watched  # type: ignore[method-assign]
     return weights
 
 
@@ -216,13 +216,13 @@ def test_a_run_without_plots_and_test_is_finished_when_started_again(tmp_path: P
 def stopped_run(config: TrainConfig, stop: Any, task: Task | None = None) -> int:
     """Start the run, let `stop` act in the optimizer step it likes, and give the exit status."""
     trainer = trainer_for(config, task, dropout=0.5)
-    step = trainer.train_step
+    step = trainer.step.learn
 
     def watched(batches: list[Batch]) -> None:
         stop(trainer)
         step(batches)
 
-    trainer.train_step = watched  # type: ignore[method-assign]
+    trainer.step.learn = watched  # type: ignore[method-assign]
     with pytest.raises(SystemExit) as exit_:
         trainer.fit(synthetic.image_splits(batch_size=config.batch_size))
     return exit_.value.code
@@ -238,7 +238,7 @@ def test_stopped_at_any_step_a_run_resumes_to_the_same_bytes(tmp_path: Path, cha
         target = checkpoint.load(tmp_path / "broken/last.pt")["position"][0] + 1 if stops else 1
 
         def stop(running: Trainer) -> None:
-            if running.step == target:
+            if running.steps_done == target:
                 signal.raise_signal(number)
 
         if target >= checkpoint.load(tmp_path / "whole/last.pt")["position"][0]:
@@ -254,7 +254,7 @@ def test_the_curve_of_a_resumed_run_has_the_points_of_an_undisturbed_one(tmp_pat
     flags = {"log_every": 2, "eval_every": 6, "save_every": 3, "plots": True}
     fit(small_config(tmp_path / "whole", **flags), dropout=0.5)
     config = small_config(tmp_path / "broken", **flags)
-    stopped_run(config, lambda running: running.step == 3 and signal.raise_signal(signal.SIGTERM))
+    stopped_run(config, lambda running: running.steps_done == 3 and signal.raise_signal(signal.SIGTERM))
     fit(config, dropout=0.5)
     curves = [scalars(tmp_path / run / "tensorboard/train")["step/loss"] for run in ("whole", "broken")]
     assert curves[0] == curves[1] and [step for step, _ in curves[0]] == [2, 4, 6, 8, 10, 12]
@@ -264,7 +264,7 @@ def test_a_resumed_run_knows_the_best_so_far(tmp_path: Path) -> None:
     config = small_config(tmp_path, steps=3, eval_every=1)
 
     def stop(running: Trainer) -> None:
-        if running.step == 1:
+        if running.steps_done == 1:
             signal.raise_signal(signal.SIGTERM)
 
     stopped_run(config, stop, Scripted([1, 2, 3]))
@@ -322,7 +322,7 @@ def test_a_finished_run_is_told_not_trained_again(tmp_path: Path, capsys: pytest
     files = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     capsys.readouterr()
     again = trainer_for(small_config(tmp_path))
-    again.train_step = None  # type: ignore[assignment]
+    again.step.learn = None  # type: ignore[assignment]
     assert again.fit(synthetic.image_splits()) == first.history
     assert "finished" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == files
@@ -372,7 +372,7 @@ def test_a_non_finite_number_stops_before_the_update_and_keeps_the_last_good_sta
     class Poisoned(Classification):
         def step(self, model: nn.Module, batch: Batch) -> StepOutput:
             output = super().step(model, batch)
-            if trainer.step < 5:
+            if trainer.steps_done < 5:
                 return output
             if poison == "loss":
                 return output._replace(loss=output.loss * math.inf)
@@ -436,11 +436,11 @@ def test_a_run_goes_on_in_the_precision_that_auto_took_when_it_was_begun(
         trainer = trainer_for(config)
         trainer.open_folder(data)
         assert capsys.readouterr().out == f"precision: {taken} ({reason})\n"
-        with trainer.autocast():
+        with trainer.step.autocast():
             assert torch.is_autocast_enabled("cpu") is native
         described = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
         assert (described["config"]["precision"], described["precision"]) == ("auto", taken)
-    assert trainer_for(small_config(tmp_path, precision="auto", fresh=True)).precision.taken == other
+    assert trainer_for(small_config(tmp_path, precision="auto", fresh=True)).step.precision.taken == other
 
 
 def test_config_of_a_run_can_be_rebuilt_from_its_file(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_state_that_no_run_has_is_a_line_that_says_what_helps(tmp_path: Path, 
 def test_the_save_before_stands_in_for_a_damaged_last_one(tmp_path: Path) -> None:
     whole, broken = (small_config(tmp_path / name, steps=4, eval_every=2, save_every=1) for name in ("whole", "broken"))
     fit(whole, dropout=0.5)
-    stopped_run(broken, lambda running: running.step == 2 and signal.raise_signal(signal.SIGTERM))
+    stopped_run(broken, lambda running: running.steps_done == 2 and signal.raise_signal(signal.SIGTERM))
     last = tmp_path / "broken/last.pt"
     last.write_bytes(last.read_bytes()[:-1])
     with pytest.raises(UserError, match="rename last-before.pt to last.pt"):

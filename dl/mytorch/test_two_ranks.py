@@ -1,6 +1,7 @@
 """Two processes compute together what one computes alone: sums, metrics, shards of batches, gradients. Slow tier."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor, nn
 
-from dl.mytorch import distributed
+from dl.mytorch import TrainConfig, distributed
 from dl.mytorch.data import Batch, Loader
 from dl.mytorch.distributed import all_gather, all_sum
 from dl.mytorch.large import placement
@@ -81,15 +82,17 @@ def gradients(model: nn.Module, network: nn.Module, x: Tensor) -> list[Tensor]:
 def parallel_facts(rank: int) -> dict[str, Any]:
     torch.manual_seed(rank)  # other weights on each rank, which DistributedDataParallel makes equal
     model = nn.Linear(3, 2)
-    network = placement.parallelize(model, "ddp")
+    cpu, config = torch.device("cpu"), TrainConfig("unused", "none", parallel="ddp")
+    where = placement.choose(config, cpu)
+    network = where.parallelize(model)
     x = inputs()[rank]
-    with placement.no_sync(network):
+    with where.no_sync(network):
         alone = gradients(model, network, x)
     return {
         "weights": model.state_dict(),
         "unsynced": alone,
         "synced": gradients(model, network, x),
-        "none": placement.parallelize(model, "none") is model,
+        "none": placement.choose(replace(config, parallel="none"), cpu).parallelize(model) is model,
     }
 
 

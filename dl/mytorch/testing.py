@@ -274,16 +274,16 @@ def assert_streams_exactly(
         options = TrainConfig(str(folder), "", layerwise=layerwise, **{"device": "cpu", "grad_clip": 0.1, "accumulate": 2, **config})
         trainer = Trainer(own, task or Classification(), optim.adamw(1e-3), optim.constant(), options)
         gradients: list[dict[str, Tensor]] = []
-        apply = trainer.apply_gradients
+        apply = trainer.step.apply_gradients
 
         def note(*arguments: Any) -> None:
             gradients.append({name: p.grad.clone() for name, p in own.named_parameters() if p.grad is not None})
             apply(*arguments)
 
-        trainer.apply_gradients = note  # type: ignore[method-assign]
+        trainer.step.apply_gradients = note  # type: ignore[method-assign]
         torch.manual_seed(0)
         for _ in range(3):
-            trainer.train_step(_halves(batch))
+            trainer.step(_halves(batch))
         seen.append((gradients, own.state_dict()))
     for step, (expected, found) in enumerate(zip(*(gradients for gradients, _ in seen), strict=True)):
         assert expected.keys() == found.keys()

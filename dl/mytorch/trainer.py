@@ -1,4 +1,4 @@
-"""The one training loop: every model of the project goes through it, and none has a copy. learner.py has the step."""
+"""The one training loop: every model of the project goes through it, and none has a copy. train_step.py has the step."""
 
 import concurrent.futures
 import contextlib
@@ -9,7 +9,7 @@ import signal
 import time
 from itertools import islice
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import torch
 from torch import nn
@@ -21,37 +21,43 @@ from dl.mytorch.data.split import record_names, record_split
 from dl.mytorch.distributed import all_sum, is_main, rank, separate_rng, to_device, world
 from dl.mytorch.dtensor import full_state_dict
 from dl.mytorch.files import check
-from dl.mytorch.large import layerwise, sharding
+from dl.mytorch.large import sharding
 from dl.mytorch.logger import RECORDS, History, Logger, finite, read_history
 from dl.mytorch.metrics import Metrics
 from dl.mytorch.optim import MakeOptimizer, Schedule
 from dl.mytorch.progress import Progress
 from dl.mytorch.run import held, open_run, say_what_is_unverified
 from dl.mytorch.tasks import Task
-from dl.mytorch.train_step import Learner, NotFinite
+from dl.mytorch.train_step import NotFinite, TrainStep
 
 
 class _Stopped(Exception):
     """SIGINT or SIGTERM came; the state is that between two steps."""
 
 
-class Trainer(Learner):
+class Trainer:
     """Trains `model` at `task`; everything a run writes goes to `config.out`.
 
     Args:
-        optimizer: model -> torch optimizer, for instance `sgd(lr=0.1)`; called when the model is on its device. Or a list of
-            them, for a subclass whose `train_step` uses each: all follow the schedule, and are saved and resumed.
+        optimizer: model -> torch optimizer, or a list of them: all follow the schedule, and are saved and resumed.
         schedule: (step, total steps) -> multiplier of the optimizer's learning rates.
-
-    A step is one update from `config.accumulate` forwards. Whatever differs between models belongs to the task; what
-    is really another way to learn (two optimizers, say) overrides `train_step`.
+        step: makes the `TrainStep`, which is one update from `config.accumulate` forwards. Whatever differs between models
+            belongs to the task; what is really another way to learn (two optimizers, say) is a subclass of it.
     """
 
     def __init__(
-        self, model: nn.Module, task: Task, optimizer: MakeOptimizer, schedule: Schedule, config: TrainConfig
+        self,
+        model: nn.Module,
+        task: Task,
+        optimizer: MakeOptimizer,
+        schedule: Schedule,
+        config: TrainConfig,
+        step: Callable[[nn.Module, Task, MakeOptimizer, TrainConfig], TrainStep] = TrainStep,
     ) -> None:
-        super().__init__(model, task, optimizer, config)
-        self.schedule = schedule
+        self.step = step(model, task, optimizer, config)
+        self.model, self.task, self.config, self.schedule = model, task, config, schedule
+        self.make_optimizer = optimizer
+        self.device = self.step.device
         self.epoch = self.batch = 0  # position of the next batch
         self.history = History()
         self.best = math.inf
@@ -61,6 +67,11 @@ class Trainer(Learner):
         self.logged = (0.0, 0.0)  # loss and items of train_metrics at the last point of the curve
         self.evaluation_seconds = 0.0
 
+    @property
+    def steps_done(self) -> int:
+        """Updates made."""
+        return self.step.steps_done
+
     # ---- the whole run ---------------------------------------------------------------------------------------------
 
     def fit(self, data: Splits) -> History:
@@ -69,7 +80,11 @@ class Trainer(Learner):
         `data.test` is read once, at the end. Afterwards the model has the weights of the best checkpoint.
         """
         with held(self.config):
-            return layerwise.greedy(self, data) if self.config.layerwise == "greedy" else self._fit(data)
+            if self.config.layerwise == "greedy":
+                from dl.mytorch.large import layerwise
+
+                return layerwise.greedy(self, data)
+            return self._fit(data)
 
     def _fit(self, data: Splits) -> History:
         self.started, self.evaluation_seconds = time.perf_counter(), 0.0
@@ -77,10 +92,11 @@ class Trainer(Learner):
         self.total_steps = self.config.steps or self.config.epochs * self.steps_per_epoch
         self.open_folder(data)
         self._resume()
-        self.first_step, self.done_before = self.step, self._examples(data.train)
-        with Logger(self.out, self.step, self.total_steps, self.config.plots) as self.logger, distributed.signals_noted() as self.signals:
-            if 0 < self.step < self.total_steps:
-                self.logger.say(f"going on with {self.out} at step {self.step} of {self.total_steps}")
+        self.first_step, self.done_before = self.steps_done, self._examples(data.train)
+        self.logger = Logger(self.out, self.steps_done, self.total_steps, self.config.plots)
+        with self.logger, distributed.signals_noted() as self.step.signals:
+            if 0 < self.steps_done < self.total_steps:
+                self.logger.say(f"going on with {self.out} at step {self.steps_done} of {self.total_steps}")
             try:
                 self._loop(data)
                 self._keep(wait=True)
@@ -89,8 +105,8 @@ class Trainer(Learner):
                 if not self.saved:
                     self._save(data.train)
                 self._keep(wait=True)
-                self.logger.say(f"stopped at step {self.step} of {self.total_steps}, saved; the same command goes on")
-                raise SystemExit(128 + self.signals[0]) from None
+                self.logger.say(f"stopped at step {self.steps_done} of {self.total_steps}, saved; the same command goes on")
+                raise SystemExit(128 + self.step.signals[0]) from None
             except NotFinite as error:
                 epoch, place = divmod(error.step - 1, self.steps_per_epoch)
                 raise UserError(
@@ -110,9 +126,9 @@ class Trainer(Learner):
 
     def open_folder(self, data: Splits) -> None:
         """Claim `config.out` for this run, and record what explains the ids in its batches, and its split."""
-        self.out = open_run(self.config, self.precision.taken, optimizer=self.make_optimizer, schedule=self.schedule)
+        self.out = open_run(self.config, self.step.precision.taken, optimizer=self.make_optimizer, schedule=self.schedule)
         if self.config.precision != "fp32" and is_main():
-            print(f"precision: {self.precision.taken} ({self.precision.reason})")
+            print(f"precision: {self.step.precision.taken} ({self.step.precision.reason})")
         for name, vocabulary in data.vocabularies.items():
             vocabulary.keep(self.out / f"vocabulary-{name}.json")
         if data.names:
@@ -125,16 +141,16 @@ class Trainer(Learner):
         evaluate_every = self.config.eval_every or self.steps_per_epoch
         save_every = self.config.save_every or self.steps_per_epoch
         while True:
-            at_end = self.step == self.total_steps
+            at_end = self.steps_done == self.total_steps
             evaluated = self.history[-1]["step"] if self.history else 0
-            if self.step > evaluated and (at_end or self.step % evaluate_every == 0):
+            if self.steps_done > evaluated and (at_end or self.steps_done % evaluate_every == 0):
                 self._record(data)
-            if not self.saved and self.step and (at_end or self.step % save_every == 0):
+            if not self.saved and self.steps_done and (at_end or self.steps_done % save_every == 0):
                 self._save(data.train)
             if at_end:
                 return
             batches = next(groups)
-            if self.step == 0:
+            if self.steps_done == 0:
                 example = {name: tensor[:1] for name, tensor in batches[0].items()}
                 with self._aside() as model:  # on all ranks, since a task's step may ask the others for something
                     try:
@@ -143,20 +159,19 @@ class Trainer(Learner):
                         raise introspect.explained(error, lambda batch: self.task.step(model, batch), example) from error
             if not self.model.training:
                 self.model.train()
-            for group in self.param_groups():
-                group["lr"] = group["initial_lr"] * self.schedule(self.step, self.total_steps)
-            asked = self.stop  # in the step before: to read that of this step would be to wait for it
-            self.train_step(batches)
-            self.step += 1
+            for group in self.step.param_groups():
+                group["lr"] = group["initial_lr"] * self.schedule(self.steps_done, self.total_steps)
+            asked = self.step.stop  # in the step before: to read that of this step would be to wait for it
+            self.step(batches)
             self.saved = False
             self._keep(wait=False)
             self.logger.progress.update()
-            if self.step % self.config.log_every == 0:
+            if self.steps_done % self.config.log_every == 0:
                 self._log_point()
-            if self.signals and world() == 1:
+            if self.step.signals and world() == 1:
                 raise _Stopped
             if world() > 1 and asked:  # ranks stop at the same step
-                self.signals = self.signals or [signal.SIGTERM]
+                self.step.signals = self.step.signals or [signal.SIGTERM]
                 raise _Stopped
 
     def _groups(self, loader: Loader) -> Iterator[list[Batch]]:
@@ -170,19 +185,19 @@ class Trainer(Learner):
 
     def _record(self, data: Splits) -> None:
         """Evaluate, remember, and keep the weights if they are the best so far."""
-        self.check_health()
+        self.step.check_health()
         val = self.evaluate(data.val)
         if self.task.monitor not in val:
             raise UserError(f"the task monitors {self.task.monitor!r}, but evaluation gives {', '.join(val)}")
         if not math.isfinite(val[self.task.monitor]):
-            raise UserError(f"the validation {self.task.monitor} is not finite at step {self.step}: stopped")
-        train = finite(self.train_metrics.compute())
-        self.train_metrics.reset()
+            raise UserError(f"the validation {self.task.monitor} is not finite at step {self.steps_done}: stopped")
+        train = finite(self.step.train_metrics.compute())
+        self.step.train_metrics.reset()
         self.saved = False
         self.logged = (0.0, 0.0)
-        lr = self.optimizer.param_groups[0]["lr"]
-        epoch = math.ceil(self.step / self.steps_per_epoch)
-        self.history.append({"epoch": epoch, "step": self.step, "lr": lr, "train": train, "val": finite(val)})
+        lr = self.step.optimizer.param_groups[0]["lr"]
+        epoch = math.ceil(self.steps_done / self.steps_per_epoch)
+        self.history.append({"epoch": epoch, "step": self.steps_done, "lr": lr, "train": train, "val": finite(val)})
         better = val[self.task.monitor] < self.best
         if better:
             self.best = val[self.task.monitor]
@@ -190,8 +205,7 @@ class Trainer(Learner):
             if is_main():
                 checkpoint.save(weights, self.out / "best.pt")
         with self._aside() as model:
-            # Offloaded, it may take a hundred passes through all blocks.
-            shown = self.task.preview(model) if self.config.plots and self.stream is None else {}
+            shown = self.task.preview(model) if self.config.plots and self.step.placement.previews else {}
             self.logger.evaluated(self.history, shown, better)
 
     def _finish(self, data: Splits) -> History:
@@ -218,7 +232,7 @@ class Trainer(Learner):
     @property
     def evaluated_model(self) -> nn.Module:
         """The model that evaluation and the best checkpoint are about: the moving average, if there is one."""
-        return self.model if self.ema is None else self.ema.module
+        return self.model if self.step.ema is None else self.step.ema.module
 
     def evaluate(self, loader: Loader) -> dict[str, float]:
         """Mean loss and metrics over every example of `loader`, each counted once. Takes no randomness from training."""
@@ -228,7 +242,7 @@ class Trainer(Learner):
         with self._aside() as model, contextlib.closing(progress):
             self.task.begin_evaluation(model)
             for batch in loader.batches():
-                if self.signals and world() == 1:
+                if self.step.signals and world() == 1:
                     raise _Stopped
                 metrics.update(*self.task.eval_step(model, to_device(batch, self.device, self.config.channels_last)))
                 progress.update()
@@ -239,7 +253,7 @@ class Trainer(Learner):
         """The model for looking at: without gradients, with randomness and a clock of its own."""
         started = time.perf_counter()
         model = self.evaluated_model
-        with torch.no_grad(), separate_rng(self.config.seed + rank()), sharding.gathered(model), self.autocast():
+        with torch.no_grad(), separate_rng(self.config.seed + rank()), sharding.gathered(model), self.step.autocast():
             yield model.eval()
         self.evaluation_seconds += time.perf_counter() - started
 
@@ -247,16 +261,16 @@ class Trainer(Learner):
 
     def _log_point(self) -> None:
         """The one place where training reads sums from the device: the mean loss since the last point, and bad news."""
-        self.check_health()
-        loss, items = all_sum(self.train_metrics.by_name["loss"].sums.cpu().double()).tolist()
+        self.step.check_health()
+        loss, items = all_sum(self.step.train_metrics.by_name["loss"].sums.cpu().double()).tolist()
         point = {
             "step/loss": (loss - self.logged[0]) / max(items - self.logged[1], 1),
-            "step/lr": self.optimizer.param_groups[0]["lr"],
-            "step/gradient_norm": float(self.gradient_norm),
+            "step/lr": self.step.optimizer.param_groups[0]["lr"],
+            "step/gradient_norm": float(self.step.gradient_norm),
         }
         self.logged = (loss, items)
-        self.logger.scalars("train", point, self.step)
-        place = f"epoch {self.step / self.steps_per_epoch:.1f}, loss {point['step/loss']:.4f}"
+        self.logger.scalars("train", point, self.steps_done)
+        place = f"epoch {self.steps_done / self.steps_per_epoch:.1f}, loss {point['step/loss']:.4f}"
         self.logger.progress.annotate(place)
 
     def _examples(self, loader: Loader) -> int:
@@ -272,19 +286,19 @@ class Trainer(Learner):
 
     def _save(self, loader: Loader) -> None:
         """Everything that the next step depends on, in one file; weights of a large model beside it, in shards."""
-        self.check_health()
+        self.step.check_health()
         self._keep(wait=True)  # the state before, if its shards are still being written
-        parts = self.model, self.optimizers, self.ema
+        parts = self.model, self.step.optimizers, self.step.ema
         if checkpoint.use_shards(self.model):
-            captured, writing = checkpoint.capture_shards(self.out / f"shards-{self.step}", *parts)
+            captured, writing = checkpoint.capture_shards(self.out / f"shards-{self.steps_done}", *parts)
         else:
             captured, writing = checkpoint.capture(*parts), None
         state = {
             **captured,
-            "train_sums": self.train_metrics.state(),
+            "train_sums": self.step.train_metrics.state(),
             "logged": self.logged,
             "task": checkpoint.gather_rows(self.task.state()),
-            "position": (self.step, self.epoch, self.batch),
+            "position": (self.steps_done, self.epoch, self.batch),
             "length": (self.steps_per_epoch, self.total_steps),
             "history": list(self.history),
             "best": self.best,
@@ -344,7 +358,7 @@ class Trainer(Learner):
         say_what_is_unverified(self.out, "config.json", "last.pt", "history.json")
 
     def _restore(self, path: Path) -> None:
-        state = checkpoint.load_state(path, mapped=self.stream is not None or self.sharded)
+        state = checkpoint.load_state(path, mapped=self.step.placement.mapped)
         if tuple(state["length"]) != (self.steps_per_epoch, self.total_steps):
             raise UserError(
                 f"{path} is of a run with {state['length'][0]} steps an epoch, the data now gives {self.steps_per_epoch}: "
@@ -355,11 +369,11 @@ class Trainer(Learner):
             batch / self.config.accumulate
         ):
             raise UserError(f"{path} is damaged: step {step} is not at batch {batch} of epoch {epoch}")
-        checkpoint.restore(state, path, self.model, self.optimizers, self.ema)
-        self.train_metrics.load_state(state["train_sums"])
+        checkpoint.restore(state, path, self.model, self.step.optimizers, self.step.ema)
+        self.step.train_metrics.load_state(state["train_sums"])
         self.logged = tuple(state.get("logged", self.logged))
         self.task.load_state(checkpoint.own_rows(state["task"]))
-        self.step, self.epoch, self.batch = step, epoch, batch
+        self.step.steps_done, self.epoch, self.batch = step, epoch, batch
         records = [{k: finite(v) if isinstance(v, dict) else v for k, v in record.items()} for record in state["history"]]
         self.history = History(check(records, RECORDS, str(path), "history"))
         best = self.history.best(self.task.monitor)
@@ -367,5 +381,5 @@ class Trainer(Learner):
         if self.best != state["best"]:
             raise UserError(f"{path} is damaged: its best {self.task.monitor} is not that of its history")
         self.saved = True
-        if self.step == self.total_steps and (self.out / "history.json").exists():
+        if self.steps_done == self.total_steps and (self.out / "history.json").exists():
             self.history = read_history(self.out / "history.json")  # the test may be in it already

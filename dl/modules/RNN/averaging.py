@@ -1,11 +1,26 @@
 """SGD whose weights are averaged from the moment on when it no longer gets better."""
 
-from typing import Any
+from typing import Any, Callable
 
 from torch.optim.swa_utils import AveragedModel
 
 from dl.mytorch import Trainer
 from dl.mytorch.data import Batch
+from dl.mytorch.train_step import TrainStep
+
+
+class AveragingStep(TrainStep):
+    """A step whose mean of the weights begins when `triggered`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.ema = AveragedModel(self.model)  # a mean in which all count alike
+        self.triggered: Callable[[], bool] = lambda: False
+
+    def learn(self, batches: list[Batch]) -> None:
+        if not self.triggered():
+            self.ema.n_averaged.zero_()  # the mean begins anew: it is the weights themselves
+        super().learn(batches)
 
 
 class AveragingTrainer(Trainer):
@@ -19,15 +34,10 @@ class AveragingTrainer(Trainer):
     patience = 5
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.ema = AveragedModel(self.model)  # a mean in which all count alike
+        super().__init__(*args, step=AveragingStep, **options)
+        self.step.triggered = self.triggered
 
     def triggered(self) -> bool:
         """Whether the mean has begun."""
         values = [record["val"][self.task.monitor] for record in self.history]
         return any(value > min(values[: i - self.patience]) for i, value in enumerate(values) if i > self.patience)
-
-    def train_step(self, batches: list[Batch]) -> None:
-        if not self.triggered():
-            self.ema.n_averaged.zero_()  # the mean begins anew: it is the weights themselves
-        super().train_step(batches)

@@ -111,16 +111,16 @@ def test_averaging_begins_when_validation_stalls_and_all_steps_since_count_alike
     losses = iter([5.0, 4.0, 4.5, 4.4, 4.6, 4.0, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0])  # the fifth is above the best of the first two
     trainer.evaluate = lambda loader: {"loss": next(losses)}  # type: ignore[method-assign]
     seen: list[torch.Tensor] = []
-    step = trainer.apply_gradients
+    step = trainer.step.apply_gradients
 
     def watched(*given: Any) -> None:
         step(*given)
         seen.append(trainer.model.embedding.weight.detach().clone())
 
-    trainer.apply_gradients = watched  # type: ignore[method-assign]
+    trainer.step.apply_gradients = watched  # type: ignore[method-assign]
     data = splits()
     trainer.fit(TextSplits(data.train, data.val, vocabularies=data.vocabularies))
-    assert trainer.triggered() and trainer.ema.n_averaged == len(seen) - 4
+    assert trainer.triggered() and trainer.step.ema.n_averaged == len(seen) - 4
     last = checkpoint.load(tmp_path / "last.pt")["ema"]["module.embedding.weight"]
     torch.testing.assert_close(last, torch.stack(seen[4:]).mean(0))
 
@@ -155,11 +155,11 @@ def test_flags_reach_model_task_and_trainer(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Trainer, "fit", lambda trainer, data: trainer)
     asked = config(lstm_train, tmp_path, optimizer="ntasgd", lr=30.0, ar_alpha=2.0, tar_beta=1.0, dropout=0.3)
     trainer = lstm_train.main(asked, splits())
-    assert isinstance(trainer, AveragingTrainer) and isinstance(trainer.optimizer, torch.optim.SGD)
+    assert isinstance(trainer, AveragingTrainer) and isinstance(trainer.step.optimizer, torch.optim.SGD)
     assert (trainer.task.ar_alpha, trainer.task.tar_beta, trainer.model.dropout.p) == (2.0, 1.0, 0.3)
     assert trainer.schedule(77, 100) == 1
     trainer = lstm_train.main(config(lstm_train, tmp_path, dropout=-1.0), splits())
-    assert isinstance(trainer.optimizer, torch.optim.AdamW) and trainer.model.dropout.p == 0
+    assert isinstance(trainer.step.optimizer, torch.optim.AdamW) and trainer.model.dropout.p == 0
 
 
 def test_awd_of_the_recipe_of_lstm_is_the_recipe_of_awd_lstm(

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import math
 from itertools import islice
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from dl.mytorch.layers import sequential
 from dl.mytorch.logger import SPEED, History, Logger, finite, read_history
 from dl.mytorch.tasks import Task
 
-Trainer = Any  # that of trainer.py, which imports this file
+if TYPE_CHECKING:
+    from dl.mytorch.trainer import Trainer
 
 
 class Stage(nn.Module):
@@ -38,8 +39,8 @@ class Stage(nn.Module):
         return self.after(self.block(x if self.before is None else self.before(x)))
 
 
-def greedy(trainer: Trainer, data: Splits) -> History:
-    """Train the blocks of the trainer's model one by one, each as long as the config says; then test the whole.
+def greedy(trainer: "Trainer", data: Splits) -> History:
+    """Train the blocks of the trainer's model one by one, each as long as the config says; then test all of it.
 
     Belilovsky et al. 2019, https://arxiv.org/abs/1812.11446: a block learns under an auxiliary head, for the same loss,
     from what the blocks before it put out; these are frozen, and what they put out is kept on disk. At no time is there
@@ -67,7 +68,7 @@ def greedy(trainer: Trainer, data: Splits) -> History:
     steps = config.steps or config.epochs * math.ceil(len(train) / config.accumulate)
     for place, head in enumerate(heads):
         seed_everything(config.seed + place)  # else a resumed run would draw other dropout
-        taken = trainer.precision.taken  # a block that is begun on another machine takes what the run took
+        taken = trainer.step.precision.taken  # a block that is begun on another machine takes what the run took
         of_stage = dataclasses.replace(config, layerwise="none", out=str(out / f"block{place}"), precision=taken)
         stage = Stage(model, place, head).train()
         of_block = type(trainer)(stage, task, trainer.make_optimizer, trainer.schedule, of_stage)
@@ -119,14 +120,14 @@ def _parameters_before(model: nn.Module, example: Tensor) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def _kept(trainer: Trainer, loader: Loader, batches: int, inputs: str, forward: Callable[[Tensor], Tensor]) -> Loader:
+def _kept(trainer: "Trainer", loader: Loader, batches: int, inputs: str, forward: Callable[[Tensor], Tensor]) -> Loader:
     """A loader of what `forward` makes of the inputs of the first `batches`, kept in files."""
     trainer.model.eval()
     examples, filled = min(batches * loader.batch_size, loader.num_examples), 0
     kept: Batch = {}
     for batch in islice(loader.batches(), batches):
         batch = to_device(batch, trainer.device, trainer.config.channels_last)
-        with trainer.autocast():
+        with trainer.step.autocast():
             batch[inputs] = forward(batch[inputs])
         for name, tensor in batch.items():
             if name not in kept:
@@ -136,7 +137,7 @@ def _kept(trainer: Trainer, loader: Loader, batches: int, inputs: str, forward: 
     return Loader(kept, loader.batch_size, shuffle=loader.shuffle, seed=loader.seed)
 
 
-def _finish(trainer: Trainer, data: Splits) -> History:
+def _finish(trainer: "Trainer", data: Splits) -> History:
     """Save the whole network, test it, draw how the error falls from block to block."""
     history, last = trainer.history, trainer.history[-1]
     trainer.model.requires_grad_(True)

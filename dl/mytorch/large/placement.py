@@ -1,38 +1,138 @@
-"""How ranks share a model: each has all of it (DDP), or a part of every weight (FSDP)."""
+"""Where the weights are while a model trains: on one device or a copy on each rank, in shards, or offloaded to files."""
 
 import contextlib
 import inspect
 from typing import Iterator
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dl.mytorch.distributed import world
+from dl.mytorch.config import TrainConfig
+from dl.mytorch.distributed import all_sum, world
 from dl.mytorch.large import sharding
+from dl.mytorch.large.offloading import Stream
 
 
-def parallelize(model: nn.Module, parallel: str, precision: str = "fp32") -> nn.Module:
-    """`model` as the training step calls it when several ranks share the work; "fsdp" shards its weights in place."""
-    if parallel == "none" or world() == 1:
-        return model
-    if parallel == "fsdp":
-        return sharding.shard(model, next(model.parameters()).device.type, world(), precision == "bf16")
-    # Buffers are shared before each evaluation. At each forward, that would spoil a backward pass through two of them.
-    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # by torch 2.13
-    unshared = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-    # Without the view, all gradients are in memory twice.
-    return DistributedDataParallel(model, gradient_as_bucket_view=True, **unshared)
+class Placement:
+    """All weights are on the device; several ranks have a copy each (DDP).
 
+    A `TrainStep` takes one by its config (`choose`) and leaves to it whatever depends on where weights and gradients are.
+    """
 
-@contextlib.contextmanager
-def no_sync(model: nn.Module) -> Iterator[None]:
-    """Backward passes inside leave the gradients of the ranks unsummed: for all but the last of a step."""
-    if isinstance(model, DistributedDataParallel):
-        with model.no_sync():
+    previews = True  # a forward pass is quick enough to show something after each evaluation
+    mapped = False  # a checkpoint may be too large to be read into memory at once
+    in_place = False  # `parallelize` changes the model itself, and has to be called for its average too
+
+    def __init__(self, config: TrainConfig, device: torch.device, precision: str = "fp32") -> None:
+        self.config, self.device, self.precision = config, device, precision
+
+    def move(self, model: nn.Module) -> None:
+        """Put `model` where it is to be, in place, before an optimizer sees its parameters."""
+        model.to(self.device)
+        if self.config.channels_last:
+            model.to(memory_format=torch.channels_last)
+
+    def checkpoint_activations(self, model: nn.Module) -> None:
+        """Have the blocks compute their inside again in the backward pass."""
+        sharding.recompute_activations(model)
+
+    def compile(self, model: nn.Module) -> None:
+        """Have torch compile `model`, in place."""
+        model.compile()
+
+    def parallelize(self, model: nn.Module) -> nn.Module:
+        """Return `model` as a step calls it when several ranks share the work."""
+        if self.config.parallel == "none" or world() == 1:
+            return model
+        # Buffers are shared before each evaluation. At each forward, that would spoil a backward pass through two of them.
+        renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # by torch 2.13
+        unshared = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        # Without the view, all gradients are in memory twice.
+        return DistributedDataParallel(model, gradient_as_bucket_view=True, **unshared)
+
+    @contextlib.contextmanager
+    def no_sync(self, network: nn.Module) -> Iterator[None]:
+        """Leave the gradients of the ranks unsummed in the backward passes inside: all but the last of a step."""
+        with network.no_sync() if isinstance(network, DistributedDataParallel) else contextlib.nullcontext():
             yield
-    elif sharding.is_sharded(model):
-        model.set_requires_gradient_sync(False)
+
+    def after_backward(self) -> None:
+        """Tidy up after the last backward pass of an update."""
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        """Return the norm of all gradients together, a scalar on the device."""
+        norms = [norm.to(self.device) for norm in torch._foreach_norm(gradients)]
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+    def scale(self, gradients: list[Tensor], factor: Tensor) -> None:
+        """Multiply the gradients, in place, by a scalar on the device."""
+        torch._foreach_mul_(gradients, factor)
+
+    def update(self, optimizer: torch.optim.Optimizer) -> None:
+        """Have `optimizer` change its parameters."""
+        optimizer.step()
+
+
+class Sharded(Placement):
+    """Each rank has some rows of every weight, of its gradient and of the optimizer's state (FSDP)."""
+
+    in_place = True
+
+    def __init__(self, config: TrainConfig, device: torch.device, precision: str = "fp32") -> None:
+        super().__init__(config, device, precision)
+        self.mapped = world() > 1
+
+    def move(self, model: nn.Module) -> None:
+        model.to(self.device)  # shards take weights of the usual layout alone
+
+    def compile(self, model: nn.Module) -> None:
+        """Compile the blocks, between which shards come and go; blocks that are alike share a program."""
+        for part in sharding.outermost_blocks(model) or [model]:
+            part.compile()
+
+    def parallelize(self, model: nn.Module) -> nn.Module:
+        if world() == 1:
+            return model
+        return sharding.shard(model, next(model.parameters()).device.type, world(), self.precision == "bf16")
+
+    @contextlib.contextmanager
+    def no_sync(self, network: nn.Module) -> Iterator[None]:
+        sharded = sharding.is_sharded(network)
+        if sharded:
+            network.set_requires_gradient_sync(False)
         yield
-        model.set_requires_gradient_sync(True)
-    else:
-        yield
+        if sharded:
+            network.set_requires_gradient_sync(True)
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        norm = super().norm(gradients)
+        return norm if world() == 1 else all_sum(norm.square()).sqrt()
+
+
+class Offloaded(Placement):
+    """Weights, gradients and optimizer state of the blocks are in files, and visit the device in turn."""
+
+    previews = False  # which may take a hundred passes through all blocks
+    mapped = True
+
+    def move(self, model: nn.Module) -> None:
+        self.stream = Stream(model, self.device, self.config.out)
+
+    def checkpoint_activations(self, model: nn.Module) -> None:
+        """Do nothing: offloaded blocks do so anyway."""
+
+    def after_backward(self) -> None:
+        self.stream.rest()
+
+    def scale(self, gradients: list[Tensor], factor: Tensor) -> None:
+        torch._foreach_mul_(gradients, float(factor))  # these are on the CPU
+
+    def update(self, optimizer: torch.optim.Optimizer) -> None:
+        self.stream.update(optimizer)
+
+
+def choose(config: TrainConfig, device: torch.device, precision: str = "fp32") -> Placement:
+    """Return the placement that the config asks for; `precision` is what a forward pass takes."""
+    kind = Offloaded if config.layerwise == "stream" else Sharded if config.parallel == "fsdp" else Placement
+    return kind(config, device, precision)

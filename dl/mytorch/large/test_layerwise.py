@@ -17,6 +17,7 @@ from dl.mytorch.large import layerwise
 from dl.mytorch.large.test_offloading import Convolutions, config, data, train
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import Classification
+from dl.mytorch.train_step import TrainStep
 
 
 def test_greedy_freezes_what_is_trained_and_keeps_what_it_puts_out(tmp_path: Path) -> None:
@@ -61,16 +62,16 @@ def test_greedy_training_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatc
     """Each block has 10 steps: the first stop is in the first block, the second in the next."""
     whole, broken = (config(tmp_path / name, "greedy", epochs=2) for name in ("whole", "broken"))
     train(whole, data())
-    steps, step = 0, Trainer.train_step
+    steps, step = 0, TrainStep.__call__
 
-    def stopping(trainer: Trainer, batches: list) -> None:
+    def stopping(self: TrainStep, batches: list) -> None:
         nonlocal steps
         steps += 1
         if steps == stop_at:
             signal.raise_signal(signal.SIGTERM)
-        step(trainer, batches)
+        step(self, batches)
 
-    monkeypatch.setattr(Trainer, "train_step", stopping)
+    monkeypatch.setattr(TrainStep, "__call__", stopping)
     with pytest.raises(SystemExit):
         train(broken, data())
     train(broken, data())

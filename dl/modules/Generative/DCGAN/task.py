@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dl.modules.Diffusion.frechet import frechet_distance_of_moments
 from dl.modules.Generative.DCGAN.model import DCGAN, uniform_noise
-from dl.modules.Generative.DCGAN.trainer import Players
+from dl.modules.Generative.DCGAN.step import Players
 from dl.modules.Generative.images import picture, samples, walks
 from dl.mytorch import Task
 from dl.mytorch.data import Batch

@@ -19,8 +19,8 @@ from dl.modules.Diffusion.frechet import frechet_distance
 from dl.modules.Generative.DCGAN import train
 from dl.modules.Generative.DCGAN.model import build
 from dl.modules.Generative.DCGAN.task import Adversarial, PixelFrechetDistance, discriminator_loss, generator_loss
-from dl.modules.Generative.DCGAN.trainer import AdversarialTrainer
-from dl.mytorch import checkpoint, testing
+from dl.modules.Generative.DCGAN.step import AdversarialStep
+from dl.mytorch import Trainer, checkpoint, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, synthetic
 from dl.mytorch.files import read_json
@@ -65,16 +65,13 @@ def test_evaluation_gives_the_mean_of_both_losses_over_all_images() -> None:
 # ---- steps ---------------------------------------------------------------------------------------------------------
 
 
-def trainer_for(folder: Path, task: Adversarial | None = None, **changes: Any) -> AdversarialTrainer:
+def trainer_for(folder: Path, task: Adversarial | None = None, **changes: Any) -> Trainer:
     config = dataclasses.replace(CONFIG, out=str(folder), **changes)
     adam = adamw(config.lr, weight_decay=0.0, betas=(0.5, 0.999))
     torch.manual_seed(0)
     model = build("tiny")
-    trainer = AdversarialTrainer(
-        model, task or Adversarial(10), lambda m: [adam(m.generator), adam(m.discriminator)], constant(), config
-    )
-    trainer.steps_per_epoch, trainer.out = 4, folder
-    return trainer
+    both = task or Adversarial(10)
+    return Trainer(model, both, lambda m: [adam(m.generator), adam(m.discriminator)], constant(), config, AdversarialStep)
 
 
 def parameters(model: nn.Module) -> list[Tensor]:
@@ -89,10 +86,10 @@ def test_each_player_s_update_leaves_the_other_alone(tmp_path: Path) -> None:
     trainer = trainer_for(tmp_path)
     generator, discriminator = trainer.model.generator, trainer.model.discriminator
     before = parameters(generator), parameters(discriminator)
-    trainer.update([images()], trainer.task.discriminator_step, trainer.optimizers[1])
+    trainer.step.update([images()], trainer.task.discriminator_step, trainer.step.optimizers[1])
     assert same(parameters(generator), before[0]) and not same(parameters(discriminator), before[1])
     between = parameters(discriminator)
-    trainer.update([images()], trainer.task.generator_step, trainer.optimizers[0])
+    trainer.step.update([images()], trainer.task.generator_step, trainer.step.optimizers[0])
     assert not same(parameters(generator), before[0]) and same(parameters(discriminator), between)
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
 
@@ -105,7 +102,7 @@ def test_a_step_equals_one_written_by_hand(tmp_path: Path) -> None:
     adams = [torch.optim.Adam(part.parameters(), lr=2e-4, betas=(0.5, 0.999)) for part in parts]
     torch.manual_seed(1)
     for _ in range(3):
-        trainer.train_step([batch])
+        trainer.step([batch])
     torch.manual_seed(1)
     for _ in range(3):
         drawn = model.generator(torch.rand(8, 10) * 2 - 1).detach()
@@ -118,7 +115,7 @@ def test_a_step_equals_one_written_by_hand(tmp_path: Path) -> None:
         adams[0].step()
     for (name, own), expected in zip(trainer.model.named_parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(own, expected, atol=1e-5, rtol=0, msg=name)
-    means = trainer.train_metrics.compute()
+    means = trainer.step.train_metrics.compute()
     assert means["loss"] == pytest.approx((means["discriminator_loss"] + means["generator_loss"]) / 2)
 
 
@@ -139,7 +136,7 @@ def test_accumulation_equals_one_big_batch(tmp_path: Path) -> None:
             part.norm = nn.Identity()  # with a batch norm, what an image becomes depends on its batch
         as_double = [{name: tensor.double() for name, tensor in part.items()} for part in batches]
         for _ in range(2):
-            trainer.train_step(as_double)
+            trainer.step(as_double)
     for (name, own), expected in zip(trainers[1].model.named_parameters(), trainers[0].model.parameters()):
         torch.testing.assert_close(own, expected, atol=1e-9, rtol=0, msg=name)
 
@@ -153,7 +150,7 @@ def test_a_loss_that_is_not_finite_stops_before_that_player_moves(
     monkeypatch.setattr(trainer.task, player, lambda *given: step(*given)._replace(loss=step(*given).loss * math.nan))
     before = parameters(getattr(trainer.model, player.removesuffix("_step")))
     with pytest.raises(UserError, match="not finite at step 1"):
-        trainer.train_step([images()])
+        trainer.step([images()])
     assert same(parameters(getattr(trainer.model, player.removesuffix("_step"))), before)
 
 
@@ -262,10 +259,11 @@ TWO_RANKS = '''
 import dataclasses, sys
 import torch
 from torch import nn
-from dl.modules.Generative.DCGAN import train, trainer
+from dl.modules.Generative.DCGAN import train
 from dl.modules.Generative.DCGAN.model import build
+from dl.modules.Generative.DCGAN.step import AdversarialStep
 from dl.modules.Generative.DCGAN.task import Adversarial
-from dl.mytorch import launch, seed_everything
+from dl.mytorch import Trainer, launch, seed_everything
 from dl.mytorch.data import synthetic
 from dl.mytorch.optim import constant, sgd
 
@@ -288,7 +286,7 @@ def main(config):
         part.norm = nn.Identity()
     make = sgd(0.05, momentum=0.9)
     optimizers = lambda model: [make(model.generator), make(model.discriminator)]
-    return trainer.AdversarialTrainer(model, Given(10), optimizers, constant(), config).fit(synthetic.image_splits())
+    return Trainer(model, Given(10), optimizers, constant(), config, AdversarialStep).fit(synthetic.image_splits())
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from typing import Literal
 
 from dl.modules.Diffusion.DDPM.data import PictureConfig, signed_splits
 from dl.modules.Generative.DCGAN.model import DCGAN, PRESETS, build
+from dl.modules.Generative.DCGAN.step import AdversarialStep
 from dl.modules.Generative.DCGAN.task import Adversarial
-from dl.modules.Generative.DCGAN.trainer import AdversarialTrainer
-from dl.mytorch import History, launch, seed_everything
+from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Splits, image_set
 from dl.mytorch.optim import MakeOptimizer, adamw, constant, shown
@@ -55,7 +55,7 @@ def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     model = build_model(config)
     optimizer = for_both(adamw(config.lr, weight_decay=config.weight_decay, betas=(config.beta1, 0.999)))
-    trainer = AdversarialTrainer(model, Adversarial(model.latent), optimizer, constant(), config)
+    trainer = Trainer(model, Adversarial(model.latent), optimizer, constant(), config, AdversarialStep)
     return trainer.fit(data or signed_splits(config))
 
 

@@ -142,10 +142,9 @@ def test_a_step_is_the_same_however_it_is_cut_into_forwards(
     for starts in ([0], cuts):
         config = TrainConfig(str(tmp_path), "made up", accumulate=len(starts))
         trainer = Trainer(Small(), PreTraining(**objectives), sgd(0.5), constant(), config)
-        trainer.steps_per_epoch, trainer.out = 1, tmp_path
         places = list(zip(starts, [*starts[1:], 4]))
-        trainer.train_step([{name: tensor[a:b] for name, tensor in BATCH.items()} for a, b in places])
-        models.append((trainer.model, trainer.train_metrics.compute()))
+        trainer.step([{name: tensor[a:b] for name, tensor in BATCH.items()} for a, b in places])
+        models.append((trainer.model, trainer.step.train_metrics.compute()))
     (whole, expected), (cut, metrics) = models
     before = dict(Small().named_parameters())
     for (name, weight), other in zip(whole.named_parameters(), cut.parameters()):

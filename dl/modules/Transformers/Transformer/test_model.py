@@ -289,7 +289,7 @@ def test_flags_reach_model_task_and_optimizer(monkeypatch: pytest.MonkeyPatch) -
     config = train.Config(model="tiny", dropout=0.3, lr=2.0, norm_first=True, shared=False, warmup=9, **task)
     trainer = train.main(config, splits(config, shared=False))
     assert {name: getattr(trainer.task, name) for name in task} == task
-    settings = trainer.optimizer.defaults  # section 5.3
+    settings = trainer.step.optimizer.defaults  # section 5.3
     assert (settings["lr"], settings["betas"], settings["eps"]) == (2.0, (0.9, 0.98), 1e-9)
     sizes = (trainer.model.source_embedding.num_embeddings, trainer.model.embedding.num_embeddings)
     assert sizes == (4 + 6, 4 + 7) and trainer.model.dropout.p == 0.3

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from dl.mytorch import Trainer
 from dl.mytorch.data import Batch
+from dl.mytorch.train_step import TrainStep
 
 
 class Players(NamedTuple):
@@ -15,13 +15,13 @@ class Players(NamedTuple):
     discriminator: nn.Module
 
 
-class AdversarialTrainer(Trainer):
+class AdversarialStep(TrainStep):
     """Trains a model of two networks, `generator` and `discriminator`, that have an optimizer each, in this order.
 
     Algorithm 1 of Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, with k = 1: in each step first the
     discriminator learns, then, against the new one, the generator. `task` has a step for each, `discriminator_step` and
     `generator_step`, which see `Players`. What an update is, however many batches and ranks it is spread over, when it is
-    refused, and what is saved of both optimizers is up to `Trainer`.
+    refused, and what is saved of both optimizers is up to `TrainStep` and `Trainer`.
     """
 
     def parallelized(self, model: nn.Module) -> Players:
@@ -29,10 +29,9 @@ class AdversarialTrainer(Trainer):
         for part in parts:
             if self.config.compile:
                 part.compile()
-        return Players(*(super(AdversarialTrainer, self).parallelized(part) for part in parts))
+        return Players(*(super(AdversarialStep, self).parallelized(part) for part in parts))
 
-    def train_step(self, batches: list[Batch]) -> None:
+    def learn(self, batches: list[Batch]) -> None:
         generator, discriminator = self.optimizers
         self.update(batches, self.task.discriminator_step, discriminator)
         self.update(batches, self.task.generator_step, generator)
-        self.update_average()
