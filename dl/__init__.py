@@ -1,5 +1,6 @@
 """Deep-learning papers in PyTorch. This file is read by every Python, before any whose syntax an older one does not know."""
 
+import importlib
 import importlib.util
 import sys
 
@@ -8,14 +9,18 @@ if sys.version_info < (3, 11):
     sys.exit("dl needs Python 3.11 or newer, and this is %s. `make test PYTHON=python3.11` installs all into .venv." % found)
 
 
+def print_error(message: str, where: str = "") -> None:
+    """Print what the person at the keyboard can mend: the only place that does."""
+    print(where + "error: " + message, file=sys.stderr, flush=True)
+
+
 def explain_missing(kind: type, error: BaseException, trace: object) -> None:
     """`sys.excepthook` of an interpreter without the installed packages: one line in place of a traceback."""
     if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] in NEEDED:
         environment = r".venv\Scripts\activate" if sys.platform == "win32" else ". .venv/bin/activate"
-        print(
-            f"error: {sys.executable} has no {error.name}. `make test` installs all into .venv; then `{environment}` "
-            "in each new terminal. By hand: pip install -r requirements.txt",
-            file=sys.stderr,
+        print_error(
+            f"{sys.executable} has no {error.name}. `make test` installs all into .venv; then `{environment}` "
+            "in each new terminal. By hand: pip install -r requirements.txt"
         )
     else:
         sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
@@ -30,6 +35,4 @@ def __getattr__(name: str) -> object:
     """`dl.Run`, which imports torch: only when it is asked for."""
     if name != "Run":
         raise AttributeError("module 'dl' has no attribute %r" % name)
-    from dl.cli.runs import Run
-
-    return Run
+    return importlib.import_module("dl.cli.runs").Run

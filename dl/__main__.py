@@ -10,8 +10,8 @@ from difflib import get_close_matches
 from os.path import expanduser
 from typing import Callable, Sequence
 
-from dl.cli import catalogue, pipe
-from dl.cli.catalogue import UnknownName
+from dl.cli import catalogue
+from dl.cli.command import run
 
 NAMING = "MODEL is a name (CNN/LeNet, or lenet) or the path of its folder or of a file in it."
 
@@ -19,31 +19,17 @@ NAMING = "MODEL is a name (CNN/LeNet, or lenet) or the path of its folder or of 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 1 for what the user can mend, 2 for a wrong call."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    pipe.escape_output()
+    return run(lambda: _run(argv))
+
+
+def _run(argv: list[str]) -> int:
     ours = _own_words(argv)
     parser, commands = _parser()
     if argv and (near := get_close_matches(argv[0], commands.choices, n=1)) and argv[0] not in near:
         parser.error(f"no command {argv[0]}; did you mean {near[0]}?")
     args = parser.parse_args(argv[:ours])
     args.flags = argv[ours:]
-    try:
-        return args.run(args)
-    except BrokenPipeError:  # `python -m dl list | head` has read enough
-        pipe.let_go()
-        return 0
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
-    except UnknownName as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ValueError as error:
-        from dl.mytorch.config import UserError  # not above: it brings torch along
-
-        if not isinstance(error, UserError):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return args.run(args)
 
 
 def _own_words(argv: list[str]) -> int:
@@ -196,8 +182,8 @@ def results(args: argparse.Namespace) -> int:
     """`python -m dl results [--record RUN ...]`"""
     from dl.cli import results
 
-    for run in args.record:
-        print(f"recorded: {results.record(run)}")
+    for folder in args.record:
+        print(f"recorded: {results.record(folder)}")
     for report in results.rewrite_readmes():
         print(report)
     return 0

@@ -1,50 +1,84 @@
-"""What commands of models share: how numbers are checked, and the one rule for how they end."""
+"""What makes a function a command: it parses, and ends by the one rule for errors. This imports no torch."""
 
+import argparse
+import functools
+import os
 import sys
-from typing import Callable
+from typing import Any, Callable, Sequence
 
-import torch
+from dl import print_error
 
-from dl.cli import pipe
-from dl.mytorch.config import UserError
-from dl.mytorch.system import escape_output
-
+Options = argparse.Namespace
 SEEDS = (0, 2**32 - 1)
 
 
-def check(flag: str, value: int | None, least: int, most: int) -> None:
-    """Raise `UserError` for a value outside its range; None, for a flag that was not given, is fine."""
-    if value is not None and not least <= value <= most:
-        raise UserError(f"{flag} has to be from {least:,} to {most:,}; got {value}")
+def command(parse: Callable[[Sequence[str] | None], Options]) -> Callable[[Callable[[Options], Any]], Callable[..., int]]:
+    """Make a function of the options that `parse(argv)` returns the `main` of a command: argv -> exit status, see `run`."""
+
+    def decorate(act: Callable[[Options], Any]) -> Callable[..., int]:
+        @functools.wraps(act)
+        def main(argv: Sequence[str] | None = None) -> int:
+            options = parse(argv)
+            return run(lambda: act(options))
+
+        return main
+
+    return decorate
 
 
-def run(action: Callable[[], None]) -> int:
-    """Call `action` and return the exit status of the command that it is.
+def run(action: Callable[[], int | None]) -> int:
+    """Call `action` and return the exit status of the command that it is; None is 0.
 
-    What the user can mend (`UserError` and other `ValueError`s, a file that is missing or cannot be read, too little memory) is
-    one line on stderr and status 1; Ctrl-C is 130; a reader that has gone is no error. What the terminal's encoding lacks is
-    printed as escapes.
+    What the user can mend (`UserError`, a file that is missing or cannot be read, too little memory) is one line on stderr and
+    status 1, a name that there is not status 2; Ctrl-C is 130; a reader that has gone is no error. Any other exception is a bug
+    and keeps its traceback. What the terminal's encoding lacks is printed as escapes.
     """
-    escape_output()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        action()
+        status = action() or 0
         sys.stdout.flush()
-    except BrokenPipeError:
-        pipe.let_go()
-    except (OSError, ValueError) as error:
-        return _fail(str(error))
-    except (MemoryError, torch.OutOfMemoryError):
-        return _fail("out of memory")
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):
-            raise
-        return _fail("out of memory")
+        return status
+    except BrokenPipeError:  # `python -m dl list | head` has read enough
+        let_go()
+        return 0
     except KeyboardInterrupt:
         print()
         return 130
-    return 0
+    except Exception as error:
+        line = explained(error)
+        if line is None:
+            raise
+        print_error(line)
+        return 2 if isinstance(error, LookupError) else 1
 
 
-def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 1
+def explained(error: Exception) -> str | None:
+    """Return what helps against an error that the user can mend, in one line; None for any other error."""
+    # Of a module that nobody has imported, nothing can have been raised.
+    config, catalogue, torch = map(sys.modules.get, ("dl.mytorch.config", "dl.cli.catalogue", "torch"))
+    if isinstance(error, OSError) or (config and isinstance(error, config.UserError)):
+        return str(error)
+    if catalogue and isinstance(error, catalogue.UnknownName):
+        return str(error)
+    no_memory = isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError))
+    if no_memory or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)):
+        return "out of memory"
+    return None
+
+
+def let_go() -> None:
+    """After a `BrokenPipeError` of the standard output: what is still to be written goes nowhere.
+
+    Python would else complain once more at its end.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_range(flag: str, value: int | None, least: int, most: int) -> None:
+    """Raise `UserError` for a value outside its range; None, for a flag that was not given, is fine."""
+    from dl.mytorch.config import UserError  # not above: it brings torch along
+
+    if value is not None and not least <= value <= most:
+        raise UserError(f"{flag} has to be from {least:,} to {most:,}; got {value}")

@@ -10,7 +10,7 @@ from torch import nn
 
 from dl.cli import catalogue, folders
 from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import TrainConfig, UserError, current_names, restore
+from dl.mytorch.config import Config, TrainConfig, UserError, current_names
 from dl.mytorch.data import ImageConfig, Vocabulary, data_of_run, image_set
 from dl.mytorch.data.split import names_file, read_names
 from dl.mytorch.files import read_recorded_json
@@ -106,6 +106,20 @@ class Run:
             config = dataclasses.replace(config, data=f"classes:{classes}")
         texts = (self.vocabularies,) if self.vocabularies else ()
         return load_best(lambda: self.module.build_model(config, *texts), self.path)
+
+
+def restore(cls: type[Config], values: Mapping[str, Any], where: Path | str) -> Config:
+    """Return the config of a run from `values`, those of its config.json.
+
+    Fields that have been renamed since are understood (`alias` of `flag`), fields that a recipe no longer has are ignored.
+
+    Raises `UserError`, naming `where` and the field, for a value of another type or outside its range.
+    """
+    values = current_names(cls, values)
+    try:
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def earlier_flags(cls: type[TrainConfig], values: Mapping[str, Any]) -> str:

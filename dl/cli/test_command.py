@@ -1,13 +1,17 @@
 """How commands end: one line for what can be mended, escapes for what a terminal lacks, nothing for a reader that has gone."""
 
+import argparse
 import importlib
 import io
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from dl.cli import command, pipe
+import dl
+from dl.cli import command
 from dl.mytorch.config import UserError
 
 COMMANDS = {
@@ -62,8 +66,34 @@ def test_what_can_be_mended_is_a_line(
 def test_other_errors_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         command.run(lambda: print(1 / 0))
-    with pytest.raises(RuntimeError, match="shapes"):
-        command.run(lambda: exec("raise RuntimeError('shapes')"))
+    for error in ("RuntimeError('shapes')", "ValueError('shapes')", "KeyError('shapes')"):
+        with pytest.raises(Exception, match="shapes"):
+            command.run(lambda: exec(f"raise {error}"))
+
+
+def test_a_decorated_function_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    @command.command(lambda argv: argparse.Namespace(words=argv))
+    def main(options: argparse.Namespace) -> None:
+        """Say the words."""
+        if not options.words:
+            raise UserError("say something")
+        print(*options.words)
+
+    assert (main(["a", "b"]), main([]), main.__doc__) == (0, 1, "Say the words.")
+    assert capsys.readouterr() == ("a b\n", "error: say something\n")
+
+
+def test_errors_are_printed_in_one_place() -> None:
+    root = Path(dl.__file__).parent
+    files = [path for path in root.rglob("*.py") if not path.name.startswith("test_")]
+    assert [path.name for path in files if re.search(r'"error: |"error: "', path.read_text(encoding="utf-8"))] == ["__init__.py"]
+
+
+def test_no_command_hides_a_bug() -> None:
+    root = Path(dl.__file__).parent
+    commands = [path for path in root.rglob("[!t]*.py") if "@command(parse)" in path.read_text(encoding="utf-8")]
+    wide = r"except \(OSError, ValueError\)|except Exception:"
+    assert len(commands) > 10 and not [path for path in commands if re.search(wide, path.read_text(encoding="utf-8"))]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
@@ -80,13 +110,13 @@ def test_a_reader_that_has_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -> 
         raise BrokenPipeError
 
     told = []
-    monkeypatch.setattr(pipe, "let_go", lambda: told.append(True))
+    monkeypatch.setattr(command, "let_go", lambda: told.append(True))
     assert command.run(action) == 0 and told
 
 
 def test_numbers_outside_their_range_are_refused() -> None:
     for value in (None, 0, 2**32 - 1):
-        command.check("--seed", value, *command.SEEDS)
+        command.check_range("--seed", value, *command.SEEDS)
     for value in (-1, 2**32, 10**30):
         with pytest.raises(UserError, match=f"--seed has to be from 0 to 4,294,967,295; got {value}"):
-            command.check("--seed", value, *command.SEEDS)
+            command.check_range("--seed", value, *command.SEEDS)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Iterable, Literal, Mapping, NoReturn, Sequence, TypeVar, get_args, get_origin, get_type_hints
 
+from dl import print_error
+
 
 class UserError(ValueError):
     """Something the person at the keyboard can mend: `launch` prints it as one line and exits with 1."""
@@ -23,7 +25,7 @@ def flag(default: Any, help: str, choices: Iterable[str] = (), alias: str = "") 
     """Return a field of a config with the sentence that `--help` shows for it and the values it is limited to, if any.
 
     `alias` is an earlier name of the field: `parse` takes it as a hidden flag, and config.json of an earlier run, or a
-    recorded result, is read with it (`restore`, `current_names`).
+    recorded result, is read with it (`current_names`).
     """
     return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices), "alias": alias})
 
@@ -136,27 +138,14 @@ class Parser(argparse.ArgumentParser):
         return known
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help explains all flags)\n")
+        print_error(f"{message} (--help explains all flags)")
+        self.exit(2)
 
 
 def current_names(cls: type[TrainConfig], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `values`, those of a config.json, with today's names of the fields of `cls` in place of their aliases."""
     names = {_metadata(cls, field.name).get("alias"): field.name for field in dataclasses.fields(cls)}
     return {names.get(name, name): value for name, value in values.items()}
-
-
-def restore(cls: type[Config], values: Mapping[str, Any], where: Path | str) -> Config:
-    """Return the config of a run from `values`, those of its config.json.
-
-    Fields that have been renamed since are understood (`alias` of `flag`), fields that a recipe no longer has are ignored.
-
-    Raises `UserError`, naming `where` and the field, for a value of another type or outside its range.
-    """
-    values = current_names(cls, values)
-    try:
-        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.distributed.nn  # before a process group is there, see _process_group
 from torch import Tensor, nn
 
+from dl import print_error
 from dl.mytorch import system
 from dl.mytorch.config import Config, TrainConfig, UserError, parse
 from dl.mytorch.mapped import init_on_disk
@@ -78,7 +79,7 @@ _NO_MEMORY += ("can't start new thread",)
 
 
 def _fail(message: str, status: int) -> None:
-    print(("" if rank() == 0 else f"[rank {rank()}] ") + f"error: {message}", file=sys.stderr, flush=True)
+    print_error(message, "" if rank() == 0 else f"[rank {rank()}] ")
     sys.exit(status)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from dl.mytorch.config import TrainConfig, UserError, current_names, flag, parse, restore, user_path
+from dl.cli.runs import restore
+from dl.mytorch.config import TrainConfig, UserError, current_names, flag, parse, user_path
 from dl.mytorch.distributed import seed_everything
 
 

@@ -19,8 +19,9 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
-from dl.cli import catalogue, command
+from dl.cli import catalogue
 from dl.cli.classifiers import classifier
+from dl.cli.command import SEEDS, check_range, command
 from dl.cli.results import markdown_table, rewrite
 from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM.data import some_examples
@@ -142,16 +143,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    options = parse(argv)
-    return command.run(lambda: _score(options))
-
-
-def _score(options: argparse.Namespace) -> None:
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     found, judge = Diffusion.open(options.run), classifier(Run.open(options.classifier))
     check(options, found)
-    command.check("--num", options.num, 8, MOST)
-    command.check("--seed", options.seed, *command.SEEDS)
+    check_range("--num", options.num, 8, MOST)
+    check_range("--seed", options.seed, *SEEDS)
     if options.record and found.config.data not in IMAGE_SETS:
         raise UserError(f"--record keeps scores of sets that all have, not of --data {found.config.data}")
     if judge.classes != found.run.names:

@@ -7,7 +7,7 @@ from typing import Callable, Sequence
 import torch
 from torch import nn
 
-from dl.cli import command
+from dl.cli.command import SEEDS, check_range, run
 from dl.cli.runs import Run
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.mytorch.config import Parser
@@ -27,8 +27,8 @@ def writer(run: Run) -> Writer:
 def parse(argv: Sequence[str] | None, recipe: str, run_help: str) -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__, prog=f"python -m dl.modules.{recipe.replace('/', '.')}.generate")
-    run = f"runs/{recipe}"
-    parser.add_argument("run", nargs="?", type=expanduser, default=run, metavar="RUN", help=f"{run_help} (default: {run})")
+    usual = f"runs/{recipe}"
+    parser.add_argument("run", nargs="?", type=expanduser, default=usual, metavar="RUN", help=f"{run_help} (default: {usual})")
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue")
     parser.add_argument("--tokens", type=int, default=500, help="the most tokens to add (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 = always the likeliest token (default: %(default)s)")
@@ -41,8 +41,8 @@ def parse(argv: Sequence[str] | None, recipe: str, run_help: str) -> argparse.Na
 
 def write(model: nn.Module, tokens: Tokens, options: argparse.Namespace) -> None:
     """The prompt and what follows, to the terminal. A token that ends texts ends this one."""
-    command.check("--seed", options.seed, *command.SEEDS)
-    command.check("--tokens", options.tokens, 0, MOST_TOKENS)
+    check_range("--seed", options.seed, *SEEDS)
+    check_range("--tokens", options.tokens, 0, MOST_TOKENS)
     ids = tokens.encode(options.prompt)
     names = ("temperature", "top_k", "top_p", "repetition_penalty", "seed")
     choice = {name: getattr(options, name) for name in names}
@@ -62,4 +62,4 @@ def write(model: nn.Module, tokens: Tokens, options: argparse.Namespace) -> None
 
 def main(argv: Sequence[str] | None, recipe: str, run_help: str, load: Callable[[str], Writer]) -> int:
     options = parse(argv, recipe, run_help)
-    return command.run(lambda: write(*load(options.run), options))
+    return run(lambda: write(*load(options.run), options))

@@ -12,7 +12,7 @@ from typing import Sequence
 
 import torch
 
-from dl.cli import command
+from dl.cli.command import command
 from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM.sample import beside_nearest, check_out
 from dl.modules.Generative.images import picture, samples, walks
@@ -38,27 +38,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@command(parse)
 @torch.no_grad()
-def main(argv: Sequence[str] | None = None) -> int:
-    options = parse(argv)
-
-    def action() -> None:
-        check_out(options.out)
-        run = Run.open(options.run, *RECIPES)
-        model = run.model().to(device(run.config.device))
-        if options.num < 1 or options.seed < 0:
-            raise UserError(f"--num has to be at least 1 and --seed 0 or more; got {options.num} and {options.seed}")
-        columns = 8
-        if options.interpolate:
-            images, columns = walks(model, options.num, options.seed), 10
-        else:
-            images = samples(model, options.num, options.seed)
-        if options.nearest:
-            images = (beside_nearest(images * 2 - 1, image_splits(run.config).train) + 1) / 2
-        plot.save_image(picture(images, columns), options.out)
-        print(f"drawn: {options.out}")
-
-    return command.run(action)
+def main(options: argparse.Namespace) -> None:
+    check_out(options.out)
+    run = Run.open(options.run, *RECIPES)
+    model = run.model().to(device(run.config.device))
+    if options.num < 1 or options.seed < 0:
+        raise UserError(f"--num has to be at least 1 and --seed 0 or more; got {options.num} and {options.seed}")
+    columns = 8
+    if options.interpolate:
+        images, columns = walks(model, options.num, options.seed), 10
+    else:
+        images = samples(model, options.num, options.seed)
+    if options.nearest:
+        images = (beside_nearest(images * 2 - 1, image_splits(run.config).train) + 1) / 2
+    plot.save_image(picture(images, columns), options.out)
+    print(f"drawn: {options.out}")
 
 
 if __name__ == "__main__":

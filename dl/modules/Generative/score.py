@@ -12,8 +12,8 @@ from typing import Sequence
 import torch
 from torch import nn
 
-from dl.cli import command
 from dl.cli.classifiers import classifier
+from dl.cli.command import command
 from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
@@ -45,19 +45,15 @@ def scores(run: Run, judge: nn.Module, num: int, seed: int) -> tuple[float, floa
     return frechet_distance(real, drawn), *precision_recall(real, drawn)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    options = parse(argv)
-
-    def action() -> None:
-        run, judge = Run.open(options.run, *RECIPES), classifier(Run.open(options.classifier))
-        if options.num < 8 or options.seed < 0:
-            raise UserError(f"--num has to be at least 8 and --seed 0 or more; got {options.num} and {options.seed}")
-        if judge.classes != run.names:
-            raise UserError(f"{options.classifier} was trained on other classes than {options.run}")
-        distance, precision, recall = scores(run, judge.model, options.num, options.seed)
-        print(f"Frechet distance {distance:.2f}, precision {precision:.3f}, recall {recall:.3f}")
-
-    return command.run(action)
+@command(parse)
+def main(options: argparse.Namespace) -> None:
+    run, judge = Run.open(options.run, *RECIPES), classifier(Run.open(options.classifier))
+    if options.num < 8 or options.seed < 0:
+        raise UserError(f"--num has to be at least 8 and --seed 0 or more; got {options.num} and {options.seed}")
+    if judge.classes != run.names:
+        raise UserError(f"{options.classifier} was trained on other classes than {options.run}")
+    distance, precision, recall = scores(run, judge.model, options.num, options.seed)
+    print(f"Frechet distance {distance:.2f}, precision {precision:.3f}, recall {recall:.3f}")
 
 
 if __name__ == "__main__":

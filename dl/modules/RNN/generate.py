@@ -10,7 +10,7 @@ from typing import Sequence
 
 import torch
 
-from dl.cli import command
+from dl.cli.command import SEEDS, check_range, command
 from dl.cli.runs import Run
 from dl.modules.RNN.generation import Recurrent
 from dl.mytorch.config import Parser, UserError, user_path
@@ -20,10 +20,23 @@ MOST_TOKENS = 10**6  # all are drawn before they are printed
 RECIPES = ("RNN/RNN", "RNN/GRU", "RNN/LSTM", "RNN/AWDLSTM")
 
 
-def write(options: argparse.Namespace) -> None:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(description=(__doc__ or "").partition("\n")[0], prog="python -m dl.modules.RNN.generate")
+    parser.add_argument("run", type=user_path, help="folder of a run")
+    parser.add_argument("prompt", metavar="PROMPT", help="the text to continue")
+    parser.add_argument("--tokens", type=int, default=300, help="characters or words to add (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 = always the likeliest (default: %(default)s)")
+    parser.add_argument("--top-k", type=int, default=0, help="only the k likeliest; 0 = all (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="of the draws; default: another text each time")
+    return parser.parse_intermixed_args(argv)
+
+
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     """The prompt and what follows, to the terminal."""
-    command.check("--seed", options.seed, *command.SEEDS)
-    command.check("--tokens", options.tokens, 0, MOST_TOKENS)
+    check_range("--seed", options.seed, *SEEDS)
+    check_range("--tokens", options.tokens, 0, MOST_TOKENS)
     run = Run.open(options.run, *RECIPES)
     model, vocabulary = run.model(), run.vocabularies["tokens"]
     tokens = options.prompt.split() if separator(vocabulary) else list(options.prompt)
@@ -32,18 +45,6 @@ def write(options: argparse.Namespace) -> None:
     ids = torch.tensor([vocabulary.encode(tokens)])
     choice = {"temperature": options.temperature, "top_k": options.top_k, "seed": options.seed}
     print(to_text(vocabulary, generate(Recurrent(model), ids, options.tokens, **choice)[0].tolist()))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description=(__doc__ or "").partition("\n")[0], prog="python -m dl.modules.RNN.generate")
-    parser.add_argument("run", type=user_path, help="folder of a run")
-    parser.add_argument("prompt", metavar="PROMPT", help="the text to continue")
-    parser.add_argument("--tokens", type=int, default=300, help="characters or words to add (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 = always the likeliest (default: %(default)s)")
-    parser.add_argument("--top-k", type=int, default=0, help="only the k likeliest; 0 = all (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="of the draws; default: another text each time")
-    options = parser.parse_intermixed_args(argv)
-    return command.run(lambda: write(options))
 
 
 if __name__ == "__main__":

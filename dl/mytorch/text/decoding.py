@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dl.mytorch.config import UserError
+
 MOST_BEAMS = 1000  # each takes the memory of a sentence of the batch
 
 # B batch, S source tokens, T target tokens so far, V vocabulary, K hypotheses of a beam
@@ -79,9 +81,9 @@ def beam_search(
     14. With one beam this is `greedy_search`. Raises `ValueError` for `beams` outside 1 to 1,000 and `alpha` outside 0 to 5.
     """
     if not 1 <= beams <= MOST_BEAMS:
-        raise ValueError(f"a beam holds 1 to {MOST_BEAMS:,} hypotheses; got {beams}")
+        raise UserError(f"a beam holds 1 to {MOST_BEAMS:,} hypotheses; got {beams}")
     if not 0 <= alpha <= 5:  # larger ones, to which all scores are 0, choose nothing
-        raise ValueError(f"alpha, the power of the length penalty, has to be from 0 to 5; got {alpha}")
+        raise UserError(f"alpha, the power of the length penalty, has to be from 0 to 5; got {alpha}")
     mask = source == padding
     most = _most_tokens(model, mask, extra)[:, None]  # (B, 1)
     memory = model.encode(source, mask).repeat_interleave(beams, 0)  # (B, S, C) -> (B K, S, C)

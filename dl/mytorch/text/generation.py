@@ -17,6 +17,8 @@ from typing import Any, Iterator, Protocol, Sequence
 import torch
 from torch import Tensor, nn
 
+from dl.mytorch.config import UserError
+
 # B batch, T tokens so far, V vocabulary
 
 
@@ -69,7 +71,7 @@ class Sampler:
             ("repetition_penalty", 1e-3 <= self.repetition_penalty <= 1e3, "from 0.001 to 1,000"),  # logits stay finite
         ):
             if not holds:
-                raise ValueError(f"{name} has to be {rule}; got {getattr(self, name)!r}")
+                raise UserError(f"{name} has to be {rule}; got {getattr(self, name)!r}")
 
     def scores(self, logits: Tensor, seen: Tensor | None = None) -> Tensor:
         """What the softmax is taken of, (B, V): -inf for tokens that are out. `seen`, bool (B, V): tokens of the text."""
@@ -110,7 +112,7 @@ def left_pad(prompts: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tensor
     Raises `ValueError` when one is empty.
     """
     if not prompts or not all(prompts):
-        raise ValueError("a prompt has one token at least; got an empty one")
+        raise UserError("a prompt has one token at least; got an empty one")
     longest = max(len(prompt) for prompt in prompts)
     rows = [[padding] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     lengths = torch.tensor([len(prompt) for prompt in prompts])
@@ -121,14 +123,14 @@ def check_prompt(model: nn.Module, tokens: Tensor, padding_mask: Tensor | None, 
     """Raises `ValueError` when the model cannot go on with these prompts."""
     vocab_size, length = model.token_embedding.num_embeddings, tokens.shape[-1]
     if tokens.ndim != 2 or length == 0:
-        raise ValueError(f"prompts are tokens (B, T), one at least in each row; got {tuple(tokens.shape)}")
+        raise UserError(f"prompts are tokens (B, T), one at least in each row; got {tuple(tokens.shape)}")
     if length > model.max_length:
-        raise ValueError(f"a prompt of {length} tokens is longer than the {model.max_length} that the model can see")
+        raise UserError(f"a prompt of {length} tokens is longer than the {model.max_length} that the model can see")
     wrong = tokens[(tokens < 0) | (tokens >= vocab_size)]
     if len(wrong):
         raise ValueError(f"{int(wrong[0])} is no token of a model that knows {vocab_size}")
     if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens has to be 0 or more; got {max_new_tokens}")
+        raise UserError(f"max_new_tokens has to be 0 or more; got {max_new_tokens}")
     if padding_mask is not None and (padding_mask[:, -1].any() or (padding_mask[:, 1:] & ~padding_mask[:, :-1]).any()):
         raise ValueError("prompts are filled up on the left: padding_mask is True, then False, at least in its last column")
 

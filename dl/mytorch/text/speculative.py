@@ -8,6 +8,7 @@ at temperature 0 it is the same text.
 import torch
 from torch import Tensor, nn
 
+from dl.mytorch.config import UserError
 from dl.mytorch.text.generation import Sampler, check_prompt
 
 
@@ -44,7 +45,7 @@ def speculate(
     if model.token_embedding.num_embeddings != draft.token_embedding.num_embeddings:
         raise ValueError("the two models have vocabularies of different sizes")
     if tokens.shape[1] + max_new_tokens > longest:
-        raise ValueError(f"{tokens.shape[1]} + {max_new_tokens} tokens are more than the {longest} that both models can see")
+        raise UserError(f"{tokens.shape[1]} + {max_new_tokens} tokens are more than the {longest} that both models can see")
     generator = None if seed is None else torch.Generator(tokens.device).manual_seed(seed)
     cache, draft_cache = model.new_cache(), draft.new_cache()
     end = tokens.shape[1] + max_new_tokens

@@ -15,8 +15,8 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from dl.cli import command
 from dl.cli.classifiers import Classifier, classifier, feature_maps, published
+from dl.cli.command import command
 from dl.cli.runs import Run
 from dl.mytorch import plot
 from dl.mytorch.config import user_path
@@ -52,27 +52,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    options = parse(argv)
-
-    def action() -> None:
-        pictures = [read_image(path) for path in options.pictures]
-        if options.run:
-            found = classifier(Run.open(options.run, "CNN/ResNet"))
-        else:
-            found = published("CNN/ResNet", options.model, options.weights)
-        answers = []
-        for path, picture in zip(options.pictures, pictures):
-            likely = predict(found, picture).topk(min(options.top, len(found.classes)))
-            answers.append([(found.classes[i], p) for p, i in zip(likely.values.tolist(), likely.indices.tolist())])
-            print(f"{path}\n" + "\n".join(f"  {probability:6.1%}  {name}" for name, probability in answers[-1]))
-        plot.save_figure(plot.predictions(pictures, answers), options.figure)
-        print(f"drawn: {options.figure}")
-        if options.features:
-            plot.save_figure(plot.feature_maps(feature_maps(found, pictures[0])), options.features)
-            print(f"drawn: {options.features}")
-
-    return command.run(action)
+@command(parse)
+def main(options: argparse.Namespace) -> None:
+    pictures = [read_image(path) for path in options.pictures]
+    if options.run:
+        found = classifier(Run.open(options.run, "CNN/ResNet"))
+    else:
+        found = published("CNN/ResNet", options.model, options.weights)
+    answers = []
+    for path, picture in zip(options.pictures, pictures):
+        likely = predict(found, picture).topk(min(options.top, len(found.classes)))
+        answers.append([(found.classes[i], p) for p, i in zip(likely.values.tolist(), likely.indices.tolist())])
+        print(f"{path}\n" + "\n".join(f"  {probability:6.1%}  {name}" for name, probability in answers[-1]))
+    plot.save_figure(plot.predictions(pictures, answers), options.figure)
+    print(f"drawn: {options.figure}")
+    if options.features:
+        plot.save_figure(plot.feature_maps(feature_maps(found, pictures[0])), options.features)
+        print(f"drawn: {options.features}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Sequence
 import numpy as np
 from torch import Tensor
 
-from dl.cli import command
+from dl.cli.command import command
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.modules.DataMining.ImageSearch.search import ask, printable
@@ -152,7 +152,8 @@ def create(sources: dict[str, Source]) -> Any:
     return page
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description="A page to search pictures with.", prog="python -m dl.modules.DataMining.ImageSearch.app"
     )
@@ -164,10 +165,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if not 0 < options.port < 2**16 or options.points < 0:
         parser.error("--port has to be from 1 to 65535, and --points at least 0")
-    return command.run(lambda: _serve(options))
+    return options
 
 
-def _serve(options: argparse.Namespace) -> None:
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     sources = {}
     for folder in options.index:
         source = open_source(folder, options.points)

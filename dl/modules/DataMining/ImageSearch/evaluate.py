@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dl.cli import command, results
+from dl.cli import results
+from dl.cli.command import command
 from dl.cli.runs import Run
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
@@ -172,7 +173,8 @@ def recorded() -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / "results").glob("*.json"))]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description="Recall and mAP of search.", prog="python -m dl.modules.DataMining.ImageSearch.evaluate"
     )
@@ -184,10 +186,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--figure", type=user_path, default=Path(), help="also write a picture of some queries")
     parser.add_argument("--record", action="store_true", help="add the figures to the recorded results and the README")
     options = parser.parse_args(argv)
-    return command.run(lambda: _evaluate(options))
+    return options
 
 
-def _evaluate(options: argparse.Namespace) -> None:
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     if options.set == "fashion":
         index, test = open_pictures("fashion_mnist"), open_pictures("fashion_mnist", "test")
         first = [test.labels.index(label) for label in dict.fromkeys(test.labels[:QUERIES])]

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dl.cli import command
+from dl.cli.command import command
 from dl.modules.DataMining.ImageSearch.approximate import KINDS, Approximate, build
 from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
@@ -224,7 +224,8 @@ def _embedded(
 # ---- the command ---------------------------------------------------------------------------------------------------
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description="Index pictures by their features at a layer of a trained network.",
         prog="python -m dl.modules.DataMining.ImageSearch.index",
@@ -251,10 +252,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.approximate_above < 1 or not 0 <= options.seed < 2**32:
         parser.error("--approximate-above has to be at least 1, and --seed from 0 to 4294967295")
-    return command.run(lambda: _index(options))
+    return options
 
 
-def _index(options: argparse.Namespace) -> None:
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     pictures = open_pictures(options.source, seed=options.seed)
     extractor = Extractor(options.backbone, options.weights, options.preset, options.layer)
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from dl.cli import command
+from dl.cli.command import command
 from dl.modules.DataMining.ImageSearch.exact import power
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
@@ -85,7 +85,8 @@ def figure(picture: Tensor, answer: Answer, pictures: Sequence[Tensor]) -> "Figu
     return drawn
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description="Find the nearest pictures of an index.", prog="python -m dl.modules.DataMining.ImageSearch.search"
     )
@@ -103,10 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if options.top < 1:
         parser.error(f"--top has to be at least 1; got {options.top}")
-    return command.run(lambda: _search(options))
+    return options
 
 
-def _search(options: argparse.Namespace) -> None:
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     picture = read_image(options.picture)
     index = Index(options.index)
     extractor: Extractor = index.extractor()

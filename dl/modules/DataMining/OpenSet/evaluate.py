@@ -18,7 +18,8 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
-from dl.cli import command, results
+from dl.cli import results
+from dl.cli.command import command
 from dl.cli.runs import Run
 from dl.modules.DataMining.ImageSearch.features import features_and_logits
 from dl.modules.DataMining.OpenSet import measures
@@ -152,17 +153,19 @@ def recorded() -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / "results").glob("*.json"))]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description="Measure how well scores find unknown pictures.", prog="python -m dl.modules.DataMining.OpenSet.evaluate"
     )
     parser.add_argument("runs", nargs="*", type=user_path, metavar="RUN", help="folders of runs of DataMining/OpenSet")
     parser.add_argument("--record", action="store_true", help="add the runs to the recorded results, and rewrite the README")
     options = parser.parse_args(argv)
-    return command.run(lambda: _evaluate(options))
+    return options
 
 
-def _evaluate(options: argparse.Namespace) -> None:
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     records = [evaluate(run) for run in options.runs]
     if options.runs and not options.record:
         check_alike(records)

@@ -13,7 +13,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from dl.cli import command
+from dl.cli.command import command
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.modules.DataMining.ImageSearch.search import printable
 from dl.modules.DataMining.TSNE.tsne import place, tsne
@@ -41,7 +41,8 @@ def export(folder: Path, features: Tensor, labels: Sequence[str], images: Tensor
         writer.add_embedding(features, metadata=names, label_img=images, tag="features")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description="Draw the pictures of an index as a t-SNE map.", prog="python -m dl.modules.DataMining.TSNE.draw"
     )
@@ -57,10 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.points < 1 or options.iterations < 1:
         parser.error("--points and --iterations have to be at least 1")
-    return command.run(lambda: _draw(options))
+    return options
 
 
-def _draw(options: argparse.Namespace) -> None:
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     index = Index(options.index)
     rows = chosen_rows(index, options.points)
     if not 1 < options.perplexity <= (len(rows) - 1) / 3:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dl.cli import command
+from dl.cli.command import SEEDS, check_range, command
 from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM.samplers import ddim, ddpm, dpm_solver_2m, guided
 from dl.modules.Diffusion.DDPM.task import picture
@@ -186,19 +186,15 @@ def check(options: argparse.Namespace, found: Diffusion) -> None:
         raise UserError(f"--guidance has to be a finite number; got {options.guidance}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    options = parse(argv)
-    return command.run(lambda: _sample(options))
-
-
-def _sample(options: argparse.Namespace) -> None:
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     check_out(options.out)
     found = Diffusion.open(options.run, options.prediction)
     check(options, found)
     if options.num < 1 or not 0 <= options.eta <= 1:
         raise UserError(f"--num has to be at least 1 and --eta from 0 to 1; got {options.num} and {options.eta}")
-    command.check("--num", options.num, 1, MOST)
-    command.check("--seed", options.seed, *command.SEEDS)
+    check_range("--num", options.num, 1, MOST)
+    check_range("--seed", options.seed, *SEEDS)
     if options.eta and options.sampler != "ddim":
         raise UserError(f"--eta is the noise of ddim's steps; --sampler {options.sampler} has no such number")
     if options.interpolate and (options.sampler == "ddpm" or options.eta):

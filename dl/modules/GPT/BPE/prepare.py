@@ -8,13 +8,14 @@ A file is a document. They are packed: one follows the other, an <|endoftext|> a
 may be larger than memory.
 """
 
+import argparse
 import re
 import sys
 from itertools import chain, islice
 from pathlib import Path
 from typing import Iterator, Sequence
 
-from dl.cli import command
+from dl.cli.command import command
 from dl.modules.GPT.BPE.tokenizer import BPE, END_OF_TEXT
 from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.data.text.tokens import MOST, write_tokens
@@ -69,7 +70,8 @@ def prepare(out: Path, texts: Sequence[Path], vocab_size: int, bpe: BPE | None =
     return bpe, write_tokens(out / "tokens.bin", chain.from_iterable(encoded))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = Parser(prog="python -m dl.modules.GPT.BPE.prepare", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", type=user_path, metavar="OUT", help="folder to write")
     parser.add_argument("texts", type=user_path, nargs="+", metavar="TEXT", help="file of text in UTF-8, a document")
@@ -77,15 +79,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--bpe", type=user_path, help="folder of a vocabulary that is there, say GPT-2's, in place of one to learn"
     )
-    options = parser.parse_intermixed_args(argv)
+    return parser.parse_intermixed_args(argv)
 
-    def act() -> None:
-        given = BPE.load(options.bpe) if options.bpe else None
-        bpe, count = prepare(options.out, options.texts, options.vocab_size, given)
-        size = sum(path.stat().st_size for path in options.texts)
-        print(f"{options.out}: {count:,} tokens of {len(bpe):,} kinds, {size / count:.2f} bytes each")
 
-    return command.run(act)
+@command(parse)
+def main(options: argparse.Namespace) -> None:
+    given = BPE.load(options.bpe) if options.bpe else None
+    bpe, count = prepare(options.out, options.texts, options.vocab_size, given)
+    size = sum(path.stat().st_size for path in options.texts)
+    print(f"{options.out}: {count:,} tokens of {len(bpe):,} kinds, {size / count:.2f} bytes each")
 
 
 if __name__ == "__main__":

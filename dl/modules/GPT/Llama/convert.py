@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dl.modules.GPT.Llama.model import Llama
+from dl.mytorch.config import UserError
 from dl.mytorch.files import regular_file
 
 # The names of transformers as regular expressions, and ours.
@@ -107,21 +108,21 @@ def from_llama2c(path: Path | str) -> Llama:
     """
     content = regular_file(path).read_bytes()
     if len(content) < 28:
-        raise ValueError(f"{path} has {len(content)} bytes: no model of llama2.c, whose header has 28")
+        raise UserError(f"{path} has {len(content)} bytes: no model of llama2.c, whose header has 28")
     if content.startswith(b"24ka"):  # "ak42" as an integer
-        raise ValueError(f"{path} is of a later version of llama2.c; `python export.py --version 0` there writes the first")
+        raise UserError(f"{path} is of a later version of llama2.c; `python export.py --version 0` there writes the first")
     dim, hidden_dim, depth, num_heads, num_kv_heads, vocab_size, max_length = np.frombuffer(content, "<i4", 7).tolist()
     tied = vocab_size > 0  # a negative one says that the output layer has weights of its own
     vocab_size = abs(vocab_size)
     if min(dim, hidden_dim, depth, num_heads, num_kv_heads, vocab_size, max_length) < 1:
-        raise ValueError(f"{path} is no model of llama2.c: its header says sizes below 1")
+        raise UserError(f"{path} is no model of llama2.c: its header says sizes below 1")
     # Before the model is made, for which any number in a header would ask for memory.
     head_dim = dim // num_heads
     rotary_tables = max_length * head_dim
     of_block = 2 * dim * (dim + num_kv_heads * head_dim) + 3 * dim * hidden_dim + 2 * dim
     wanted = (1 if tied else 2) * vocab_size * dim + depth * of_block + dim + rotary_tables
     if len(content) != 28 + 4 * wanted:
-        raise ValueError(f"{path} has {len(content):,} bytes, its header says {28 + 4 * wanted:,}")
+        raise UserError(f"{path} has {len(content):,} bytes, its header says {28 + 4 * wanted:,}")
     model = Llama(dim, depth, num_heads, num_kv_heads, hidden_dim, vocab_size, max_length, norm_eps=1e-5, tied=tied)
     values = torch.from_numpy(np.frombuffer(content, "<f4", offset=28).copy())
     layers = (

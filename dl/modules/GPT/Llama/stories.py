@@ -4,6 +4,7 @@
     python -m dl.modules.GPT.Llama.stories stories260K/stories260K.bin stories260K/tok512.bin --prompt "The dragon"
 """
 
+import argparse
 import re
 import struct
 import sys
@@ -13,7 +14,7 @@ from typing import Iterable, Sequence
 
 import torch
 
-from dl.cli import command
+from dl.cli.command import SEEDS, check_range, command
 from dl.modules.GPT.Llama.convert import from_llama2c
 from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.files import regular_file
@@ -41,7 +42,7 @@ class Pieces:
                 self.pieces.append(piece)
                 self.scores.setdefault(piece, score)
         except struct.error as error:
-            raise ValueError(f"{path} is cut off ({error})") from None
+            raise UserError(f"{path} is cut off ({error})") from None
         self.ids = {piece: i for i, piece in reversed(list(enumerate(self.pieces)))}
 
     def decode(self, token: int, before: int) -> bytes:
@@ -66,7 +67,8 @@ class Pieces:
         return [self.ids[part]] if part in self.ids else [byte + 3 for byte in part]  # bytes stand behind three special pieces
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = Parser(prog="python -m dl.modules.GPT.Llama.stories", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("weights", type=user_path, help="file of weights, say stories260K.bin")
     parser.add_argument("pieces", type=user_path, help="file of its tokenizer, say tok512.bin")
@@ -75,26 +77,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 = the likeliest token (default: %(default)s)")
     parser.add_argument("--top-p", type=float, default=1.0, help="see generation.py (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
 
-    def act() -> None:
-        command.check("--seed", options.seed, *command.SEEDS)
-        model, pieces = from_llama2c(options.weights), Pieces(options.pieces)
-        known = model.token_embedding.num_embeddings
-        if len(pieces.pieces) != known:
-            raise UserError(f"{options.pieces} has {len(pieces.pieces)} pieces, {options.weights} is for {known}")
-        prompt = pieces.encode(options.prompt)
-        choice = {"temperature": options.temperature, "top_p": options.top_p, "seed": options.seed, "stop": [BEGIN]}
-        before = BEGIN
-        for token in chain(prompt[1:], stream(model, torch.tensor([prompt]), max_new_tokens=options.tokens, **choice)):
-            if int(token) == BEGIN:
-                break
-            sys.stdout.buffer.write(pieces.decode(int(token), before))
-            sys.stdout.buffer.flush()
-            before = int(token)
-        print()
 
-    return command.run(act)
+@command(parse)
+def main(options: argparse.Namespace) -> None:
+    check_range("--seed", options.seed, *SEEDS)
+    model, pieces = from_llama2c(options.weights), Pieces(options.pieces)
+    known = model.token_embedding.num_embeddings
+    if len(pieces.pieces) != known:
+        raise UserError(f"{options.pieces} has {len(pieces.pieces)} pieces, {options.weights} is for {known}")
+    prompt = pieces.encode(options.prompt)
+    choice = {"temperature": options.temperature, "top_p": options.top_p, "seed": options.seed, "stop": [BEGIN]}
+    before = BEGIN
+    for token in chain(prompt[1:], stream(model, torch.tensor([prompt]), max_new_tokens=options.tokens, **choice)):
+        if int(token) == BEGIN:
+            break
+        sys.stdout.buffer.write(pieces.decode(int(token), before))
+        sys.stdout.buffer.flush()
+        before = int(token)
+    print()
 
 
 if __name__ == "__main__":

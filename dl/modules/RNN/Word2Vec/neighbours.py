@@ -3,21 +3,18 @@
     python -m dl.modules.RNN.Word2Vec.neighbours runs/RNN/Word2Vec king city
 """
 
+import argparse
 import sys
 from typing import Sequence
 
-from dl.cli import command
+from dl.cli.command import command
 from dl.cli.runs import Run
 from dl.modules.RNN.Word2Vec.task import neighbours
 from dl.mytorch.config import Parser, user_path
 
 
-def answer(run: Run, words: Sequence[str], count: int) -> str:
-    """A line for each word, with the words near it."""
-    return "\n".join(neighbours(run.model(), run.vocabularies["tokens"], words, count))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     prog = "python -m dl.modules.RNN.Word2Vec.neighbours"
     parser = Parser(description=(__doc__ or "").partition("\n")[0], prog=prog)
     parser.add_argument("run", type=user_path, help="folder of a run")
@@ -26,7 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(argv)
     if options.count < 1:
         parser.error(f"--count has to be at least 1; got {options.count}")
-    return command.run(lambda: print(answer(Run.open(options.run, "RNN/Word2Vec"), options.words, options.count)))
+    return options
+
+
+@command(parse)
+def main(options: argparse.Namespace) -> None:
+    run = Run.open(options.run, "RNN/Word2Vec")
+    print("\n".join(neighbours(run.model(), run.vocabularies["tokens"], options.words, options.count)))
 
 
 if __name__ == "__main__":

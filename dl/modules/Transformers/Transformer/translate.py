@@ -13,7 +13,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from dl.cli import command
+from dl.cli.command import run
 from dl.cli.runs import Run
 from dl.mytorch import Probe, plot
 from dl.mytorch.config import Parser, UserError, user_path
@@ -131,7 +131,7 @@ def main(
         if options.test:
             print(f"BLEU of the test sentences: {100 * translator.test_bleu():.2f}")
 
-    return command.run(act)
+    return run(act)
 
 
 if __name__ == "__main__":

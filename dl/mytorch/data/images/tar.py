@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dl import print_error
 from dl.mytorch.config import TrainConfig, UserError, user_path
 from dl.mytorch.data.augment import Augment
 from dl.mytorch.data.images import folder
@@ -244,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         write_shards(options.pictures, options.shards)
     except (OSError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
         return 1
     return 0
 
