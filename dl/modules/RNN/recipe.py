@@ -15,7 +15,7 @@ from dl.mytorch.optim import adamw, constant, sgd, warmup_cosine
 
 
 @dataclass(frozen=True)
-class LanguageConfig(TrainConfig):
+class StreamConfig(TrainConfig):
     """What a recipe that trains a recurrent language model can be told beside."""
 
     data: str = flag(
@@ -50,13 +50,13 @@ class LanguageConfig(TrainConfig):
             self._check("layerwise", self.layerwise == "none", "none with --optimizer ntasgd, which averages the whole")
 
 
-def build_for(config: LanguageConfig, vocabularies: Mapping[str, Any], build: Callable[..., nn.Module]) -> nn.Module:
+def build_for(config: StreamConfig, vocabularies: Mapping[str, Any], build: Callable[..., nn.Module]) -> nn.Module:
     """The network that the config asks for; `build` is that of its model.py."""
     options: dict[str, Any] = {} if config.dropout == -1 else {"dropout": config.dropout}
     return build(config.model, vocab_size=len(vocabularies["tokens"]), **options)
 
 
-def train(config: LanguageConfig, build: Callable[..., nn.Module], data: TextSplits | None = None) -> History:
+def train(config: StreamConfig, build: Callable[..., nn.Module], data: TextSplits | None = None) -> History:
     """The `main` of a recipe."""
     seed_everything(config.seed)
     data = data or stream_splits(config, config.bptt_length)

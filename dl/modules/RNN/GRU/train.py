@@ -10,14 +10,14 @@ from typing import Mapping
 from torch import nn
 
 from dl.modules.RNN.GRU.model import PRESETS, build
-from dl.modules.RNN.recipe import LanguageConfig, build_for, train
+from dl.modules.RNN.recipe import StreamConfig, build_for, train
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits, Vocabulary
 
 
 @dataclass(frozen=True)
-class Config(LanguageConfig):
+class Config(StreamConfig):
     """Train a GRU."""
 
     out: str = "runs/RNN/GRU"

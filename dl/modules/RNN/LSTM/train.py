@@ -12,14 +12,14 @@ from torch import nn
 
 from dl.cli import catalogue
 from dl.modules.RNN.LSTM.model import PRESETS, build
-from dl.modules.RNN.recipe import LanguageConfig, build_for, train
+from dl.modules.RNN.recipe import StreamConfig, build_for, train
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits, Vocabulary
 
 
 @dataclass(frozen=True)
-class Config(LanguageConfig):
+class Config(StreamConfig):
     """Train an LSTM."""
 
     out: str = "runs/RNN/LSTM"
