@@ -60,7 +60,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     command.epilog = NAMING
     command.add_argument("model", metavar="MODEL", help="which one")
     command.add_argument("preset", metavar="PRESET", nargs="?", help="a size of PRESETS in its model.py; default: the first")
-    shape = "shape of the input, say 1 3 224 224; default: the first usual shape that the model takes"
+    shape = "shape of the input, say 1 3 224 224; default: that of `example` in its model.py"
     command.add_argument("--input", metavar="N", type=int, nargs="+", help=shape)
 
     command = _add(commands, "kernels", kernels, "draw the kernels of a trained network's first convolution")
@@ -143,11 +143,20 @@ def summary(args: argparse.Namespace) -> int:
 
 def _summarize(name: str, preset: str, shape: list[int] | None) -> tuple[tuple[int, ...], str]:
     """The shape of the model's input, of each if it takes several, and its `layer_summary` for it."""
-    from dl.mytorch import layer_summary
+    import torch
 
-    model = catalogue.module(name).build(preset)
-    inputs = catalogue.example(model, shape or ())
-    return tuple(inputs[0].shape), layer_summary(model, *inputs)
+    from dl.mytorch import layer_summary
+    from dl.mytorch.config import UserError
+
+    module = catalogue.module(name)
+    inputs = module.example(preset)
+    if shape:
+        inputs = tuple(torch.zeros(shape, dtype=x.dtype) for x in inputs)
+    try:
+        return tuple(inputs[0].shape), layer_summary(module.build(preset), *inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{name} {preset} takes no input of shape {tuple(inputs[0].shape)}: {reason}; see --input") from None
 
 
 def kernels(args: argparse.Namespace) -> int:

@@ -248,7 +248,7 @@ def test_text_files_are_utf_8_on_every_system() -> None:
 
 
 @pytest.mark.parametrize("folder", MODELS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_models_offer_presets_and_every_layer_has_a_name(folder: Path) -> None:
+def test_models_offer_presets_with_an_example_and_every_layer_has_a_name(folder: Path) -> None:
     model = importlib.import_module(".".join(["dl", *folder.relative_to(ROOT).parts, "model"]))
     assert "tiny" in model.PRESETS
     kinds: dict[tuple, str] = {}
@@ -256,6 +256,7 @@ def test_models_offer_presets_and_every_layer_has_a_name(folder: Path) -> None:
         kinds.setdefault(tuple(sorted((name, x if isinstance(x, str) else bool(x)) for name, x in options.items())), preset)
     for preset in kinds.values():
         assert without_values(lambda: anonymous_layers(model.build(preset))) == []
+    without_values(lambda: model.build("tiny").eval()(*model.example("tiny")))
 
 
 @pytest.fixture

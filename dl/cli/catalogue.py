@@ -6,7 +6,6 @@ Importing this file imports no torch, so that a mistyped name is answered at onc
 import ast
 import dataclasses
 import importlib
-import inspect
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -126,46 +125,14 @@ def parameters(name: str) -> dict[str, int]:
 
 
 def cost(name: str, preset: str) -> tuple[int, int]:
-    """Trainable parameters, and FLOPs for one example of the usual size (`example`), a multiply-add counted as two."""
+    """Trainable parameters, and FLOPs for one input (`example` of its model.py), a multiply-add counted as two."""
     from dl.mytorch.introspect import count_flops, count_parameters
 
     def compute() -> tuple[int, int]:
         model = module(name).build(preset)
-        return count_parameters(model), count_flops(model, *example(model))
+        return count_parameters(model), count_flops(model, *module(name).example(preset))
 
     return without_values(compute)
-
-
-def example(model: Any, shape: Sequence[int] = ()) -> tuple[Any, ...]:
-    """Zeros that the model takes: of `shape`, or of the first that fits of the sizes that are usual.
-
-    One tensor, or as many equal ones as the model cannot do without: a translator takes source and target.
-    These are 28x28 in grey, 32x32 in colour, which becomes 224x224 for a thousand classes, 16 tokens, 10 features,
-    100 numbers of noise, latents of 4 channels.
-    Raises `UserError` that says why the model takes none of them.
-    """
-    import torch
-
-    from dl.mytorch.config import UserError
-
-    number, token = torch.float32, torch.int64
-    images = [((1, *shape), number) for shape in ((1, 28, 28), (3, 32, 32), (3, 224, 224))]
-    usual = [*images, ((1, 16), token), ((1, 10), number)]
-    usual += [((1, 100), number), ((1, 4, 32, 32), number)]
-    needed = [each for each in inspect.signature(model.forward).parameters.values() if each.default is each.empty]
-    reasons = []
-    for size, dtype in [(tuple(shape), number), (tuple(shape), token)] if shape else usual:
-        inputs = (torch.zeros(size, dtype=dtype),) * max(1, len(needed))
-        try:
-            with torch.no_grad():
-                output = model.eval()(*inputs)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            reasons.append(f"{size} of {str(dtype).removeprefix('torch.')}: {' '.join(str(error).split())}")
-            continue
-        thousand = isinstance(output, torch.Tensor) and output.shape[-1] == 1000
-        if shape or not (thousand and size == (1, 3, 32, 32)):
-            return inputs
-    raise UserError(f"{type(model).__name__} takes none of these inputs; --input gives another. {'; '.join(reasons)}")
 
 
 def reported(name: str) -> str:

@@ -122,3 +122,11 @@ def test_every_preset_of_a_classifier_takes_small_images(name: str) -> None:
         with without_values():
             output = recipe.build_model(config).eval()(torch.zeros(2, 1, 28, 28))
         assert output.shape == (2, 10), preset
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", catalogue.names())
+def test_every_preset_takes_its_example(name: str) -> None:
+    model = catalogue.module(name)
+    for preset in model.PRESETS:
+        catalogue.without_values(lambda: model.build(preset).eval()(*model.example(preset)))

@@ -21,6 +21,7 @@ Deviations:
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -182,3 +183,10 @@ def build(preset: str = "alexnet", **overrides: Any) -> AlexNet:
     if style not in STYLES:
         raise ValueError(f"no AlexNet of style {style!r}: there are {', '.join(STYLES)}")
     return STYLES[style](**arguments)
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image that the preset takes: zeros (1, C, H, W)."""
+    channels = PRESETS[preset].get("in_channels", 3)
+    size = 28 if channels == 1 else 32 if "num_classes" in PRESETS[preset] else 224
+    return (torch.zeros(1, channels, size, size),)

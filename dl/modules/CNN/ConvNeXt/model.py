@@ -162,3 +162,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "convnext_tiny", **overrides: Any) -> ConvNeXt:
     """A ConvNeXt by the name of its preset; `overrides` are arguments of `ConvNeXt`."""
     return ConvNeXt(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image that the preset takes: zeros (1, C, H, W)."""
+    channels = PRESETS[preset].get("in_channels", 3)
+    size = 28 if channels == 1 else 32 if "num_classes" in PRESETS[preset] else 224
+    return (torch.zeros(1, channels, size, size),)

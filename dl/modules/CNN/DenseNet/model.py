@@ -184,3 +184,10 @@ def build(preset: str = "densenet121", **overrides: Any) -> DenseNet:
     if preset not in PRESETS:
         raise ValueError(f"no preset {preset!r} here; there are {', '.join(PRESETS)}")
     return DenseNet(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image that the preset takes: zeros (1, C, H, W)."""
+    channels = PRESETS[preset].get("in_channels", 3)
+    size = 28 if channels == 1 else 32 if "num_classes" in PRESETS[preset] else 224
+    return (torch.zeros(1, channels, size, size),)

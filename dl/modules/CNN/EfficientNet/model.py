@@ -18,6 +18,7 @@ Deviations:
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dl.modules.CNN.MobileNetV2.model import round_channels
@@ -186,3 +187,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "efficientnet_b0", **overrides: Any) -> EfficientNet:
     """An EfficientNet by the name of its preset; `overrides` are arguments of `EfficientNet`."""
     return EfficientNet(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image that the preset takes: zeros (1, C, H, W)."""
+    channels = PRESETS[preset].get("in_channels", 3)
+    size = 28 if channels == 1 else 32 if "num_classes" in PRESETS[preset] else 224
+    return (torch.zeros(1, channels, size, size),)

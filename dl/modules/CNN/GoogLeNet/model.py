@@ -267,3 +267,10 @@ def build(preset: str = "googlenet", **overrides: Any) -> GoogLeNet:
     if style not in STYLES:
         raise ValueError(f"style {style!r}: there are {', '.join(STYLES)}")
     return STYLES[style](**arguments)
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image that the preset takes: zeros (1, C, H, W)."""
+    channels = PRESETS[preset].get("in_channels", 3)
+    size = 28 if channels == 1 else 32 if "num_classes" in PRESETS[preset] else 224
+    return (torch.zeros(1, channels, size, size),)

@@ -152,3 +152,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "modern", **overrides: Any) -> LeNet:
     """A LeNet by the name of its preset; `overrides` are arguments of `LeNet`."""
     return LeNet(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image that the preset takes: zeros (1, C, H, W)."""
+    return (torch.zeros(1, 1, 28, 28),)

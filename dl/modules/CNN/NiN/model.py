@@ -14,6 +14,7 @@ Deviations:
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dl.mytorch.layers import sequential
@@ -124,3 +125,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "cifar10", **overrides: Any) -> NiN:
     """A NiN by the name of its preset; `overrides` are arguments of `NiN`."""
     return NiN(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image that the preset takes: zeros (1, C, H, W)."""
+    channels = PRESETS[preset].get("in_channels", 3)
+    size = 28 if channels == 1 else 224 if preset == "imagenet" else 32
+    return (torch.zeros(1, channels, size, size),)

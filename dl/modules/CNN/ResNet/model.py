@@ -20,6 +20,7 @@ Deviations:
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -208,3 +209,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "resnet18", **overrides: Any) -> ResNet:
     """A ResNet by the name of its preset; `overrides` are arguments of `ResNet`."""
     return ResNet(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image that the preset takes: zeros (1, C, H, W)."""
+    channels = PRESETS[preset].get("in_channels", 3)
+    size = 28 if channels == 1 else 32 if "num_classes" in PRESETS[preset] else 224
+    return (torch.zeros(1, channels, size, size),)

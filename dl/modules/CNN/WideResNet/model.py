@@ -16,6 +16,7 @@ Deviations:
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dl.modules.CNN.ResNet.model import conv
@@ -145,3 +146,10 @@ def build(preset: str = "wrn_28_10", **overrides: Any) -> WideResNet | ResNeXt:
         raise ValueError(f"preset is one of {', '.join(PRESETS)}, not {preset!r}")
     network = ResNeXt if preset in BOTTLENECKS else WideResNet
     return network(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image that the preset takes: zeros (1, C, H, W)."""
+    channels = PRESETS[preset].get("in_channels", 3)
+    size = 28 if channels == 1 else 224 if preset in BOTTLENECKS else 32
+    return (torch.zeros(1, channels, size, size),)

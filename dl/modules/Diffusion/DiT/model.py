@@ -212,3 +212,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "dit_xl_2", **overrides: Any) -> DiT:
     """A DiT by the name of its preset; `overrides` are arguments of `DiT`."""
     return DiT(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image, or its latents, that the preset takes: zeros (1, C, H, W)."""
+    size = PRESETS[preset].get("image_size", 32)
+    return (torch.zeros(1, PRESETS[preset].get("in_channels", 4), size, size),)

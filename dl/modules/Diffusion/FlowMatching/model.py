@@ -13,6 +13,9 @@ Deviations:
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from dl.modules.Diffusion.DDPM.model import PRESETS as SIZES
 from dl.modules.Diffusion.DDPM.model import UNet
 
@@ -22,3 +25,8 @@ PRESETS: dict[str, dict[str, Any]] = {name: SIZES[name] for name in ("cifar10", 
 def build(preset: str = "cifar10", **overrides: Any) -> UNet:
     """A U-Net by the name of its preset; `overrides` are arguments of `UNet`."""
     return UNet(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image that the preset takes: zeros (1, C, H, W)."""
+    return (torch.zeros(1, 1, 28, 28) if PRESETS[preset].get("in_channels") == 1 else torch.zeros(1, 3, 32, 32),)

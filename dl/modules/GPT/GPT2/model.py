@@ -206,3 +206,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "gpt2", **overrides: Any) -> GPT2:
     """A GPT-2 by the name of its preset; `overrides` are arguments of `GPT2`."""
     return GPT2(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return a text of 16 tokens, zeros (1, T)."""
+    return (torch.zeros(1, 16, dtype=torch.int64),)

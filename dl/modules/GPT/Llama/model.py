@@ -263,3 +263,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "llama_7b", **overrides: Any) -> Llama:
     """A Llama by the name of its preset; `overrides` are arguments of `Llama`."""
     return Llama(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return a text of 16 tokens, zeros (1, T)."""
+    return (torch.zeros(1, 16, dtype=torch.int64),)

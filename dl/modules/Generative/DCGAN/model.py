@@ -144,3 +144,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "small", **overrides: Any) -> DCGAN:
     """A DCGAN by the name of its preset; `overrides` are arguments of `DCGAN`."""
     return DCGAN(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return the noise of an image, zeros (1, Z)."""
+    return (torch.zeros(1, PRESETS[preset].get("latent", 100)),)

@@ -123,3 +123,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "mlp20", **overrides: Any) -> VAE:
     """A variational autoencoder by the name of its preset; `overrides` are arguments of `VAE`."""
     return VAE(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image that the preset takes: zeros (1, C, H, W)."""
+    return (torch.zeros(1, 1, 28, 28),)

@@ -58,3 +58,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "linear", **overrides: Any) -> LinearRegression:
     """A linear regression by the name of its preset; `overrides` are arguments of `LinearRegression`."""
     return LinearRegression(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return the features of an example, zeros (1, D)."""
+    return (torch.zeros(1, PRESETS[preset]["num_features"]),)

@@ -13,6 +13,7 @@ Deviations:
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 # B batch, C channels, X side of an image, K classes
@@ -41,3 +42,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "linear", **overrides: Any) -> SoftmaxRegression:
     """A softmax regression by the name of its preset; `overrides` are arguments of `SoftmaxRegression`."""
     return SoftmaxRegression(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image that the preset takes: zeros (1, C, H, W)."""
+    return (torch.zeros(1, 1, 28, 28),)

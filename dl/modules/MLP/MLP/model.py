@@ -15,6 +15,7 @@ Deviations:
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dl.mytorch.layers import sequential
@@ -60,3 +61,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "large", **overrides: Any) -> MLP:
     """An MLP by the name of its preset; `overrides` are arguments of `MLP`."""
     return MLP(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image that the preset takes: zeros (1, C, H, W)."""
+    return (torch.zeros(1, 1, 28, 28),)

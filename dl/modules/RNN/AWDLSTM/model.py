@@ -135,3 +135,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "awd", **overrides: Any) -> AWDLSTM:
     """An AWD-LSTM by the name of its preset; `overrides` are arguments of `AWDLSTM`."""
     return AWDLSTM(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return a text of 16 tokens, zeros (1, T)."""
+    return (torch.zeros(1, 16, dtype=torch.int64),)

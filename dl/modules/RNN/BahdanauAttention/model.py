@@ -159,3 +159,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "rnnsearch", **overrides: Any) -> RNNSearch:
     """A network with attention by the name of its preset; `overrides` are arguments of `RNNSearch`."""
     return RNNSearch(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor, Tensor]:
+    """Return a source and a target of 16 tokens each, zeros (1, T)."""
+    return torch.zeros(1, 16, dtype=torch.int64), torch.zeros(1, 16, dtype=torch.int64)

@@ -22,6 +22,7 @@ each sum has its biases. "char" and "word" are ours, for a CPU.
 
 from typing import Any, NamedTuple, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from dl.modules.RNN.softmax_output import AdaptiveSoftmax, SoftmaxOutput
@@ -105,3 +106,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "word", **overrides: Any) -> GRULanguageModel:
     """A GRU by the name of its preset; `overrides` are arguments of `GRULanguageModel`."""
     return GRULanguageModel(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return a text of 16 tokens, zeros (1, T)."""
+    return (torch.zeros(1, 16, dtype=torch.int64),)

@@ -29,6 +29,7 @@ Deviations: each sum has two biases, as in cuDNN and `nn.LSTM`.
 
 from typing import Any, NamedTuple, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from dl.modules.RNN.softmax_output import AdaptiveSoftmax, SoftmaxOutput
@@ -119,3 +120,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "word", **overrides: Any) -> LSTMLanguageModel:
     """An LSTM by the name of its preset; `overrides` are arguments of `LSTMLanguageModel`."""
     return LSTMLanguageModel(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return a text of 16 tokens, zeros (1, T)."""
+    return (torch.zeros(1, 16, dtype=torch.int64),)

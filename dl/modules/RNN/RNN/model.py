@@ -21,6 +21,7 @@ time); rare words get an adaptive softmax instead of sharing one probability.
 
 from typing import Any, NamedTuple, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from dl.modules.RNN.softmax_output import AdaptiveSoftmax, SoftmaxOutput
@@ -104,3 +105,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "word", **overrides: Any) -> RNNLanguageModel:
     """A simple recurrent network by the name of its preset; `overrides` are arguments of `RNNLanguageModel`."""
     return RNNLanguageModel(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return a text of 16 tokens, zeros (1, T)."""
+    return (torch.zeros(1, 16, dtype=torch.int64),)

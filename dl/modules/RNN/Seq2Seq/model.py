@@ -143,3 +143,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "sutskever", **overrides: Any) -> Seq2Seq:
     """A Seq2Seq network by the name of its preset; `overrides` are arguments of `Seq2Seq`."""
     return Seq2Seq(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor, Tensor]:
+    """Return a source and a target of 16 tokens each, zeros (1, T)."""
+    return torch.zeros(1, 16, dtype=torch.int64), torch.zeros(1, 16, dtype=torch.int64)

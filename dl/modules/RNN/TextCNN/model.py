@@ -76,3 +76,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "rand", **overrides: Any) -> TextCNN:
     """A TextCNN by the name of its preset; `overrides` are arguments of `TextCNN`."""
     return TextCNN(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return a text of 16 tokens, zeros (1, T)."""
+    return (torch.zeros(1, 16, dtype=torch.int64),)

@@ -65,3 +65,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "small", **overrides: Any) -> Word2Vec:
     """Word vectors by the name of their preset; `overrides` are arguments of `Word2Vec`."""
     return Word2Vec(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor, Tensor]:
+    """Return 16 context words and 16 candidates, zeros (1, C) each."""
+    return torch.zeros(1, 16, dtype=torch.int64), torch.zeros(1, 16, dtype=torch.int64)

@@ -236,3 +236,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "base", **overrides: Any) -> BERT:
     """A BERT by the name of its preset; `overrides` are arguments of `BERT`."""
     return BERT(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return a text of 16 tokens, zeros (1, T)."""
+    return (torch.zeros(1, 16, dtype=torch.int64),)

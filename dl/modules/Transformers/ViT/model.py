@@ -183,3 +183,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(preset: str = "vit_b_16", **overrides: Any) -> ViT:
     """A ViT by the name of its preset; `overrides` are arguments of `ViT`."""
     return ViT(**{**PRESETS[preset], **overrides})
+
+
+def example(preset: str) -> tuple[Tensor]:
+    """Return an image that the preset takes: zeros (1, C, H, W)."""
+    size = PRESETS[preset].get("image_size", 224)
+    return (torch.zeros(1, PRESETS[preset].get("in_channels", 3), size, size),)
