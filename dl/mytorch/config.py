@@ -127,6 +127,8 @@ Config = TypeVar("Config", bound=TrainConfig)
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, where argparse would print all flags first; knows what a misspelt flag may be."""
 
+    hidden: frozenset[str] = frozenset()  # what `--help` leaves out, and `--help-all` shows
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -138,8 +140,22 @@ class Parser(argparse.ArgumentParser):
         return known
 
     def error(self, message: str) -> NoReturn:
-        print_error(f"{message} (--help explains all flags)")
+        print_error(f"{message} (--help explains the flags)")
         self.exit(2)
+
+
+class _ShortHelp(argparse.Action):
+    """`--help`: all flags but the `hidden` ones of the parser."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        for action in parser._actions:
+            if action.dest in getattr(parser, "hidden", ()):
+                action.help = argparse.SUPPRESS
+        parser.print_help()
+        parser.exit()
+
+
+USUAL = ("out", "data", "seed", "epochs", "steps", "batch_size", "lr", "device", "fresh")  # that `--help` shows of every recipe
 
 
 def current_names(cls: type[TrainConfig], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,13 +169,18 @@ def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
 
     Field `batch_size` is the flag `--batch-size`; a field of type bool has `--x` and `--no-x`; `choices` of a `flag`, or
     the values of a `Literal`, are all that it takes. An unknown flag or a bad value ends the program with status 2 and one
-    line that says why.
+    line that says why. `--help` shows the usual flags and those that `cls` defines or gives another default, `--help-all` all.
     """
     parser = Parser(
         description=(cls.__doc__ or "").strip().split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", nargs=0, action=_ShortHelp, default=argparse.SUPPRESS, help="show the flags of this recipe")
+    parser.add_argument("--help-all", action="help", default=argparse.SUPPRESS, help="show every flag")
+    own = {name for base in cls.__mro__ if base not in (TrainConfig, object) for name in base.__dict__.get("__annotations__", ())}
+    parser.hidden = frozenset(field.name for field in dataclasses.fields(cls)) - own - set(USUAL)
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
         options: dict[str, Any] = {"dest": field.name, "help": _help(cls, field.name)}

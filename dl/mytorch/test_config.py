@@ -66,7 +66,7 @@ def refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         parse(Config, argv)
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    return line.removeprefix("error: ").removesuffix(" (--help explains all flags)")
+    return line.removeprefix("error: ").removesuffix(" (--help explains the flags)")
 
 
 def test_without_words_every_field_has_its_default() -> None:
@@ -102,7 +102,7 @@ def test_help_gives_each_flag_its_sentence_and_default(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as stopped:
-        parse(Config, ["--help"])
+        parse(Config, ["--help-all"])
     assert stopped.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "What a recipe declares." in text
@@ -113,6 +113,20 @@ def test_help_gives_each_flag_its_sentence_and_default(
     assert "--out STR folder of this run; a run found there is resumed (default: runs/Test/Config)" in text
     assert "{relu,tanh} what follows each layer, in 100% of cases (default: relu)" in text
     assert "--mlm, --no-mlm whether to predict masked words (default: True)" in text
+
+
+def test_help_is_short_and_help_all_shows_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for words in ("--help", "-h", "--help-all"):
+        with pytest.raises(SystemExit) as stopped:
+            parse(Config, [words])
+        assert stopped.value.code == 0
+        shown[words] = set(re.findall(r"^ +(?:-h, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+    every = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(Config)} | {"--help", "--help-all"}
+    assert shown["--help-all"] == every
+    assert shown["-h"] == shown["--help"] < every
+    assert {"--help-all", "--out", "--data", "--epochs", "--lr", "--act", "--mlm"} <= shown["--help"]
+    assert not {"--log-every", "--layerwise", "--parallel"} & shown["--help"]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +250,7 @@ def test_a_recipe_s_own_check_is_a_line_too(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as stopped:
         parse(Picky, ["--data", "letters"])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == "error: --data has to be numbers (--help explains all flags)\n"
+    assert capsys.readouterr().err == "error: --data has to be numbers (--help explains the flags)\n"
 
 
 def test_a_config_cannot_be_changed() -> None:
