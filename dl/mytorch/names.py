@@ -4,8 +4,9 @@ A network that has had other names says so in `RENAMED`: regular expressions for
 """
 
 import re
+from functools import partial
 from itertools import chain
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -13,6 +14,23 @@ from torch import nn
 from dl.mytorch.config import UserError
 
 Weights = dict[str, Any]
+
+
+# Activations by their names in configurations of transformers.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_new": partial(nn.GELU, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(nn.GELU, approximate="tanh"),
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+}
+
+
+def substituted(name: str, table: Sequence[tuple[str, str]]) -> str:
+    """Return the name of a parameter after each of the `table`'s substitutions: (regular expression, what stands there then)."""
+    for old, new in table:
+        name = re.sub(old, new, name)
+    return name
 
 
 def renamed(model: nn.Module, weights: Mapping[str, Any]) -> Weights:
@@ -24,10 +42,7 @@ def renamed(model: nn.Module, weights: Mapping[str, Any]) -> Weights:
 def _renamed(name: str, tables: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> str:
     for prefix, table in tables:
         if name.startswith(prefix):
-            own = name.removeprefix(prefix)
-            for old, new in table:
-                own = re.sub(old, new, own)
-            name = prefix + own
+            name = prefix + substituted(name.removeprefix(prefix), table)
     return name
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dl.mytorch import names
 from dl.mytorch.config import UserError
-from dl.mytorch.names import by_name, by_position, renamed
+from dl.mytorch.names import by_name, by_position, renamed, substituted
 
 
 class Layers(nn.Module):
@@ -93,3 +93,7 @@ def test_moments_of_other_parameters_are_refused() -> None:
 
 def test_names_that_are_no_text_stay() -> None:
     assert names.renamed(Renamed("a"), {1: 2}) == {1: 2}  # what reads the weights refuses them
+
+
+def test_substitutions_follow_each_other() -> None:
+    assert substituted("layer1.conv", [(r"^layer(\d)", r"blocks.\1"), (r"^blocks\.1", "first")]) == "first.conv"

@@ -1,11 +1,11 @@
 """torchvision's weights for our GoogLeNet."""
 
-import re
 
 from torch import nn
 
 from dl.modules.CNN.GoogLeNet.model import TorchvisionGoogLeNet
 from dl.mytorch.introspect import check_same_layers
+from dl.mytorch.names import substituted
 
 # Their names as regular expressions, and ours, in the order in which they are applied.
 NAMES = (
@@ -49,6 +49,4 @@ def from_torchvision(reference: nn.Module) -> TorchvisionGoogLeNet:
 
 
 def _renamed(name: str) -> str:
-    for theirs, ours in NAMES:
-        name = re.sub(theirs, ours, name)
-    return name
+    return substituted(name, NAMES)

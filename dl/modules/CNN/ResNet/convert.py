@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from dl.modules.CNN.ResNet.model import ResNet
 from dl.mytorch.introspect import check_same_layers
+from dl.mytorch.names import substituted
 
 # Their names as regular expressions, and ours; a block's number is made by `_renamed`.
 NAMES = (
@@ -54,7 +55,6 @@ def _renamed(weights: dict[str, Tensor], depths: tuple[int, ...]) -> dict[str, T
         if place:
             number = sum(depths[: int(place[1]) - 1]) + int(place[2])
             name = f"blocks.{number}{name[place.end() :]}"
-        for theirs, our in NAMES:
-            name = re.sub(theirs, our, name)
+        name = substituted(name, NAMES)
         ours[name] = weight
     return ours

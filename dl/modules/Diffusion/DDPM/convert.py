@@ -1,10 +1,10 @@
 """The U-Net of diffusers as ours: published weights, and the proof in test_model.py."""
 
-import re
 
 from torch import nn
 
 from dl.modules.Diffusion.DDPM.model import UNet
+from dl.mytorch.names import substituted
 
 # diffusers' names as regular expressions, and ours.
 NAMES = (
@@ -78,6 +78,4 @@ def from_diffusers(reference: nn.Module) -> UNet:
 
 def renamed(name: str) -> str:
     """Our name of a parameter of diffusers' network."""
-    for theirs, our in NAMES:
-        name = re.sub(theirs, our, name)
-    return name
+    return substituted(name, NAMES)

@@ -1,11 +1,11 @@
 """diffusers' transformer as ours: published weights, and the proof in test_model.py."""
 
-import re
 
 import torch
 from torch import nn
 
 from dl.modules.Diffusion.DiT.model import DiT
+from dl.mytorch.names import substituted
 
 # diffusers' names as regular expressions, and ours.
 NAMES = (
@@ -68,6 +68,4 @@ def from_diffusers(reference: nn.Module) -> DiT:
 
 def renamed(name: str) -> str:
     """Our name of a parameter of diffusers' network; embeddings of blocks after the first keep theirs, for ours has none."""
-    for theirs, our in NAMES:
-        name = re.sub(theirs, our, name)
-    return name
+    return substituted(name, NAMES)

@@ -1,20 +1,10 @@
 """Published weights for our GPT-2: those of transformers."""
 
-import re
-from functools import partial
-from typing import Callable
 
 from torch import nn
 
 from dl.modules.GPT.GPT2.model import GPT2
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "gelu_new": partial(nn.GELU, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(nn.GELU, approximate="tanh"),
-    "gelu": nn.GELU,
-    "relu": nn.ReLU,
-    "silu": nn.SiLU,
-}
+from dl.mytorch.names import ACTIVATIONS, substituted
 
 # Their names as regular expressions, and ours.
 NAMES = (
@@ -65,8 +55,7 @@ def from_transformers(reference: nn.Module) -> GPT2:
     )
     weights = {}
     for name, weight in reference.transformer.state_dict().items():
-        for theirs, our in NAMES:
-            name = re.sub(theirs, our, name)
+        name = substituted(name, NAMES)
         if ".attn.c_attn." in name:  # query, key and value in one: (C, 3 C) and (3 C,)
             for part, own in zip(("query", "key", "value"), weight.chunk(3, dim=-1)):
                 weights[name.replace("attn.c_attn", f"attention.{part}")] = own.mT if own.ndim == 2 else own

@@ -1,6 +1,5 @@
 """Published weights for our Llama: those of transformers, and the files of llama2.c."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from dl.modules.GPT.Llama.model import Llama
 from dl.mytorch.config import UserError
 from dl.mytorch.files import regular_file
+from dl.mytorch.names import substituted
 
 # The names of transformers as regular expressions, and ours.
 NAMES = (
@@ -81,8 +81,7 @@ def from_transformers(reference: nn.Module) -> Llama:
     for name, weight in reference.state_dict().items():
         if name == "lm_head.weight" and model.output is None:
             continue
-        for theirs, our in NAMES:
-            name = re.sub(theirs, our, name)
+        name = substituted(name, NAMES)
         if name.endswith("_proj"):  # of all experts in one
             weights |= _of_each_expert(name, weight)
         else:

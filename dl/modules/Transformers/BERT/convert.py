@@ -1,9 +1,7 @@
 """Published weights for our BERT: those of transformers, as its modules or as the files that they are published in."""
 
-import re
-from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +10,7 @@ from dl.modules.Transformers.BERT.model import BERT
 from dl.mytorch.checkpoint import load, put_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.files import read_json, regular_file
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "gelu": nn.GELU,
-    "gelu_new": partial(nn.GELU, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(nn.GELU, approximate="tanh"),
-    "relu": nn.ReLU,
-    "silu": nn.SiLU,
-}
+from dl.mytorch.names import ACTIVATIONS, substituted
 
 # Their names as regular expressions, and ours.
 NAMES = (
@@ -132,8 +123,7 @@ def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     weights = {}
     for name, weight in state.items():
         if name.removeprefix("bert.") not in TWICE:
-            for theirs, our in NAMES:
-                name = re.sub(theirs, our, name)
+            name = substituted(name, NAMES)
             weights[name] = weight
     return weights
 

@@ -1,12 +1,12 @@
 """Published weights for our ViT: torchvision's."""
 
-import re
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dl.modules.Transformers.ViT.model import ViT
+from dl.mytorch.names import substituted
 
 # Their names as regular expressions, and ours. The first is the product of query, key and value, which we have apart.
 NAMES = (
@@ -69,8 +69,7 @@ def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Their state dict under our names."""
     ours = {}
     for name, weight in weights.items():
-        for theirs, our in NAMES:
-            name = re.sub(theirs, our, name)
+        name = substituted(name, NAMES)
         if "query_key_value" in name:
             for part, third in zip(("query", "key", "value"), weight.chunk(3)):  # (3 C, ...) -> 3 times (C, ...)
                 ours[name.replace("query_key_value", part)] = third
