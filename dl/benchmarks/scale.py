@@ -41,7 +41,7 @@ from dl.modules.GPT.GPT2.model import build
 from dl.mytorch import TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch
-from dl.mytorch.distributed import device, is_main, rank, synchronize, world
+from dl.mytorch.distributed import device, is_main, rank, synchronize, world_size
 from dl.mytorch.files import write_json
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.optim import adamw, constant
@@ -119,14 +119,14 @@ def measure(config: Config) -> None:
     """One mode; rank 0 prints what it found as JSON."""
     seed_everything(config.seed)
     where = device(config.device)
-    ids = torch.randint(VOCABULARY, (config.batch_size, config.length + 1))[rank() :: world()].to(where)
+    ids = torch.randint(VOCABULARY, (config.batch_size, config.length + 1))[rank() :: world_size()].to(where)
     batch = {"tokens": ids[:, :-1].contiguous(), "targets": ids[:, 1:].contiguous()}
     train(dataclasses.replace(config, depth=1, layerwise="none"), batch, steps=1)  # what libraries hold from now on
     with PeakMemory(where, config.layerwise == "stream") as peak:
         parameters, seconds, sent = train(config, batch, config.steps)
     if is_main():
         found = {"parameters": parameters, "seconds": median(seconds[2:]), "bytes": peak.bytes}
-        print(json.dumps(found | {"sent": median(sent[2:]) / world()}), flush=True)
+        print(json.dumps(found | {"sent": median(sent[2:]) / world_size()}), flush=True)
 
 
 def train(config: Config, batch: Batch, steps: int) -> tuple[int, list[float], list[int]]:

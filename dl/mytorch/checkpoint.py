@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dl.mytorch import safetensors, shards
 from dl.mytorch.config import UserError
-from dl.mytorch.distributed import gather_objects, is_main, rank, rng_state, set_rng_state, world
+from dl.mytorch.distributed import gather_objects, is_main, rank, rng_state, set_rng_state, world_size
 from dl.mytorch.dtensor import distribute_like, full_state_dict
 from dl.mytorch.files import recorded_write, regular_file, shown, verify
 from dl.mytorch.names import by_name, by_position, renamed
@@ -211,7 +211,7 @@ def gather_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def own_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of what `gather_rows` gave, the rows of this rank, whatever number of ranks there was."""
-    return {name: rows[rank() :: world()] for name, rows in state.items()}
+    return {name: rows[rank() :: world_size()] for name, rows in state.items()}
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------

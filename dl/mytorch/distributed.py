@@ -23,7 +23,7 @@ from dl.mytorch.config import Config, TrainConfig, UserError, parse
 from dl.mytorch.mapped import init_on_disk
 
 Result = TypeVar("Result")
-PATIENCE = timedelta(minutes=10)  # the longest that a rank waits for the others, to begin and at any time after
+TIMEOUT = timedelta(minutes=10)  # the longest that a rank waits for the others, to begin and at any time after
 
 
 def launch(main: Callable[[Config], Result], config_class: type[Config], argv: Sequence[str] | None = None) -> Result:
@@ -66,7 +66,7 @@ def _line(error: Exception, config: TrainConfig) -> str | None:
     several = os.environ.get("WORLD_SIZE", "1") != "1"  # the process group is gone by now
     if several and (isinstance(error, dist.DistError) or "gloo" in text):
         if "imed out" in text or "imeout" in text:
-            wait = f"{PATIENCE.total_seconds():.0f} s"
+            wait = f"{TIMEOUT.total_seconds():.0f} s"
             return f"another rank has not answered for {wait}: one of those that print no such line; it hangs or was stopped"
         return "another rank has stopped; its own line says why, or torchrun's summary if it was killed"
     if isinstance(error, OSError) and (error.filename or error.errno):
@@ -101,11 +101,11 @@ def _process_group(config: Config) -> Iterator[None]:
     if sys.platform == "win32":
         os.environ.setdefault("USE_LIBUV", "0")  # torch is built without it there, and asks for it all the same
     try:
-        dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=TIMEOUT)
     except (dist.DistError, RuntimeError) as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).partition("\n")[0][:200]
-        wait = f"{PATIENCE.total_seconds():.0f} s"
+        wait = f"{TIMEOUT.total_seconds():.0f} s"
         raise UserError(f"the {ranks} ranks did not meet at {place} within {wait} ({reason})") from None
     try:
         _check_alike(config)
@@ -121,7 +121,7 @@ def _process_group(config: Config) -> Iterator[None]:
 @functools.cache
 def background_group() -> dist.ProcessGroup:
     """A second group of all ranks, by way of the CPU, for what goes on beside training. All ranks make the first call."""
-    return dist.new_group(backend="gloo", timeout=PATIENCE)
+    return dist.new_group(backend="gloo", timeout=TIMEOUT)
 
 
 def _check_alike(config: Config) -> None:
@@ -139,7 +139,7 @@ def restarted() -> bool:
 
 
 @contextlib.contextmanager
-def signals_noted() -> Iterator[list[int]]:
+def catch_signals() -> Iterator[list[int]]:
     """SIGINT, SIGTERM and what else asks for a stop go into the list that this gives, to be read between two steps.
 
     A second one interrupts at once.
@@ -163,12 +163,12 @@ def signals_noted() -> Iterator[list[int]]:
 
 
 def rank() -> int:
-    """Place of this process among all, from 0."""
+    """Return the index of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
 
 
-def world() -> int:
-    """Number of processes that train together."""
+def world_size() -> int:
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -251,8 +251,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def separate_rng(seed: int) -> Iterator[None]:
-    """Randomness of its own, the same each time: what runs inside takes nothing from the generators outside."""
+def fork_rng(seed: int) -> Iterator[None]:
+    """Seed all generators inside, and restore them after: what runs there takes nothing from the randomness outside."""
     outside = rng_state()
     seed_everything(seed)
     try:
@@ -266,9 +266,9 @@ def _on_backend(x: Tensor) -> Tensor:
     return x.cuda() if dist.get_backend() == "nccl" else x.cpu()
 
 
-def all_sum(x: Tensor) -> Tensor:
-    """The sum of `x` over all ranks, on each of them; `x` itself is left alone."""
-    if world() == 1:
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Return the sum of `x` over all ranks, on each of them; `x` itself is left alone."""
+    if world_size() == 1:
         return x
     total = _on_backend(x.detach()).clone()
     dist.all_reduce(total)
@@ -277,9 +277,9 @@ def all_sum(x: Tensor) -> Tensor:
 
 def all_gather(x: Tensor) -> Tensor:
     """The `x` of all ranks joined along dimension 0, in the order of ranks; ranks may differ in its length."""
-    if world() == 1:
+    if world_size() == 1:
         return x
-    lengths = all_sum(nn.functional.one_hot(torch.tensor(rank()), world()) * x.shape[0]).tolist()
+    lengths = all_reduce_sum(nn.functional.one_hot(torch.tensor(rank()), world_size()) * x.shape[0]).tolist()
     padded = x.new_zeros(max(lengths), *x.shape[1:])
     padded[: x.shape[0]] = x.detach()
     parts = [torch.empty_like(_on_backend(padded)) for _ in lengths]
@@ -289,21 +289,21 @@ def all_gather(x: Tensor) -> Tensor:
 
 def gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """The small Python object `value` of every rank, in the order of ranks; by way of `group`, if given, one of all ranks."""
-    if world() == 1:
+    if world_size() == 1:
         return [value]
-    values: list[Any] = [None] * world()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value, group)
     return values
 
 
 def barrier() -> None:
     """Wait for all ranks."""
-    if world() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
-def share_buffers(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """Give every rank the buffers of rank 0 (running statistics), so that all evaluate the same network."""
-    if world() > 1:
+    if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)

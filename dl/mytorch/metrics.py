@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dl.mytorch.checks import same_shape
 from dl.mytorch.data.loader import Batch
-from dl.mytorch.distributed import all_sum, is_main
+from dl.mytorch.distributed import all_reduce_sum, is_main
 from dl.mytorch.float64 import WITHOUT_FLOAT64, float64_device, with_float64
 
 
@@ -39,7 +39,7 @@ class Metric:
 
     def compute(self) -> float:
         """The number over everything counted since `reset`, on all ranks. Every rank has to call it."""
-        return self.formula(*all_sum(self.sums).tolist())
+        return self.formula(*all_reduce_sum(self.sums).tolist())
 
     def add(self, *values: Tensor | float) -> None:
         """Add single numbers to the sums. Nothing waits for the device, and the additions are put off: they cost a step dearly.
@@ -277,7 +277,7 @@ class Metrics:
 
     def state(self) -> dict[str, Tensor]:
         """The sums over all ranks. Every rank has to call it."""
-        return {name: all_sum(metric.sums) for name, metric in self.by_name.items()}
+        return {name: all_reduce_sum(metric.sums) for name, metric in self.by_name.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from `state`, which the ranks hold together: rank 0 takes it, for all."""

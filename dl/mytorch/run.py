@@ -13,7 +13,7 @@ from typing import Any, Iterator
 import torch
 
 from dl.mytorch.config import TrainConfig, UserError, current_names
-from dl.mytorch.distributed import barrier, is_main, restarted, world
+from dl.mytorch.distributed import barrier, is_main, restarted, world_size
 from dl.mytorch.files import CHECKSUMS, is_recorded, read_json, read_recorded_json, regular_file, write_recorded_json
 from dl.mytorch.lock import locked
 from dl.mytorch.optim import Shown
@@ -212,7 +212,7 @@ def _describe(config: TrainConfig) -> dict[str, Any]:
         "config": dataclasses.asdict(config),
         "commit": _commit(recipe.parent),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "ranks": world(),
+        "ranks": world_size(),
     }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dl.mytorch import safetensors
 from dl.mytorch.config import UserError
-from dl.mytorch.distributed import background_group, gather_objects, is_main, rank, world
+from dl.mytorch.distributed import background_group, gather_objects, is_main, rank, world_size
 from dl.mytorch.dtensor import local
 from dl.mytorch.files import atomic_write, check, read_json, regular_file, write_json
 
@@ -52,7 +52,7 @@ def write(folder: Path, tensors: Mapping[str, Tensor]) -> Future:
     places = {name: start for name, tensor in tensors.items() if (start := _own_start(tensor)) is not None}
     pieces = {name: local(tensors[name]).detach().to("cpu", copy=True) for name in places}
     metadata = {name: json.dumps({"shape": list(tensors[name].shape), "start": list(start)}) for name, start in places.items()}
-    if world() > 1:
+    if world_size() > 1:
         background_group()  # made by all ranks here, used in the thread
     executor = ThreadPoolExecutor(1)
     writing = executor.submit(_write, folder, pieces, metadata)
@@ -68,7 +68,7 @@ def _write(folder: Path, pieces: dict[str, Tensor], metadata: dict[str, str]) ->
             sha256 = safetensors.write(pieces, file, metadata)
         return {path.name: {"sha256": sha256, "size": path.stat().st_size}}
 
-    files = _on_all_ranks(write_pieces, background_group() if world() > 1 else None)
+    files = _on_all_ranks(write_pieces, background_group() if world_size() > 1 else None)
     if is_main():
         write_json({"files": {name: about for of_rank in files for name, about in of_rank.items()}}, folder / "index.json")
 
@@ -121,7 +121,7 @@ def open_folder(folder: Path) -> dict[str, Tensors]:
     files = read_json(folder / "index.json", INDEX)["files"]
     if any(Path(name).name != name or not name.endswith(".safetensors") for name in files):
         raise UserError(f"{folder / 'index.json'} names a file that is no shard")
-    _on_all_ranks(lambda: [_verify(folder / name, **files[name]) for name in sorted(files)[rank() :: world()]])
+    _on_all_ranks(lambda: [_verify(folder / name, **files[name]) for name in sorted(files)[rank() :: world_size()]])
     found: dict[str, Tensors] = {}
     for name in files:
         header = safetensors.read_header(folder / name)

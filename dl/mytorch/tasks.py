@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dl.mytorch.data.loader import Batch
 from dl.mytorch.data.sequences import IGNORED
-from dl.mytorch.distributed import all_sum
+from dl.mytorch.distributed import all_reduce_sum
 from dl.mytorch.metrics import RMSE, Metric, Perplexity, TopKError, UnexplainedVariance
 
 
@@ -124,7 +124,7 @@ class Classification(Task):
         names = self.class_names or [str(i) for i in range(self.classes)]
         pictures: dict[str, Tensor | str] = {}
         if self.confusion is not None:
-            confusion = all_sum(self.confusion)
+            confusion = all_reduce_sum(self.confusion)
             pictures["confusion"] = plot.to_tensor(plot.confusion_matrix(confusion, names))
         wrong = {name: kept[self.mistakes["surprise"] > 0].cpu() for name, kept in self.mistakes.items()}
         if len(wrong["labels"]):

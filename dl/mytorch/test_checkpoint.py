@@ -261,7 +261,7 @@ def test_rows_of_a_batch_are_kept_whole_whatever_number_of_ranks(
     parts = [{name: x[i::before] for name, x in batch.items()} for i in range(before)]
     monkeypatch.setattr(checkpoint, "gather_objects", lambda own: parts)
     kept = checkpoint.gather_rows(parts[0])
-    monkeypatch.setattr(checkpoint, "world", lambda: after)
+    monkeypatch.setattr(checkpoint, "world_size", lambda: after)
     for i in range(after):
         monkeypatch.setattr(checkpoint, "rank", lambda i=i: i)
         testing.assert_same_state(checkpoint.own_rows(kept), {name: x[i::after] for name, x in batch.items()}, "rows")

@@ -17,7 +17,7 @@ from torch import nn
 
 from dl.mytorch import distributed, testing
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.distributed import launch, rng_state, separate_rng, set_rng_state, signals_noted
+from dl.mytorch.distributed import launch, rng_state, fork_rng, set_rng_state, catch_signals
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ def test_batches_are_moved_and_only_images_get_their_channels_last() -> None:
 
 
 def test_alone_everything_is_the_identity() -> None:
-    assert (distributed.rank(), distributed.world(), distributed.is_main()) == (0, 1, True)
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     x, model = torch.arange(3.0), nn.BatchNorm1d(2)
-    assert torch.equal(distributed.all_sum(x), x) and torch.equal(distributed.all_gather(x), x)
+    assert torch.equal(distributed.all_reduce_sum(x), x) and torch.equal(distributed.all_gather(x), x)
     assert distributed.gather_objects({"a": 1}) == [{"a": 1}]
     distributed.barrier()
-    distributed.share_buffers(model)
+    distributed.broadcast_buffers(model)
 
 
 # ---- randomness ------------------------------------------------------------------------------------------------------
@@ -112,19 +112,19 @@ def test_generators_go_on_from_a_state_that_was_on_disk(tmp_path: Path) -> None:
 
 def test_separate_randomness_is_the_same_each_time_and_takes_nothing_from_outside() -> None:
     before = rng_state()
-    with separate_rng(7):
+    with fork_rng(7):
         first = draw()
     testing.assert_same_state(rng_state(), before, "randomness outside")
     draw()
-    with separate_rng(7):
+    with fork_rng(7):
         assert draw() == first
-    with separate_rng(8):
+    with fork_rng(8):
         assert draw() != first
 
 
 def test_separate_randomness_is_given_back_also_after_an_error() -> None:
     before = rng_state()
-    with pytest.raises(KeyError), separate_rng(7):
+    with pytest.raises(KeyError), fork_rng(7):
         draw()
         raise KeyError
     testing.assert_same_state(rng_state(), before, "randomness outside")
@@ -136,7 +136,7 @@ def test_the_generator_of_an_apple_gpu_is_part_of_the_state(monkeypatch: pytest.
     monkeypatch.setattr(torch.mps, "get_rng_state", lambda: torch.tensor([7]))
     monkeypatch.setattr(torch.mps, "set_rng_state", put_back.append)
     monkeypatch.setattr(torch.mps, "manual_seed", lambda seed: None)
-    with separate_rng(1):
+    with fork_rng(1):
         draw()
     assert put_back == [torch.tensor([7])]
 
@@ -148,7 +148,7 @@ def test_the_generator_of_an_apple_gpu_is_part_of_the_state(monkeypatch: pytest.
 def test_a_signal_is_noted_and_a_second_one_interrupts(number: signal.Signals) -> None:
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(KeyboardInterrupt):
-        with signals_noted() as noted:
+        with catch_signals() as noted:
             assert noted == []
             signal.raise_signal(number)
             assert noted == [number]
@@ -158,7 +158,7 @@ def test_a_signal_is_noted_and_a_second_one_interrupts(number: signal.Signals) -
 
 def test_handlers_are_put_back_afterwards() -> None:
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    with signals_noted():
+    with catch_signals():
         assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] != before
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -167,7 +167,7 @@ def test_another_thread_than_the_main_one_notes_nothing_and_breaks_nothing() -> 
     results = []
 
     def run() -> None:
-        with signals_noted() as noted:
+        with catch_signals() as noted:
             results.append(noted)
 
     thread = threading.Thread(target=run)
@@ -335,6 +335,6 @@ def test_cuda_randomness_is_part_of_the_state() -> None:
     before = rng_state()
     expected = torch.rand(3, device="cuda")
     set_rng_state(before)
-    with separate_rng(5):
+    with fork_rng(5):
         torch.rand(3, device="cuda")
     assert torch.equal(torch.rand(3, device="cuda"), expected)

@@ -94,7 +94,7 @@ if __name__ == "__main__":
     if "--shards" in sys.argv:
         checkpoint.LARGE = 0
     if "--patience" in sys.argv:
-        distributed.PATIENCE = datetime.timedelta(seconds=float(sys.argv[sys.argv.index("--patience") + 1]))
+        distributed.TIMEOUT = datetime.timedelta(seconds=float(sys.argv[sys.argv.index("--patience") + 1]))
     launch(main, Config)
     if "--compile" in sys.argv:
         import torch._dynamo.utils

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dl.mytorch import TrainConfig, distributed
 from dl.mytorch.data import Batch, Loader
-from dl.mytorch.distributed import all_gather, all_sum
+from dl.mytorch.distributed import all_gather, all_reduce_sum
 from dl.mytorch.large import placement
 from dl.mytorch.metrics import BLEU, RMSE, Metrics, Perplexity, TopKError
 
@@ -105,15 +105,15 @@ def facts(rank: int) -> dict[str, Any]:
     norm = nn.BatchNorm1d(2)
     norm.running_mean += rank + 1
     norm.num_batches_tracked += 5 * (rank + 1)
-    distributed.share_buffers(norm)
+    distributed.broadcast_buffers(norm)
     x = torch.tensor([1.0, 10.0], requires_grad=True) * (rank + 1)
     rows = torch.arange(6.0).view(3, 2) + 10 * rank
     distributed.barrier()
     return {
-        "place": (distributed.rank(), distributed.world(), distributed.is_main()),
-        "sum": all_sum(x).detach(),
+        "place": (distributed.rank(), distributed.world_size(), distributed.is_main()),
+        "sum": all_reduce_sum(x).detach(),
         "summed": x.detach(),
-        "sum of integers": all_sum(torch.tensor(2**40 + rank)),
+        "sum of integers": all_reduce_sum(torch.tensor(2**40 + rank)),
         "gathered": all_gather(rows[: 3 - 2 * rank]),
         "gathered, one empty": all_gather(rows[: 2 * rank]),
         "gathered integers": all_gather(torch.full((rank + 1,), rank)),

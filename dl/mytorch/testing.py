@@ -264,7 +264,7 @@ def assert_causal(model: Callable[[Tensor], Tensor], x: Tensor, changed: Tensor,
 def assert_streams_exactly(
     model: nn.Module, batch: Batch, folder: Path | str, task: Task | None = None, tolerance: float = 1e-9, **config: Any
 ) -> None:
-    """Three updates with blocks on disk (`streaming.Stream`) have the gradients, weights and buffers of the ordinary way.
+    """Three updates with blocks on disk (`offloading.Offloader`) have the gradients, weights and buffers of the ordinary way.
 
     Each update is from two forwards, by AdamW with clipping, in float64. `config`: more of the trainer's.
     """

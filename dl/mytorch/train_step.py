@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dl.mytorch import distributed, precision
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch
-from dl.mytorch.distributed import all_sum, world
+from dl.mytorch.distributed import all_reduce_sum, world_size
 from dl.mytorch.dtensor import local
 from dl.mytorch.large import placement
 from dl.mytorch.metrics import Metrics, total
@@ -85,7 +85,7 @@ class TrainStep:
 
         `step` gives the loss, as `Task.step` does.
         """
-        alone = len(batches) == 1 and world() == 1  # then the mean of the batch is the mean of the step
+        alone = len(batches) == 1 and world_size() == 1  # then the mean of the batch is the mean of the step
         losses, counts = [], []
         for i, batch in enumerate(batches):
             with self.placement.no_sync(self.network) if i + 1 < len(batches) else contextlib.nullcontext():
@@ -103,8 +103,8 @@ class TrainStep:
         if not alone:
             # Sums over items become means. DDP and FSDP have divided by the number of ranks already.
             sums = [torch.as_tensor(number, device=self.device) for number in (sum(counts), loss, len(self.signals))]
-            items, loss, self.stop = all_sum(torch.stack(sums))
-            self.placement.scale(gradients, world() / items)
+            items, loss, self.stop = all_reduce_sum(torch.stack(sums))
+            self.placement.scale(gradients, world_size() / items)
         self.apply_gradients(loss, gradients, optimizer)
 
     def apply_gradients(self, loss: Tensor, gradients: list[Tensor], optimizer: torch.optim.Optimizer) -> None:

@@ -18,7 +18,7 @@ from dl.mytorch import checkpoint, distributed, introspect
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.split import record_names, record_split
-from dl.mytorch.distributed import all_sum, is_main, rank, separate_rng, to_device, world
+from dl.mytorch.distributed import all_reduce_sum, is_main, rank, fork_rng, to_device, world_size
 from dl.mytorch.dtensor import full_state_dict
 from dl.mytorch.files import check
 from dl.mytorch.large import sharding
@@ -63,7 +63,7 @@ class Trainer:
         self.best = math.inf
         self.saved = False
         # What was saved and is not yet in last.pt, and the writing of its shards, if it has any.
-        self.unkept: tuple[dict[str, Any], concurrent.futures.Future | None] | None = None
+        self.pending_checkpoint: tuple[dict[str, Any], concurrent.futures.Future | None] | None = None
         self.logged = (0.0, 0.0)  # loss and items of train_metrics at the last point of the curve
         self.evaluation_seconds = 0.0
 
@@ -75,7 +75,7 @@ class Trainer:
     # ---- the whole run ---------------------------------------------------------------------------------------------
 
     def fit(self, data: Splits) -> History:
-        """Train, or go on with the run that `config.out` holds; then test the best checkpoint.
+        """Train, or resume the run that `config.out` holds; then test the best checkpoint.
 
         `data.test` is read once, at the end. Afterwards the model has the weights of the best checkpoint.
         """
@@ -94,17 +94,17 @@ class Trainer:
         self._resume()
         self.first_step, self.done_before = self.steps_done, self._examples(data.train)
         self.logger = Logger(self.out, self.steps_done, self.total_steps, self.config.plots)
-        with self.logger, distributed.signals_noted() as self.step.signals:
+        with self.logger, distributed.catch_signals() as self.step.signals:
             if 0 < self.steps_done < self.total_steps:
                 self.logger.say(f"going on with {self.out} at step {self.steps_done} of {self.total_steps}")
             try:
                 self._loop(data)
-                self._keep(wait=True)
+                self._commit_checkpoint(wait=True)
                 return self._finish(data)
             except _Stopped:
                 if not self.saved:
                     self._save(data.train)
-                self._keep(wait=True)
+                self._commit_checkpoint(wait=True)
                 self.logger.say(f"stopped at step {self.steps_done} of {self.total_steps}, saved; the same command goes on")
                 raise SystemExit(128 + self.step.signals[0]) from None
             except NotFinite as error:
@@ -121,8 +121,8 @@ class Trainer:
                     "--batch-size that leaves more than one image for the last batch"
                 ) from None
             finally:
-                if self.unkept is not None and self.unkept[1] is not None:
-                    concurrent.futures.wait([self.unkept[1]])
+                if self.pending_checkpoint is not None and self.pending_checkpoint[1] is not None:
+                    concurrent.futures.wait([self.pending_checkpoint[1]])
 
     def open_folder(self, data: Splits) -> None:
         """Claim `config.out` for this run, and record what explains the ids in its batches, and its split."""
@@ -152,7 +152,7 @@ class Trainer:
             batches = next(groups)
             if self.steps_done == 0:
                 example = {name: tensor[:1] for name, tensor in batches[0].items()}
-                with self._aside() as model:  # on all ranks, since a task's step may ask the others for something
+                with self._eval_mode() as model:  # on all ranks, since a task's step may ask the others for something
                     try:
                         self.logger.summary(introspect.summarize(model, lambda: self.task.step(model, example)))
                     except (RuntimeError, ValueError) as error:
@@ -164,13 +164,13 @@ class Trainer:
             asked = self.step.stop  # in the step before: to read that of this step would be to wait for it
             self.step(batches)
             self.saved = False
-            self._keep(wait=False)
+            self._commit_checkpoint(wait=False)
             self.logger.progress.update()
             if self.steps_done % self.config.log_every == 0:
                 self._log_point()
-            if self.step.signals and world() == 1:
+            if self.step.signals and world_size() == 1:
                 raise _Stopped
-            if world() > 1 and asked:  # ranks stop at the same step
+            if world_size() > 1 and asked:  # ranks stop at the same step
                 self.step.signals = self.step.signals or [signal.SIGTERM]
                 raise _Stopped
 
@@ -204,7 +204,7 @@ class Trainer:
             weights = full_state_dict(self.evaluated_model.state_dict(), gather=is_main())
             if is_main():
                 checkpoint.save(weights, self.out / "best.pt")
-        with self._aside() as model:
+        with self._eval_mode() as model:
             shown = self.task.preview(model) if self.config.plots and self.step.placement.previews else {}
             self.logger.evaluated(self.history, shown, better)
 
@@ -220,7 +220,7 @@ class Trainer:
             if data.test is not None:
                 best = self.history.best(self.task.monitor)
                 self.history.append({"epoch": best["epoch"], "step": best["step"], "test": finite(self.evaluate(data.test))})
-            with self._aside() as model:
+            with self._eval_mode() as model:
                 shown = self.task.report(model) if data.test and self.config.plots else {}
                 self.logger.finished(self.history, shown, self.config)
             self._save_speed(data.train)
@@ -237,23 +237,23 @@ class Trainer:
     def evaluate(self, loader: Loader) -> dict[str, float]:
         """Mean loss and metrics over every example of `loader`, each counted once. Takes no randomness from training."""
         metrics = Metrics(self.task.metrics())
-        distributed.share_buffers(self.evaluated_model)
+        distributed.broadcast_buffers(self.evaluated_model)
         progress = Progress(len(loader), "batch", "evaluating", shown=is_main(), delay=Progress.EVERY)
-        with self._aside() as model, contextlib.closing(progress):
+        with self._eval_mode() as model, contextlib.closing(progress):
             self.task.begin_evaluation(model)
             for batch in loader.batches():
-                if self.step.signals and world() == 1:
+                if self.step.signals and world_size() == 1:
                     raise _Stopped
                 metrics.update(*self.task.eval_step(model, to_device(batch, self.device, self.config.channels_last)))
                 progress.update()
             return metrics.compute()
 
     @contextlib.contextmanager
-    def _aside(self) -> Iterator[nn.Module]:
-        """The model for looking at: without gradients, with randomness and a clock of its own."""
+    def _eval_mode(self) -> Iterator[nn.Module]:
+        """Yield the model in evaluation mode: no gradients, a forked RNG, and time not counted as training."""
         started = time.perf_counter()
         model = self.evaluated_model
-        with torch.no_grad(), separate_rng(self.config.seed + rank()), sharding.gathered(model), self.step.autocast():
+        with torch.no_grad(), fork_rng(self.config.seed + rank()), sharding.gathered(model), self.step.autocast():
             yield model.eval()
         self.evaluation_seconds += time.perf_counter() - started
 
@@ -262,7 +262,7 @@ class Trainer:
     def _log_point(self) -> None:
         """The one place where training reads sums from the device: the mean loss since the last point, and bad news."""
         self.step.check_health()
-        loss, items = all_sum(self.step.train_metrics.by_name["loss"].sums.cpu().double()).tolist()
+        loss, items = all_reduce_sum(self.step.train_metrics.by_name["loss"].sums.cpu().double()).tolist()
         point = {
             "step/loss": (loss - self.logged[0]) / max(items - self.logged[1], 1),
             "step/lr": self.step.optimizer.param_groups[0]["lr"],
@@ -287,7 +287,7 @@ class Trainer:
     def _save(self, loader: Loader) -> None:
         """Everything that the next step depends on, in one file; weights of a large model beside it, in shards."""
         self.step.check_health()
-        self._keep(wait=True)  # the state before, if its shards are still being written
+        self._commit_checkpoint(wait=True)  # the state before, if its shards are still being written
         parts = self.model, self.step.optimizers, self.step.ema
         if checkpoint.use_shards(self.model):
             captured, writing = checkpoint.capture_shards(self.out / f"shards-{self.steps_done}", *parts)
@@ -303,32 +303,32 @@ class Trainer:
             "history": list(self.history),
             "best": self.best,
         }
-        self.unkept = (state, writing)
-        self._keep(wait=False)
+        self.pending_checkpoint = (state, writing)
+        self._commit_checkpoint(wait=False)
         self._save_speed(loader)
         self.saved = True
 
-    def _keep(self, wait: bool) -> None:
-        """Put the latest state into last.pt, once its shards are written: now, after waiting, or in a later step."""
-        if self.unkept is None:
+    def _commit_checkpoint(self, wait: bool) -> None:
+        """Commit the pending checkpoint to last.pt once its shards are on disk; block if `wait`, else retry after the next step."""
+        if self.pending_checkpoint is None:
             return
-        state, writing = self.unkept
+        state, writing = self.pending_checkpoint
         shards = None
         if writing is not None:
             if not (wait or writing.done()):
                 return
             shards = self.out / state["shards"]
             writing.result()
-        self.unkept = None
+        self.pending_checkpoint = None
         if is_main():
             if shards is None:
-                self._keep_before()
+                self._link_previous()
             checkpoint.save(state, self.out / "last.pt")
             for old in set(self.out.glob("shards-[0-9]*")) - {shards}:
                 shutil.rmtree(old)
             self.logger.history(state["history"])
 
-    def _keep_before(self) -> None:
+    def _link_previous(self) -> None:
         """Let the last.pt of the save before stay as last-before.pt, where files can have two names."""
         last, before = self.out / "last.pt", self.out / "last-before.pt"
         with contextlib.suppress(OSError):

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dl.mytorch.data.loader import Augment, Batch
-from dl.mytorch.distributed import separate_rng
+from dl.mytorch.distributed import fork_rng
 
 
 def compose(*steps: Augment) -> Augment:
@@ -73,7 +73,7 @@ def auto_augment(policy: str) -> Augment:
 
     def apply(batch: Batch, generator: torch.Generator) -> Batch:
         images = batch["images"]
-        with separate_rng(int(torch.randint(2**32, (), generator=generator))):
+        with fork_rng(int(torch.randint(2**32, (), generator=generator))):
             changed = [change(image) for image in images]
         return batch | {"images": torch.stack(changed) if changed else images}
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dl.mytorch.config import UserError
 from dl.mytorch.data import workers
-from dl.mytorch.distributed import rank, separate_rng, world
+from dl.mytorch.distributed import rank, fork_rng, world_size
 
 Batch = dict[str, Tensor]
 Augment = Callable[[Batch, torch.Generator], Batch]
@@ -73,7 +73,7 @@ class Loader:
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on; of each, the part of this rank (which may be empty)."""
-        share = epoch, rank(), world()  # asked here: a worker process knows nothing of ranks
+        share = epoch, rank(), world_size()  # asked here: a worker process knows nothing of ranks
         source = _Epoch(self, *share)
         places = range(start, len(self))
         batches = (source[t] for t in places) if self.in_memory else self._read([(share, t) for t in places])
@@ -177,7 +177,7 @@ class _Epoch:
 
     def _collated(self, indices: Sequence[int], t: int) -> Batch:
         # An example may use any of the global generators, as torchvision's transforms do.
-        with separate_rng(self.seed(t) % (2**32 - 5)):  # a prime: by 2^32 most of (seed, epoch) would be cut away
+        with fork_rng(self.seed(t) % (2**32 - 5)):  # a prime: by 2^32 most of (seed, epoch) would be cut away
             if not indices:  # a short last batch has nothing for this rank
                 return {name: tensor[:0] for name, tensor in self.loader.collate([self.loader.dataset[0]]).items()}
             return self.loader.collate([self.loader.dataset[i] for i in indices])

@@ -173,7 +173,7 @@ def test_an_empty_batch_size_is_refused() -> None:
 @pytest.mark.parametrize("make", [in_memory, Numbers])
 def test_ranks_partition_every_batch(world: int, shuffle: bool, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def ranks(count: int, batch_size: int) -> list[list[Batch]]:
-        monkeypatch.setattr(loader, "world", lambda: count)
+        monkeypatch.setattr(loader, "world_size", lambda: count)
         batches = []
         for rank in range(count):
             monkeypatch.setattr(loader, "rank", lambda rank=rank: rank)
@@ -192,7 +192,7 @@ def test_ranks_partition_every_batch(world: int, shuffle: bool, make: Any, monke
 
 
 def test_ranks_augment_from_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "world", lambda: 2)
+    monkeypatch.setattr(loader, "world_size", lambda: 2)
     drawn = []
     for rank in (0, 1):
         monkeypatch.setattr(loader, "rank", lambda rank=rank: rank)
@@ -255,7 +255,7 @@ def test_by_length_batches_are_the_same_from_the_middle_and_with_workers(make: A
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_by_length_ranks_partition_every_batch_into_like_shares(shuffle: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = list(by_length(4, shuffle).batches(epoch=1))
-    monkeypatch.setattr(loader, "world", lambda: 3)
+    monkeypatch.setattr(loader, "world_size", lambda: 3)
     shares = []
     for rank in range(3):
         monkeypatch.setattr(loader, "rank", lambda rank=rank: rank)

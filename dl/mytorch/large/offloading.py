@@ -15,11 +15,11 @@ from dl.mytorch.config import UserError
 from dl.mytorch.large import sharding
 
 
-class Stream:
+class Offloader:
     """Weights, gradients and optimizer state of all blocks in files; one block at a time visits the device.
 
     Training goes on as usual, with the same gradients: of a block the forward pass keeps the input only, the backward
-    pass computes the inside again (`sharding.recompute`), and `update` takes one block after the other. What belongs to
+    pass computes the inside again (`sharding.checkpoint_block`), and `update` takes one block after the other. What belongs to
     no block stays on the device: embeddings, the head, buffers, and a weight that two blocks share.
     """
 
@@ -32,34 +32,34 @@ class Stream:
         users.update(p for module in _besides(model, blocks) for p in module._parameters.values() if p is not None)
         self.parts = [_Part([p for p in block.parameters() if users[p] == 1], device, folder) for block in blocks]
         streamed = {p for part in self.parts for p in part.parameters}
-        self.resident = [p for p in model.parameters() if p not in streamed]
-        for tensor in [*self.resident, *model.buffers()]:
+        self.unblocked = [p for p in model.parameters() if p not in streamed]
+        for tensor in [*self.unblocked, *model.buffers()]:
             tensor.data = tensor.data.to(device)
-        self.visitor: _Part | None = None
+        self.resident: _Part | None = None
         for block, part in zip(blocks, self.parts):
-            block.forward = self._visiting(part, block.forward)  # type: ignore[method-assign]
-            sharding.recompute(block)
+            block.forward = self._loading(part, block.forward)  # type: ignore[method-assign]
+            sharding.checkpoint_block(block)
 
-    def _visiting(self, part: "_Part", forward: Callable[..., Any]) -> Callable[..., Any]:
-        def visit(*args: Any, **kwargs: Any) -> Any:
-            if self.visitor is not part:
-                self.rest()
+    def _loading(self, part: "_Part", forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self.resident is not part:
+                self.flush()
                 part.load()
-                self.visitor = part
+                self.resident = part
             return forward(*args, **kwargs)
 
-        return visit
+        return run
 
-    def rest(self) -> None:
+    def flush(self) -> None:
         """Send the block that is on the device home, with the gradients that it got: after the backward pass."""
-        if self.visitor is not None:
-            self.visitor.leave()
-        self.visitor = None
+        if self.resident is not None:
+            self.resident.evict()
+        self.resident = None
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
         """`optimizer.step()`, block after block: it passes by parameters without a gradient, so the others' are hidden."""
-        self.rest()
-        parameters = [*self.resident, *(p for part in self.parts for p in part.parameters)]
+        self.flush()
+        parameters = [*self.unblocked, *(p for part in self.parts for p in part.parameters)]
         gradients = {p: p.grad for p in parameters}
         for p in parameters:
             p.grad = None
@@ -67,7 +67,7 @@ class Stream:
             part.load(gradients, optimizer.state)
             optimizer.step()
             part.store(optimizer.state)
-        for p in self.resident:
+        for p in self.unblocked:
             p.grad = gradients[p]
         optimizer.step()
 
@@ -77,33 +77,33 @@ class _Part:
 
     def __init__(self, parameters: list[nn.Parameter], device: torch.device, folder: Path | str) -> None:
         self.parameters, self.device, self.folder = parameters, device, folder
-        self.homes: dict[tuple[nn.Parameter, str], Tensor] = {}
+        self.host: dict[tuple[nn.Parameter, str], Tensor] = {}
         self.filled: set[nn.Parameter] = set()  # have a gradient at home
         for p in parameters:
             if mapped.is_mapped(p.data):
-                self.homes[p, "weight"] = p.data
+                self.host[p, "weight"] = p.data
             else:
                 p.data = self._keep(p, "weight", p.data)
 
     def load(self, gradients: dict[nn.Parameter, Tensor | None] | None = None, state: dict | None = None) -> None:
         """Onto the device: the weights; for an update also their gradients and what the optimizer remembers of them."""
         for p in self.parameters:
-            p.data = self._visitor(self.homes[p, "weight"])
+            p.data = self._on_device(self.host[p, "weight"])
             p.grad = gradients[p].to(self.device) if gradients and gradients[p] is not None else None
             for name, value in (state or {}).get(p, {}).items():
-                state[p][name] = self._visitor(value) if _is_large(value, p) else value
+                state[p][name] = self._on_device(value) if _is_large(value, p) else value
 
-    def leave(self) -> None:
+    def evict(self) -> None:
         """Home again; gradients are added to those of the forwards before."""
         for p in self.parameters:
             if p.grad is not None and p in self.filled:
-                self.homes[p, "gradient"].add_(p.grad.to("cpu"))
+                self.host[p, "gradient"].add_(p.grad.to("cpu"))
             elif p.grad is not None:
                 self._keep(p, "gradient", p.grad)
                 self.filled.add(p)
-            p.data, p.grad = self.homes[p, "weight"], None
+            p.data, p.grad = self.host[p, "weight"], None
             if p in self.filled:
-                p.grad = self.homes[p, "gradient"]
+                p.grad = self.host[p, "gradient"]
         torch.clear_autocast_cache()  # it has a copy of the weights
 
     def store(self, state: dict) -> None:
@@ -114,13 +114,13 @@ class _Part:
             for name, value in state.get(p, {}).items():
                 state[p][name] = self._keep(p, name, value) if _is_large(value, p) else value
 
-    def _visitor(self, home: Tensor) -> Tensor:
-        return home.to(self.device, copy=True)
+    def _on_device(self, host: Tensor) -> Tensor:
+        return host.to(self.device, copy=True)
 
     def _keep(self, p: nn.Parameter, name: str, value: Tensor) -> Tensor:
-        if (p, name) not in self.homes:
-            self.homes[p, name] = mapped.mmap_zeros(value.shape, value.dtype, self.folder)
-        return self.homes[p, name].copy_(value.detach())
+        if (p, name) not in self.host:
+            self.host[p, name] = mapped.mmap_zeros(value.shape, value.dtype, self.folder)
+        return self.host[p, name].copy_(value.detach())
 
 
 def _is_large(value: Any, p: nn.Parameter) -> bool:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dl.mytorch.config import TrainConfig
-from dl.mytorch.distributed import all_sum, world
+from dl.mytorch.distributed import all_reduce_sum, world_size
 from dl.mytorch.large import sharding
-from dl.mytorch.large.offloading import Stream
+from dl.mytorch.large.offloading import Offloader
 
 
 class Placement:
@@ -35,7 +35,7 @@ class Placement:
 
     def checkpoint_activations(self, model: nn.Module) -> None:
         """Have the blocks compute their inside again in the backward pass."""
-        sharding.recompute_activations(model)
+        sharding.checkpoint_activations(model)
 
     def compile(self, model: nn.Module) -> None:
         """Have torch compile `model`, in place."""
@@ -43,7 +43,7 @@ class Placement:
 
     def parallelize(self, model: nn.Module) -> nn.Module:
         """Return `model` as a step calls it when several ranks share the work."""
-        if self.config.parallel == "none" or world() == 1:
+        if self.config.parallel == "none" or world_size() == 1:
             return model
         # Buffers are shared before each evaluation. At each forward, that would spoil a backward pass through two of them.
         renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # by torch 2.13
@@ -81,7 +81,7 @@ class Sharded(Placement):
 
     def __init__(self, config: TrainConfig, device: torch.device, precision: str = "fp32") -> None:
         super().__init__(config, device, precision)
-        self.mapped = world() > 1
+        self.mapped = world_size() > 1
 
     def move(self, model: nn.Module) -> None:
         model.to(self.device)  # shards take weights of the usual layout alone
@@ -92,9 +92,9 @@ class Sharded(Placement):
             part.compile()
 
     def parallelize(self, model: nn.Module) -> nn.Module:
-        if world() == 1:
+        if world_size() == 1:
             return model
-        return sharding.shard(model, next(model.parameters()).device.type, world(), self.precision == "bf16")
+        return sharding.shard(model, next(model.parameters()).device.type, world_size(), self.precision == "bf16")
 
     @contextlib.contextmanager
     def no_sync(self, network: nn.Module) -> Iterator[None]:
@@ -107,7 +107,7 @@ class Sharded(Placement):
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         norm = super().norm(gradients)
-        return norm if world() == 1 else all_sum(norm.square()).sqrt()
+        return norm if world_size() == 1 else all_reduce_sum(norm.square()).sqrt()
 
 
 class Offloaded(Placement):
@@ -117,19 +117,19 @@ class Offloaded(Placement):
     mapped = True
 
     def move(self, model: nn.Module) -> None:
-        self.stream = Stream(model, self.device, self.config.out)
+        self.offloader = Offloader(model, self.device, self.config.out)
 
     def checkpoint_activations(self, model: nn.Module) -> None:
         """Do nothing: offloaded blocks do so anyway."""
 
     def after_backward(self) -> None:
-        self.stream.rest()
+        self.offloader.flush()
 
     def scale(self, gradients: list[Tensor], factor: Tensor) -> None:
         torch._foreach_mul_(gradients, float(factor))  # these are on the CPU
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
-        self.stream.update(optimizer)
+        self.offloader.update(optimizer)
 
 
 def choose(config: TrainConfig, device: torch.device, precision: str = "fp32") -> Placement:

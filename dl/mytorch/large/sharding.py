@@ -78,7 +78,7 @@ def gathered(model: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
-def recompute_activations(model: nn.Module) -> None:
+def checkpoint_activations(model: nn.Module) -> None:
     """Each block forgets what it computed inside, and computes it again for the backward pass. `UserError` without blocks.
 
     Chen et al. 2016, https://arxiv.org/abs/1604.06174.
@@ -87,10 +87,10 @@ def recompute_activations(model: nn.Module) -> None:
     if not repeated:
         raise UserError("--checkpoint-activations is for models with blocks, lists of modules; this one has none")
     for block in repeated:
-        recompute(block)
+        checkpoint_block(block)
 
 
-def recompute(block: nn.Module) -> None:
+def checkpoint_block(block: nn.Module) -> None:
     """The same for one block."""
     options = {"context_fn": lambda: (contextlib.nullcontext(), _spare_buffers(block))} if has_batch_norm(block) else {}
     block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False, **options)  # type: ignore[method-assign]

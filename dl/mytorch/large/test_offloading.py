@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dl.mytorch import History, TrainConfig, Trainer, layers, mapped, seed_everything, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Loader, Splits, synthetic
-from dl.mytorch.large.offloading import Stream
+from dl.mytorch.large.offloading import Offloader
 from dl.mytorch.optim import adamw, constant, sgd
 from dl.mytorch.tasks import Classification
 
@@ -70,16 +70,16 @@ def test_a_streamed_run_resumes_exactly(tmp_path: Path) -> None:
 
 def test_one_block_at_a_time_is_away_from_home(tmp_path: Path) -> None:
     model = Convolutions()
-    stream = Stream(model, torch.device("cpu"), tmp_path)
+    offloader = Offloader(model, torch.device("cpu"), tmp_path)
     away = []
     weights = [block.conv.weight for block in model.blocks]
     for block in model.blocks:
         block.conv.register_forward_hook(lambda *_: away.append([not mapped.is_mapped(w.data) for w in weights]))
     model(torch.randn(2, 1, 28, 28)).sum().backward()
-    stream.rest()
+    offloader.flush()
     assert away == [[i == j for j in range(3)] for i in (0, 1, 2, 2, 1, 0)]
     optimizer = adamw(0.1)(model)
-    stream.update(optimizer)
+    offloader.update(optimizer)
     for block in model.blocks:
         kept = [block.conv.weight.data, *(optimizer.state[block.conv.weight][name] for name in ("exp_avg", "exp_avg_sq"))]
         assert all(mapped.is_mapped(tensor) for tensor in kept)

@@ -32,7 +32,7 @@ def test_recomputed_blocks_give_the_same_gradients_dropout_included() -> None:
     plain = Blocks()
     recomputed = Blocks()
     recomputed.load_state_dict(plain.state_dict())
-    sharding.recompute_activations(recomputed)
+    sharding.checkpoint_activations(recomputed)
     x = torch.randn(4, 6)
     for model in (plain, recomputed):
         torch.manual_seed(1)
@@ -51,7 +51,7 @@ def test_running_statistics_move_once_though_blocks_are_computed_twice() -> None
     recomputed = Blocks(nn.BatchNorm1d)
     recomputed.load_state_dict(plain.state_dict())
     buffers = dict(recomputed.named_buffers())
-    sharding.recompute_activations(recomputed)
+    sharding.checkpoint_activations(recomputed)
     x = torch.randn(4, 6)
     for model in (plain, recomputed):
         torch.manual_seed(1)
@@ -86,7 +86,7 @@ def test_blocks_are_members_of_lists_that_are_called() -> None:
 
 def test_models_without_blocks_are_refused() -> None:
     with pytest.raises(UserError, match="--checkpoint-activations is for models with blocks"):
-        sharding.recompute_activations(nn.Linear(2, 2))
+        sharding.checkpoint_activations(nn.Linear(2, 2))
 
 
 def test_what_is_in_one_piece_is_left_alone() -> None:

@@ -10,7 +10,7 @@ from dl.modules.Diffusion.DDPM.samplers import Denoiser, ddim, guided
 from dl.modules.Diffusion.DDPM.vlb import variational_bound
 from dl.mytorch import Task, plot
 from dl.mytorch.data import Batch
-from dl.mytorch.distributed import all_sum
+from dl.mytorch.distributed import all_reduce_sum
 from dl.mytorch.tasks import StepOutput
 
 BINS = 10  # of time steps, for the picture of the loss
@@ -59,7 +59,7 @@ class Denoising(Task):
         return {"samples": self.draw(model, rows=2)}
 
     def report(self, model: nn.Module) -> dict[str, Tensor | str]:
-        sums, counts = all_sum(self.by_time)
+        sums, counts = all_reduce_sum(self.by_time)
         course = plot.figure(6, 3)
         axes = course.add_axes((0.12, 0.17, 0.86, 0.74))
         edges = torch.arange(BINS) * self.process.steps / BINS

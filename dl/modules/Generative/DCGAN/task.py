@@ -12,7 +12,7 @@ from dl.modules.Generative.DCGAN.step import Players
 from dl.modules.Generative.images import picture, samples, walks
 from dl.mytorch import Task
 from dl.mytorch.data import Batch
-from dl.mytorch.distributed import all_sum
+from dl.mytorch.distributed import all_reduce_sum
 from dl.mytorch.metrics import Mean, Metric
 from dl.mytorch.tasks import StepOutput
 
@@ -104,7 +104,7 @@ class PixelFrechetDistance(Metric):
         self._sums = self._sums + torch.stack([self._moments(outputs[name]) for name in ("real", "drawn")])
 
     def compute(self) -> float:
-        sums = all_sum(self.sums)  # (2, 1 + D + D D)
+        sums = all_reduce_sum(self.sums)  # (2, 1 + D + D D)
         if not sums.ndim or sums[0, 0] < 2:
             return math.nan
         return frechet_distance_of_moments(*self._mean_and_covariance(sums[0]), *self._mean_and_covariance(sums[1]))

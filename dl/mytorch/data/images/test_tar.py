@@ -59,7 +59,7 @@ def config(root: Path, **flags: object) -> ImageConfig:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_together_see_every_sample_once_an_epoch(root: Path, monkeypatch: pytest.MonkeyPatch, world: int) -> None:
-    monkeypatch.setattr(loader, "world", lambda: world)
+    monkeypatch.setattr(loader, "world_size", lambda: world)
     splits = image_splits(config(root))
     for split, shades in zip(splits, (range(13), range(20, 25), range(30, 33)), strict=True):
         seen = []

@@ -28,7 +28,7 @@ def test_parts_are_joined_and_read_again(file: Path) -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_together_see_every_stretch_once_an_epoch(file: Path, monkeypatch: pytest.MonkeyPatch, world: int) -> None:
-    monkeypatch.setattr(loader, "world", lambda: world)
+    monkeypatch.setattr(loader, "world_size", lambda: world)
     orders = []
     for epoch in range(2):
         seen = []
@@ -39,7 +39,7 @@ def test_ranks_together_see_every_stretch_once_an_epoch(file: Path, monkeypatch:
                 seen += batch["tokens"].tolist()
         assert sorted(sum(seen, [])) == list(range(0, 40 * 7, 7))  # the last target being id 40
         orders.append(seen)
-    assert orders[0] != orders[1] and distributed.world() == 1
+    assert orders[0] != orders[1] and distributed.world_size() == 1
 
 
 def test_a_batch_depends_on_seed_epoch_and_place_alone(file: Path) -> None:
