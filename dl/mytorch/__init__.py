@@ -1,23 +1,30 @@
 """The shared core: the one training loop and what it needs. It knows no model."""
 
+import importlib
+from typing import Any
+
 from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import TrainConfig, parse
-from dl.mytorch.distributed import launch, seed_everything
-from dl.mytorch.introspect import Probe, layer_summary
+from dl.mytorch.distributed import seed_everything
 from dl.mytorch.logger import History
 from dl.mytorch.tasks import StepOutput, Task
 from dl.mytorch.trainer import Trainer
 
-__all__ = [
+_LATER = {"launch": "launcher", "Probe": "introspect", "layer_summary": "introspect"}  # no part of the loop
+__all__ = [  # noqa: PLE0604
     "History",
-    "Probe",
     "StepOutput",
     "Task",
     "TrainConfig",
     "Trainer",
-    "launch",
-    "layer_summary",
     "load_weights",
     "parse",
     "seed_everything",
+    *_LATER,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

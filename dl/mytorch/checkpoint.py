@@ -6,12 +6,11 @@ import re
 import zipfile
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Sequence
+from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch import safetensors, shards
 from dl.mytorch.config import UserError
 from dl.mytorch.distributed import gather_objects, is_main, rank, rng_state, set_rng_state, world_size
 from dl.mytorch.dtensor import distribute_like, full_state_dict
@@ -19,6 +18,9 @@ from dl.mytorch.files import recorded_write, regular_file, shown, verify
 from dl.mytorch.names import by_name, by_position, renamed
 from dl.mytorch.run import say_what_is_unverified
 from dl.mytorch.state import check_optimizer, check_state, problem_of_weight
+
+if TYPE_CHECKING:
+    from dl.mytorch import shards
 
 LARGE = 2**30  # bytes
 
@@ -50,6 +52,8 @@ def load(path: Path | str, mapped: bool = False) -> dict[str, Any]:
 def _read(path: Path, mapped: bool) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
+            from dl.mytorch import safetensors
+
             return safetensors.read(path)
         if os.path.lexists(path):
             regular_file(path)
@@ -90,6 +94,8 @@ def capture_shards(
     What is written is copied first, then written while training goes on. When the future is done on rank 0, all is there;
     its result raises `UserError` if something went wrong.
     """
+    from dl.mytorch import shards
+
     parts = {"model": model.state_dict(), "ema": {} if average is None else average.state_dict()}
     named = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
     rest = []  # what is no tensor: learning rates and the like
@@ -104,6 +110,8 @@ def capture_shards(
 
 def load_state(path: Path, mapped: bool = False) -> dict[str, Any]:
     """Return what last.pt holds, checked. Raises `UserError` when it is anything else, or names shards of version 0.1."""
+    from dl.mytorch import shards
+
     state = load(path, mapped)
     if isinstance(state, dict) and "shards" in state:
         shards.refuse_pickles(_shards_of(state, path))
@@ -159,6 +167,8 @@ def _restore_shards(
     average: nn.Module | None,
 ) -> None:
     """`rest` is what `capture_shards` found of the optimizers beside tensors, `groups` the checked ones in it."""
+    from dl.mytorch import shards
+
     found = shards.open_folder(folder)
     own = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if average is not None:
@@ -181,7 +191,7 @@ def _restore_shards(
         optimizer.load_state_dict(by_position(saved, optimizer, model, (), str(folder)) | {"param_groups": checked})
 
 
-def _zeros(parameter: Tensor, saved: shards.Tensors) -> Tensor:
+def _zeros(parameter: Tensor, saved: "shards.Tensors") -> Tensor:
     """What an optimizer's state of `parameter` is copied into: shared among ranks as the parameter is, if it has its shape."""
     if tuple(parameter.shape) == saved.shape:
         return torch.zeros_like(parameter, dtype=saved.dtype)
@@ -190,6 +200,8 @@ def _zeros(parameter: Tensor, saved: shards.Tensors) -> Tensor:
 
 def _read_shards(folder: Path) -> dict[str, dict[str, Tensor]]:
     """All tensors of a folder of shards, in one process, by what they are part of."""
+    from dl.mytorch import shards
+
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in shards.read(folder).items():
         part, _, own = name.partition(".")

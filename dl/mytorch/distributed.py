@@ -1,136 +1,30 @@
 """Ranks and devices. No other file of the project asks how many processes there are or where tensors live."""
 
 import contextlib
-import dataclasses
 import functools
 import os
 import random
 import signal
-import sys
 import threading
 from datetime import timedelta
-from typing import Any, Callable, Iterator, Sequence, TypeVar
+from typing import Any, Iterator
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # before a process group is there, see _process_group
+import torch.distributed.nn  # before a process group is there, see launcher.py
 from torch import Tensor, nn
 
-from dl import print_error
 from dl.mytorch import system
-from dl.mytorch.config import Config, TrainConfig, UserError, parse
-from dl.mytorch.mapped import init_on_disk
+from dl.mytorch.config import UserError
 
-Result = TypeVar("Result")
 TIMEOUT = timedelta(minutes=10)  # the longest that a rank waits for the others, to begin and at any time after
-
-
-def launch(main: Callable[[Config], Result], config_class: type[Config], argv: Sequence[str] | None = None) -> Result:
-    """Parse the command line and run `main(config)`, under `python` or under `torchrun` alike.
-
-    What a person can mend (`UserError`, a full disk, missing rights, too little memory) becomes one line on stderr
-    and exit status 1; Ctrl-C outside training exits with 130. Any other exception is a bug and keeps its traceback.
-    """
-    system.escape_output()
-    config = parse(config_class, argv)
-    streamed = config.layerwise == "stream"
-    try:
-        with _process_group(config), init_on_disk(config.out) if streamed else contextlib.nullcontext():
-            return main(config)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from what was saved last", 130)
-    except Exception as error:
-        line = _line(error, config)
-        if line is None:
-            raise
-        _fail(line, 1)
-
-
-def _line(error: Exception, config: TrainConfig) -> str | None:
-    """Return what helps against an error that the person at the keyboard can mend, in one line; None for any other error."""
-    text = str(error)
-    if isinstance(error, UserError):
-        return text
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in _NO_MEMORY):
-        return "out of memory: halve --batch-size and double --accumulate for the same result"
-    if "Too many open files" in text:
-        return "too many open files: allow more, say by `ulimit -n 4096`, or take fewer --num-workers"
-    if "DataLoader worker" in text:
-        reason = text.partition("\n")[0].rstrip(". ")
-        return f"{reason}: too little memory, or too small a /dev/shm (docker run --shm-size=2g)? Take fewer --num-workers"
-    if config.deterministic and "deterministic" in text:
-        return f"--deterministic: {text.partition(', but you set')[0]}; leave the flag out, or take --device cpu"
-    if "could not create a primitive" in text:
-        return "this processor cannot compute a layer of this network in bf16: --precision auto or fp32"
-    several = os.environ.get("WORLD_SIZE", "1") != "1"  # the process group is gone by now
-    if several and (isinstance(error, dist.DistError) or "gloo" in text):
-        if "imed out" in text or "imeout" in text:
-            wait = f"{TIMEOUT.total_seconds():.0f} s"
-            return f"another rank has not answered for {wait}: one of those that print no such line; it hangs or was stopped"
-        return "another rank has stopped; its own line says why, or torchrun's summary if it was killed"
-    if isinstance(error, OSError) and (error.filename or error.errno):
-        return f"{error.strerror}: {error.filename or config.out}"
-    return None
-
-
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "Unable to allocate")
-_NO_MEMORY += ("can't start new thread",)
-
-
-def _fail(message: str, status: int) -> None:
-    print_error(message, "" if rank() == 0 else f"[rank {rank()}] ")
-    sys.exit(status)
-
-
-@contextlib.contextmanager
-def _process_group(config: Config) -> Iterator[None]:
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    if ranks == 1:
-        yield
-        return
-    if config.parallel == "none":
-        raise UserError(f"torchrun started {ranks} processes, but --parallel is none: add --parallel ddp or --parallel fsdp")
-    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        # Restarted ranks would read the addresses of dead ones there: https://github.com/pytorch/pytorch/issues/135712
-        way = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend=c10d --max-restarts=..."
-        raise UserError(f"torchrun's --max-restarts may wait for ever, unless every start has a store of its own: {way}")
-    here = device(config.device)
-    if here.type == "cuda":
-        torch.cuda.set_device(here)
-    if sys.platform == "win32":
-        os.environ.setdefault("USE_LIBUV", "0")  # torch is built without it there, and asks for it all the same
-    try:
-        dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=TIMEOUT)
-    except (dist.DistError, RuntimeError) as error:
-        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        reason = str(error).partition("\n")[0][:200]
-        wait = f"{TIMEOUT.total_seconds():.0f} s"
-        raise UserError(f"the {ranks} ranks did not meet at {place} within {wait} ({reason})") from None
-    try:
-        _check_alike(config)
-        yield
-        dist.barrier()  # so that gloo's threads have let go of the tensors before
-    finally:
-        # It ends gloo's threads, unless something still holds the group: then one that has a tensor to free may abort
-        # Python at its exit. FSDP holds it; torch.distributed.nn.functional would, as a default, if imported after this.
-        background_group.cache_clear()
-        dist.destroy_process_group()
 
 
 @functools.cache
 def background_group() -> dist.ProcessGroup:
     """A second group of all ranks, by way of the CPU, for what goes on beside training. All ranks make the first call."""
     return dist.new_group(backend="gloo", timeout=TIMEOUT)
-
-
-def _check_alike(config: Config) -> None:
-    """All ranks train one model: `UserError` on each of them when their flags differ."""
-    first, *others = gather_objects(dataclasses.asdict(config))
-    for place, other in enumerate(others, start=1):
-        differs = [f"{name} {other.get(name)} instead of {value}" for name, value in first.items() if other.get(name) != value]
-        if differs:
-            raise UserError(f"rank {place} was started with other flags than rank 0: {', '.join(differs)}")
 
 
 def restarted() -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator
 import torch
 from torch import nn
 
-from dl.mytorch import checkpoint, distributed, introspect
+from dl.mytorch import checkpoint, distributed
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.split import record_names, record_split
@@ -151,12 +151,7 @@ class Trainer:
                 return
             batches = next(groups)
             if self.steps_done == 0:
-                example = {name: tensor[:1] for name, tensor in batches[0].items()}
-                with self._eval_mode() as model:  # on all ranks, since a task's step may ask the others for something
-                    try:
-                        self.logger.summary(introspect.summarize(model, lambda: self.task.step(model, example)))
-                    except (RuntimeError, ValueError) as error:
-                        raise introspect.explained(error, lambda batch: self.task.step(model, batch), example) from error
+                self._summarize(batches[0])
             if not self.model.training:
                 self.model.train()
             for group in self.step.param_groups():
@@ -173,6 +168,17 @@ class Trainer:
             if world_size() > 1 and asked:  # ranks stop at the same step
                 self.step.signals = self.step.signals or [signal.SIGTERM]
                 raise _Stopped
+
+    def _summarize(self, batch: Batch) -> None:
+        """Write summary.txt from a pass of one example; a model that does not take it is a `UserError` with its layers."""
+        from dl.mytorch import introspect
+
+        example = {name: tensor[:1] for name, tensor in batch.items()}
+        with self._eval_mode() as model:  # on all ranks, since a task's step may ask the others for something
+            try:
+                self.logger.summary(introspect.summarize(model, lambda: self.task.step(model, example)))
+            except (RuntimeError, ValueError) as error:
+                raise introspect.explained(error, lambda batch: self.task.step(model, batch), example) from error
 
     def _groups(self, loader: Loader) -> Iterator[list[Batch]]:
         """The batches of each step, from the present position on; the position moves past what was given."""
