@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import sys
 from dataclasses import dataclass
 from typing import Any
 
