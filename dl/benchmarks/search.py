@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dl.benchmarks.trainer import about_this_machine
-from dl.modules.DataMining.ImageSearch.exact import Exact
+from dl.modules.DataMining.neighbours import Exact
 from dl.mytorch.config import user_path
 from dl.mytorch.files import write_json
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dl.modules.DataMining.ImageSearch.exact import Exact, power
+from dl.modules.DataMining.neighbours import Exact, power
 from dl.mytorch.config import UserError
 
 CELLS = 32  # that a query looks into

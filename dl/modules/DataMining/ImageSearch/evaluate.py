@@ -26,10 +26,10 @@ from torch.nn import functional as F
 from dl.cli import results
 from dl.cli.command import command
 from dl.cli.runs import Run
-from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
 from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
+from dl.modules.DataMining.neighbours import Exact
 from dl.mytorch import plot
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import centre_square

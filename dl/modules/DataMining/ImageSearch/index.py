@@ -26,7 +26,6 @@ from torch import Tensor
 
 from dl.cli.command import command
 from dl.modules.DataMining.ImageSearch.approximate import KINDS, Approximate, build
-from dl.modules.DataMining.ImageSearch.exact import Exact
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
 from dl.modules.DataMining.ImageSearch.store import (
@@ -41,6 +40,7 @@ from dl.modules.DataMining.ImageSearch.store import (
     write_manifest,
 )
 from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
+from dl.modules.DataMining.neighbours import Exact
 from dl.modules.DataMining.OpenSet.scores import Mahalanobis
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data.images.sets import IMAGE_SETS

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from dl.cli.command import command
-from dl.modules.DataMining.ImageSearch.exact import power
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
+from dl.modules.DataMining.neighbours import power
 from dl.mytorch import plot
 from dl.mytorch.config import user_path
 from dl.mytorch.data import centre_square, read_image

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dl.modules.DataMining.ImageSearch.approximate import KINDS, Approximate, build
-from dl.modules.DataMining.ImageSearch.exact import Exact
+from dl.modules.DataMining.neighbours import Exact
 
 pytestmark = pytest.mark.parity
 

@@ -17,12 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from dl.modules.CNN.LeNet import train as lenet
+from dl.modules.DataMining.features import features_and_logits
 from dl.modules.DataMining.ImageSearch import index, search, verdict
-from dl.modules.DataMining.ImageSearch.exact import Exact
-from dl.modules.DataMining.ImageSearch.features import Extractor, features_and_logits
+from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import Index, calibrate, update
 from dl.modules.DataMining.ImageSearch.pictures import open_pictures
 from dl.modules.DataMining.ImageSearch.store import write_manifest
+from dl.modules.DataMining.neighbours import Exact
 from dl.modules.DataMining.OpenSet.scores import Mahalanobis
 from dl.mytorch import Probe
 from dl.mytorch.config import UserError

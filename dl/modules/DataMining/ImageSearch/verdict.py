@@ -10,7 +10,7 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor
 
-from dl.modules.DataMining.ImageSearch.exact import Exact
+from dl.modules.DataMining.neighbours import Exact
 from dl.modules.DataMining.OpenSet.scores import Mahalanobis
 from dl.modules.DataMining.OpenSet.threshold import quantile_threshold
 from dl.mytorch.config import UserError

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dl.cli import results
 from dl.cli.command import command
 from dl.cli.runs import Run
-from dl.modules.DataMining.ImageSearch.features import features_and_logits
+from dl.modules.DataMining.features import features_and_logits
 from dl.modules.DataMining.OpenSet import measures
 from dl.modules.DataMining.OpenSet.scores import Known, fit_all
 from dl.modules.DataMining.OpenSet.threshold import conformal_threshold, quantile_threshold

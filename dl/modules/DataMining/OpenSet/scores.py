@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
 
-from dl.modules.DataMining.ImageSearch.exact import Exact
+from dl.modules.DataMining.neighbours import Exact
 from dl.mytorch.config import UserError
 from dl.mytorch.float64 import with_float64
 

@@ -8,8 +8,18 @@ import torch
 from torch import Tensor
 
 from dl.modules.DataMining.TSNE import tsne as module
-from dl.modules.DataMining.TSNE.tsne import Pairs, attraction, conditional, kl_divergence, place, principal, repulsion
-from dl.modules.DataMining.TSNE.tsne import similarities, start, tsne
+from dl.modules.DataMining.TSNE.tsne import (
+    Pairs,
+    attraction,
+    conditional,
+    kl_divergence,
+    place,
+    principal,
+    repulsion,
+    similarities,
+    start,
+    tsne,
+)
 from dl.mytorch.test_float64 import device_without_float64
 
 

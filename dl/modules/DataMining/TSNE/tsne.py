@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dl.modules.DataMining.ImageSearch.exact import Exact
+from dl.modules.DataMining.neighbours import Exact
 from dl.modules.DataMining.TSNE.interpolation import interpolated_repulsion
 from dl.mytorch.float64 import with_float64
 

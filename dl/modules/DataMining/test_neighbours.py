@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dl.modules.DataMining.ImageSearch.exact import Exact, power
+from dl.modules.DataMining.neighbours import Exact, power
 from dl.mytorch.config import UserError
 from dl.mytorch.test_float64 import device_without_float64
 

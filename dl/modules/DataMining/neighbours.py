@@ -16,7 +16,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from dl.modules.DataMining.ImageSearch.selection import keep, smallest, sorted_rows
+from dl.modules.DataMining.selection import keep, smallest, sorted_rows
 from dl.mytorch.config import UserError
 from dl.mytorch.float64 import with_float64
 
