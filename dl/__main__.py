@@ -8,9 +8,10 @@ import runpy
 import sys
 from difflib import get_close_matches
 from os.path import expanduser
+from pathlib import Path
 from typing import Callable, Sequence
 
-from dl.cli import catalogue
+from dl.cli import catalogue, listing, verbs
 from dl.cli.command import run
 
 NAMING = "MODEL is a name (CNN/LeNet, or lenet) or the path of its folder or of a file in it."
@@ -27,6 +28,9 @@ def _run(argv: list[str]) -> int:
     parser, commands = _parser()
     if argv and (near := get_close_matches(argv[0], commands.choices, n=1)) and argv[0] not in near:
         parser.error(f"no command {argv[0]}; did you mean {near[0]}?")
+    if not argv:
+        parser.print_help()
+        return 0
     args = parser.parse_args(argv[:ours])
     args.flags = argv[ours:]
     return args.run(args)
@@ -34,6 +38,8 @@ def _run(argv: list[str]) -> int:
 
 def _own_words(argv: list[str]) -> int:
     """How many words are for this file: what follows the model of `train` and `test` is for the recipe and for pytest."""
+    if argv[:1] and argv[0] in verbs.VERBS:
+        return 2 if argv[0] != "search" and argv[1:2] in (["-h"], ["--help"]) else 1
     if argv[:1] == ["train"]:
         return 2
     if argv[:1] == ["test"]:
@@ -46,7 +52,9 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     parser = argparse.ArgumentParser(prog="python -m dl", description="Deep-learning papers in PyTorch: look, train, test.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    _add(commands, "list", show_list, "all models: paper, parameters, best recorded result")
+    command = _add(commands, "list", listing.show_models, "all models: paper, parameters, best recorded result")
+    command.add_argument("category", nargs="?", default="", metavar="CATEGORY", help="only of this folder, say CNN")
+    command.add_argument("--json", action="store_true", help="as JSON, with FLOPs")
 
     command = _add(commands, "train", train, "train a model", usage="%(prog)s MODEL [flags of the recipe]")
     command.epilog = NAMING + " `python -m dl train MODEL --help` shows the flags of its recipe."
@@ -63,16 +71,35 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     shape = "shape of the input, say 1 3 224 224; default: that of `example` in its model.py"
     command.add_argument("--input", metavar="N", type=int, nargs="+", help=shape)
 
-    command = _add(commands, "kernels", kernels, "draw the kernels of a trained network's first convolution")
-    command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/demo")
-    command.add_argument("--figure", type=expanduser, default="kernels.png", help="picture to write (default: %(default)s)")
+    for name, does in verbs.VERBS.items():
+        command = _add(commands, name, verb, does, usage="%(prog)s RUN_OR_MODEL ...")
+        command.epilog = "RUN is the folder of a run; MODEL stands for its newest finished run below runs/. With --help behind "
+        command.epilog += "it, the flags of its own command are shown."
+        command.set_defaults(verb=name)
 
-    command = _add(commands, "features", features, "draw what the layers of a trained network see in a picture")
+    command = _add(commands, "evaluate", evaluate, "test a trained run again, on its own test split or on other data")
     command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/demo")
-    command.add_argument("image", type=expanduser, metavar="IMAGE", help="JPEG, PNG, WebP ...")
-    layers = "layers as `python -m dl summary` names them; default: all parts that give maps"
-    command.add_argument("--layers", metavar="LAYER", nargs="+", default=[], help=layers)
-    command.add_argument("--figure", type=expanduser, default="features.png", help="picture to write (default: %(default)s)")
+    command.add_argument("--data", default="", metavar="SET", help="other data that its recipe takes")
+    command.add_argument("--with", dest="metric", default="", metavar="METRIC", help="only this one of its metrics; or frechet")
+    command.add_argument("--classifier", type=expanduser, metavar="RUN", help="run whose features --with frechet compares")
+
+    command = _add(commands, "runs", listing.show_runs, "all runs: model, data, best figure, state, size, age")
+    command.add_argument("folder", nargs="?", type=lambda text: Path(text).expanduser(), default=Path("runs"), metavar="FOLDER")
+    command.add_argument("--prune", action="store_true", help="delete what only resuming needs, last.pt and shards, of finished runs")
+
+    for name in ("explain", "kernels", "features"):  # the last two are the names of version 0.1
+        does = "draw what a trained network has learnt: kernels, or what its layers see in a picture" if name == "explain" else None
+        command = _add(commands, name, explain, does, usage="%(prog)s RUN [IMAGE] [flags]")
+        command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/demo")
+        if name != "kernels":
+            command.add_argument("image", type=expanduser, nargs="?" if name == "explain" else None, metavar="IMAGE")
+        if name == "explain":
+            command.add_argument("--how", choices=("kernels", "features"), required=True, help="features takes an IMAGE")
+        else:
+            command.set_defaults(how=name)
+        layers = "of features: layers as `python -m dl summary` names them; default: all parts that give maps"
+        command.add_argument("--layers", metavar="LAYER", nargs="+", default=[], help=layers)
+        command.add_argument("--figure", type=expanduser, default="", help="picture to write (default: kernels.png, features.png)")
 
     command = _add(commands, "results", results, "rewrite the tables in the READMEs from the recorded results")
     runs = "first add finished runs (folders below runs/) to the recorded results of their models"
@@ -83,37 +110,12 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
 
 
 def _add(
-    commands: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], int], does: str, **options: str
+    commands: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], int | None], does: str | None, **options: str
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".", **options)
+    shown = {"help": does, "description": does[0].upper() + does[1:] + "."} if does else {}  # else a hidden one
+    command = commands.add_parser(name, **shown, **options)
     command.set_defaults(run=run)
     return command
-
-
-def show_list(args: argparse.Namespace) -> int:
-    """`python -m dl list`"""
-    from dl.cli import results
-
-    rows = []
-    for name in catalogue.names():
-        try:
-            rows.append(results.model_row(name))
-        except Exception as error:  # whatever is wrong with a model, the others are shown
-            rows.append([name, "", f"{type(error).__name__}: {' '.join(str(error).split())}", ""])
-    print(_columns([results.MODEL_HEADINGS["README.md"], *rows]))
-    return 0
-
-
-def _columns(rows: list[list[str]]) -> str:
-    """Cells in columns, the first row underlined; a cell may have several lines."""
-    lines: list[Sequence[str]] = []
-    for row in rows:
-        cells = [cell.split("\n") for cell in row]
-        height = max(map(len, cells))
-        lines += zip(*(cell + [""] * (height - len(cell)) for cell in cells))
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-    return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
 
 
 def train(args: argparse.Namespace) -> int:
@@ -159,42 +161,34 @@ def _summarize(name: str, preset: str, shape: list[int] | None) -> tuple[tuple[i
         raise UserError(f"{name} {preset} takes no input of shape {tuple(inputs[0].shape)}: {reason}; see --input") from None
 
 
-def kernels(args: argparse.Namespace) -> int:
-    """`python -m dl kernels RUN`"""
-    from dl.cli.runs import Run
-    from dl.mytorch import plot
-    from dl.mytorch.config import UserError
-    from dl.mytorch.introspect import first_kernels
+def explain(args: argparse.Namespace) -> int:
+    """`python -m dl explain RUN --how kernels|features [IMAGE]`"""
+    from dl.cli import explaining
 
-    weight = first_kernels(Run.open(args.folder).model())
-    if weight is None:
-        raise UserError(f"the network of {args.folder} has no convolution whose kernels could be looked at")
-    plot.save_image(plot.kernels(weight), args.figure)
-    print(f"drawn: {args.figure}, {' x '.join(map(str, weight.shape))}")
-    return 0
+    return explaining.kernels(args) if args.how == "kernels" else explaining.features(args)
 
 
-def features(args: argparse.Namespace) -> int:
-    """`python -m dl features RUN IMAGE`"""
-    from dl.cli.classifiers import classifier, feature_maps
-    from dl.cli.runs import Run
-    from dl.mytorch import plot
-    from dl.mytorch.data import read_image
+def evaluate(args: argparse.Namespace) -> int:
+    """`python -m dl evaluate RUN`"""
+    from dl.cli.evaluate import evaluate
 
-    maps = feature_maps(classifier(Run.open(args.folder)), read_image(args.image), args.layers)
-    plot.save_figure(plot.feature_maps(maps), args.figure)
-    print(f"drawn: {args.figure}, {', '.join(maps)}")
-    return 0
+    return evaluate(args)
+
+
+def verb(args: argparse.Namespace) -> int:
+    """`python -m dl generate RUN_OR_MODEL ...` is the command of the model's folder."""
+    return verbs.run_verb(args.verb, args.flags)
 
 
 def results(args: argparse.Namespace) -> int:
     """`python -m dl results [--record RUN ...]`"""
-    from dl.cli import results
+    from dl.cli import facts, results
 
     for folder in args.record:
         print(f"recorded: {results.record(folder)}")
     for report in results.rewrite_readmes():
         print(report)
+    print(facts.write())
     return 0
 
 

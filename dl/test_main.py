@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 import runpy
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def test_unknown_model_is_refused_with_near_names(command: str, capsys: pytest.C
     assert captured.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("argv", [[], ["trian"], ["train"], ["summary"], ["list", "more"], ["results", "--record"]])
+@pytest.mark.parametrize("argv", [["trian"], ["train"], ["summary"], ["results", "--record"]])
 def test_a_wrong_call_ends_with_status_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         front.main(argv)
@@ -46,7 +47,8 @@ def test_a_wrong_call_ends_with_status_2(argv: list[str], capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["list"], ["train"], ["test"], ["summary"], ["kernels"], ["features"], ["results"], ["doctor"]]
+    "command", [[], *([name] for name in ("list", "train", "test", "summary", "explain", "kernels", "features", "evaluate", "runs"))]
+    + [[name] for name in ("results", "doctor", "generate", "translate", "sample", "predict")]
 )
 def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -79,8 +81,7 @@ def test_test_gives_pytest_the_folder_and_the_flags_and_returns_its_status(start
     assert started == [[str(LENET), "-k", "logits", "--help"], [everything, "-k", "logits"], [everything]]
 
 
-def test_list_shows_name_paper_and_parameters(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(catalogue, "names", lambda: ["CNN/LeNet", "Linear/SoftmaxRegression"])  # of all it takes seconds
+def test_list_shows_name_paper_and_parameters(capsys: pytest.CaptureFixture[str]) -> None:
     assert front.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("Linear/SoftmaxRegression ") for line in lines)
@@ -89,17 +90,23 @@ def test_list_shows_name_paper_and_parameters(monkeypatch: pytest.MonkeyPatch, c
     assert any("lenet5 60,000" in line for line in lines) and not any(" tiny " in line for line in lines)
 
 
-def test_a_model_that_does_not_import_is_a_row_of_the_list(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("CNN/LeNet", "CNN/Torn"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "model.py").write_text((LENET / "model.py").read_text(encoding="utf-8"), encoding="utf-8")
-    (tmp_path / "CNN" / "Torn" / "model.py").write_text("def broken(", encoding="utf-8")
-    monkeypatch.setattr(catalogue, "MODULES", tmp_path)
-    assert front.main(["list"]) == 0
+def test_list_takes_a_category_and_gives_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert front.main(["list", "cnn", "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)
+    assert all(name.startswith("CNN/") for name in models) and models["CNN/LeNet"]["presets"]["modern"][0] == 61706
+    assert front.main(["list", "CMN"]) == 2 and "there are CNN, " in capsys.readouterr().err
+
+
+def test_the_commands_are_listed_when_none_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert front.main([]) == 0
     out = capsys.readouterr().out
-    assert "CNN/Torn" in out and "SyntaxError: '(' was never closed" in out and "modern 61,706" in out
+    assert "generate" in out and "kernels  " not in out  # a name of version 0.1, which is hidden
+
+
+def test_what_answers_at_once_imports_no_torch() -> None:
+    calls = "main([]); main(['list', 'CNN']); main(['runs', 'none'])"
+    program = f"import sys; from dl.__main__ import main; {calls}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
 def test_summary_is_of_the_first_preset_and_the_first_shape_that_fits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,9 +192,10 @@ def test_doctor_and_results_are_called(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr("dl.cli.doctor.main", lambda: 1)
     monkeypatch.setattr("dl.cli.results.record", lambda run: f"record of {run}")
     monkeypatch.setattr("dl.cli.results.rewrite_readmes", lambda: ["README.md: up to date"])
+    monkeypatch.setattr("dl.cli.facts.write", lambda: "facts.json: rewritten")
     assert front.main(["doctor"]) == 1
     assert front.main(["results", "--record", "a", "b"]) == 0
-    assert capsys.readouterr().out == "recorded: record of a\nrecorded: record of b\nREADME.md: up to date\n"
+    assert capsys.readouterr().out == "recorded: record of a\nrecorded: record of b\nREADME.md: up to date\nfacts.json: rewritten\n"
 
 
 def test_a_mistyped_name_is_answered_without_torch() -> None:
@@ -248,7 +256,8 @@ def test_ctrl_c_is_status_130_without_a_traceback(monkeypatch: pytest.MonkeyPatc
 def test_what_a_terminal_lacks_is_shown_as_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", shown)
-    monkeypatch.setattr("dl.cli.results.rewrite_readmes", lambda: ["\u00b1 0.1"])
+    monkeypatch.setattr("dl.cli.results.rewrite_readmes", lambda: [])
+    monkeypatch.setattr("dl.cli.facts.write", lambda: "\u00b1 0.1")
     assert front.main(["results"]) == 0
     shown.flush()
     assert shown.buffer.getvalue() == b"\\xb1 0.1\n"

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple
 
+from dl.cli import catalogue
+
 
 class Folder(NamedTuple):
     """A run's folder as `python -m dl runs` shows it."""
@@ -20,11 +22,16 @@ class Folder(NamedTuple):
 def found(root: Path) -> Iterator[Folder]:
     """Yield the runs below `root`, in the order of their names. What is damaged is left out."""
     for path in sorted(root.rglob("config.json")):
-        described = _read(path)
-        if not isinstance(described, dict) or not isinstance(described.get("config"), dict):
-            continue
-        if isinstance(described.get("recipe"), str):
-            yield _folder(path.parent, described["recipe"], described["config"])
+        if about := described(path.parent):
+            about = catalogue.current(about)
+            yield _folder(path.parent, about["recipe"], about["config"])
+
+
+def described(path: Path) -> dict[str, Any]:
+    """Return what the config.json of a run in the folder `path` says; {} if it is of none."""
+    about = _read(path / "config.json")
+    ours = isinstance(about, dict) and isinstance(about.get("recipe"), str) and isinstance(about.get("config"), dict)
+    return about if ours else {}
 
 
 def _folder(path: Path, recipe: str, config: dict[str, Any]) -> Folder:

@@ -56,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     pictures = [read_image(path) for path in options.pictures]
     if options.run:
-        found = classifier(Run.open(options.run, "CNN/ResNet"))
+        found = classifier(Run.open(options.run))
     else:
         found = published("CNN/ResNet", options.model, options.weights)
     answers = []

@@ -1,0 +1,52 @@
+"""Test a trained run again: `python -m dl evaluate RUN [--data SET] [--with METRIC]`."""
+
+import argparse
+import dataclasses
+from typing import Any
+from unittest import mock
+
+from dl.cli.runs import Run
+from dl.cli.verbs import find_command
+from dl.mytorch import Trainer
+from dl.mytorch.checkpoint import load_weights
+from dl.mytorch.config import UserError
+from dl.mytorch.data import Splits
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """`python -m dl evaluate`"""
+    if options.metric == "frechet":
+        if not options.classifier:
+            raise UserError("--with frechet compares features of a classifier of yours: name its run by --classifier RUN")
+        recipe = Run.open(options.folder).recipe
+        return find_command("score", recipe).main([str(options.folder), "--classifier", str(options.classifier)])
+    means = means_of(Run.open(options.folder), options.data)
+    if options.metric and options.metric not in means:
+        raise UserError(f"--with {options.metric}: this run is tested by {', '.join(means)}; there is frechet, too")
+    for name, value in means.items():
+        if options.metric in ("", name):
+            print(f"{name.replace('_', ' ')} {value:.2%}" if name.endswith("error") else f"{name.replace('_', ' ')} {value:.6g}")
+    return 0
+
+
+def means_of(run: Run, data: str = "") -> dict[str, Any]:
+    """Return the means of the best weights on the test split, of the run's own data or of `data`.
+
+    The recipe prepares everything as for training, with the run's config; in place of training it is tested.
+    Raises `UserError` for data without a test split, or that the network is not made for.
+    """
+    found: dict[str, Any] = {}
+
+    def test(trainer: Trainer, splits: Splits) -> None:
+        if splits.test is None:
+            raise UserError(f"--data {run.config.data}: it has no test split")
+        for name, vocabulary in getattr(splits, "vocabularies", {}).items():
+            if run.vocabularies.get(name) != vocabulary:
+                raise UserError(f"{run.path} was trained with another vocabulary than --data {data or run.config.data} gives")
+        load_weights(trainer.evaluated_model, run.path / "best.pt")
+        found.update(trainer.evaluate(splits.test))
+
+    config = dataclasses.replace(run.config, **({"data": data} if data else {}))
+    with mock.patch.object(Trainer, "fit", test):
+        run.module.main(config)
+    return found

@@ -1,0 +1,54 @@
+"""`python -m dl generate RUN_OR_MODEL ...` and the like: the command of the model's folder, found by what the run is of."""
+
+from pathlib import Path
+from typing import Any, Sequence
+
+from dl.cli import catalogue, folders
+from dl.cli.catalogue import UnknownName
+
+VERBS = {
+    "generate": "continue a text with a language model",
+    "translate": "translate sentences",
+    "sample": "draw samples of a generative model",
+    "predict": "name what pictures show",
+    "search": "find the pictures of an index that are nearest to one",
+}
+
+
+def run_verb(verb: str, words: Sequence[str]) -> int:
+    """Call the module's own command. Raises `UnknownName` for a model that has none of this kind."""
+    if verb == "search":  # in an index, which is no run
+        return find_command(verb).main(words)
+    if not words:
+        raise UnknownName(f"name a run or a model: python -m dl {verb} RUN_OR_MODEL ...")
+    first, *rest = words
+    if "--help" in rest or "-h" in rest:
+        return find_command(verb, _recipe(first)).main(["--help"])
+    command, path = find_command(verb, _recipe(first)), _folder(first)
+    return command.main([*rest, "--run", path] if verb == "predict" else [path, *rest])
+
+
+def find_command(verb: str, recipe: str = "") -> Any:
+    """Return the module `verb` of a model's folder, of its category, or of a model beside it."""
+    category = recipe.partition("/")[0]
+    places = [f"{recipe}/{verb}.py", f"{category}/{verb}.py", f"{category}/*/{verb}.py"] if recipe else []
+    everywhere = [f"*/*/{verb}.py"] if verb in ("predict", "search") else []  # of classifiers of any category
+    for place in places + everywhere:
+        found = sorted(catalogue.MODULES.glob(place))
+        if len(found) == 1:
+            return catalogue.module(found[0].parent.relative_to(catalogue.MODULES).as_posix(), verb)
+    raise UnknownName(f"{recipe} has no command {verb}; `python -m dl --help` shows all")
+
+
+def _recipe(name: str) -> str:
+    described = folders.described(Path(name).expanduser())
+    return described["recipe"] if described else catalogue.find(name)
+
+
+def _folder(name: str) -> str:
+    """The folder of a run by its path, or of the newest finished one of a model."""
+    if folders.described(Path(name).expanduser()):
+        return name
+    from dl.cli.runs import Run
+
+    return str(Run.latest(name).path)
