@@ -1,4 +1,4 @@
-"""What the recipes of GPT-2 and Llama share: flags, data, optimizer, schedule. The defaults are nanoGPT's for a CPU."""
+"""What the recipes of GPT-2 and Llama share: flags and data. The defaults are nanoGPT's for a CPU."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.files import read_json
 from dl.mytorch.layers import use_fast_dropout
-from dl.mytorch.optim import adamw, warmup_cosine
+from dl.mytorch.optim import MakeOptimizer, Schedule
 from dl.mytorch.text.generation import Tokens
 
 
@@ -63,7 +63,9 @@ def build_for(config: LanguageConfig, vocabularies: Mapping[str, Any], build: Ca
 def train(
     config: LanguageConfig,
     build: Callable[..., nn.Module],
-    data: TextSplits | None = None,
+    data: TextSplits | None,
+    optimizer: MakeOptimizer,
+    schedule: Schedule,
     task: Callable[..., TextModeling] = TextModeling,
 ) -> History:
     """The `main` of a recipe."""
@@ -73,8 +75,8 @@ def train(
     trainer = Trainer(
         model=build_for(config, data.vocabularies, build),
         task=task(vocabulary, words=config.data == "wikitext2"),
-        optimizer=adamw(config.lr, config.weight_decay, betas=(0.9, config.beta2), fused=True),
-        schedule=warmup_cosine(config.warmup, floor=config.floor),
+        optimizer=optimizer,
+        schedule=schedule,
         config=config,
     )
     return trainer.fit(data)

@@ -19,6 +19,7 @@ from dl.modules.GPT.recipe import LanguageConfig, build_for, train
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.optim import adamw, warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Mo
 
 
 def main(config: Config, data: TextSplits | None = None) -> History:
-    return train(config, build, data)
+    optimizer = adamw(config.lr, config.weight_decay, betas=(0.9, config.beta2), fused=True)
+    schedule = warmup_cosine(config.warmup, floor=config.floor)
+    return train(config, build, data, optimizer, schedule)
 
 
 if __name__ == "__main__":
