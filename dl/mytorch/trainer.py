@@ -1,15 +1,13 @@
 """The one training loop: every model of the project goes through it, and none has a copy. train_step.py has the step."""
 
-import concurrent.futures
 import contextlib
 import math
 import os
-import shutil
 import signal
 import time
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Callable, Iterator
 
 import torch
 from torch import nn
@@ -18,10 +16,11 @@ from dl.mytorch import checkpoint, distributed
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.split import record_names, record_split
-from dl.mytorch.distributed import all_reduce_sum, is_main, rank, fork_rng, to_device, world_size
+from dl.mytorch.distributed import all_reduce_sum, fork_rng, is_main, rank, to_device, world_size
 from dl.mytorch.dtensor import full_state_dict
 from dl.mytorch.files import check
 from dl.mytorch.large import sharding
+from dl.mytorch.last import LastCheckpoint
 from dl.mytorch.logger import RECORDS, History, Logger, finite, read_history
 from dl.mytorch.metrics import Metrics
 from dl.mytorch.optim import MakeOptimizer, Schedule
@@ -62,8 +61,6 @@ class Trainer:
         self.history = History()
         self.best = math.inf
         self.saved = False
-        # What was saved and is not yet in last.pt, and the writing of its shards, if it has any.
-        self.pending_checkpoint: tuple[dict[str, Any], concurrent.futures.Future | None] | None = None
         self.logged = (0.0, 0.0)  # loss and items of train_metrics at the last point of the curve
         self.evaluation_seconds = 0.0
 
@@ -91,6 +88,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(data.train) / self.config.accumulate)
         self.total_steps = self.config.steps or self.config.epochs * self.steps_per_epoch
         self.open_folder(data)
+        self.last = LastCheckpoint(self.out)
         self._resume()
         self.first_step, self.done_before = self.steps_done, self._examples(data.train)
         self.logger = Logger(self.out, self.steps_done, self.total_steps, self.config.plots)
@@ -121,8 +119,7 @@ class Trainer:
                     "--batch-size that leaves more than one image for the last batch"
                 ) from None
             finally:
-                if self.pending_checkpoint is not None and self.pending_checkpoint[1] is not None:
-                    concurrent.futures.wait([self.pending_checkpoint[1]])
+                self.last.settle()
 
     def open_folder(self, data: Splits) -> None:
         """Claim `config.out` for this run, and record what explains the ids in its batches, and its split."""
@@ -309,59 +306,25 @@ class Trainer:
             "history": list(self.history),
             "best": self.best,
         }
-        self.pending_checkpoint = (state, writing)
+        self.last.pending = (state, writing)
         self._commit_checkpoint(wait=False)
         self._save_speed(loader)
         self.saved = True
 
     def _commit_checkpoint(self, wait: bool) -> None:
         """Commit the pending checkpoint to last.pt once its shards are on disk; block if `wait`, else retry after the next step."""
-        if self.pending_checkpoint is None:
-            return
-        state, writing = self.pending_checkpoint
-        shards = None
-        if writing is not None:
-            if not (wait or writing.done()):
-                return
-            shards = self.out / state["shards"]
-            writing.result()
-        self.pending_checkpoint = None
-        if is_main():
-            if shards is None:
-                self._link_previous()
-            checkpoint.save(state, self.out / "last.pt")
-            for old in set(self.out.glob("shards-[0-9]*")) - {shards}:
-                shutil.rmtree(old)
+        state = self.last.commit(block=wait)
+        if state is not None:
             self.logger.history(state["history"])
-
-    def _link_previous(self) -> None:
-        """Let the last.pt of the save before stay as last-before.pt, where files can have two names."""
-        last, before = self.out / "last.pt", self.out / "last-before.pt"
-        with contextlib.suppress(OSError):
-            before.unlink(missing_ok=True)
-            os.link(last, before)
 
     def _resume(self) -> None:
         """Put back what `_save` wrote, if there is anything. Raises `UserError` if it cannot be, and says what helps."""
-        path = self.out / "last.pt"
         if rank():  # weights are drawn alike on all ranks, dropout is not
             distributed.seed_everything(self.config.seed + rank())
-        if not os.path.lexists(path):
-            return
-        try:
-            self._restore(path)
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, (torch.OutOfMemoryError, torch.distributed.DistError)):
-                raise
-            reason = str(error)
-            if not isinstance(error, UserError):  # somebody else's value met code that did not expect it
-                reason = f"{path} is damaged, or not of this run ({type(error).__name__}: {reason.partition(chr(10))[0][:100]})"
-            if "--fresh" not in reason:
-                before = self.out / "last-before.pt"
-                before_helps = f"rename {before.name} to {path.name} to go on from the save before, or " if before.exists() else ""
-                reason = f"{reason}. What helps: {before_helps}--fresh starts the run over"
-            raise UserError(reason) from None
-        say_what_is_unverified(self.out, "config.json", "last.pt", "history.json")
+        if os.path.lexists(self.last.path):
+            with self.last.read() as path:
+                self._restore(path)
+            say_what_is_unverified(self.out, "config.json", "last.pt", "history.json")
 
     def _restore(self, path: Path) -> None:
         state = checkpoint.load_state(path, mapped=self.step.placement.mapped)

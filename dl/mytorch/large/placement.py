@@ -11,7 +11,6 @@ from torch.nn.parallel import DistributedDataParallel
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.distributed import all_reduce_sum, world_size
 from dl.mytorch.large import sharding
-from dl.mytorch.large.offloading import Offloader
 
 
 class Placement:
@@ -117,6 +116,8 @@ class Offloaded(Placement):
     mapped = True
 
     def move(self, model: nn.Module) -> None:
+        from dl.mytorch.large.offloading import Offloader
+
         self.offloader = Offloader(model, self.device, self.config.out)
 
     def checkpoint_activations(self, model: nn.Module) -> None:
