@@ -7,7 +7,9 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Callable, Literal
+
+from torch import nn
 
 from dl.modules.Diffusion.DDPM.data import DiffusionConfig, fitting, signed_splits
 from dl.modules.Diffusion.DDPM.model import UNet, build
@@ -16,7 +18,7 @@ from dl.modules.Diffusion.DDPM.task import Denoising
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import Splits, image_set
-from dl.mytorch.optim import adamw, warmup_cosine
+from dl.mytorch.optim import MakeOptimizer, Schedule, adamw, warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,29 @@ def process(config: Config) -> DiffusionSchedule:
     return DiffusionSchedule(config.schedule, config.prediction, config.times, config.learned_variance)
 
 
-def main(config: Config, data: Splits | None = None) -> History:
+def train(
+    config: Config,
+    build_model: Callable[[Any], nn.Module],
+    data: Splits | None,
+    optimizer: MakeOptimizer,
+    schedule: Schedule,
+) -> History:
+    """Train `build_model(config)` to denoise `data`; default: the images that `config.data` names."""
     seed_everything(config.seed)
     about = image_set(config)
     trainer = Trainer(
         model=build_model(config),
         task=Denoising(process(config), (about.channels, about.size, about.size), config.drop_label),
-        optimizer=adamw(config.lr, weight_decay=config.weight_decay),
-        schedule=warmup_cosine(warmup=0.05),
+        optimizer=optimizer,
+        schedule=schedule,
         config=config,
     )
     return trainer.fit(data or signed_splits(config))
+
+
+def main(config: Config, data: Splits | None = None) -> History:
+    optimizer = adamw(config.lr, weight_decay=config.weight_decay)
+    return train(config, build_model, data, optimizer, warmup_cosine(warmup=0.05))
 
 
 if __name__ == "__main__":

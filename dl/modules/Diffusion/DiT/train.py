@@ -10,11 +10,10 @@
 from dataclasses import dataclass
 
 from dl.modules.Diffusion.DDPM import train as ddpm
-from dl.modules.Diffusion.DDPM.data import signed_splits
-from dl.modules.Diffusion.DDPM.task import Denoising
-from dl.modules.Diffusion.DDPM.train import process
+from dl.modules.Diffusion.DDPM.train import process as process  # sample.py asks the recipe for it
+from dl.modules.Diffusion.DDPM.train import train
 from dl.modules.Diffusion.DiT.model import PRESETS, DiT, build
-from dl.mytorch import History, Trainer, launch, seed_everything
+from dl.mytorch import History, launch
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Splits, image_set
 from dl.mytorch.optim import adamw, warmup_cosine
@@ -45,16 +44,8 @@ def build_model(config: Config) -> DiT:
 
 
 def main(config: Config, data: Splits | None = None) -> History:
-    seed_everything(config.seed)
-    about = image_set(config)
-    trainer = Trainer(
-        model=build_model(config),
-        task=Denoising(process(config), (about.channels, about.size, about.size), config.drop_label),
-        optimizer=adamw(config.lr, weight_decay=config.weight_decay),
-        schedule=warmup_cosine(warmup=0.05),
-        config=config,
-    )
-    return trainer.fit(data or signed_splits(config))
+    optimizer = adamw(config.lr, weight_decay=config.weight_decay)
+    return train(config, build_model, data, optimizer, warmup_cosine(warmup=0.05))
 
 
 if __name__ == "__main__":
