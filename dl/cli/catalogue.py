@@ -162,7 +162,10 @@ def without_values(compute: Callable[[], Result]) -> Result:
 
 def paper(name: str) -> Paper:
     """Read from the docstring of model.py: its first line, a title in quotation marks, then the year, then a link."""
-    text = ast.get_docstring(ast.parse((MODULES / name / "model.py").read_text(encoding="utf-8"))) or ""
+    source = (MODULES / name / "model.py").read_text(encoding="utf-8")
+    if source.startswith('"""'):  # the rest is not parsed: `python -m dl list` does this for all models
+        source = source[: source.find('"""', 3) + 3]
+    text = ast.get_docstring(ast.parse(source)) or ""
     title = re.search(r'"([^"]+)"', text)
     after_title = text[title.end() :] if title else text
     link = re.search(r"https?://[^\s,;)]+", after_title)
