@@ -80,8 +80,39 @@ def top_imports(path: Path) -> Iterator[str]:
 
 
 def sources(root: Path) -> list[Path]:
-    """The files that are not tests."""
-    return [path for path in sorted(root.rglob("*.py")) if not path.name.startswith("test_")]
+    """The files that are neither tests nor what these share: test_*.py, testing*.py, conftest.py."""
+    return [path for path in sorted(root.rglob("*.py")) if not path.name.startswith(("test_", "testing", "conftest"))]
+
+
+def imports_between_tests(root: Path) -> list[str]:
+    """Imports of a test's file: what tests share is in a fixture, or in a testing.py."""
+    found = []
+    for path in root.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if ".test_" in text or "import test_" in text:  # to read all trees would take a second
+            modules = {name for name in imports(path) if name.split(".")[0] == root.name}
+            for name in modules:
+                if name.rpartition(".")[2].startswith("test_") and target(root, name).stem == name.rpartition(".")[2]:
+                    found.append(f"{path.relative_to(root).as_posix()} imports {name}")
+    return found
+
+
+def standard_checks_left_out(root: Path) -> list[str]:
+    """Tests of models that do not call the standard checks, or switch one off without a reason."""
+    found = []
+    for path in root.glob("modules/*/*/test_model.py"):
+        name, calls = path.relative_to(root).as_posix(), []
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "test_standard":
+                calls.append(node.value)
+        if len(calls) != 1 or not isinstance(calls[0], ast.Call) or ast.unparse(calls[0].func) != "testing.standard_checks":
+            found.append(f"{name} does not say test_standard = testing.standard_checks(...)")
+            continue
+        skip = next((keyword.value for keyword in calls[0].keywords if keyword.arg == "skip"), ast.Dict([], []))
+        reasons = [ast.unparse(reason) for reason in skip.values] if isinstance(skip, ast.Dict) else [""]
+        if any(len(reason.split()) < 3 for reason in reasons):
+            found.append(f"{name} switches a check off without a reason")
+    return found
 
 
 def imports_that_point_up(root: Path) -> list[str]:
@@ -243,6 +274,10 @@ def test_folders_are_complete() -> None:
     assert missing_files(ROOT) == []
 
 
+def test_no_test_file_imports_another() -> None:
+    assert imports_between_tests(ROOT) == []
+
+
 def test_text_files_are_utf_8_on_every_system() -> None:
     assert opened_without_encoding(ROOT) == []
 
@@ -287,6 +322,9 @@ def test_other_damage_is_found(copy: Path) -> None:
     damage = {"modules/CNN/LeNet lacks README.md", "mytorch/optim.py has no test beside it"}
     damage |= {"modules/DataMining/TSNE lacks README.md", "modules/DataMining/OpenSet has no tests"}
     assert damage <= set(missing_files(copy))
+    tests = copy / "modules/CNN/LeNet/test_model.py"
+    tests.write_text("from dl.mytorch.test_config import x\n" + tests.read_text(encoding="utf-8"), encoding="utf-8")
+    assert imports_between_tests(copy) == ["modules/CNN/LeNet/test_model.py imports dl.mytorch.test_config"]
     model = copy / "modules/CNN/LeNet/model.py"
     model.write_text("from dl.mytorch.tasks import Task\n" + model.read_text(encoding="utf-8"), encoding="utf-8")
     assert wrong_imports_of_models(copy)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dl.benchmarks import tsne
-from dl.cli.test_classifiers import make_run
+from dl.cli.testing import make_run
 
 
 @pytest.mark.slow

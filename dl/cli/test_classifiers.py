@@ -1,6 +1,5 @@
 """Runs and published weights become networks that answer; `kernels` and `features` draw what is in them."""
 
-import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -14,21 +13,11 @@ from dl import __main__ as front
 from dl.cli import catalogue
 from dl.cli.classifiers import classifier, feature_maps, published
 from dl.cli.runs import Run
-from dl.mytorch.checkpoint import save
+from dl.cli.testing import make_run
 from dl.mytorch.config import UserError
 from dl.mytorch.data import read_image
 from dl.mytorch.files import write_recorded_json
 from dl.mytorch.introspect import without_values
-
-
-def make_run(folder: Path, recipe: str, **flags: object) -> Path:
-    """What a run leaves of itself that matters here, with random weights."""
-    train = catalogue.module(recipe, "train")
-    config = train.Config(out=str(folder), model="tiny", **flags)
-    folder.mkdir()
-    write_recorded_json({"recipe": recipe, "config": dataclasses.asdict(config)}, folder / "config.json")
-    save(train.build_model(config).state_dict(), folder / "best.pt")
-    return folder
 
 
 @pytest.fixture

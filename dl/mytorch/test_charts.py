@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,26 +9,13 @@ import torch
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.files import read_json
 from dl.mytorch.logger import History, Logger
+from dl.mytorch.testing_training import read_events, scalars
 
 HISTORY = History(
     {"epoch": step // 10, "step": step, "train": {"loss": train}, "val": {"loss": val}}
     for step, train, val in ((10, 2.0, 1.5), (20, 1.0, 0.5), (30, 0.5, 0.5), (40, 0.4, 0.9))
 )
 TEST = {"epoch": 2, "step": 20, "test": {"loss": 0.625, "top1_error": 0.0525}}
-
-
-def read_events(folder: Path) -> Any:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow to import
-
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return events
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Tag -> (step, value), as TensorBoard reads them."""
-    events = read_events(folder)
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def test_training_and_validation_share_tags_in_two_tensorboard_runs(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dl.mytorch import checkpoint, testing
-from dl.mytorch.test_processes import finish, recipe, small_disk, start, wait_for_change  # noqa: F401, fixtures
+from dl.mytorch.testing_processes import finish, start, wait_for_change
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,7 @@ from dl.mytorch.data import Batch, synthetic
 from dl.mytorch.metrics import Mean, Metric
 from dl.mytorch.optim import adamw, constant, sgd, warmup_cosine
 from dl.mytorch.tasks import Classification
-from dl.mytorch.train_step import TrainStep
-from dl.mytorch.test_trainer import (
+from dl.mytorch.testing_training import (
     assert_close,
     fit,
     last_weights,
@@ -25,7 +24,7 @@ from dl.mytorch.test_trainer import (
     trainer_for,
     weights_after_each_step,
 )
-
+from dl.mytorch.train_step import TrainStep
 
 
 def test_fit_equals_a_loop_written_by_hand_bit_for_bit(tmp_path: Path) -> None:

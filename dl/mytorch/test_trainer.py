@@ -15,60 +15,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch import StepOutput, Task, TrainConfig, Trainer, checkpoint, layers, load_weights, precision, testing
+from dl.mytorch import StepOutput, TrainConfig, Trainer, checkpoint, layers, load_weights, precision, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, synthetic
-from dl.mytorch.optim import Schedule, constant, sgd
+from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import Classification
-from dl.mytorch.test_charts import scalars
-
-
-
-def small_model(dropout: float = 0.0) -> nn.Module:
-    torch.manual_seed(0)
-    return layers.sequential(
-        conv=nn.Conv2d(1, 4, 5, stride=4), act=nn.ReLU(), flat=nn.Flatten(), drop=nn.Dropout(dropout), fc=nn.Linear(144, 10)
-    )
-
-
-def small_config(out: Path, **changes: Any) -> TrainConfig:
-    own = {"out": str(out), "data": "synthetic", "epochs": 3, "batch_size": 16, "lr": 0.05, "log_every": 2, "plots": False}
-    return TrainConfig(**(own | changes))
-
-
-def trainer_for(config: TrainConfig, task: Task | None = None, schedule: Schedule | None = None, dropout: float = 0.0) -> Trainer:
-    optimizer = sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay)
-    return Trainer(small_model(dropout), task or Classification(), optimizer, schedule or constant(), config)
-
-
-def fit(config: TrainConfig, task: Task | None = None, **options: Any) -> Trainer:
-    """A finished run on the tiny images; `history` and `model` are asked of the trainer."""
-    trainer = trainer_for(config, task, **options)
-    trainer.fit(synthetic.image_splits(batch_size=config.batch_size))
-    return trainer
-
-
-def last_weights(trainer: Trainer) -> Batch:
-    return checkpoint.load(trainer.out / "last.pt")["model"]
-
-
-def weights_after_each_step(trainer: Trainer) -> list[Batch]:
-    """A list that fills up while the trainer trains."""
-    weights = []
-    step = trainer.step.learn
-
-    def watched(batches: list[Batch]) -> None:
-        step(batches)
-        weights.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
-
-    trainer.step.learn = watched  # type: ignore[method-assign]
-    return weights
-
-
-def assert_close(a: Batch, b: Batch, tolerance: float) -> None:
-    for name in a:
-        assert (a[name] - b[name]).abs().max() <= tolerance, name
-
+from dl.mytorch.testing_training import (
+    assert_close,
+    fit,
+    last_weights,
+    scalars,
+    small_config,
+    small_model,
+    stopped_run,
+    trainer_for,
+    weights_after_each_step,
+)
 
 # ---- choosing and testing ------------------------------------------------------------------------------------------
 
@@ -211,21 +173,6 @@ def test_a_run_without_plots_and_test_is_finished_when_started_again(tmp_path: P
         trainer = trainer_for(small_config(tmp_path, epochs=1))
         trainer.fit(replace(synthetic.image_splits(), test=None))
     assert "holds this run, finished" in capsys.readouterr().out
-
-
-def stopped_run(config: TrainConfig, stop: Any, task: Task | None = None) -> int:
-    """Start the run, let `stop` act in the optimizer step it likes, and give the exit status."""
-    trainer = trainer_for(config, task, dropout=0.5)
-    step = trainer.step.learn
-
-    def watched(batches: list[Batch]) -> None:
-        stop(trainer)
-        step(batches)
-
-    trainer.step.learn = watched  # type: ignore[method-assign]
-    with pytest.raises(SystemExit) as exit_:
-        trainer.fit(synthetic.image_splits(batch_size=config.batch_size))
-    return exit_.value.code
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"accumulate": 2}, {"eval_every": 5, "save_every": 3}, {"steps": 7}])

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dl.cli.runs import Run
@@ -14,13 +13,12 @@ from dl.modules.CNN.ResNet import train as resnet
 from dl.modules.Diffusion import score
 from dl.modules.Diffusion.DDPM import sample
 from dl.modules.Diffusion.DDPM.data import some_examples
-from dl.modules.Diffusion.DDPM.test_sample import CONFIG, make_run
 from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
+from dl.modules.Diffusion.testing import CONFIG, make_pictures, make_run
 from dl.mytorch import checkpoint
 from dl.mytorch.data import ImageConfig, Loader, Splits, image_splits
-from dl.mytorch.data.images.tar import write_shards
 from dl.mytorch.files import read_json, write_json
-from dl.mytorch.test_float64 import device_without_float64
+from dl.mytorch.testing_device import device_without_float64
 
 
 def test_frechet_distance_of_diagonal_normals_is_the_formula() -> None:
@@ -81,17 +79,6 @@ def make_classifier(folder: Path, **data: Any) -> str:
     write_json(described, folder / "config.json")
     checkpoint.save(resnet.build_model(config).state_dict(), folder / "best.pt")
     return str(folder)
-
-
-def make_pictures(kind: str, folder: Path) -> dict[str, Any]:
-    """24 grey pictures of two classes in a folder, or in shards of tar: the flags that name them."""
-    for i in range(24):
-        path = folder / ("train" if i < 14 else "test") / "ab"[i % 2] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (10 * i,) * 3).save(path)
-    if kind == "tar":
-        write_shards(folder, folder / "shards")
-    return {"data": f"{kind}:{folder / 'shards' if kind == 'tar' else folder}", "image_size": 8}
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dl.modules.GPT.GPT2 import model as gpt2
-from dl.modules.GPT.GPT2.test_model import TOKENS, randomized
 from dl.modules.GPT.Llama import model as llama
 from dl.modules.GPT.lora import LoRALinear, adapt, merge
+from dl.modules.GPT.testing import TOKENS, randomized
 
 BOTH = pytest.mark.parametrize("build", [gpt2.build, llama.build])
 

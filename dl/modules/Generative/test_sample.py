@@ -12,7 +12,7 @@ import torch
 from dl.cli import catalogue
 from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM import sample as diffusion
-from dl.modules.Diffusion.test_score import make_pictures
+from dl.modules.Diffusion.testing import make_pictures
 from dl.modules.Generative import sample, score
 from dl.modules.Generative.images import on_lines, samples, walks
 from dl.mytorch import checkpoint

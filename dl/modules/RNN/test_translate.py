@@ -11,7 +11,7 @@ from dl.cli.runs import Run
 from dl.modules.RNN import translate
 from dl.modules.RNN.BahdanauAttention import train as attention_train
 from dl.modules.RNN.Seq2Seq import train as seq2seq_train
-from dl.modules.RNN.Seq2Seq.test_model import splits
+from dl.modules.RNN.testing import splits
 from dl.mytorch import plot
 from dl.mytorch.files import read_json, write_recorded_json
 from dl.mytorch.metrics import BLEU

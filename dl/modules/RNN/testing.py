@@ -1,9 +1,13 @@
 """What the tests of the recurrent language models share."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch.data import Batch
+from dl.mytorch.data import Batch, TextSplits
+from dl.mytorch.data.text.translation import PairSplits, token_splits
+from dl.mytorch.text.testing import PAD, sources
 
 
 def tokens(batch: int = 3, length: int = 7) -> Tensor:
@@ -26,3 +30,17 @@ class Scores(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.model(tokens).scores
+
+
+def example() -> tuple[Tensor, Tensor, Tensor]:
+    """Source, target and the source's padding mask."""
+    source = sources()
+    return source, torch.randint(1, 16, (3, 5)), source == PAD
+
+
+def splits(config: Any) -> TextSplits:
+    """36 + 7 + 7 pairs of 1 to 8 letters."""
+    words = "a b c d e f g".split()
+    lengths = torch.randint(1, 9, (50, 2), generator=torch.Generator().manual_seed(0)).tolist()
+    pairs = [tuple(" ".join(words[(i + k) % 7] for k in range(n)) for n in both) for i, both in enumerate(lengths)]
+    return token_splits(config, PairSplits(pairs[:36], pairs[36:43], pairs[43:]))

@@ -14,7 +14,7 @@ from dl.mytorch.config import UserError
 from dl.mytorch.data.split import names_file, read_names
 from dl.mytorch.files import read_json
 from dl.mytorch.large import layerwise
-from dl.mytorch.large.test_offloading import Convolutions, config, data, train
+from dl.mytorch.large.testing import Convolutions, config, data, train
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import Classification
 from dl.mytorch.train_step import TrainStep

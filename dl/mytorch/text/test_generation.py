@@ -6,21 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dl.modules.GPT.GPT2 import model as gpt2
-from dl.modules.GPT.GPT2.test_model import randomized
 from dl.modules.GPT.Llama import model as llama
+from dl.modules.GPT.testing import randomized, tiny
 from dl.mytorch.text.generation import Sampler, generate, left_pad, stream
 from dl.mytorch.torchvision_compat import import_torchvision
 
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
 LOGITS = torch.tensor([[2.0, -1.0, 0.5, 1.0, -3.0]], dtype=torch.float64)
-
-
-def tiny(build: Any = gpt2.build, **overrides: Any) -> nn.Module:
-    torch.manual_seed(4)
-    return randomized(build("tiny", **{"max_length": 64, **overrides})).double()
 
 
 def padded(prompts: list[list[int]], padding: int = 0) -> dict[str, Tensor]:

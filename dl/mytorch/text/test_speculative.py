@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from dl.modules.GPT.GPT2 import model as gpt2
-from dl.modules.GPT.GPT2.test_model import randomized
 from dl.modules.GPT.Llama import model as llama
+from dl.modules.GPT.testing import randomized, tiny
 from dl.mytorch.text.generation import generate
 from dl.mytorch.text.speculative import speculate, verify
-from dl.mytorch.text.test_generation import tiny
 
 PROMPT = torch.tensor([[3, 1, 4]])
 

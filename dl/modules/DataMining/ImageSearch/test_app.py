@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from dl.cli.test_classifiers import make_run
+from dl.cli.testing import make_run
 from dl.modules.CNN.ResNet import train as resnet
 from dl.modules.DataMining.ImageSearch import app, index
 from dl.modules.DataMining.ImageSearch.pictures import open_pictures

@@ -5,7 +5,7 @@ import torch
 
 from dl.modules.DataMining.TSNE import tsne as module
 from dl.modules.DataMining.TSNE.interpolation import interpolated_repulsion
-from dl.modules.DataMining.TSNE.test_tsne import clusters
+from dl.modules.DataMining.TSNE.testing import clusters
 from dl.modules.DataMining.TSNE.tsne import kl_divergence, repulsion, similarities, tsne
 
 

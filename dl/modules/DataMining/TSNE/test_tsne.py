@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dl.modules.DataMining.TSNE import tsne as module
+from dl.modules.DataMining.TSNE.testing import clusters
 from dl.modules.DataMining.TSNE.tsne import (
     Pairs,
     attraction,
@@ -20,14 +21,7 @@ from dl.modules.DataMining.TSNE.tsne import (
     start,
     tsne,
 )
-from dl.mytorch.test_float64 import device_without_float64
-
-
-def clusters(count: int, groups: int = 3, size: int = 8, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    centres = 4 * torch.randn(groups, size, generator=torch.Generator().manual_seed(9))
-    labels = torch.arange(count) % groups
-    return centres[labels] + torch.randn(count, size, generator=generator), labels
+from dl.mytorch.testing_device import device_without_float64
 
 
 def dense(pairs: Pairs, count: int) -> Tensor:

@@ -7,24 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dl.modules.Diffusion.DDPM import sample, train
+from dl.modules.Diffusion.DDPM import sample
 from dl.modules.Diffusion.FlowMatching import train as flow
-from dl.mytorch import checkpoint
+from dl.modules.Diffusion.testing import CONFIG, make_run
 from dl.mytorch.data import Loader, Splits
 from dl.mytorch.files import read_json, write_json
-
-CONFIG = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", times=50, prediction="v", precision="fp32")
-
-
-def make_run(folder: Path, config: train.Config = CONFIG, recipe: str = "Diffusion/DDPM") -> Path:
-    """What a training leaves that sampling reads, with the weights of the start."""
-    folder.mkdir()
-    described = {"recipe": recipe, "config": dataclasses.asdict(config), "command": "", "commit": ""}
-    write_json(described, folder / "config.json")
-    torch.manual_seed(0)
-    build_model = flow.build_model if recipe.endswith("FlowMatching") else train.build_model
-    checkpoint.save(build_model(config).state_dict(), folder / "best.pt")
-    return folder
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from dl.modules.Diffusion.DDPM.samplers import (
     guided,
     trailing,
 )
-from dl.mytorch.test_float64 import device_without_float64
+from dl.mytorch.testing_device import device_without_float64
 from dl.mytorch.torchvision_compat import import_torchvision
 
 
@@ -242,6 +242,7 @@ def test_on_a_device_without_float64_every_sampler_draws_the_same(sampler: Calla
 
 
 # ---- diffusers -----------------------------------------------------------------------------------------------------
+
 
 THEIRS = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dl.modules.GPT.BPE import tokenizer
-from dl.modules.GPT.BPE.test_tokenizer import MIXED, TEXT
+from dl.modules.GPT.BPE.testing import MIXED, TEXT
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.mytorch.config import UserError
 

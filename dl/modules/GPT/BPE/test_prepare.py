@@ -6,7 +6,7 @@ import pytest
 
 from dl.modules.GPT.BPE import prepare as module
 from dl.modules.GPT.BPE.prepare import main, parts
-from dl.modules.GPT.BPE.test_tokenizer import MIXED, TEXT
+from dl.modules.GPT.BPE.testing import MIXED, TEXT
 from dl.modules.GPT.BPE.tokenizer import BPE, END_OF_TEXT
 from dl.mytorch.data.text.tokens import map_tokens
 

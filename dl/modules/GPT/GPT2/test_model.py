@@ -13,24 +13,11 @@ from torch import Tensor, nn
 from dl.cli import catalogue
 from dl.modules.GPT.GPT2.convert import from_transformers
 from dl.modules.GPT.GPT2.model import GPT2, build
+from dl.modules.GPT.testing import PADDING, TOKENS, Unpadded, randomized
 from dl.mytorch import testing
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.tasks import LanguageModeling
 from dl.mytorch.torchvision_compat import import_torchvision
-
-PADDING = torch.arange(9) < torch.tensor([[0], [3], [6]])  # on the left
-TOKENS = torch.randint(11, (3, 9), generator=torch.Generator().manual_seed(2))
-
-
-class Unpadded(nn.Module):
-    """Logits of real tokens; those of padding are zero."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
-        return self.model(tokens, padding).masked_fill(padding[..., None], 0)
 
 
 class ByHand(nn.Module):
@@ -71,13 +58,6 @@ class ByHand(nn.Module):
             hidden = gelu(linear(norm(x, f"{name}.norm2"), f"{name}.feed_forward.fc1"))
             x = x + linear(hidden, f"{name}.feed_forward.fc2")
         return norm(x, "norm") @ w["token_embedding.weight"].T
-
-
-def randomized(model: nn.Module) -> nn.Module:
-    """Weights as after training, so that each shows in the output."""
-    for parameter in model.parameters():
-        parameter.data.normal_(0, 0.3)
-    return model
 
 
 def tiny(**overrides: Any) -> GPT2:
@@ -179,6 +159,7 @@ def test_it_trains_from_disk_with_the_same_gradients(tmp_path: Path) -> None:
 
 
 # ---- transformers --------------------------------------------------------------------------------------------------
+
 
 SIZES = {"vocab_size": 11, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 16}
 NO_DROPOUT = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}

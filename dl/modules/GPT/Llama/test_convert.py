@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dl.modules.GPT.GPT2.test_model import TOKENS, randomized
 from dl.modules.GPT.Llama.convert import from_transformers
 from dl.modules.GPT.Llama.model import Llama, build
+from dl.modules.GPT.testing import TOKENS, randomized
 
 # Ours and the published names.
 NAMES = (

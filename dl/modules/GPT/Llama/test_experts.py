@@ -7,17 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dl.modules.GPT.GPT2.test_model import PADDING, TOKENS, Unpadded, randomized
 from dl.modules.GPT.Llama import train
 from dl.modules.GPT.Llama.convert import from_transformers
 from dl.modules.GPT.Llama.model import Llama, MixtureOfExperts, build
 from dl.modules.GPT.Llama.task import BalancedTextModeling
-from dl.modules.GPT.Llama.test_model import SIZES, AsOurs, exact, transformers  # noqa: F401 (fixtures)
+from dl.modules.GPT.Llama.testing import SIZES, AsOurs
 from dl.modules.GPT.task import TextModeling
+from dl.modules.GPT.testing import PADDING, TOKENS, Unpadded, randomized
 from dl.mytorch import testing
 from dl.mytorch.config import parse
 from dl.mytorch.data import Vocabulary
 
+pytestmark = pytest.mark.usefixtures("exact")
 VOCABULARY = Vocabulary(map(str, range(11)))
 BATCH = {"tokens": TOKENS[:, :8], "targets": TOKENS[:, 1:]}
 

@@ -4,28 +4,22 @@ import math
 import struct
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dl.cli import catalogue
-from dl.modules.GPT.GPT2.test_model import PADDING, TOKENS, Unpadded, randomized
 from dl.modules.GPT.Llama.convert import from_llama2c, from_transformers
 from dl.modules.GPT.Llama.model import Llama, build
+from dl.modules.GPT.Llama.testing import SIZES, AsOurs
+from dl.modules.GPT.testing import PADDING, TOKENS, Unpadded, randomized
 from dl.mytorch import testing
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.tasks import LanguageModeling
-from dl.mytorch.torchvision_compat import import_torchvision
 
-
-@pytest.fixture(autouse=True)
-def exact() -> Iterator[None]:
-    """Models are made in float64: their rotary tables would keep the rounding of float32."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("exact")
 
 
 def by_hand(w: dict[str, Tensor], tokens: Tensor, heads: int, kv_heads: int, adjacent: bool = False) -> Tensor:
@@ -197,46 +191,13 @@ def test_a_file_of_llama2c_has_adjacent_rotary_pairs(tmp_path: Path, tied: bool)
 
 # ---- transformers --------------------------------------------------------------------------------------------------
 
-SIZES = {"vocab_size": 11, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 6}
+
 CONFIGURATIONS = [
     {"num_key_value_heads": 2},
     {"num_attention_heads": 2, "rms_norm_eps": 1e-3, "tie_word_embeddings": True},
     {"num_attention_heads": 12, "num_key_value_heads": 1, "num_hidden_layers": 1, "max_position_embeddings": 9},
     {"num_key_value_heads": 3, "rope_parameters": {"rope_type": "default", "rope_theta": 50.0}, "vocab_size": 40},
 ]
-
-
-class AsOurs(nn.Module):
-    """A model of transformers, called and answering as ours."""
-
-    def __init__(self, reference: nn.Module) -> None:
-        super().__init__()
-        self.reference = reference
-
-    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
-        return self.reference(input_ids=tokens, attention_mask=(~padding).long()).logits
-
-
-@pytest.fixture
-def transformers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """With norms and angles in the precision of the model: it computes both in float32, whatever the model's."""
-    import_torchvision()  # which transformers imports if it is there
-    pytest.importorskip("transformers")
-    import transformers
-    from transformers.models.llama import modeling_llama as theirs
-
-    def norm(self: nn.Module, x: Tensor) -> Tensor:
-        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
-
-    def rotary(self: nn.Module, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        parameters, dim = self.config.rope_parameters, self.config.head_dim
-        frequency = 1.0 / parameters["rope_theta"] ** (torch.arange(0, dim, 2, dtype=x.dtype) / dim)
-        angle = (position_ids[..., None] * frequency).repeat(1, 1, 2)
-        return angle.cos(), angle.sin()
-
-    monkeypatch.setattr(theirs.LlamaRMSNorm, "forward", norm)
-    monkeypatch.setattr(theirs.LlamaRotaryEmbedding, "forward", rotary)
-    return transformers
 
 
 @pytest.mark.parity

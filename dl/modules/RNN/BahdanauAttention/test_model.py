@@ -12,15 +12,14 @@ from torch.nn import functional as F
 from dl.modules.RNN.BahdanauAttention import train
 from dl.modules.RNN.BahdanauAttention.model import PRESETS, RNNSearch, build
 from dl.modules.RNN.BahdanauAttention.task import AlignedTranslation
-from dl.modules.RNN.Seq2Seq.test_model import example, splits
-from dl.modules.Transformers.Transformer.test_model import unambiguous
+from dl.modules.RNN.testing import example, splits
 from dl.mytorch import load_weights, plot, testing
 from dl.mytorch.data.text.translation import PairSplits, token_splits
 from dl.mytorch.introspect import count_parameters, without_values
 from dl.mytorch.names import renamed
 from dl.mytorch.tasks import Seq2Seq as Seq2SeqTask
 from dl.mytorch.text.decoding import beam_search, greedy_search
-from dl.mytorch.text.test_decoding import BEGIN, END, LENGTHS, sources
+from dl.mytorch.text.testing import BEGIN, END, LENGTHS, sources, unambiguous
 
 
 def randomized(model: RNNSearch) -> RNNSearch:

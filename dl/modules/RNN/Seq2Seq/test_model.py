@@ -11,24 +11,17 @@ from torch import Tensor, nn
 
 from dl.modules.RNN.Seq2Seq import train
 from dl.modules.RNN.Seq2Seq.model import Seq2Seq, build, run_packed, turn_round
+from dl.modules.RNN.testing import example, splits
 from dl.mytorch import testing
-from dl.mytorch.data import TextSplits
-from dl.mytorch.data.text.translation import PairSplits, token_splits
 from dl.mytorch.files import read_json
 from dl.mytorch.introspect import count_parameters, without_values
 from dl.mytorch.tasks import Seq2Seq as Seq2SeqTask
 from dl.mytorch.text.decoding import beam_search, greedy_search
-from dl.mytorch.text.test_decoding import BEGIN, END, LENGTHS, PAD, sources
+from dl.mytorch.text.testing import BEGIN, END, LENGTHS, sources
 
 KINDS = pytest.mark.parametrize(
     "options", [{}, {"layer": nn.GRU, "depth": 1, "reverse": False, "context": True}], ids=["sutskever", "cho"]
 )
-
-
-def example() -> tuple[Tensor, Tensor, Tensor]:
-    """Source, target and the source's padding mask."""
-    source = sources()
-    return source, torch.randint(1, 16, (3, 5)), source == PAD
 
 
 class CellTwin(nn.Module):
@@ -147,14 +140,6 @@ def test_every_parameter_gets_a_gradient_and_one_batch_is_overfitted(options: di
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------
-
-
-def splits(config: Any) -> TextSplits:
-    """36 + 7 + 7 pairs of 1 to 8 letters."""
-    words = "a b c d e f g".split()
-    lengths = torch.randint(1, 9, (50, 2), generator=torch.Generator().manual_seed(0)).tolist()
-    pairs = [tuple(" ".join(words[(i + k) % 7] for k in range(n)) for n in both) for i, both in enumerate(lengths)]
-    return token_splits(config, PairSplits(pairs[:36], pairs[36:43], pairs[43:]))
 
 
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:

@@ -19,7 +19,7 @@ from dl.mytorch.introspect import count_parameters
 from dl.mytorch.large.sharding import shard
 from dl.mytorch.optim import sgd
 from dl.mytorch.tasks import SentenceClassification
-from dl.mytorch.text.test_decoding import LENGTHS, PAD, sources
+from dl.mytorch.text.testing import LENGTHS, PAD, sources
 
 
 class WindowTwin(nn.Module):

@@ -1,7 +1,6 @@
 """Published weights in our BERT: files by hand, transformers' own modules, and a real network (in the parity tier)."""
 
 import json
-import struct
 import unicodedata
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from dl.modules.Transformers.BERT.convert import from_folder, from_transformers
-from dl.modules.Transformers.BERT.model import BERT, build, sentence_embeddings
+from dl.modules.Transformers.BERT.model import build, sentence_embeddings
 from dl.modules.Transformers.BERT.task import PreTraining
-from dl.modules.Transformers.BERT.test_model import INPUTS, PADDING, POSITIONS, SEGMENTS, TOKENS, Joined, randomized
+from dl.modules.Transformers.BERT.testing import (
+    CONFIG,
+    INPUTS,
+    PADDING,
+    POSITIONS,
+    SEGMENTS,
+    TOKENS,
+    Joined,
+    publish,
+    randomized,
+)
 from dl.modules.Transformers.BERT.wordpiece import WordPiece
 from dl.mytorch import testing
 from dl.mytorch.checkpoint import load
@@ -22,62 +31,6 @@ from dl.mytorch.config import UserError
 from dl.mytorch.torchvision_compat import import_torchvision
 
 # ---- files ---------------------------------------------------------------------------------------------------------
-
-# Ours -> the published names, for one block.
-PUBLISHED = {
-    "token_embedding": "bert.embeddings.word_embeddings",
-    "position_embedding": "bert.embeddings.position_embeddings.weight",
-    "segment_embedding": "bert.embeddings.token_type_embeddings",
-    "norm": "bert.embeddings.LayerNorm",
-    "blocks.0.attention.query": "bert.encoder.layer.0.attention.self.query",
-    "blocks.0.attention.key": "bert.encoder.layer.0.attention.self.key",
-    "blocks.0.attention.value": "bert.encoder.layer.0.attention.self.value",
-    "blocks.0.attention.output": "bert.encoder.layer.0.attention.output.dense",
-    "blocks.0.norm1": "bert.encoder.layer.0.attention.output.LayerNorm",
-    "blocks.0.feed_forward.fc1": "bert.encoder.layer.0.intermediate.dense",
-    "blocks.0.feed_forward.fc2": "bert.encoder.layer.0.output.dense",
-    "blocks.0.norm2": "bert.encoder.layer.0.output.LayerNorm",
-    "pooler.fc": "bert.pooler.dense",
-    "nsp_head": "cls.seq_relationship",
-    "mlm_head.bias": "cls.predictions.bias",
-    "mlm_head.hidden": "cls.predictions.transform.dense",
-    "mlm_head.norm": "cls.predictions.transform.LayerNorm",
-}
-CONFIG = {
-    **{"model_type": "bert", "hidden_act": "gelu", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2},
-    **{"intermediate_size": 32, "vocab_size": 12, "max_position_embeddings": 16, "type_vocab_size": 2},
-    **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "layer_norm_eps": 1e-12},
-}
-VOCABULARY = "[PAD] [UNK] [CLS] [SEP] [MASK] good bad film ##s , . the".split()
-
-
-def publish(folder: Path) -> BERT:
-    """Write the files of a small network as they are published; gives the network."""
-    model = randomized(build("tiny", dim=8, depth=1, vocab_size=12, max_length=16))
-    tensors = {}
-    for name, weight in model.state_dict().items():
-        known = name if name in PUBLISHED else name.rpartition(".")[0]
-        theirs = PUBLISHED[known] + name.removeprefix(known)
-        if "LayerNorm" in theirs:
-            theirs = theirs.replace(".weight", ".gamma").replace(".bias", ".beta")
-        tensors[theirs] = weight
-    tensors["bert.embeddings.position_ids"] = torch.arange(16)
-    write_safetensors(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
-    return model
-
-
-def write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    numbers = b""
-    for name, tensor in tensors.items():
-        new = tensor.numpy().tobytes()
-        kind = {torch.float32: "F32", torch.int64: "I64"}[tensor.dtype]
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [len(numbers), len(numbers) + len(new)]}
-        numbers += new
-    words = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(words)) + words + numbers)
 
 
 def test_published_files_become_our_network(tmp_path: Path) -> None:
@@ -111,6 +64,7 @@ def test_published_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 # ---- transformers --------------------------------------------------------------------------------------------------
+
 
 SIZES = {"vocab_size": 50, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -214,6 +168,7 @@ def test_other_networks_are_refused(transformers: ModuleType, name: str, changes
         from_transformers(reference)
 
 # ---- a real network ------------------------------------------------------------------------------------------------
+
 
 SENTENCES = [
     "A man is eating food.",

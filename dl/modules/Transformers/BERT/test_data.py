@@ -1,6 +1,5 @@
 """Sentence pairs and masks: by hand, and by their frequencies."""
 
-import random
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from dl.modules.Transformers.BERT import data, train
 from dl.modules.Transformers.BERT.data import CLS, MASK, RESERVED, SEP, Paragraph, Sentences, draw, join, mask, pair_splits
+from dl.modules.Transformers.BERT.testing import paragraphs
 from dl.mytorch import TrainConfig, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, Vocabulary
@@ -16,20 +16,6 @@ from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.data.text.vocabulary import PADDING, UNKNOWN
 
 CONFIG = TrainConfig(out="unused", data="made up", batch_size=8)
-
-
-def paragraphs(seed: int = 0, words: int = 20, count: int = 12) -> list[Paragraph]:
-    """Made-up text: in a paragraph each word is the one after the word before it in the alphabet of `words` words."""
-    chance = random.Random(seed)
-    text = []
-    for _ in range(count):
-        at = chance.randrange(words)
-        text.append([])
-        for _ in range(chance.randint(2, 5)):
-            size = chance.randint(2, 7)
-            text[-1].append([f"w{(at + i) % words:02}" for i in range(size)])
-            at += size
-    return text
 
 
 def vocabulary_of(text: list[Paragraph]) -> Vocabulary:
@@ -41,6 +27,7 @@ def words_of(row: Tensor, vocabulary: Vocabulary) -> str:
 
 
 # ---- pairs ---------------------------------------------------------------------------------------------------------
+
 
 TEXT = [["a b c d".split(), "e f".split(), ["g"]], ["h i j k l m n".split(), "o p q r s t".split()]]
 LETTERS = vocabulary_of(TEXT)
@@ -107,6 +94,7 @@ def test_spans_are_whole_sentences_of_half_a_row_and_get_their_full_stops_back()
 
 
 # ---- masks ---------------------------------------------------------------------------------------------------------
+
 
 MANY = Vocabulary([*RESERVED, *(f"w{i}" for i in range(1000))])
 

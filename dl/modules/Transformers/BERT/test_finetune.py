@@ -10,8 +10,7 @@ from dl.modules.Transformers.BERT import finetune
 from dl.modules.Transformers.BERT.classifier import SentenceClassifier
 from dl.modules.Transformers.BERT.convert import from_folder
 from dl.modules.Transformers.BERT.model import build, sentence_embeddings
-from dl.modules.Transformers.BERT.test_convert import VOCABULARY, publish
-from dl.modules.Transformers.BERT.test_model import PADDING, TOKENS, tiny
+from dl.modules.Transformers.BERT.testing import PADDING, TOKENS, VOCABULARY, publish, tiny
 from dl.modules.Transformers.BERT.wordpiece import WordPiece
 from dl.mytorch import testing
 from dl.mytorch.checkpoint import load

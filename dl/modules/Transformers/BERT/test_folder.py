@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dl.modules.Transformers.BERT.convert import from_folder
-from dl.modules.Transformers.BERT.test_convert import CONFIG, publish, write_safetensors
+from dl.modules.Transformers.BERT.testing import CONFIG, publish, write_safetensors
 from dl.modules.Transformers.BERT.wordpiece import WordPiece
 from dl.mytorch import testing
 from dl.mytorch.checkpoint import load
@@ -72,6 +72,7 @@ def test_networks_that_are_not_the_paper_s_are_refused_in_a_line(tmp_path: Path)
 
 
 # ---- folders from somebody else ------------------------------------------------------------------------------------
+
 
 WRONG = ("x", [], None, True, math.nan, 10**30, 10**8, 10**6, 1.5, -1, 0)
 

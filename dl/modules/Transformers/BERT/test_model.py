@@ -13,31 +13,22 @@ from dl.modules.Transformers.BERT import train
 from dl.modules.Transformers.BERT.data import pair_splits
 from dl.modules.Transformers.BERT.model import BERT, PRESETS, Block, build
 from dl.modules.Transformers.BERT.task import PreTraining
-from dl.modules.Transformers.BERT.test_data import paragraphs
+from dl.modules.Transformers.BERT.testing import (
+    INPUTS,
+    PADDING,
+    POSITIONS,
+    SEGMENTS,
+    TOKENS,
+    Joined,
+    paragraphs,
+    randomized,
+    tiny,
+)
 from dl.mytorch import testing
 from dl.mytorch.config import UserError, parse
 from dl.mytorch.data import TextSplits
-from dl.mytorch.introspect import count_parameters
 from dl.mytorch.files import read_json
-
-PADDING = torch.arange(9) >= torch.tensor([[9], [6], [3]])
-TOKENS = torch.randint(5, 50, (3, 9), generator=torch.Generator().manual_seed(0)).masked_fill(PADDING, 0)
-SEGMENTS = (torch.arange(9) >= torch.tensor([[4], [3], [2]])).long()
-POSITIONS = torch.tensor([[1, 7, 3], [5, 1, 2], [2, 0, 1]])
-INPUTS = (TOKENS, SEGMENTS, PADDING, POSITIONS)
-
-
-class Joined(nn.Module):
-    """All outputs of a model as one tensor (B, ...); of the hidden states those of real tokens."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor, segments: Tensor, padding: Tensor, positions: Tensor) -> Tensor:
-        mlm, nsp, hidden, pooled = self.model(tokens, segments, padding, positions)
-        parts = [mlm, nsp, hidden.masked_fill(padding[..., None], 0), pooled]
-        return torch.cat([part.flatten(1) for part in parts if part is not None], dim=1)
+from dl.mytorch.introspect import count_parameters
 
 
 class ByHand(nn.Module):
@@ -78,17 +69,6 @@ class ByHand(nn.Module):
         at = torch.stack([row[places] for row, places in zip(x, positions)])
         mlm = norm(gelu(linear(at, "mlm_head.hidden")), "mlm_head.norm") @ embeddings.T + w["mlm_head.bias"]
         return mlm, linear(pooled, "nsp_head"), x, pooled
-
-
-def randomized(model: nn.Module) -> nn.Module:
-    """Weights as after training, so that each shows in the output."""
-    for parameter in model.parameters():
-        parameter.data.normal_(0, 0.3)
-    return model
-
-
-def tiny(**overrides: Any) -> BERT:
-    return randomized(build("tiny", **overrides))
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------

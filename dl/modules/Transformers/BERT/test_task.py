@@ -15,7 +15,7 @@ from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.files import read_json
 from dl.mytorch.metrics import Metrics
 from dl.mytorch.optim import constant, sgd
-from dl.mytorch.test_processes import finish, start
+from dl.mytorch.testing_processes import finish, start
 
 BATCH: Batch = {
     "tokens": torch.tensor([[2, 5, 4, 3, 6, 3, 0], [2, 4, 3, 7, 6, 5, 3], [2, 5, 3, 4, 3, 0, 0], [2, 6, 3, 7, 3, 0, 0]]),
@@ -160,7 +160,7 @@ import dataclasses
 from dl.modules.Transformers.BERT.data import pair_splits
 from dl.modules.Transformers.BERT.model import build
 from dl.modules.Transformers.BERT.task import PreTraining
-from dl.modules.Transformers.BERT.test_data import paragraphs
+from dl.modules.Transformers.BERT.testing import paragraphs
 from dl.mytorch import TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.data import Loader
 from dl.mytorch.optim import constant, sgd

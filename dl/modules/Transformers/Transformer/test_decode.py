@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from dl.modules.Transformers.Transformer.model import Transformer, build
-from dl.modules.Transformers.Transformer.test_model import BEGIN, END, sources
 from dl.mytorch.text.decoding import beam_search, greedy_search
+from dl.mytorch.text.testing import BEGIN, END, sources
 
 
 def talkative(seed: int, vocabulary_size: int = 16, norm_first: bool = False) -> Transformer:

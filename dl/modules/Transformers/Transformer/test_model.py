@@ -15,18 +15,17 @@ from torch.nn import functional as F
 
 from dl.modules.Transformers.Transformer import train
 from dl.modules.Transformers.Transformer.model import MultiHeadAttention, Transformer, build
+from dl.modules.Transformers.Transformer.testing import splits
 from dl.mytorch import Probe, testing
 from dl.mytorch.config import UserError
-from dl.mytorch.data import TextSplits, Vocabulary
-from dl.mytorch.data.text.translation import RESERVED, PairSplits, sentence_pairs, token_splits
+from dl.mytorch.data import Vocabulary
+from dl.mytorch.data.text.translation import RESERVED, PairSplits, token_splits
 from dl.mytorch.files import read_json
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.layers import FastDropout
 from dl.mytorch.optim import adamw, noam
+from dl.mytorch.text.testing import PAD, sources, unambiguous
 from dl.mytorch.text.translation import Translation
-
-PAD, BEGIN, END = 0, 2, 3
-LENGTHS = (6, 2, 4)  # of the sources
 
 
 def randomized(model: Transformer) -> Transformer:
@@ -34,12 +33,6 @@ def randomized(model: Transformer) -> Transformer:
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval()
-
-
-def sources(vocabulary_size: int = 16) -> Tensor:
-    """Three sentences of `LENGTHS`, filled up: (3, 6)."""
-    tokens = torch.randint(1, vocabulary_size, (3, max(LENGTHS)))
-    return tokens.masked_fill(torch.arange(max(LENGTHS)) >= torch.tensor(LENGTHS)[:, None], PAD)
 
 
 def example(target_length: int = 5) -> tuple[Tensor, Tensor, Tensor]:
@@ -246,12 +239,6 @@ def overfitted_bleu(pairs: list[tuple[str, str]], epochs: int, lr: float = 1.0, 
     return 1 - metric.compute()
 
 
-def unambiguous() -> list[tuple[str, str]]:
-    """The bundled pairs, of each English sentence its first translation."""
-    pairs = [pair for part in sentence_pairs("fra-eng-sample") for pair in part]
-    return list(dict(reversed(pairs)).items())
-
-
 @pytest.mark.slow
 def test_some_bundled_pairs_are_overfitted() -> None:
     assert overfitted_bleu(unambiguous()[::12], epochs=60, dim=64, hidden_dim=128) > 0.95
@@ -263,15 +250,6 @@ def test_all_bundled_pairs_are_overfitted() -> None:
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------------------
-
-
-def splits(config: train.Config, shared: bool = True) -> TextSplits:
-    words = "a b c d e f g".split()
-    lengths = torch.randint(1, 9, (50, 2), generator=torch.Generator().manual_seed(0)).tolist()
-    pairs = [tuple(" ".join(words[(i + k) % 7] for k in range(n)) for n in both) for i, both in enumerate(lengths)]
-    if not shared:  # sources without the last word
-        pairs = [(source.replace("g", "a"), target) for source, target in pairs]
-    return token_splits(config, PairSplits(pairs[:36], pairs[36:43], pairs[43:]), shared=shared)
 
 
 def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:

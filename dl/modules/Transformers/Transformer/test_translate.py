@@ -11,13 +11,14 @@ import torch
 from dl.cli.runs import Run
 from dl.modules.Transformers.Transformer import train, translate
 from dl.modules.Transformers.Transformer.model import build
-from dl.modules.Transformers.Transformer.test_model import BEGIN, END, splits
+from dl.modules.Transformers.Transformer.testing import splits
 from dl.mytorch import load_weights, plot
 from dl.mytorch.checkpoint import load, save
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.files import forget, read_json
 from dl.mytorch.metrics import BLEU
 from dl.mytorch.text.decoding import beam_search, greedy_search
+from dl.mytorch.text.testing import BEGIN, END
 from dl.mytorch.text.translation import Translation
 
 SENTENCES = ("A b.", "f  e d c b G")  # of which the source's vocabulary lacks "." and "g", and the target's "."

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from dl.mytorch.from_scratch.autograd import Tensor, avg_pool2d, conv2d, cross_entropy, functions, log_softmax, max_pool2d
-from dl.mytorch.from_scratch.autograd.test_tensor import compare, normal
+from dl.mytorch.from_scratch.autograd.testing import compare, normal
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 1), (3, 2)])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dl.mytorch.from_scratch import optimizers
-from dl.mytorch.from_scratch.optimizers.test_sgd import after_ten_steps, assert_leaves_torch_s_weights
+from dl.mytorch.from_scratch.optimizers.testing import after_ten_steps, assert_leaves_torch_s_weights
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("Adagrad", {}),

@@ -6,7 +6,7 @@ from torch import nn
 
 from dl.mytorch.from_scratch import optimizers
 from dl.mytorch.from_scratch.optimizers.muon import orthogonalized
-from dl.mytorch.from_scratch.optimizers.test_sgd import assert_leaves_torch_s_weights
+from dl.mytorch.from_scratch.optimizers.testing import assert_leaves_torch_s_weights
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 

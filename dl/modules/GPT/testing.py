@@ -1,0 +1,34 @@
+"""What the tests of GPT-2, Llama and what is built on them share."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dl.modules.GPT.GPT2 import model as gpt2
+
+PADDING = torch.arange(9) < torch.tensor([[0], [3], [6]])  # on the left
+TOKENS = torch.randint(11, (3, 9), generator=torch.Generator().manual_seed(2))
+
+
+class Unpadded(nn.Module):
+    """Logits of real tokens; those of padding are zero."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
+        return self.model(tokens, padding).masked_fill(padding[..., None], 0)
+
+
+def randomized(model: nn.Module) -> nn.Module:
+    """Weights as after training, so that each shows in the output."""
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.3)
+    return model
+
+
+def tiny(build: Any = gpt2.build, **overrides: Any) -> nn.Module:
+    torch.manual_seed(4)
+    return randomized(build("tiny", **{"max_length": 64, **overrides})).double()
