@@ -13,6 +13,7 @@
 
 import ast
 import importlib
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -278,6 +279,12 @@ def test_no_test_file_imports_another() -> None:
     assert imports_between_tests(ROOT) == []
 
 
+def test_models_call_the_standard_checks_and_switch_none_off_without_a_reason() -> None:
+    later = ("GPT/", "RNN/", "Transformers/BERT", "Transformers/Transformer")  # these still write their proofs by hand
+    found = standard_checks_left_out(ROOT)
+    assert [what for what in found if not what.startswith(tuple(f"modules/{name}" for name in later))] == []
+
+
 def test_text_files_are_utf_8_on_every_system() -> None:
     assert opened_without_encoding(ROOT) == []
 
@@ -325,6 +332,13 @@ def test_other_damage_is_found(copy: Path) -> None:
     tests = copy / "modules/CNN/LeNet/test_model.py"
     tests.write_text("from dl.mytorch.test_config import x\n" + tests.read_text(encoding="utf-8"), encoding="utf-8")
     assert imports_between_tests(copy) == ["modules/CNN/LeNet/test_model.py imports dl.mytorch.test_config"]
+    tests.write_text(tests.read_text(encoding="utf-8").replace("test_standard =", "standard ="), encoding="utf-8")
+    tests = copy / "modules/Generative/DCGAN/test_model.py"
+    tests.write_text(re.sub('"of two players[^"]*"', '""', tests.read_text(encoding="utf-8")), encoding="utf-8")
+    assert {
+        "modules/CNN/LeNet/test_model.py does not say test_standard = testing.standard_checks(...)",
+        "modules/Generative/DCGAN/test_model.py switches a check off without a reason",
+    } <= set(standard_checks_left_out(copy))
     model = copy / "modules/CNN/LeNet/model.py"
     model.write_text("from dl.mytorch.tasks import Task\n" + model.read_text(encoding="utf-8"), encoding="utf-8")
     assert wrong_imports_of_models(copy)
