@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from dl import __main__ as front
-from dl.cli.test_runs import make_run
+from dl.cli.testing import write_run
 
 
 def test_runs_are_listed_with_figure_and_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_run(tmp_path / "done")
-    make_run(tmp_path / "open", finished=False)
+    write_run(tmp_path / "done")
+    write_run(tmp_path / "open", finished=False)
     assert front.main(["runs", str(tmp_path)]) == 0
     done, unfinished = capsys.readouterr().out.splitlines()[2:]
     assert "CNN/LeNet tiny  fashion_mnist  test loss 0.5  finished" in " ".join(done.split(" ")) and str(tmp_path / "done") in done
@@ -19,7 +19,7 @@ def test_runs_are_listed_with_figure_and_state(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_prune_deletes_what_resumes_of_finished_runs_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done, unfinished = make_run(tmp_path / "done"), make_run(tmp_path / "open", finished=False)
+    done, unfinished = write_run(tmp_path / "done"), write_run(tmp_path / "open", finished=False)
     for run in (done, unfinished):
         (run / "shards-2").mkdir()
         for name in ("last.pt", "last-before.pt", "shards-2/0.bin"):

@@ -1,47 +1,27 @@
 """A trained run is opened as an object, whatever version wrote it."""
 
-import dataclasses
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import dl
-from dl.cli import catalogue, folders
+from dl.cli import folders
 from dl.cli.catalogue import UnknownName
 from dl.cli.runs import Run, load_best
+from dl.cli.testing import write_run
 from dl.mytorch.checkpoint import save
 from dl.mytorch.config import UserError
-from dl.mytorch.data import Vocabulary
 from dl.mytorch.files import write_recorded_json
 
 
-def make_run(folder: Path, recipe: str = "CNN/LeNet", finished: bool = True, **values: Any) -> Path:
-    """The folder of a run of a tiny network, with `values` in its config.json."""
-    train = catalogue.module(recipe, "train")
-    vocabularies = {"tokens": Vocabulary("abc")} if recipe.startswith(("GPT", "RNN")) else {}
-    folder.mkdir(parents=True)
-    for name, vocabulary in vocabularies.items():
-        vocabulary.save(folder / f"vocabulary-{name}.json")
-    config = train.Config(model="tiny", out="elsewhere")
-    described = {"recipe": recipe, "config": dataclasses.asdict(config) | values, "precision": "fp32"}
-    write_recorded_json(described, folder / "config.json")
-    torch.manual_seed(0)
-    save(train.build_model(config, *([vocabularies] if vocabularies else [])).state_dict(), folder / "best.pt")
-    means = {"loss": 0.5}
-    history: list[dict[str, Any]] = [{"epoch": 1, "step": 2, "lr": 0.1, "train": means, "val": means}]
-    write_recorded_json(history + finished * [{"epoch": 1, "step": 2, "test": means}], folder / "history.json")
-    return folder
-
-
 def test_a_run_is_its_config_network_names_and_history(tmp_path: Path) -> None:
-    run = dl.Run.open(make_run(tmp_path / "run"))
+    run = dl.Run.open(write_run(tmp_path / "run"))
     assert (run.recipe, run.path, run.config.model, run.config.out) == ("CNN/LeNet", tmp_path / "run", "tiny", str(tmp_path / "run"))
     model = run.model()
     assert torch.equal(model.state_dict()["c1.weight"], torch.load(tmp_path / "run" / "best.pt")["c1.weight"])
@@ -53,13 +33,13 @@ def test_a_run_is_its_config_network_names_and_history(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("recipe", ["RNN/GRU", "GPT/GPT2", "RNN/TextCNN"])
 def test_a_run_on_text_has_its_vocabularies(tmp_path: Path, recipe: str) -> None:
-    run = Run.open(make_run(tmp_path / "run", recipe))
+    run = Run.open(write_run(tmp_path / "run", recipe))
     assert run.vocabularies["tokens"].tokens == ("a", "b", "c") and run.names == ()
     assert run.model()(torch.tensor([[0, 1, 2]])) is not None
 
 
 def test_flags_of_earlier_versions_are_understood_and_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = make_run(tmp_path / "run", "RNN/GRU", length=7, swing=3)
+    folder = write_run(tmp_path / "run", "RNN/GRU", length=7, swing=3)
     described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     del described["config"]["bptt_length"]
     write_recorded_json(described, folder / "config.json")
@@ -73,7 +53,7 @@ def test_the_newest_finished_run_of_a_model_is_its_latest(tmp_path: Path) -> Non
     for number, (name, finished, recipe) in enumerate(
         [("old", True, "CNN/LeNet"), ("deep/new", True, "CNN/LeNet"), ("open", False, "CNN/LeNet"), ("other", True, "MLP/MLP")]
     ):
-        folder = make_run(tmp_path / name, recipe, finished)
+        folder = write_run(tmp_path / name, recipe, finished)
         for path in folder.iterdir():
             os.utime(path, (1e9 + number, 1e9 + number))
     (tmp_path / "config.json").write_text("[]", encoding="utf-8")  # another program's

@@ -10,7 +10,7 @@ from dl import __main__ as front
 from dl.cli import catalogue, verbs
 from dl.cli.evaluate import means_of
 from dl.cli.runs import Run
-from dl.cli.test_runs import make_run
+from dl.cli.testing import write_run
 from dl.mytorch.data import Loader, Splits
 
 COMMANDS = {
@@ -35,13 +35,13 @@ def test_a_verb_is_the_command_of_the_model_its_category_or_a_model_beside_it(ve
 def test_the_words_behind_the_run_are_the_command_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, called = str(make_run(tmp_path / "run", "RNN/GRU")), []
+    run, called = str(write_run(tmp_path / "run", "RNN/GRU")), []
     assert front.main(["generate", run, "ab", "--tokens", "3", "--seed", "0"]) == 0
     said = capsys.readouterr().out
     assert catalogue.module("RNN", "generate").main([run, "ab", "--tokens", "3", "--seed", "0"]) == 0
     assert capsys.readouterr().out == said and said.startswith("ab")
     monkeypatch.setattr(catalogue.module("CNN/ResNet", "predict"), "main", lambda argv: called.append(argv) or 0)
-    lenet = str(make_run(tmp_path / "lenet"))
+    lenet = str(write_run(tmp_path / "lenet"))
     assert front.main(["predict", lenet, "shoe.png", "--top", "1"]) == 0 and called == [["shoe.png", "--top", "1", "--run", lenet]]
     assert front.main(["translate", lenet, "a"]) == 2
     assert capsys.readouterr().err == "error: CNN/LeNet has no command translate; `python -m dl --help` shows all\n"
@@ -50,7 +50,7 @@ def test_the_words_behind_the_run_are_the_command_s(
 def test_evaluate_states_the_test_of_the_best_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = make_run(tmp_path / "run")
+    run = write_run(tmp_path / "run")
     batch: dict[str, Any] = {"images": torch.randint(256, (6, 1, 28, 28), dtype=torch.uint8), "labels": torch.arange(6)}
     before = {path.name for path in run.iterdir()}
     opened = Run.open(run)
