@@ -80,7 +80,9 @@ def read_shard(folder: Path, shard: dict[str, str], size: int) -> tuple[dict[str
     if len(about["labels"]) != count or len(about["stamps"]) != count:
         raise UserError(f"{rows} has not as many labels and stamps as names: {ANEW}")
     try:
-        found = np.load(vectors, mmap_mode="c" if count else None, allow_pickle=False)
+        with open(vectors, "rb") as file:  # np.load reads other formats too, and leaves a broken zip file open
+            empty = None if count else np.lib.format.read_array(file, allow_pickle=False)
+        found = np.lib.format.open_memmap(vectors, mode="c") if empty is None else empty
         if found.shape != (count, size) or found.dtype != np.float32:
             raise ValueError(f"{found.dtype} {found.shape}, not float32 {(count, size)}")
     except Exception as error:  # numpy raises nearly anything for a header that is none
