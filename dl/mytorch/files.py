@@ -42,7 +42,8 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        if not isinstance(error, (OSError, RuntimeError)):  # torch.save reports a full disk as a RuntimeError
+        # torch.save reports a full disk as a RuntimeError; a data worker that dies raises one wherever this process is.
+        if not isinstance(error, (OSError, RuntimeError)) or "DataLoader worker" in str(error):
             raise
         cause = error if isinstance(error, OSError) else error.__context__
         reason = cause.strerror if isinstance(cause, OSError) else str(error)

@@ -73,7 +73,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-from dl.mytorch.data.tokens import shuffled_stretches
+from dl.mytorch.data.text.tokens import shuffled_stretches
 
 for name in ("small.bin", "large.bin"):
     stretches = shuffled_stretches(Path(sys.argv[1]) / name, 256, 16)
