@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import os
 import sys
 from typing import Callable, Iterator, Sequence, TypeVar
@@ -47,8 +48,8 @@ def _line(error: Exception, config: TrainConfig) -> str | None:
         return "out of memory: halve --batch-size and double --accumulate for the same result"
     if "Too many open files" in text:
         return "too many open files: allow more, say by `ulimit -n 4096`, or take fewer --num-workers"
-    if "DataLoader worker" in text:
-        reason = text.partition("\n")[0].rstrip(". ")
+    if "DataLoader worker" in text or isinstance(error, ConnectionError):
+        reason = text.partition("\n")[0].rstrip(". ") if "DataLoader" in text else "a DataLoader worker was killed"
         return f"{reason}: too little memory, or too small a /dev/shm (docker run --shm-size=2g)? Take fewer --num-workers"
     if config.deterministic and "deterministic" in text:
         return f"--deterministic: {text.partition(', but you set')[0]}; leave the flag out, or take --device cpu"
@@ -107,6 +108,7 @@ def _process_group(config: Config) -> Iterator[None]:
         # It ends gloo's threads, unless something still holds the group: then one that has a tensor to free may abort
         # Python at its exit. FSDP holds it; torch.distributed.nn.functional would, as a default, if imported after this.
         distributed.background_group.cache_clear()
+        gc.collect()  # a trainer and its step know each other
         dist.destroy_process_group()
 
 

@@ -84,8 +84,10 @@ def test_too_many_open_files_is_one_line_that_helps(capsys: pytest.CaptureFixtur
 
 def test_a_worker_that_died_is_one_line_that_helps(capsys: pytest.CaptureFixture[str]) -> None:
     died = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ...\nmore")
-    status, text = ending(died, capsys)
-    assert status == 1 and "killed by signal: Bus error" in text and "/dev/shm" in text and text.count("\n") == 1
+    reset = ConnectionResetError(104, "Connection reset by peer")  # what this process reads from it was cut
+    for error, words in ((died, "killed by signal: Bus error"), (reset, "a DataLoader worker was killed")):
+        status, text = ending(error, capsys)
+        assert status == 1 and words in text and "/dev/shm" in text and text.count("\n") == 1
 
 
 def test_a_silent_rank_and_one_that_stopped_are_told_apart(
