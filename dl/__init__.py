@@ -14,6 +14,13 @@ def print_error(message: str, where: str = "") -> None:
     print(where + "error: " + message, file=sys.stderr, flush=True)
 
 
+def escape_output() -> None:
+    r"""Print as escapes (\xb1) what the terminal's encoding lacks, instead of ending in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def explain_missing(kind: type, error: BaseException, trace: object) -> None:
     """`sys.excepthook` of an interpreter without the installed packages: one line in place of a traceback."""
     if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] in NEEDED:

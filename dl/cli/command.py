@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any, Callable, Sequence
 
-from dl import print_error
+from dl import escape_output, print_error
 
 Options = argparse.Namespace
 SEEDS = (0, 2**32 - 1)
@@ -33,9 +33,7 @@ def run(action: Callable[[], int | None]) -> int:
     status 1, a name that there is not status 2; Ctrl-C is 130; a reader that has gone is no error. Any other exception is a bug
     and keeps its traceback. What the terminal's encoding lacks is printed as escapes.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    escape_output()
     try:
         status = action() or 0
         sys.stdout.flush()

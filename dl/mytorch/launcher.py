@@ -10,8 +10,8 @@ from typing import Callable, Iterator, Sequence, TypeVar
 import torch
 import torch.distributed as dist
 
-from dl import print_error
-from dl.mytorch import distributed, system
+from dl import escape_output, print_error
+from dl.mytorch import distributed
 from dl.mytorch.config import Config, TrainConfig, UserError, parse
 from dl.mytorch.mapped import init_on_disk
 
@@ -24,7 +24,7 @@ def launch(main: Callable[[Config], Result], config_class: type[Config], argv: S
     What a person can mend (`UserError`, a full disk, missing rights, too little memory) becomes one line on stderr
     and exit status 1; Ctrl-C outside training exits with 130. Any other exception is a bug and keeps its traceback.
     """
-    system.escape_output()
+    escape_output()
     config = parse(config_class, argv)
     streamed = config.layerwise == "stream"
     try:

@@ -79,10 +79,3 @@ def remove_when_closed(path: str) -> None:
 def _remove(path: str) -> None:
     with contextlib.suppress(OSError):
         os.unlink(path)
-
-
-def escape_output() -> None:
-    """Print as escapes (\\xb1) what the terminal's encoding lacks, instead of ending in a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")

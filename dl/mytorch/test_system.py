@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from dl import escape_output
 from dl.mytorch import mapped, system
 
 
@@ -59,6 +60,6 @@ def test_a_terminal_that_is_not_utf_8_shows_escapes(monkeypatch: pytest.MonkeyPa
     shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", shown)
     monkeypatch.setattr(sys, "stderr", io.StringIO())  # as in a notebook: nothing to set
-    system.escape_output()
+    escape_output()
     print("\u00b1 \u732b", flush=True)
     assert shown.buffer.getvalue() == b"\\xb1 \\u732b\n"
