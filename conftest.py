@@ -1,4 +1,4 @@
-"""What all tests share, see dl/fixtures.py; and trainings as items beside them: `train.py::main`, which trains for real."""
+"""What all tests share, see dl/mytorch/testing/fixtures.py; and trainings as items beside them: `train.py::main`, which trains for real."""
 
 from __future__ import annotations  # for an older Python, which reads this file before it is told that it is too old
 
@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not _trains(config):  # a training takes all processors
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that tests start
         if not config.getoption("numprocesses", None):  # with `-n`, this process has no test, and does not wait for torch
-            config.pluginmanager.import_plugin("dl.fixtures")
+            config.pluginmanager.import_plugin("dl.mytorch.testing.fixtures")
 
 
 def _trains(config: pytest.Config) -> bool:

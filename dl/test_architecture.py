@@ -8,11 +8,10 @@
     2  dl/mytorch/  trainer.py, train_step.py, large/, text/
     1  dl/mytorch/  tasks.py, metrics.py, data/, checkpoint.py, shards.py, run.py, logger.py
     0  dl/mytorch/  config.py, files.py, distributed.py, optim.py, layers/, plot.py ...
-       beside       from_scratch/, which nothing but benchmarks use, and testing.py, which tests use
+       beside       from_scratch/, which nothing but benchmarks use, and testing/, which tests use
 """
 
 import ast
-import importlib
 import re
 import shutil
 import sys
@@ -21,11 +20,7 @@ from typing import Iterator
 
 import pytest
 
-from dl.cli.catalogue import without_values
-from dl.mytorch.testing import anonymous_layers
-
 ROOT = Path(__file__).parent
-MODELS = sorted(path.parent for path in ROOT.glob("modules/*/*/model.py"))
 
 LEVELS = {  # of the core
     **dict.fromkeys(["system", "progress", "events", "checks"], -1),  # know nothing, so that all may use them
@@ -81,12 +76,13 @@ def top_imports(path: Path) -> Iterator[str]:
 
 
 def sources(root: Path) -> list[Path]:
-    """The files that are neither tests nor what these share: test_*.py, testing*.py, conftest.py."""
-    return [path for path in sorted(root.rglob("*.py")) if not path.name.startswith(("test_", "testing", "conftest"))]
+    """The files that are neither tests nor what these share: test_*.py, testing.py, testing/, conftest.py."""
+    tests = ("test_", "testing", "conftest")
+    return [path for path in sorted(root.rglob("*.py")) if not any(part.startswith(tests) for part in path.parts[-2:])]
 
 
 def imports_between_tests(root: Path) -> list[str]:
-    """Imports of a test's file: what tests share is in a fixture, or in a testing.py."""
+    """Imports of a test's file: what tests share is in a fixture, in a testing.py or testing/."""
     found = []
     for path in root.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
@@ -287,18 +283,6 @@ def test_models_call_the_standard_checks_and_switch_none_off_without_a_reason() 
 
 def test_text_files_are_utf_8_on_every_system() -> None:
     assert opened_without_encoding(ROOT) == []
-
-
-@pytest.mark.parametrize("folder", MODELS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_models_offer_presets_with_an_example_and_every_layer_has_a_name(folder: Path) -> None:
-    model = importlib.import_module(".".join(["dl", *folder.relative_to(ROOT).parts, "model"]))
-    assert "tiny" in model.PRESETS
-    kinds: dict[tuple, str] = {}
-    for preset, options in model.PRESETS.items():  # the first of each kind: no size of a number gives a layer another name
-        kinds.setdefault(tuple(sorted((name, x if isinstance(x, str) else bool(x)) for name, x in options.items())), preset)
-    for preset in kinds.values():
-        assert without_values(lambda: anonymous_layers(model.build(preset))) == []
-    without_values(lambda: model.build("tiny").eval()(*model.example("tiny")))
 
 
 @pytest.fixture

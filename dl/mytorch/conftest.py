@@ -6,7 +6,7 @@ from typing import Iterator
 
 import pytest
 
-from dl.mytorch.testing_processes import RECIPE
+from dl.mytorch.testing.processes import RECIPE
 
 
 @pytest.fixture

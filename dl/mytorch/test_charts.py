@@ -9,7 +9,7 @@ import torch
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.files import read_json
 from dl.mytorch.logger import History, Logger
-from dl.mytorch.testing_training import read_events, scalars
+from dl.mytorch.testing.training import read_events, scalars
 
 HISTORY = History(
     {"epoch": step // 10, "step": step, "train": {"loss": train}, "val": {"loss": val}}

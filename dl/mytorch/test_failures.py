@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dl.mytorch import checkpoint, testing
-from dl.mytorch.testing_processes import finish, start, wait_for_change
+from dl.mytorch.testing.processes import finish, start, wait_for_change
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dl.mytorch.float64 import float64_device, with_float64
-from dl.mytorch.testing_device import device_without_float64
+from dl.mytorch.testing.device import device_without_float64
 
 
 def test_the_simulated_device_refuses_float64_and_what_is_elsewhere() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from dl.mytorch import checkpoint, testing
 from dl.mytorch.files import read_json
-from dl.mytorch.testing_processes import finish, start, wait_for_change
+from dl.mytorch.testing.processes import finish, start, wait_for_change
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from dl.mytorch.data import Batch, synthetic
 from dl.mytorch.metrics import Mean, Metric
 from dl.mytorch.optim import adamw, constant, sgd, warmup_cosine
 from dl.mytorch.tasks import Classification
-from dl.mytorch.testing_training import (
+from dl.mytorch.testing.training import (
     assert_close,
     fit,
     last_weights,

@@ -20,7 +20,7 @@ from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, synthetic
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import Classification
-from dl.mytorch.testing_training import (
+from dl.mytorch.testing.training import (
     assert_close,
     fit,
     last_weights,

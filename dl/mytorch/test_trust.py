@@ -17,7 +17,7 @@ from dl.mytorch.logger import History, read_history
 from dl.mytorch.metrics import Metric
 from dl.mytorch.run import trained_run
 from dl.mytorch.tasks import Classification
-from dl.mytorch.testing_training import fit, small_config, stopped_run
+from dl.mytorch.testing.training import fit, small_config, stopped_run
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dl.modules.DataMining.neighbours import Exact, power
 from dl.mytorch.config import UserError
-from dl.mytorch.testing_device import device_without_float64
+from dl.mytorch.testing.device import device_without_float64
 
 DISTANCES = ["l1", "l2", "l3", "l0.5", "linf", "cosine", "dot"]
 

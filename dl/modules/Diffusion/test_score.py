@@ -18,7 +18,7 @@ from dl.modules.Diffusion.testing import CONFIG, make_pictures, make_run
 from dl.mytorch import checkpoint
 from dl.mytorch.data import ImageConfig, Loader, Splits, image_splits
 from dl.mytorch.files import read_json, write_json
-from dl.mytorch.testing_device import device_without_float64
+from dl.mytorch.testing.device import device_without_float64
 
 
 def test_frechet_distance_of_diagonal_normals_is_the_formula() -> None:

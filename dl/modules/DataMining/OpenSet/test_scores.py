@@ -10,7 +10,7 @@ from dl.modules.DataMining.OpenSet import measures, scores
 from dl.modules.DataMining.OpenSet.scores import KNN, Known, Mahalanobis, OpenMax, ViM, fit_weibull
 from dl.modules.DataMining.OpenSet.threshold import conformal_threshold, quantile_threshold
 from dl.mytorch.config import UserError
-from dl.mytorch.testing_device import device_without_float64
+from dl.mytorch.testing.device import device_without_float64
 
 LOG = math.log
 TWO = torch.tensor([[LOG(6), LOG(2)], [0.0, 0.0]])  # probabilities 3/4 and 1/4, then 1/2 each

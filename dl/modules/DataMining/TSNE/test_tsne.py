@@ -21,7 +21,7 @@ from dl.modules.DataMining.TSNE.tsne import (
     start,
     tsne,
 )
-from dl.mytorch.testing_device import device_without_float64
+from dl.mytorch.testing.device import device_without_float64
 
 
 def dense(pairs: Pairs, count: int) -> Tensor:

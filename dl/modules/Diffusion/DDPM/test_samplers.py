@@ -26,7 +26,7 @@ from dl.modules.Diffusion.DDPM.samplers import (
     guided,
     trailing,
 )
-from dl.mytorch.testing_device import device_without_float64
+from dl.mytorch.testing.device import device_without_float64
 from dl.mytorch.torchvision_compat import import_torchvision
 
 

@@ -25,7 +25,7 @@ from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Splits, synthetic
 from dl.mytorch.data.augment import normalize
 from dl.mytorch.introspect import without_values
-from dl.mytorch.testing_device import device_without_float64
+from dl.mytorch.testing.device import device_without_float64
 
 SMALL = {"times": 20, "epochs": 2, "batch_size": 16, "ema": 0.9, "precision": "fp32"}
 CONFIG = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", **SMALL)

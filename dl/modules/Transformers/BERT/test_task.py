@@ -15,7 +15,7 @@ from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.files import read_json
 from dl.mytorch.metrics import Metrics
 from dl.mytorch.optim import constant, sgd
-from dl.mytorch.testing_processes import finish, start
+from dl.mytorch.testing.processes import finish, start
 
 BATCH: Batch = {
     "tokens": torch.tensor([[2, 5, 4, 3, 6, 3, 0], [2, 4, 3, 7, 6, 5, 3], [2, 5, 3, 4, 3, 0, 0], [2, 6, 3, 7, 3, 0, 0]]),

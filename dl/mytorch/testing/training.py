@@ -1,16 +1,35 @@
 """A small run and what it leaves, for tests of the training loop."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dl.mytorch import Task, TrainConfig, Trainer, checkpoint, layers
 from dl.mytorch.data import Batch, synthetic
 from dl.mytorch.optim import Schedule, constant, sgd
 from dl.mytorch.tasks import Classification
+
+
+class Scaled(nn.Module):
+    """A linear layer times a parameter; `use` says what becomes of the parameter and of the result."""
+
+    def __init__(self, use: Callable[[Tensor, Tensor], Tensor] = torch.mul) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Linear(4, 3)
+        self.scale = nn.Parameter(torch.ones(3))
+        self.use = use
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.use(self.fc(x.flatten(1)), self.scale)
+
+
+def small_batch() -> Batch:
+    torch.manual_seed(1)
+    return {"images": torch.randn(6, 1, 2, 2), "labels": torch.tensor([0, 1, 2, 0, 1, 2])}
 
 
 def read_events(folder: Path) -> Any:
