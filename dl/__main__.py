@@ -182,10 +182,10 @@ def verb(args: argparse.Namespace) -> int:
 
 def results(args: argparse.Namespace) -> int:
     """`python -m dl results [--record RUN ...]`"""
-    from dl.cli import facts, results
+    from dl.cli import facts, records, results
 
     for folder in args.record:
-        print(f"recorded: {results.record(folder)}")
+        print(f"recorded: {records.record(folder)}")
     for report in results.rewrite_readmes():
         print(report)
     print(facts.write())

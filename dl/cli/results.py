@@ -1,21 +1,14 @@
-"""Recorded results: a finished run becomes a small JSON file in its model's folder, these become tables in the READMEs."""
+"""Tables of what is recorded, for the READMEs: see `dl/cli/records.py`."""
 
-import dataclasses
-import json
+import importlib
 import re
-import shlex
 import statistics
-import zlib
 from pathlib import Path
-from typing import Any
+from typing import Sequence
 
 from dl.cli import catalogue
-from dl.mytorch.config import TrainConfig, UserError, current_names
-from dl.mytorch.files import atomic_write, write_json
-from dl.mytorch.logger import History
-from dl.mytorch.run import FREE
-
-Record = dict[str, Any]
+from dl.cli.records import Record, command, of_model, settings
+from dl.mytorch.files import atomic_write
 
 MODEL_HEADINGS = {
     "README.md": ["model", "paper", "parameters, FLOPs", "the paper's figure", "best test result here, training time"],
@@ -27,102 +20,13 @@ MODEL_HEADINGS = {
 }
 
 
-# ---- recording -----------------------------------------------------------------------------------------------------
-
-
-def record(run: Path | str) -> Path:
-    """Write the record of a finished run into the folder `results` of its model, and return the file's path.
-
-    A run whose data has no test split is recorded with the validation of its best checkpoint.
-    Raises `UserError` for a folder that holds no run, an unfinished one, or a run of no model of this project.
-    """
-    run = Path(run)
-    if not run.is_dir():
-        raise UserError(f"{run} is not a folder; a run is recorded from its folder, say runs/CNN/LeNet")
-    described, history, speed = (_read(run / name) for name in ("config.json", "history.json", "speed.json"))
-    described = catalogue.current(described)
-    recipe, config = described["recipe"], described["config"]
-    if recipe not in catalogue.names():
-        raise UserError(f"{run} is a run of {recipe}, which is no model in {catalogue.MODULES}")
-    untested = bool(history) and (run / "curves.png").exists()  # drawn at the end
-    if not untested and (not history or "test" not in history[-1]):
-        raise UserError(f"{run} is not finished, it has no test result: the same command, without --fresh, goes on")
-    tested = history[-1] if "test" in history[-1] else None
-    best = History(history).best() if tested is None else next(e for e in history if e["step"] == tested["step"])
-    result = {
-        **{name: described[name] for name in ("recipe", "command", "config")},
-        **{name: described[name] for name in ("optimizer", "schedule") if name in described},
-        "precision": described.get("precision", config.get("precision")),  # what was taken; config has what was asked for
-        "file": described.get("file", "train"),
-        "seed": config["seed"],
-        **{name: described[name] for name in ("commit", "versions", "ranks")},
-        **{name: speed[name] for name in ("device", "training_seconds", "seconds", "peak_memory_bytes")},
-        "best_epoch": best["epoch"],
-        **{"train": best["train"], "val": best["val"]},
-        **({} if tested is None else {"test": tested["test"]}),
-    }
-    data = config["data"]
-    if ":" in data:  # folder:PATH; another path is another set, however much of it a name can hold
-        data = f"{data[:40]}-{zlib.crc32(data.encode()):08x}"
-    words = [data, config.get("model", ""), *settings(result), f"seed{config['seed']}"]
-    name = "-".join(re.sub(r"[^\w.-]", "", word) for word in words if word)
-    path = catalogue.MODULES / recipe / "results" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_json(result, path)
-    return path
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} does not hold a whole run: it has no {path.name}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error})") from None
-
-
-def _config_class(record: Record) -> type[TrainConfig]:
-    return catalogue.module(record["recipe"], record.get("file", "train")).Config
-
-
-def as_taken(record: Record) -> dict[str, Any]:
-    """Return the config of a run under today's names, with the precision that was taken, which may differ on another machine."""
-    return current_names(_config_class(record), record["config"]) | ({"precision": record["precision"]} if "precision" in record else {})
-
-
-def changed(record: Record) -> dict[str, Any]:
-    """The fields in which a run differs from what its recipe's defaults are today, without those that change no result."""
-    defaults = {field.name: field.default for field in dataclasses.fields(_config_class(record))}
-    return {name: value for name, value in as_taken(record).items() if name not in FREE and value != defaults.get(name)}
-
-
-def settings(record: Record) -> list[str]:
-    """What is `changed`, as words: "lr 0.05", "no-mlm"; not data, preset and seed, which have columns of their own."""
-    words = []
-    for name, value in changed(record).items():
-        if name not in ("data", "model", "seed"):
-            words.append(f"{name} {value}" if not isinstance(value, bool) else name if value else f"no-{name}")
-    return words
-
-
-def command(record: Record) -> str:
-    """What trains this way with today's recipe. The command that was given, maybe with other defaults, is in the record."""
-    words = ["python", "-m", f"dl.modules.{record['recipe'].replace('/', '.')}.{record.get('file', 'train')}"]
-    for name, value in changed(record).items():
-        flag = name.replace("_", "-")
-        if name != "seed":
-            words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
-    return shlex.join(words)
-
-
 # ---- groups of seeds -----------------------------------------------------------------------------------------------
 
 
 def groups(name: str) -> list[list[Record]]:
     """The records of a model, those together that differ in nothing but the seed, in the order of seeds."""
     found: dict[tuple[str, ...], list[Record]] = {}
-    for path in sorted((catalogue.MODULES / name / "results").glob("*.json")):
-        record = _read(path)
+    for record in of_model(name):
         key = (record["config"]["data"], record["config"].get("model", ""), *settings(record))
         found.setdefault(key, []).append(record)
     return [sorted(found[key], key=lambda record: record["seed"]) for key in sorted(found)]
@@ -140,9 +44,13 @@ def _spread(group: list[Record], quantity: str) -> str:
     values = [scores(record)[quantity] for record in group if quantity in scores(record)]
     if not values:
         return ""
-    scale, unit, digits = (100, " %", ".2f") if quantity.endswith("_error") else (1, "", ".4f")
-    spread = f" \u00b1 {scale * statistics.stdev(values):{digits}}" if len(values) > 1 else ""  # plus-minus
-    return f"{scale * statistics.mean(values):{digits}}{spread}{unit}"
+    return spread(values, ".2f", 100) + " %" if quantity.endswith("_error") else spread(values, ".4f")
+
+
+def spread(values: Sequence[float], digits: str, scale: float = 1) -> str:
+    """Return mean and, of several values, sample standard deviation, times `scale`, in the format `digits`."""
+    deviation = f" \u00b1 {scale * statistics.stdev(values):{digits}}" if len(values) > 1 else ""  # plus-minus
+    return f"{scale * statistics.mean(values):{digits}}{deviation}"
 
 
 def best_results(name: str) -> list[str]:
@@ -242,10 +150,18 @@ def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
 
 # ---- READMEs -------------------------------------------------------------------------------------------------------
 
+# Modules with other records than those of trainings. Each has `tables()`: README, marker there, Markdown.
+OTHERS = ("DataMining.ImageSearch.evaluate", "DataMining.OpenSet.evaluate", "Diffusion.score")
+
 
 def models_tables() -> list[tuple[Path, str, str]]:
     """The table of each model's results: the README that it belongs to, its marker there, and its Markdown."""
     return [(catalogue.MODULES / name / "README.md", "results", results_table(name)) for name in catalogue.names()]
+
+
+def other_tables() -> list[tuple[Path, str, str]]:
+    """The tables of `OTHERS`, likewise."""
+    return [table for name in OTHERS for table in importlib.import_module(f"dl.modules.{name}").tables()]
 
 
 def front_tables() -> list[tuple[Path, str, str]]:
@@ -256,7 +172,7 @@ def front_tables() -> list[tuple[Path, str, str]]:
 
 def rewrite_readmes() -> list[str]:
     """Put the tables into all READMEs; for each, what was done and the table. Nothing is written before all are made."""
-    return [rewrite(*table) for table in models_tables() + front_tables()]
+    return [rewrite(*table) for table in models_tables() + other_tables() + front_tables()]
 
 
 def rewrite(path: Path, marker: str, table: str) -> str:

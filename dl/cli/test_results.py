@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from dl.cli import catalogue, results
+from dl.cli import catalogue, records, results
 from dl.modules.CNN.LeNet.train import Config
 from dl.modules.Transformers.BERT import finetune
 from dl.mytorch.config import UserError
+from dl.mytorch.files import write_recorded_json
 
 README = "# Title\n\n<!-- {0} -->\nold\n<!-- /{0} -->\n\nThe end, without a newline"
 
@@ -29,6 +30,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text(README.format("models"), encoding="utf-8")
     monkeypatch.setattr(catalogue, "ROOT", tmp_path)
     monkeypatch.setattr(catalogue, "MODULES", tmp_path / "dl" / "modules")
+    monkeypatch.setattr(results, "OTHERS", ())
     return tmp_path
 
 
@@ -48,13 +50,14 @@ def make_run(folder: Path, error: float = 0.1, finished: bool = True, recipe: st
     if finished:
         history.append({"epoch": 2, "step": 20, "test": {"loss": 0.25, "top1_error": error}})
     speed = {"device": "abacus", "seconds": 70.0, "training_seconds": 60.0, "examples": 9, "peak_memory_bytes": 1000}
+    speed["examples_per_second"] = 0.2
     for name, content in (("config", described), ("history", history), ("speed", speed)):
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 
 def test_a_record_holds_the_run_at_its_best_epoch(project: Path) -> None:
-    path = results.record(make_run(project / "run", seed=3))
+    path = records.record(make_run(project / "run", seed=3))
     assert path == project / "dl" / "modules" / "CNN" / "LeNet" / "results" / "fashion_mnist-modern-seed3.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     assert (record["recipe"], record["seed"], record["commit"], record["ranks"]) == ("CNN/LeNet", 3, "abc", 1)
@@ -68,46 +71,64 @@ def test_a_record_holds_the_run_at_its_best_epoch(project: Path) -> None:
 
 def test_flags_that_change_the_result_are_in_the_name_and_others_are_not(project: Path) -> None:
     run = make_run(project / "run", accumulate=2, lr=0.05, grad_clip=1.0, device="cpu", num_workers=2, model="tiny")
-    assert results.record(run).stem == "fashion_mnist-tiny-accumulate2-lr0.05-grad_clip1.0-seed0"
+    assert records.record(run).stem == "fashion_mnist-tiny-accumulate2-lr0.05-grad_clip1.0-seed0"
 
 
 def test_other_folders_of_pictures_have_other_records(project: Path) -> None:
-    records = []
+    names = []
     for i, data in enumerate(["folder:a/b", "folder:ab", "folder:" + "long/" * 100]):
         run = make_run(project / f"run{i}")
         described = json.loads((run / "config.json").read_text(encoding="utf-8"))
         described["config"]["data"] = data
         (run / "config.json").write_text(json.dumps(described), encoding="utf-8")
-        records.append(results.record(run).name)
-    assert len(set(records)) == 3 and all(name.startswith("folder") and len(name) < 120 for name in records)
+        names.append(records.record(run).name)
+    assert len(set(names)) == 3 and all(name.startswith("folder") and len(name) < 120 for name in names)
 
 
 def test_recording_twice_leaves_one_record(project: Path) -> None:
     run = make_run(project / "run")
-    first = results.record(run).read_bytes()
-    assert results.record(run).read_bytes() == first
+    first = records.record(run).read_bytes()
+    assert records.record(run).read_bytes() == first
     assert len(results.groups("CNN/LeNet")) == 1
 
 
 def test_what_is_no_finished_run_of_a_model_is_refused(project: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
-        results.record(project / "missing")
+        records.record(project / "missing")
     with pytest.raises(UserError, match="has no config.json"):
-        results.record(project)
+        records.record(project)
     with pytest.raises(UserError, match="is not finished"):
-        results.record(make_run(project / "half", finished=False))
+        records.record(make_run(project / "half", finished=False))
     with pytest.raises(UserError, match="no model in"):
-        results.record(make_run(project / "foreign", recipe="CNN/Other"))
+        records.record(make_run(project / "foreign", recipe="CNN/Other"))
     (make_run(project / "damaged") / "history.json").write_text('[{"epo', encoding="utf-8")
     with pytest.raises(UserError, match="history.json is damaged"):
-        results.record(project / "damaged")
+        records.record(project / "damaged")
     assert not list(project.rglob("results/*"))
+
+
+def test_a_record_without_a_field_is_refused_with_its_name(project: Path) -> None:
+    path = records.record(make_run(project / "run"))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["device"]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(UserError, match=f"{path.name} lacks the field device"):
+        results.results_table("CNN/LeNet")
+
+
+def test_a_run_whose_history_was_changed_is_not_recorded(project: Path) -> None:
+    run = make_run(project / "run")
+    write_recorded_json(json.loads((run / "history.json").read_text(encoding="utf-8")), run / "history.json")
+    text = (run / "history.json").read_text(encoding="utf-8")
+    (run / "history.json").write_text(text.replace("0.25", "0.05"), encoding="utf-8")
+    with pytest.raises(UserError, match="was changed since it was written"):
+        records.record(run)
 
 
 def test_seeds_make_one_row_with_mean_and_sample_deviation(project: Path) -> None:
     for seed, error in ((10, 0.12), (2, 0.10), (0, 0.11)):
-        results.record(make_run(project / f"run{seed}", error, seed=seed))
-    results.record(make_run(project / "other", 0.5, seed=0, steps=7, lr=0.2))
+        records.record(make_run(project / f"run{seed}", error, seed=seed))
+    records.record(make_run(project / "other", 0.5, seed=0, steps=7, lr=0.2))
     lines = results.results_table("CNN/LeNet").splitlines()
     assert lines[0].startswith("| data | preset | settings | epochs | seeds | test top-1 error | test loss | training time")
     command = "`python -m dl.modules.CNN.LeNet.train`"
@@ -121,7 +142,7 @@ def test_a_run_without_a_test_split_is_judged_by_its_best_validation(project: Pa
     for seed in (0, 1):
         run = make_run(project / f"run{seed}", finished=False, seed=seed)
         (run / "curves.png").touch()  # the sign of its end
-        record = json.loads(results.record(run).read_text(encoding="utf-8"))
+        record = json.loads(records.record(run).read_text(encoding="utf-8"))
         assert "test" not in record and record["best_epoch"] == 2 and record["val"] == {"loss": 0.0}
     lines = results.results_table("CNN/LeNet").splitlines()
     assert "| validation loss |" in lines[0] and "| 0.0000 \u00b1 0.0000 |" in lines[2]
@@ -130,15 +151,15 @@ def test_a_run_without_a_test_split_is_judged_by_its_best_validation(project: Pa
 
 def test_groups_are_ordered_by_seed_as_a_number(project: Path) -> None:
     for seed in (10, 9):
-        results.record(make_run(project / f"run{seed}", seed=seed))
+        records.record(make_run(project / f"run{seed}", seed=seed))
     assert [record["seed"] for record in results.groups("CNN/LeNet")[0]] == [9, 10]
 
 
 def test_best_result_is_the_lowest_mean_of_each_data_set(project: Path) -> None:
-    results.record(make_run(project / "a", 0.30, model="textbook"))
-    results.record(make_run(project / "b", 0.10))
-    results.record(make_run(project / "c", 0.20, model="lenet5"))
-    results.record(make_run(project / "d", 0.01, data="mnist"))
+    records.record(make_run(project / "a", 0.30, model="textbook"))
+    records.record(make_run(project / "b", 0.10))
+    records.record(make_run(project / "c", 0.20, model="lenet5"))
+    records.record(make_run(project / "d", 0.01, data="mnist"))
     assert results.best_results("CNN/LeNet") == [
         "fashion_mnist: top-1 error 10.00 % (modern, 60 s)",
         "mnist: top-1 error 1.00 % (modern, 60 s)",
@@ -146,7 +167,7 @@ def test_best_result_is_the_lowest_mean_of_each_data_set(project: Path) -> None:
 
 
 def test_tables_go_between_the_markers_and_nothing_else_changes(project: Path) -> None:
-    results.record(make_run(project / "run"))
+    records.record(make_run(project / "run"))
     reports = results.rewrite_readmes()
     assert [report.splitlines()[0].rpartition(": ")[2] for report in reports] == ["rewritten"] * 3
     for path in (project / "README.md", project / "README.zh-CN.md"):
@@ -182,32 +203,32 @@ def test_the_command_makes_the_run_with_the_defaults_of_today(project: Path) -> 
     run = make_run(project / "run", seed=3, lr=0.2, flip=not Config.flip, model="textbook", data="mnist", num_workers=2)
     flip = "--no-flip" if Config.flip else "--flip"
     expected = f"python -m dl.modules.CNN.LeNet.train --data mnist --lr 0.2 {flip} --model textbook"
-    assert results.command(json.loads(results.record(run).read_text(encoding="utf-8"))) == expected
+    assert records.command(json.loads(records.record(run).read_text(encoding="utf-8"))) == expected
 
 
 def test_a_record_under_an_earlier_name_of_a_flag_is_that_of_today(project: Path) -> None:
-    record = json.loads(results.record(make_run(project / "run", grad_clip=0.5)).read_text(encoding="utf-8"))
+    record = json.loads(records.record(make_run(project / "run", grad_clip=0.5)).read_text(encoding="utf-8"))
     record["config"]["clip"] = record["config"].pop("grad_clip")
-    assert results.command(record) == "python -m dl.modules.CNN.LeNet.train --grad-clip 0.5"
-    assert results.settings(record) == ["grad_clip 0.5"]
+    assert records.command(record) == "python -m dl.modules.CNN.LeNet.train --grad-clip 0.5"
+    assert records.settings(record) == ["grad_clip 0.5"]
 
 
 def test_the_precision_that_was_taken_is_recorded_and_in_the_command(project: Path) -> None:
     run = make_run(project / "run", precision="auto")
     described = json.loads((run / "config.json").read_text(encoding="utf-8")) | {"precision": "bf16"}
     (run / "config.json").write_text(json.dumps(described), encoding="utf-8")
-    path = results.record(run)
+    path = records.record(run)
     record = json.loads(path.read_text(encoding="utf-8"))
     assert (record["config"]["precision"], record["precision"]) == ("auto", "bf16")
     assert path.stem == "fashion_mnist-modern-precisionbf16-seed0"
-    assert results.command(record) == "python -m dl.modules.CNN.LeNet.train --precision bf16"
+    assert records.command(record) == "python -m dl.modules.CNN.LeNet.train --precision bf16"
 
 
 def test_a_recipe_beside_train_has_its_own_defaults_and_command(project: Path) -> None:
     config = dataclasses.asdict(finetune.Config(weights="files", pooling="mean"))
     record = {"recipe": "Transformers/BERT", "file": "finetune", "config": config}
     expected = "python -m dl.modules.Transformers.BERT.finetune --weights files --pooling mean"
-    assert results.command(record) == expected
+    assert records.command(record) == expected
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (100, "2 min"), (5990, "100 min"), (7200, "2.0 h")])
@@ -224,7 +245,7 @@ def test_a_run_of_the_front_door_can_be_recorded(project: Path, tmp_path_factory
     flags = ["--data", "fashion_mnist-sample", "--model", "tiny", "--steps", "2", "--out", "run"]
     elsewhere = tmp_path_factory.mktemp("elsewhere")  # in a copy of the folders, `dl` would be the copy
     subprocess.run([sys.executable, "-m", "dl", "train", "lenet", *flags], cwd=elsewhere, check=True, timeout=300)
-    record = json.loads(results.record(elsewhere / "run").read_text(encoding="utf-8"))
+    record = json.loads(records.record(elsewhere / "run").read_text(encoding="utf-8"))
     assert record["command"] == f"python -m dl.modules.CNN.LeNet.train {' '.join(flags)}"
     assert 0 < record["test"]["top1_error"] <= 1
 

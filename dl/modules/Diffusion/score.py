@@ -14,12 +14,13 @@ So the numbers compare runs here; they are not the FID of papers, whose features
 import argparse
 import sys
 import time
+from pathlib import Path
 from typing import Any, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dl.cli import catalogue
+from dl.cli import catalogue, records
 from dl.cli.classifiers import classifier
 from dl.cli.command import SEEDS, check_range, command
 from dl.cli.results import markdown_table, rewrite
@@ -31,11 +32,17 @@ from dl.mytorch import Probe
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import ImageSet, Splits, image_splits
 from dl.mytorch.data.images.sets import IMAGE_SETS
-from dl.mytorch.files import read_json, write_json
+from dl.mytorch.files import read_json
 from dl.mytorch.float64 import with_float64
 from dl.mytorch.logger import device_name
+from dl.mytorch.run import read_described
 
 QUANTITIES = ("frechet_distance", "precision", "recall", "agreement")
+ABOUT = {"command": str, "commit": str}
+RECORD = {
+    **{"run": ABOUT, "classifier": ABOUT},
+    "scores": [{"sampler": str, "num": int, "seed": int, **dict.fromkeys(QUANTITIES[:3], float), "agreement": (float, None)}],
+}
 
 
 def precision_recall(real: Tensor, drawn: Tensor, nearest: int = 3) -> tuple[float, float]:
@@ -101,18 +108,26 @@ def scores(options: argparse.Namespace, found: Diffusion, classifier: nn.Module)
 
 def record(row: dict[str, Any], options: argparse.Namespace) -> str:
     """Put a row into the scores of its recipe, in the place of one of the same settings, and all of them into its README."""
-    described, judge = (read_json(run / "config.json") for run in (options.run, options.classifier))
-    folder = catalogue.MODULES / described["recipe"]
-    path = folder / "results" / "scores" / f"{described['config']['data']}.json"
+    described, judge = (read_described(run) for run in (options.run, options.classifier))
+    name = described["recipe"]
+    path = catalogue.MODULES / name / "results" / "scores" / f"{described['config']['data']}.json"
     about = {"run": {name: described[name] for name in ("command", "commit")}}
     about |= {"classifier": {name: judge[name] for name in ("command", "commit")}}
-    content = read_json(path) if path.exists() else {}
+    content = read_json(path, RECORD) if path.exists() else {}
     same_run = {name: content.get(name) for name in about} == about
     rows = content["scores"] if same_run else []  # those of another run are of no use beside these
     rows = [old for old in rows if any(old.get(n) != row.get(n) for n in ("sampler", "steps", "guidance", "num", "seed"))]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(about | {"scores": [*rows, row]}, path)
-    return rewrite(folder / "README.md", "scores", table([*rows, row]))
+    records.write(about | {"scores": [*rows, row]}, path)
+    return "\n".join(rewrite(*each) for each in tables() if each[0] == catalogue.MODULES / name / "README.md")
+
+
+def tables() -> list[tuple[Path, str, str]]:
+    """The tables of scores that are recorded, one for each README that has any, see `dl.cli.results.OTHERS`."""
+    found = {}
+    for folder in sorted(catalogue.MODULES.glob("*/*/results/scores")):
+        rows = [row for content in records.read(folder, RECORD) for row in content["scores"]]
+        found[folder.parents[1] / "README.md"] = table(rows)
+    return [(path, "scores", rows) for path, rows in found.items()]
 
 
 def table(rows: list[dict[str, Any]]) -> str:

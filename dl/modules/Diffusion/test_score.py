@@ -135,6 +135,11 @@ def test_recorded_scores_replace_those_of_the_same_settings(
     assert readme.read_text(encoding="utf-8").count("| ddim |") == 1
 
 
+def test_the_readmes_show_the_recorded_scores() -> None:
+    tables = score.tables()
+    assert tables and all(table in path.read_text(encoding="utf-8") for path, _, table in tables)
+
+
 @pytest.mark.parametrize("kind", ["folder", "tar"])
 def test_samples_are_compared_with_pictures_in_files(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

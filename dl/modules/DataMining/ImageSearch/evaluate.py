@@ -13,7 +13,6 @@ hymenoptera: the pictures in FOLDER/val among those in FOLDER/train, by SqueezeN
 """
 
 import argparse
-import json
 import sys
 from os.path import expanduser
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dl.cli import results
+from dl.cli import records, results
 from dl.cli.command import command
 from dl.cli.runs import Run
 from dl.modules.DataMining.ImageSearch.features import Extractor
@@ -33,13 +32,17 @@ from dl.modules.DataMining.neighbours import Exact
 from dl.mytorch import plot
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import centre_square
-from dl.mytorch.files import write_json
 
 HERE = Path(__file__).parent
 QUERIES = 1000
 INDEXED = 10_000  # training images
 OTHERS = 2000  # images of each kind that the index may know or not
 DISTANCES = ("l1", "l2", "cosine")
+RECORD = {
+    **{"data": str, "queries": int, "index": int, "network": {"backbone": str}, "unknown?": {str: float}},
+    **{"rows": [{"of": str, "distance": str, "recall1": float, "recall5": float, "map": float}]},
+    "run": {"loss?": str, "command?": str, "commit?": str},
+}
 
 
 def recall(labels: Tensor, found: Tensor, k: int) -> float:
@@ -145,17 +148,17 @@ def about_run(weights: str) -> dict[str, Any]:
     return {"loss": loss, **{name: described[name] for name in ("command", "commit")}}
 
 
-def table(records: Sequence[dict[str, Any]]) -> str:
+def table(found: Sequence[dict[str, Any]]) -> str:
     """A row for each set, kind of vector and distance; raw pixels once for each set. Then what the index does not know."""
     lines: dict[tuple[str, ...], list[str]] = {}
-    for record in records:
+    for record in found:
         for row in record["rows"]:
             what = f"{record['data']}: {record['queries']:,} among {record['index']:,}"
             key = (what, _title(record) if row["of"] == "features" else row["of"], row["distance"])
             lines.setdefault(key, [*key, *(f"{row[name]:.1%}" for name in ("recall1", "recall5", "map"))])
     ordered = sorted(lines.values(), key=lambda line: (line[0], line[1] == "raw pixels"))
     parts = [results.markdown_table(["queries", "by", "distance", "recall@1", "recall@5", "mAP"], ordered)]
-    asked = [record for record in records if "unknown" in record]
+    asked = [record for record in found if "unknown" in record]
     if asked:
         names = list(asked[0]["unknown"])
         rows = [[_title(record), *(f"{record['unknown'][name]:.1%}" for name in names)] for record in asked]
@@ -170,7 +173,12 @@ def _title(record: dict[str, Any]) -> str:
 
 def recorded() -> list[dict[str, Any]]:
     """What is recorded, in the order of the files."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / "results").glob("*.json"))]
+    return records.read(HERE / "results", RECORD)
+
+
+def tables() -> list[tuple[Path, str, str]]:
+    """The README's table of what is recorded, see `dl.cli.results.OTHERS`."""
+    return [(HERE / "README.md", "results", table(recorded()))]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -208,9 +216,9 @@ def main(options: argparse.Namespace) -> None:
             print(table([record]))
             return
         name = "-".join(filter(None, [record["data"], record["run"].get("loss")]))
-        (HERE / "results").mkdir(exist_ok=True)
-        write_json(record, HERE / "results" / f"{name}.json")
-    print(results.rewrite(HERE / "README.md", "results", table(recorded())))
+        records.write(record, HERE / "results" / f"{name}.json")
+    for each in tables():
+        print(results.rewrite(*each))
 
 
 if __name__ == "__main__":

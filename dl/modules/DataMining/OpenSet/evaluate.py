@@ -9,16 +9,14 @@ threshold that ships accepts 95 % of the run's validation images; all figures ar
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dl.cli import results
+from dl.cli import records, results
 from dl.cli.command import command
 from dl.cli.runs import Run
 from dl.modules.DataMining.features import features_and_logits
@@ -30,7 +28,6 @@ from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import image_set, image_splits
 from dl.mytorch.data.images.idx import load
 from dl.mytorch.data.images.sets import IMAGE_SETS
-from dl.mytorch.files import write_json
 
 HERE = Path(__file__).parent
 FITTED = 20_000  # training images that the scores are fitted to
@@ -44,6 +41,10 @@ MEASURES = {
     "accepted": "Accepted: known test images below the threshold that ships.",
     "accepted_conformal": "Accepted by the split-conformal threshold.",
     "accepted_error": "Error of the accepted: known test images that are accepted and wrongly classified.",
+}
+RECORD = {
+    **{"held_out": str, "seed": int, "error": float, "rows": [{"unknown": str, "score": str, **dict.fromkeys(MEASURES, float)}]},
+    **{name: records.TRAINED[name] for name in ("recipe", "command", "config", "precision?", "commit", "versions")},
 }
 OF_KNOWN = ("accepted", "accepted_conformal", "accepted_error")
 
@@ -111,22 +112,22 @@ def evaluate(run: Path) -> dict[str, Any]:
     return {**about, **{key: found.described[key] for key in kept}, "rows": rows}
 
 
-def check_alike(records: Sequence[dict[str, Any]]) -> None:
+def check_alike(found: Sequence[dict[str, Any]]) -> None:
     """Raises `UserError` unless all networks were trained alike, but for seeds and held-out classes: a table is of such."""
-    for record in records[1:]:
-        own, first = results.changed(record), results.changed(records[0])
+    for record in found[1:]:
+        own, first = records.changed(record), records.changed(found[0])
         names = sorted(n for n in own.keys() | first.keys() if n not in ("seed", "held_out") and own.get(n) != first.get(n))
         if names:
-            these, those = (results.as_taken(each) for each in (record, records[0]))
+            these, those = (records.as_taken(each) for each in (record, found[0]))
             differs = "; ".join(f"{n} {these.get(n)}, not {those.get(n)}" for n in names)
-            other = f"{record['config']['out']} was trained otherwise than {records[0]['config']['out']} ({differs})"
+            other = f"{record['config']['out']} was trained otherwise than {found[0]['config']['out']} ({differs})"
             raise UserError(f"{other}, and a table does not mix them: evaluate it alone, and without --record")
 
 
-def table(records: Sequence[dict[str, Any]]) -> str:
+def table(found: Sequence[dict[str, Any]]) -> str:
     """A table for each of `MEASURES`: a row for each score, a column for what was unknown, mean and deviation over seeds."""
     values: dict[tuple[str, str, str], dict[int, float]] = {}  # measure, score, column -> seed -> value
-    for record in records:
+    for record in found:
         classes = IMAGE_SETS[record["config"]["data"]].classes
         held_out = ", ".join(classes[int(label)] for label in record["held_out"].split(",") if label)
         for row in record["rows"]:
@@ -137,20 +138,24 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     parts = []
     for measure, title in MEASURES.items():
         scores, columns = (list(dict.fromkeys(key[i] for key in values if key[0] == measure)) for i in (1, 2))
-        rows = [[score, *(_spread(values[measure, score, column]) for column in columns)] for score in scores]
+        rows = [[score, *(_percent(values[measure, score, column]) for column in columns)] for score in scores]
         parts.append(f"{title}\n\n{results.markdown_table(['score', *columns], rows)}")
     return "\n\n".join(parts)
 
 
-def _spread(values: dict[int, float]) -> str:
+def _percent(values: dict[int, float]) -> str:
     """Mean and sample standard deviation over seeds, in percent."""
-    spread = f" \u00b1 {100 * stdev(values.values()):.1f}" if len(values) > 1 else ""  # plus-minus
-    return f"{100 * mean(values.values()):.1f}{spread}"
+    return results.spread(list(values.values()), ".1f", 100)
 
 
 def recorded() -> list[dict[str, Any]]:
     """What is recorded, in the order of the files."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / "results").glob("*.json"))]
+    return records.read(HERE / "results", RECORD)
+
+
+def tables() -> list[tuple[Path, str, str]]:
+    """The README's table of what is recorded, see `dl.cli.results.OTHERS`."""
+    return [(HERE / "README.md", "results", table(recorded()))]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -166,17 +171,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @command(parse)
 def main(options: argparse.Namespace) -> None:
-    records = [evaluate(run) for run in options.runs]
-    if options.runs and not options.record:
-        check_alike(records)
-        print(table(records))
+    measured = [evaluate(run) for run in options.runs]
+    if measured and not options.record:
+        check_alike(measured)
+        print(table(measured))
         return
-    check_alike(recorded() + records)
-    for record in records:
+    check_alike(recorded() + measured)
+    for record in measured:
         name = "-".join(filter(None, [record["held_out"].replace(",", "_") or "all", f"seed{record['seed']}"]))
-        (HERE / "results").mkdir(exist_ok=True)
-        write_json(record, HERE / "results" / f"{name}.json")
-    print(results.rewrite(HERE / "README.md", "results", table(recorded())))
+        records.write(record, HERE / "results" / f"{name}.json")
+    for each in tables():
+        print(results.rewrite(*each))
 
 
 if __name__ == "__main__":
