@@ -15,6 +15,7 @@ from dl.cli import command
 from dl.mytorch.config import UserError
 
 COMMANDS = {
+    "GPT.generate": ["runs/none", "to be"],
     "GPT.GPT2.generate": ["runs/none", "to be"],
     "GPT.Llama.generate": ["runs/none", "to be"],
     "GPT.Llama.stories": ["none.bin", "none.bin"],

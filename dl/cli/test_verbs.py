@@ -14,7 +14,7 @@ from dl.cli.testing import write_run
 from dl.mytorch.data import Loader, Splits
 
 COMMANDS = {
-    ("generate", "GPT/Llama"): "dl.modules.GPT.Llama.generate",
+    ("generate", "GPT/Llama"): "dl.modules.GPT.generate",
     ("generate", "RNN/GRU"): "dl.modules.RNN.generate",
     ("translate", "RNN/Seq2Seq"): "dl.modules.RNN.translate",
     ("translate", "Transformers/Transformer"): "dl.modules.Transformers.Transformer.translate",
@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize(("verb", "recipe"), COMMANDS)
-def test_a_verb_is_the_command_of_the_model_its_category_or_a_model_beside_it(verb: str, recipe: str) -> None:
+def test_a_verb_is_the_command_of_the_category_the_model_or_a_model_beside_it(verb: str, recipe: str) -> None:
     assert verbs.find_command(verb, recipe).__name__ == COMMANDS[verb, recipe]
 
 

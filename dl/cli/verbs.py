@@ -29,9 +29,9 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
 
 
 def find_command(verb: str, recipe: str = "") -> Any:
-    """Return the module `verb` of a model's folder, of its category, or of a model beside it."""
+    """Return the module `verb` of a model's category, of its folder, or of a model beside it."""
     category = recipe.partition("/")[0]
-    places = [f"{recipe}/{verb}.py", f"{category}/{verb}.py", f"{category}/*/{verb}.py"] if recipe else []
+    places = [f"{category}/{verb}.py", f"{recipe}/{verb}.py", f"{category}/*/{verb}.py"] if recipe else []
     everywhere = [f"*/*/{verb}.py"] if verb in ("predict", "search") else []  # of classifiers of any category
     for place in places + everywhere:
         found = sorted(catalogue.MODULES.glob(place))

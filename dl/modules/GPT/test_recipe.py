@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import torch
 
+from dl.modules.GPT import generate
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.data import text_splits
 from dl.modules.GPT.GPT2 import generate as gpt2_generate
 from dl.modules.GPT.GPT2 import model as gpt2_model
 from dl.modules.GPT.GPT2 import train as gpt2_train
-from dl.modules.GPT.Llama import generate as llama_generate
 from dl.modules.GPT.Llama import train as llama_train
 from dl.modules.GPT.task import TextModeling, WordPerplexity
+from dl.modules.GPT.testing import tiny
 from dl.mytorch import testing
 from dl.mytorch.checkpoint import load, save
 from dl.mytorch.config import UserError, parse
@@ -94,7 +95,6 @@ def test_the_schedule_is_nanogpt_s(tmp_path: Path, no_pictures: None) -> None:
 def test_a_run_continues_a_text(
     tmp_path: Path, folder: Path, no_pictures: None, capsys: pytest.CaptureFixture, train: ModuleType
 ) -> None:
-    generate = gpt2_generate if train is gpt2_train else llama_generate
     runs = {"letters": characters(), "words": None}
     for name, data in runs.items():
         train.main(config(train, tmp_path / name, data=f"folder:{folder}"), data)
@@ -147,10 +147,38 @@ def test_altered_files_of_a_run_are_refused_in_a_line(tmp_path: Path, field: str
 
 def test_a_prompt_alone_is_for_the_run_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(gpt2_generate, "load", lambda run: seen.append(run) or (None, None))
-    monkeypatch.setattr(gpt2_generate.command, "write", lambda model, tokens, options: seen.append(options.prompt))
+    monkeypatch.setattr(generate, "load", lambda run: seen.append(run) or (None, None))
+    monkeypatch.setattr(generate, "write", lambda model, tokens, options: seen.append(options.prompts))
     assert gpt2_generate.main(["ROMEO:"]) == gpt2_generate.main(["gpt2", "--temperature", "0", "JULIET:"]) == 0
-    assert seen == ["runs/GPT/GPT2", "ROMEO:", "gpt2", "JULIET:"]
+    assert generate.main(["runs/a", "ROMEO:", "JULIET:"]) == 0
+    assert seen == ["runs/GPT/GPT2", ["ROMEO:"], "gpt2", ["JULIET:"], "runs/a", ["ROMEO:", "JULIET:"]]
+
+
+def test_several_prompts_and_a_draft_change_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vocabulary = Vocabulary.build(TEXT, reserved=())
+    sizes = {"vocab_size": len(vocabulary), "max_length": 12}
+    networks = {"large": (tiny(**sizes), vocabulary), "small": (tiny(**sizes, depth=1), vocabulary)}
+    networks["other"] = networks["small"][0], Vocabulary.build(TEXT + "Z", reserved=())
+    monkeypatch.setattr(generate, "load", networks.__getitem__)
+
+    def said(*words: str) -> str:
+        assert generate.main(["large", *words, "--tokens", "25", "--seed", "3"]) == 0
+        return capsys.readouterr().out
+
+    prompts = ("to be", "n", "or not")
+    for temperature in ("0", "1.5"):
+        alone = [said(prompt, "--temperature", temperature) for prompt in prompts]
+        assert said(*prompts, "--temperature", temperature) == "".join(alone) and len(set(alone)) == 3
+    assert said("to be", "--draft", "small", "--temperature", "0") == said("to be", "--temperature", "0")
+    for words, message in (
+        (["n", "--draft", "other"], "--draft other has other tokens than large: it cannot draft for it"),
+        (["n", "to be", "--draft", "small"], "--draft is for one prompt, without --repetition-penalty"),
+        (["n", "--draft", "small", "--repetition-penalty", "2"], "--draft is for one prompt, without --repetition-penalty"),
+    ):
+        assert generate.main(["large", *words]) == 1
+        assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_the_sample_is_the_same_each_time_and_begins_a_line(tmp_path: Path) -> None:

@@ -96,13 +96,15 @@ class Sampler:
             logits = logits.masked_fill(out.gather(1, order.argsort(1)), -torch.inf)
         return logits
 
-    def choose(self, logits: Tensor, seen: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        """The next token of each row, (B,)."""
+    def choose(self, logits: Tensor, seen: Tensor | None, generators: Sequence[torch.Generator | None]) -> Tensor:
+        """The next token of each row, (B,). `generators`: one for all rows, or one for each."""
         scores = self.scores(logits, seen)
         if self.temperature == 0:
             return scores.argmax(-1)
         probabilities = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))  # half's noise may be 0
-        noise = torch.empty_like(probabilities).exponential_(generator=generator)
+        noise = torch.empty_like(probabilities)
+        for rows, generator in zip(noise.chunk(len(generators)), generators):
+            rows.exponential_(generator=generator)
         return (probabilities / noise).argmax(-1)  # the draw of torch.multinomial, without its checks
 
 
@@ -154,7 +156,7 @@ def stream(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
     *,
     repetition_penalty: float = 1.0,
     stop: Sequence[int] = (),
@@ -169,7 +171,7 @@ def stream(
         tokens: (B, T), the prompts; padding_mask (B, T) of `left_pad` when they differ in length.
         temperature, top_k, top_p, repetition_penalty: see `Sampler`.
         stop: tokens that end a row, which then goes on with the one it ended with; when all rows have ended, so does this.
-        seed: of the draws; default: torch's generator as it is.
+        seed: of the draws; default: torch's generator as it is. One for each row: what it would draw alone.
 
     Raises `ValueError` for options that cannot be meant, an empty prompt or one that is longer than `max_length`, and a
     token that the model does not know.
@@ -177,7 +179,8 @@ def stream(
     sampler = Sampler(temperature, top_k, top_p, repetition_penalty)
     check_prompt(model, tokens, padding_mask, max_new_tokens)
     model.eval()
-    generator = None if seed is None else torch.Generator(tokens.device).manual_seed(seed)
+    seeds = [seed] if isinstance(seed, int) else seed or []
+    generators = [torch.Generator(tokens.device).manual_seed(each) for each in seeds] or [None]
     ends = torch.tensor(list(stop), dtype=torch.int64, device=tokens.device)
     done = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     first = 0  # of the columns in the context
@@ -197,7 +200,7 @@ def stream(
         logits = model(new if cached else tokens[:, first:], mask, cache)[:, -1]  # (B, V)
         if repetition_penalty != 1:
             seen = _note(seen, logits, tokens if step == 0 else tokens[:, -1:], padding_mask if step == 0 else None)
-        token = sampler.choose(logits, seen, generator)
+        token = sampler.choose(logits, seen, generators)
         if stop:
             token = torch.where(done, tokens[:, -1], token)
             done |= torch.isin(token, ends)
@@ -215,7 +218,7 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
     **options: Any,
 ) -> Tensor:
     """The prompts with what follows: tokens (B, T) -> (B, T + n), n at most `max_new_tokens`. Options as of `stream`."""

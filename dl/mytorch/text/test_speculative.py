@@ -4,14 +4,21 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from dl.modules.GPT.GPT2 import model as gpt2
 from dl.modules.GPT.Llama import model as llama
 from dl.modules.GPT.testing import randomized, tiny
+from dl.mytorch.config import UserError
 from dl.mytorch.text.generation import generate
 from dl.mytorch.text.speculative import speculate, verify
 
 PROMPT = torch.tensor([[3, 1, 4]])
+
+
+def speculated(model: nn.Module, draft: nn.Module, tokens: Tensor = PROMPT, **options: Any) -> Tensor:
+    """The prompt with what follows, (1, T + n)."""
+    return torch.cat([tokens[0], *speculate(model, draft, tokens, **options)])[None]
 
 
 @pytest.mark.parametrize("build", [gpt2.build, llama.build])
@@ -19,16 +26,25 @@ PROMPT = torch.tensor([[3, 1, 4]])
 def test_the_greedy_text_is_that_of_the_large_model(build: Any, ahead: int) -> None:
     model, draft = tiny(build), randomized(build("tiny", max_length=40, depth=1)).double()
     expected = generate(model, PROMPT, max_new_tokens=30, temperature=0.0)
-    assert torch.equal(speculate(model, draft, PROMPT, max_new_tokens=30, ahead=ahead, temperature=0.0), expected)
+    assert torch.equal(speculated(model, draft, max_new_tokens=30, num_draft_tokens=ahead, temperature=0.0), expected)
     calls = []
     model.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0].shape[1]))
-    assert torch.equal(speculate(model, model, PROMPT, max_new_tokens=0), PROMPT) and not calls
+    assert torch.equal(speculated(model, model, max_new_tokens=0), PROMPT) and not calls
+
+
+@pytest.mark.parametrize("lengths", [(12, 64), (12, 5), (5, 12), (1, 4)], ids=str)
+def test_a_text_may_outgrow_either_context(lengths: tuple[int, int]) -> None:
+    """The large model's context begins anew where it does without a draft."""
+    model, draft = (tiny(max_length=length) for length in lengths)
+    prompt = PROMPT[:, : lengths[0]]
+    expected = generate(model, prompt, max_new_tokens=24, temperature=0.0)
+    assert torch.equal(speculated(model, draft, prompt, max_new_tokens=24, temperature=0.0), expected)
 
 
 def test_right_guesses_save_calls_of_the_large_model() -> None:
     model, draft, lengths = tiny(), tiny(), []
     model.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
-    speculate(model, draft, PROMPT, max_new_tokens=20, ahead=4, temperature=0.8, seed=0)
+    speculated(model, draft, max_new_tokens=20, num_draft_tokens=4, temperature=0.8, seed=0)
     assert lengths == [7, 5, 5, 5]  # the prompt and 4 guesses; then the last token and 4 guesses
 
 
@@ -49,7 +65,7 @@ def test_tokens_are_distributed_as_the_large_model_has_it() -> None:
 def test_the_seed_decides_and_top_k_holds() -> None:
     model, draft = tiny(), randomized(gpt2.build("tiny", max_length=40)).double()
     options = {"max_new_tokens": 25, "top_k": 2, "temperature": 1.5}
-    first, second, other = (speculate(model, draft, PROMPT, seed=seed, **options) for seed in (1, 1, 2))
+    first, second, other = (speculated(model, draft, seed=seed, **options) for seed in (1, 1, 2))
     assert torch.equal(first, second) and not torch.equal(first, other)
     with torch.no_grad():
         allowed = model(first)[0].topk(2).indices
@@ -59,17 +75,17 @@ def test_the_seed_decides_and_top_k_holds() -> None:
 @pytest.mark.parametrize(
     ("tokens", "options", "message"),
     [
-        (PROMPT.expand(2, -1), {}, "one prompt and one guess ahead at least; got 2 and 4"),
-        (PROMPT, {"ahead": 0}, "got 1 and 0"),
-        (PROMPT, {"max_new_tokens": 38}, "3 [+] 38 tokens are more than the 40 that both models can see"),
+        (PROMPT.expand(2, -1), {}, "one prompt and one drafted token at least; got 2 and 4"),
+        (PROMPT, {"num_draft_tokens": 0}, "got 1 and 0"),
+        (PROMPT.repeat(1, 22), {}, "a prompt of 66 tokens is longer than the 64"),
         (PROMPT, {"top_p": 0.0}, "top_p has to be above 0"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tokens: torch.Tensor, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        speculate(tiny(), tiny(max_length=40), tokens, **{"max_new_tokens": 1, **options})
-    with pytest.raises(ValueError, match="vocabularies of different sizes"):
-        speculate(tiny(), tiny(vocab_size=12), PROMPT, max_new_tokens=1)
+    with pytest.raises(UserError, match=message):
+        speculated(tiny(), tiny(max_length=40), tokens, **{"max_new_tokens": 1, **options})
+    with pytest.raises(UserError, match="vocabularies of different sizes"):
+        speculated(tiny(), tiny(vocab_size=12), max_new_tokens=1)
 
 
 def test_a_guess_may_be_refused_where_both_models_are_equal_but_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,17 @@
 """Published weights for our GPT-2: those of transformers."""
 
+from pathlib import Path
 
 from torch import nn
 
+from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.GPT2.model import GPT2
+from dl.mytorch.config import UserError
+from dl.mytorch.files import read_json
 from dl.mytorch.names import ACTIVATIONS, substituted
+from dl.mytorch.torchvision_compat import import_torchvision
+
+PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 
 # Their names as regular expressions, and ours.
 NAMES = (
@@ -64,3 +71,29 @@ def from_transformers(reference: nn.Module) -> GPT2:
             weights[name] = weight.mT if linear else weight
     model.load_state_dict(weights)
     return model
+
+
+def published(name: str) -> tuple[GPT2, BPE]:
+    """OpenAI's weights and tokens by their name, or those of a folder that transformers' `save_pretrained` wrote.
+
+    Raises `UserError` when they are not to be had, damaged, or of another network.
+    """
+    if name not in PUBLISHED:
+        kind = read_json(Path(name) / "config.json", {"model_type?": str}).get("model_type", "gpt2")
+        if kind != "gpt2":
+            raise UserError(f"{name} holds a network of the type {kind!r}; this is for 'gpt2'")
+    import_torchvision()  # which transformers imports if it is there
+    try:
+        import transformers
+        from transformers.utils import cached_file
+    except ImportError:
+        raise UserError(f"{name} is read by the package transformers: pip install transformers") from None
+    place = f"openai-community/{name}" if name in PUBLISHED else name
+    try:
+        reference = transformers.GPT2LMHeadModel.from_pretrained(place)
+        folder = Path(name)
+        if name in PUBLISHED:
+            folder = [Path(cached_file(place, file)).parent for file in ("vocab.json", "merges.txt")][0]
+    except Exception as error:  # a damaged file makes it raise nearly anything
+        raise UserError(f"{place} cannot be had ({' '.join(str(error).split())})") from None
+    return from_transformers(reference), BPE.load(folder)

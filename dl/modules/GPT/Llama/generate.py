@@ -1,19 +1,11 @@
-"""Continue a text with a network of yours.
-
-    python -m dl.modules.GPT.Llama.generate "ROMEO:"                       # the run in runs/GPT/Llama
-    python -m dl.modules.GPT.Llama.generate runs/GPT/Llama-2 "ROMEO:" --temperature 0.9 --top-p 0.9 --seed 1
-"""
+"""The command `python -m dl.modules.GPT.generate`, with the run in runs/GPT/Llama if none is named."""
 
 import sys
-from typing import Sequence
+from functools import partial
 
-from dl.cli.runs import Run
-from dl.modules.GPT import command
+from dl.modules.GPT import generate
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return command.main(argv, "GPT/Llama", "folder of a run", lambda run: command.writer(Run.open(run, "GPT/Llama")))
-
+main = partial(generate.main, recipe="GPT/Llama")
 
 if __name__ == "__main__":
     sys.exit(main())
