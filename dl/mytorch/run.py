@@ -164,7 +164,8 @@ def _refuse_another(out: Path, asked: dict[str, Any], config: type[TrainConfig])
     preset = config.moved.get((described["recipe"], described["config"].get("model")))
     if preset is not None:
         described = {**described, "recipe": asked["recipe"], "config": {**described["config"], "model": preset}}
-    found = {**current_names(config, described["config"]), "precision": _precision(described)}
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}  # of flags that there were not yet
+    found = {**defaults, **current_names(config, described["config"]), "precision": _precision(described)}
     wanted = dict(asked["config"])
     if wanted["precision"] == "auto":
         wanted["precision"] = found["precision"]
@@ -172,9 +173,9 @@ def _refuse_another(out: Path, asked: dict[str, Any], config: type[TrainConfig])
     for name in ("recipe", "file") if of_file else ():
         found[name], wanted[name] = described.get(name, asked[name]), asked[name]
     differs = [
-        f"{name} {found.get(name, '(none)')} there, {wanted.get(name, '(none)')} asked for"
-        for name in sorted(found.keys() | wanted.keys(), key=lambda name: (name not in ("recipe", "file"), name))
-        if found.get(name) != wanted.get(name) and name not in FREE
+        f"{name} {found[name]} there, {wanted.get(name, '(none)')} asked for"
+        for name in sorted(found, key=lambda name: (name not in ("recipe", "file"), name))
+        if found[name] != wanted.get(name) and name not in FREE
     ]
     if differs:
         raise UserError(

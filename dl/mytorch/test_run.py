@@ -59,9 +59,17 @@ def test_another_config_is_refused_and_what_differs_is_named(tmp_path: Path) -> 
     assert read_json(tmp_path / "config.json")["config"]["lr"] == 0.1
 
 
-def test_a_flag_that_came_or_went_since_is_named(tmp_path: Path) -> None:
-    open_run(TrainConfig(str(tmp_path), "numbers"))
-    with pytest.raises(UserError, match=r"act \(none\) there, relu asked for"):
+def test_a_flag_that_came_since_had_its_default_and_one_that_went_is_named(tmp_path: Path) -> None:
+    open_run(Config(str(tmp_path)))
+    described = read_json(tmp_path / "config.json")
+    del described["config"]["act"]
+    write_recorded_json(described, tmp_path / "config.json")
+    open_run(Config(str(tmp_path)))
+    with pytest.raises(UserError, match="act relu there, tanh asked for"):
+        open_run(Config(str(tmp_path), act="tanh"))
+    described["config"] |= {"act": "relu", "gone": 1}
+    write_recorded_json(described, tmp_path / "config.json")
+    with pytest.raises(UserError, match=r"gone 1 there, \(none\) asked for"):
         open_run(Config(str(tmp_path)))
 
 

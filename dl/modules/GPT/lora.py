@@ -2,6 +2,8 @@
 
 "LoRA: Low-Rank Adaptation of Large Language Models", Edward J. Hu et al., 2021, https://arxiv.org/abs/2106.09685.
 
+    python -m dl.modules.GPT.GPT2.train --init-from runs/GPT/GPT2 --lora-rank 8 --data folder:data/mine --out runs/GPT/tuned
+
     adapt(model, rank=8)              # only the new weights are trained from here on
     ...
     merge(model)                      # a model of the old form, with the names it had
@@ -12,6 +14,8 @@ from typing import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from dl.mytorch.config import UserError
 
 ATTENTION = ("query", "value")  # section 5.1: what the paper adapts
 
@@ -24,14 +28,14 @@ class LoRALinear(nn.Module):
     Args:
         dropout: of x on its way to A, in training.
 
-    Raises `ValueError` for a rank that is not lower than the layer's.
+    Raises `UserError` for a rank that is not lower than the layer's.
     """
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float, dropout: float = 0.0) -> None:
         super().__init__()
         most = min(linear.in_features, linear.out_features)
         if not 1 <= rank < most:
-            raise ValueError(f"rank has to be at least 1 and below {most}, the layer's own; got {rank}")
+            raise UserError(f"rank has to be at least 1 and below {most}, the layer's own; got {rank}")
         self.linear = linear.requires_grad_(False)
         self.down = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
         self.up = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))

@@ -1,16 +1,20 @@
 """What the recipes of GPT-2 and Llama share: flags and data. The defaults are nanoGPT's for a CPU."""
 
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, Callable, Mapping
 
 from torch import nn
 
+from dl.cli.runs import Run
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.data import text_splits
+from dl.modules.GPT.lora import adapt, merge
 from dl.modules.GPT.task import TextModeling
 from dl.mytorch import History, TrainConfig, Trainer, seed_everything
-from dl.mytorch.config import flag
+from dl.mytorch.checkpoint import put_weights
+from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.files import read_json
 from dl.mytorch.layers import use_fast_dropout
@@ -28,6 +32,8 @@ class LanguageConfig(TrainConfig):
     warmup: int = flag(100, "steps in which the learning rate rises")
     floor: float = flag(0.1, "the last learning rate, as a share of the highest")
     beta2: float = flag(0.99, "decay of AdamW's mean of squared gradients")
+    init_from: str = flag("", "run to fine-tune: its best weights are the first ones; its tokens have to be those of --data")
+    lora_rank: int = flag(0, "fine-tune by adapters of this rank in the attention layers, all else frozen; 0 = all weights")
     steps: int = 2000
     batch_size: int = 12
     lr: float = 1e-3
@@ -47,17 +53,35 @@ class LanguageConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "init_from", expanduser(self.init_from))
         self._check("length", self.length >= 1, "at least 1")
         self._check("warmup", self.warmup >= 0, "0 or more")
         self._check("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         self._check("floor", 0 <= self.floor <= 1, "from 0 to 1")
         self._check("beta2", 0 <= self.beta2 < 1, "at least 0 and below 1")
+        self._check("lora_rank", self.lora_rank >= 0, "0 or more")
+        if self.lora_rank and self.layerwise != "none":
+            raise UserError("--lora-rank trains all blocks at once, without --layerwise")
 
 
-def build_for(config: LanguageConfig, vocabularies: Mapping[str, Any], build: Callable[..., nn.Module]) -> nn.Module:
-    """The network that the config asks for; `build` is that of its model.py."""
+def build_for(
+    config: LanguageConfig, vocabularies: Mapping[str, Any], build: Callable[..., nn.Module], start: Run | None = None
+) -> nn.Module:
+    """The network that the config asks for; `build` is that of its model.py. `start`: the run whose weights it has at first."""
     sizes = {"vocab_size": len(vocabularies["tokens"]), "max_length": config.length, "dropout": config.dropout}
-    return use_fast_dropout(build(config.model, **sizes, **config.sizes()))
+    model = use_fast_dropout(build(config.model, **sizes, **config.sizes()))
+    if start is not None:
+        put_weights(model, merge(start.model()).state_dict(), start.path / "best.pt")
+    return adapt(model, config.lora_rank) if config.lora_rank else model
+
+
+def run_to_tune(path: str, tokens: Tokens) -> Run:
+    """The run in the folder `path`. Raises `UserError` if there is none, or if its tokens are others than `tokens`."""
+    run = Run.open(path, "GPT/GPT2", "GPT/Llama")
+    if run.vocabularies["tokens"] != tokens:
+        line = "`python -m dl.modules.GPT.BPE.prepare --bpe` writes other texts in the word pieces of a folder"
+        raise UserError(f"--init-from {path} has other tokens than --data; {line}")
+    return run
 
 
 def train(
@@ -72,8 +96,9 @@ def train(
     seed_everything(config.seed)
     data = data or text_splits(config, config.length)
     vocabulary = data.vocabularies["tokens"]
+    start = run_to_tune(config.init_from, vocabulary) if config.init_from else None
     trainer = Trainer(
-        model=build_for(config, data.vocabularies, build),
+        model=build_for(config, data.vocabularies, build, start),
         task=task(vocabulary, words=config.data == "wikitext2"),
         optimizer=optimizer,
         schedule=schedule,

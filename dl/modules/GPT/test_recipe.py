@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from dl.cli.runs import Run
 from dl.modules.GPT import generate
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.data import text_splits
@@ -20,6 +21,7 @@ from dl.modules.GPT.GPT2 import generate as gpt2_generate
 from dl.modules.GPT.GPT2 import model as gpt2_model
 from dl.modules.GPT.GPT2 import train as gpt2_train
 from dl.modules.GPT.Llama import train as llama_train
+from dl.modules.GPT.recipe import build_for
 from dl.modules.GPT.task import TextModeling, WordPerplexity
 from dl.modules.GPT.testing import tiny
 from dl.mytorch import testing
@@ -83,6 +85,38 @@ def test_recipe_resumes_exactly_on_a_token_file(tmp_path: Path, folder: Path, no
     assert [record["step"] for record in history] == [3, 6]
     assert history[0]["val"].keys() == {"loss"}
     assert BPE.read(tmp_path / "runs" / "whole" / "vocabulary-tokens.json") == BPE.load(folder)
+
+
+def test_a_run_is_tuned_by_adapters_alone_resumes_and_opens(tmp_path: Path, no_pictures: None) -> None:
+    train = gpt2_train
+    first = config(train, tmp_path / "first", steps=1, eval_every=1)
+    train.main(first, characters())
+    asked = config(train, tmp_path / "tuned", init_from=first.out, lora_rank=2, steps=3, eval_every=1, save_every=1)
+    testing.assert_resumes_exactly(train.main, asked, characters)
+    tuned = Run.open(tmp_path / "tuned" / "whole")
+    before, after = Run.open(first.out).model().state_dict(), tuned.model()
+    weights = after.state_dict()
+    adapters = {name for name in weights if name.endswith((".up", ".down"))}
+    assert len(adapters) == 8 and all(weights[name].abs().max() > 0 for name in adapters)
+    assert all(torch.equal(weights[name], before[name.replace(".linear.", ".")]) for name in weights.keys() - adapters)
+    merged, tokens = build_for(first, tuned.vocabularies, gpt2_model.build, start=tuned).eval(), torch.tensor([[1, 2, 3]])
+    assert merged.state_dict().keys() == before.keys()
+    torch.testing.assert_close(merged(tokens), after(tokens))
+
+
+def test_what_cannot_be_tuned_is_refused_in_a_line(tmp_path: Path, no_pictures: None, folder: Path) -> None:
+    train = gpt2_train
+    first = config(train, tmp_path / "first", steps=1, eval_every=1)
+    train.main(first, characters())
+    for flags, data, message in (
+        ({"data": f"folder:{folder}"}, None, "first has other tokens than --data"),
+        ({"length": 4}, characters(), "belongs to another model than this GPT2"),
+        ({"lora_rank": 8}, characters(), "rank has to be at least 1 and below 8, the layer's own; got 8"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train.main(config(train, tmp_path / "tuned", init_from=first.out, **flags), data)
+    with pytest.raises(UserError, match="--lora-rank trains all blocks at once, without --layerwise"):
+        config(train, tmp_path, lora_rank=2, layerwise="greedy")
 
 
 def test_the_schedule_is_nanogpt_s(tmp_path: Path, no_pictures: None) -> None:
