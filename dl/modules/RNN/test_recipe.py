@@ -19,34 +19,21 @@ from dl.modules.RNN.GRU import train as gru_train
 from dl.modules.RNN.LSTM import model as lstm_model
 from dl.modules.RNN.LSTM import train as lstm_train
 from dl.modules.RNN.RNN import model as rnn_model
-from dl.modules.RNN.RNN import train as rnn_train
 from dl.modules.RNN.task import StreamModeling
+from dl.modules.RNN.testing import STREAM_RUN, TEXT, tiny_streams
 from dl.mytorch import Trainer, checkpoint, testing
 from dl.mytorch.config import UserError, parse
-from dl.mytorch.data import Loader, TextSplits, Vocabulary
-from dl.mytorch.data.text import textfiles
+from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.data.sequences import streams
+from dl.mytorch.data.text import textfiles
 from dl.mytorch.files import read_json, write_recorded_json
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.run import open_run
 from dl.mytorch.text.generation import generate
 
-TEXT = "to be or not to be, that is the question\n" * 12
-
-
-def splits(batch_size: int = 4, length: int = 8) -> TextSplits:
-    vocabulary = Vocabulary.build(TEXT, reserved=())
-    ids = torch.tensor(vocabulary.encode(TEXT))
-    parts = (ids[:333], ids[333:420], ids[420:])
-    counts = (batch_size, 2, 2)
-    return TextSplits(
-        *(Loader(streams(part, length, n), n) for part, n in zip(parts, counts)), vocabularies={"tokens": vocabulary}
-    )
-
 
 def config(train: ModuleType, out: Path, **changes: Any) -> Any:
-    settings = {"model": "tiny", "bptt_length": 8, "batch_size": 4, "epochs": 2, "save_every": 0, "lr": 1e-2, "dropout": 0.1}
-    return train.Config(out=str(out), **{**settings, **changes})
+    return train.Config(out=str(out), **{**STREAM_RUN, "epochs": 2, **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -54,33 +41,24 @@ def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StreamModeling, "length", 3)
 
 
-@pytest.mark.parametrize(
-    ("train", "changes"),
-    [(rnn_train, {}), (gru_train, {"accumulate": 2}), (awd_train, {"optimizer": "adamw", "grad_clip": 1.0, "ar_alpha": 2.0, "tar_beta": 1.0})],
-    ids=["RNN", "GRU", "AWD-LSTM"],
-)
-def test_recipes_resume_exactly_with_the_state_that_was_carried(
-    tmp_path: Path, no_pictures: None, train: ModuleType, changes: dict[str, Any]
-) -> None:
-    asked = config(train, tmp_path, **changes)
-    testing.assert_resumes_exactly(train.main, asked, splits)
-    state = checkpoint.load(tmp_path / "whole" / "last.pt")["task"]
-    assert state and all(len(part) == 4 and part.any() for part in state.values())  # else nothing was carried
-    history = read_json(tmp_path / "whole" / "history.json")
+def test_the_state_that_is_carried_is_kept_in_the_checkpoint(tmp_path: Path, no_pictures: None) -> None:
+    history = lstm_train.main(config(lstm_train, tmp_path, steps=2), tiny_streams())
+    state = checkpoint.load(tmp_path / "last.pt")["task"]
+    assert state and all(len(part) == 4 and part.any() for part in state.values())  # else resuming would prove nothing
     assert history[0]["val"].keys() == history[-1]["test"].keys() == {"loss", "perplexity"}
 
 
 def test_averaged_sgd_resumes_exactly(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AveragingTrainer, "patience", 1)
     asked = config(lstm_train, tmp_path, optimizer="ntasgd", lr=60.0, grad_clip=0.25, epochs=2, eval_every=2, save_every=2)
-    testing.assert_resumes_exactly(lstm_train.main, asked, splits)
+    testing.assert_resumes_exactly(lstm_train.main, asked, tiny_streams)
     state = checkpoint.load(tmp_path / "whole" / "last.pt")
     assert state["ema"]["n_averaged"] > 1  # the mean had begun
 
 
 def test_one_epoch_of_streams_is_one_pass_over_the_whole_text() -> None:
     """The loss of carried states is that of reading each part from its beginning to its end."""
-    model, data = rnn_model.build("tiny", vocab_size=15).eval(), splits()
+    model, data = rnn_model.build("tiny", vocab_size=15).eval(), tiny_streams()
     task, losses, counts = StreamModeling(None), [], []
     for batch in data.train.batches():
         scored = task.step(model, batch)
@@ -94,7 +72,7 @@ def test_one_epoch_of_streams_is_one_pass_over_the_whole_text() -> None:
 
 
 def test_evaluation_leaves_the_carried_state_alone() -> None:
-    model, data = lstm_model.build("tiny", vocab_size=15), splits()
+    model, data = lstm_model.build("tiny", vocab_size=15), tiny_streams()
     task, batches = StreamModeling(None), data.train.batches()
     task.step(model, next(batches))
     before = task.state()
@@ -105,7 +83,7 @@ def test_evaluation_leaves_the_carried_state_alone() -> None:
 
 def test_averaging_begins_when_validation_stalls_and_all_steps_since_count_alike(tmp_path: Path, no_pictures: None) -> None:
     asked = config(lstm_train, tmp_path, dropout=0.0, epochs=1, eval_every=1)
-    task = StreamModeling(splits().vocabularies["tokens"])
+    task = StreamModeling(tiny_streams().vocabularies["tokens"])
     trainer = AveragingTrainer(lstm_model.build("tiny", vocab_size=15), task, sgd(0.5), constant(), asked)
     trainer.patience = 2
     losses = iter([5.0, 4.0, 4.5, 4.4, 4.6, 4.0, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0])  # the fifth is above the best of the first two
@@ -118,7 +96,7 @@ def test_averaging_begins_when_validation_stalls_and_all_steps_since_count_alike
         seen.append(trainer.model.embedding.weight.detach().clone())
 
     trainer.step.apply_gradients = watched  # type: ignore[method-assign]
-    data = splits()
+    data = tiny_streams()
     trainer.fit(TextSplits(data.train, data.val, vocabularies=data.vocabularies))
     assert trainer.triggered() and trainer.step.ema.n_averaged == len(seen) - 4
     last = checkpoint.load(tmp_path / "last.pt")["ema"]["module.embedding.weight"]
@@ -154,11 +132,11 @@ def test_averaging_begins_with_a_loss_above_the_best_of_those_more_than_the_pati
 def test_flags_reach_model_task_and_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "fit", lambda trainer, data: trainer)
     asked = config(lstm_train, tmp_path, optimizer="ntasgd", lr=30.0, ar_alpha=2.0, tar_beta=1.0, dropout=0.3)
-    trainer = lstm_train.main(asked, splits())
+    trainer = lstm_train.main(asked, tiny_streams())
     assert isinstance(trainer, AveragingTrainer) and isinstance(trainer.step.optimizer, torch.optim.SGD)
     assert (trainer.task.ar_alpha, trainer.task.tar_beta, trainer.model.dropout.p) == (2.0, 1.0, 0.3)
     assert trainer.schedule(77, 100) == 1
-    trainer = lstm_train.main(config(lstm_train, tmp_path, dropout=-1.0), splits())
+    trainer = lstm_train.main(config(lstm_train, tmp_path, dropout=-1.0), tiny_streams())
     assert isinstance(trainer.step.optimizer, torch.optim.AdamW) and trainer.model.dropout.p == 0
 
 
@@ -174,7 +152,7 @@ def test_awd_of_the_recipe_of_lstm_is_the_recipe_of_awd_lstm(
     (asked,) = given
     wanted = {"model": "tiny", "bptt_length": 8, "ar_alpha": 2.0, "grad_clip": 0.5, "batch_size": 4, "steps": 1, "out": str(out)}
     assert dataclasses.asdict(asked) == dataclasses.asdict(lstm_train.Config(**wanted))  # LSTM's defaults
-    main(asked, splits())
+    main(asked, tiny_streams())
     described = read_json(out / "config.json")
     assert described["recipe"] == "RNN/AWDLSTM"
     old = {**described, "recipe": "RNN/LSTM", "config": {**described["config"], "model": "awd_tiny"}}
@@ -230,7 +208,7 @@ def test_a_text_is_written_as_one_call_would_score_it(words: bool) -> None:
 
 
 def test_a_run_continues_a_text(tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
-    gru_train.main(config(gru_train, tmp_path / "run", epochs=1), splits())
+    gru_train.main(config(gru_train, tmp_path / "run", epochs=1), tiny_streams())
     texts = []
     for seed in ("1", "1", "2"):
         capsys.readouterr()

@@ -5,9 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch.data import Batch, TextSplits
+from dl.mytorch.data import Batch, Loader, TextSplits, Vocabulary
+from dl.mytorch.data.sequences import streams
 from dl.mytorch.data.text.translation import PairSplits, token_splits
 from dl.mytorch.text.testing import PAD, sources
+
+TEXT = "to be or not to be, that is the question\n" * 12
+STREAM_RUN = {"model": "tiny", "bptt_length": 8, "batch_size": 4, "save_every": 0, "lr": 1e-2, "dropout": 0.1}  # of a language model
 
 
 def tokens(batch: int = 3, length: int = 7) -> Tensor:
@@ -19,6 +23,17 @@ def stream_batch() -> Batch:
     """Return a batch of three streams that begin."""
     read = tokens(3, 8)
     return {"tokens": read[:, :-1], "targets": read[:, 1:], "begins": torch.ones(3, dtype=torch.bool)}
+
+
+def tiny_streams(batch_size: int = 4, length: int = 8) -> TextSplits:
+    """Return the letters of `TEXT` in streams: 10 + 5 + 4 batches."""
+    vocabulary = Vocabulary.build(TEXT, reserved=())
+    ids = torch.tensor(vocabulary.encode(TEXT))
+    parts = (ids[:333], ids[333:420], ids[420:])
+    counts = (batch_size, 2, 2)
+    return TextSplits(
+        *(Loader(streams(part, length, n), n) for part, n in zip(parts, counts)), vocabularies={"tokens": vocabulary}
+    )
 
 
 class Scores(nn.Module):

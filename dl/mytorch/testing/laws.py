@@ -85,16 +85,14 @@ def anonymous_layers(model: nn.Module) -> list[str]:
 
 
 def assert_presets_build(build: Callable[..., nn.Module]) -> None:
-    """Every preset beside `build` makes a network in which every layer has a name; "tiny" is one, and takes its `example`.
-
-    The networks hold no values.
-    """
+    """Every preset beside `build` makes a network in which every layer has a name; "tiny" is one, and takes its `example`."""
     module = sys.modules[build.__module__]
     assert "tiny" in module.PRESETS, f"there is no preset tiny beside {', '.join(module.PRESETS)}"
-    with without_values():
-        for preset in module.PRESETS:
+    for preset in module.PRESETS:
+        with without_values():
             found = anonymous_layers(build(preset))
-            assert not found, f"layers of preset {preset} without a name: {', '.join(found)}"
+        assert not found, f"layers of preset {preset} without a name: {', '.join(found)}"
+    with torch.no_grad():
         build("tiny").eval()(*module.example("tiny"))
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dl.modules.RNN.AWDLSTM import train
 from dl.modules.RNN.AWDLSTM.model import AWDLSTM, EmbeddingDropout, LockedDropout, WeightDrop, build
 from dl.modules.RNN.task import StreamModeling
-from dl.modules.RNN.testing import Scores, stream_batch, tokens
+from dl.modules.RNN.testing import STREAM_RUN, Scores, stream_batch, tiny_streams, tokens
 from dl.mytorch import testing
 from dl.mytorch.introspect import count_parameters, without_values
 
@@ -52,7 +53,6 @@ def test_scores_have_one_row_for_each_token_which_depends_on_those_before() -> N
     model = Scores(build("tiny")).eval()
     assert model(tokens(2, 5)).shape == (2, 5, 11) and model(tokens(4, 1)).shape == (4, 1, 11)
     testing.assert_causal(model, tokens(), (tokens() + 1) % 11, tolerance=1e-6)
-    testing.assert_batch_independent(model, tokens())
 
 
 def test_whole_words_are_left_out_wherever_they_are() -> None:
@@ -105,6 +105,14 @@ def test_the_last_layer_s_penalties_are_those_of_section_4_6() -> None:
     torch.testing.assert_close(StreamModeling(None, 1.0).step(model, batch).loss - plain, dropped.pow(2).mean())
 
 
-def test_every_parameter_gets_a_gradient_and_one_batch_is_overfitted() -> None:
-    testing.assert_gradients_flow(build("tiny"), stream_batch(), StreamModeling(None, 1.0, 1.0))
-    testing.assert_overfits(build("tiny", dim=12, **NO_DROPOUT), stream_batch(), StreamModeling(None), lr=4e-2, below=0.2)
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(steps=6, optimizer="adamw", grad_clip=1.0, **STREAM_RUN),
+    stream_batch,
+    splits=lambda config: tiny_streams(),
+    task=lambda: StreamModeling(None, 1.0, 1.0),
+    inputs=lambda: (tokens(),),
+    output=Scores,
+    overfit=[testing.Overfit({"dim": 12, **NO_DROPOUT}, task=lambda: StreamModeling(None), lr=4e-2, below=0.2)],
+)

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from dl.modules.RNN.LSTM import train
 from dl.modules.RNN.LSTM.model import PRESETS, LSTMLanguageModel, build
 from dl.modules.RNN.task import StreamModeling
-from dl.modules.RNN.testing import Scores, stream_batch, tokens
+from dl.modules.RNN.testing import STREAM_RUN, Scores, stream_batch, tiny_streams, tokens
 from dl.mytorch import testing
 from dl.mytorch.introspect import count_parameters, without_values
 
@@ -58,6 +59,15 @@ def test_networks_have_these_parameters() -> None:
     assert counts["char"] == 65 * 64 + 4 * 256 * (64 + 256 + 2) + 65 * (256 + 1)
 
 
-def test_every_parameter_gets_a_gradient_and_one_batch_is_overfitted() -> None:
-    testing.assert_gradients_flow(build("tiny"), stream_batch(), StreamModeling(None))
-    testing.assert_overfits(build("tiny", hidden_dim=16), stream_batch(), StreamModeling(None), lr=4e-2, below=0.2)
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(steps=6, **STREAM_RUN),
+    stream_batch,
+    splits=lambda config: tiny_streams(),
+    task=lambda: StreamModeling(None),
+    variants=[{}, {"cutoffs": (4,)}, {"dim": 8, "tied": True}],
+    inputs=lambda: (tokens(),),
+    output=Scores,
+    overfit=[testing.Overfit({"hidden_dim": 16}, lr=4e-2, below=0.2)],
+)
