@@ -53,6 +53,12 @@ def example() -> tuple[Tensor, Tensor, Tensor]:
     return source, torch.randint(1, 16, (3, 5)), source == PAD
 
 
+def pairs_batch() -> Batch:
+    """Return source and target of `example`."""
+    source, target, _ = example()
+    return {"source": source, "target": target}
+
+
 def splits(config: Any) -> TextSplits:
     """36 + 7 + 7 pairs of 1 to 8 letters."""
     words = "a b c d e f g".split()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dl.modules.RNN.BahdanauAttention import train
 from dl.modules.RNN.BahdanauAttention.model import PRESETS, RNNSearch, build
 from dl.modules.RNN.BahdanauAttention.task import AlignedTranslation
-from dl.modules.RNN.testing import example, splits
+from dl.modules.RNN.testing import example, pairs_batch, splits
 from dl.mytorch import load_weights, plot, testing
 from dl.mytorch.data.text.translation import PairSplits, token_splits
 from dl.mytorch.introspect import count_parameters, without_values
@@ -75,7 +75,6 @@ def test_padded_packed_and_one_by_one_runs_are_the_paper_s_formulas_in_outputs_g
     model = randomized(build("tiny"))
     source, target, mask = example()
     testing.assert_same_as(model, PaperTwin(model), source, target[:, :3], mask, tolerance=1e-9, steps=2)
-    testing.assert_batch_independent(model, source, target, mask)
     together = model(source, target, mask)
     for i, length in enumerate(LENGTHS):  # float32
         torch.testing.assert_close(together[i : i + 1], model(source[i : i + 1, :length], target[i : i + 1]), rtol=0, atol=2e-6)
@@ -137,13 +136,6 @@ def test_searches_with_a_state_are_those_that_read_all_again() -> None:
         assert found[0] == found[1] and (all(found[0]) or not never_ends)
 
 
-def test_every_parameter_gets_a_gradient_and_one_batch_is_overfitted() -> None:
-    source, target, _ = example()
-    batch = {"source": source, "target": target}
-    testing.assert_gradients_flow(randomized(build("tiny")), batch, Seq2SeqTask())
-    testing.assert_overfits(build("tiny", hidden_dim=24), batch, Seq2SeqTask(), lr=3e-2, below=0.2)
-
-
 @pytest.mark.slow
 def test_some_bundled_pairs_are_overfitted() -> None:
     pairs = unambiguous()[::12]
@@ -168,18 +160,29 @@ def test_some_bundled_pairs_are_overfitted() -> None:
 # ---- the recipe ----------------------------------------------------------------------------------------------------
 
 
-def test_recipe_resumes_exactly_and_draws_what_was_looked_at(
-    tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(model="tiny", epochs=1, batch_size=12, dropout=0.2),
+    pairs_batch,
+    splits=splits,
+    task=Seq2SeqTask,
+    prepare=randomized,
+    inputs=example,
+    overfit=[testing.Overfit({"hidden_dim": 24}, lr=3e-2, below=0.2)],
+)
+
+
+def test_recipe_draws_what_each_word_attended_to(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple] = []
     monkeypatch.setattr(plot, "word_attention", lambda *given, **options: drawn.append(given))
     monkeypatch.setattr(plot, "to_tensor", lambda figure: torch.zeros(3, 2, 2))
-    config = train.Config(out=str(tmp_path), model="tiny", epochs=2, batch_size=12, dropout=0.2)
-    testing.assert_resumes_exactly(train.main, config, partial(splits, config))
-    assert {"attention1.png", "attention2.png", "attention3.png"} <= {path.name for path in (tmp_path / "whole").iterdir()}
+    config = train.Config(out=str(tmp_path), model="tiny", steps=1, batch_size=12)
     data = splits(config)
+    train.main(config, data)
+    assert {"attention1.png", "attention2.png", "attention3.png"} <= {path.name for path in tmp_path.iterdir()}
     sizes = {"source_vocabulary_size": len(data.vocabularies["source"]), "vocabulary_size": len(data.vocabularies["target"])}
-    model = load_weights(build("tiny", **sizes), tmp_path / "whole" / "best.pt").eval()
+    model = load_weights(build("tiny", **sizes), tmp_path / "best.pt").eval()
     first = next(data.test.batches())["source"][0]
     words, attention = AlignedTranslation(data.vocabularies).aligned(model, first)
     weights, rows, columns = drawn[0]

@@ -11,17 +11,15 @@ from torch import Tensor, nn
 
 from dl.modules.RNN.Seq2Seq import train
 from dl.modules.RNN.Seq2Seq.model import Seq2Seq, build, run_packed, turn_round
-from dl.modules.RNN.testing import example, splits
+from dl.modules.RNN.testing import example, pairs_batch, splits
 from dl.mytorch import testing
-from dl.mytorch.files import read_json
 from dl.mytorch.introspect import count_parameters, without_values
 from dl.mytorch.tasks import Seq2Seq as Seq2SeqTask
 from dl.mytorch.text.decoding import beam_search, greedy_search
 from dl.mytorch.text.testing import BEGIN, END, LENGTHS, sources
 
-KINDS = pytest.mark.parametrize(
-    "options", [{}, {"layer": nn.GRU, "depth": 1, "reverse": False, "context": True}], ids=["sutskever", "cho"]
-)
+CHO = {"layer": nn.GRU, "depth": 1, "reverse": False, "context": True}
+KINDS = pytest.mark.parametrize("options", [{}, CHO], ids=["sutskever", "cho"])
 
 
 class CellTwin(nn.Module):
@@ -65,7 +63,6 @@ class CellTwin(nn.Module):
 def test_padded_packed_and_one_by_one_runs_agree_in_outputs_gradients_and_steps(options: dict[str, Any]) -> None:
     model = build("tiny", **options)
     testing.assert_same_as(model, CellTwin(model), *example(), tolerance=1e-10)
-    testing.assert_batch_independent(model, *example())
     source, target, mask = example()
     for i, length in enumerate(LENGTHS):  # float32
         alone = model(source[i : i + 1, :length], target[i : i + 1])
@@ -131,21 +128,25 @@ def test_searches_with_a_state_are_those_that_read_all_again(options: dict[str, 
         assert found[0] == found[1] and (all(found[0]) or not never_ends)
 
 
-@KINDS
-def test_every_parameter_gets_a_gradient_and_one_batch_is_overfitted(options: dict[str, Any]) -> None:
-    source, target, _ = example()
-    batch = {"source": source, "target": target}
-    testing.assert_gradients_flow(build("tiny", **options), batch, Seq2SeqTask())
-    testing.assert_overfits(build("tiny", hidden_dim=24, **options), batch, Seq2SeqTask(), lr=3e-2, below=0.2)
-
-
 # ---- the recipe ----------------------------------------------------------------------------------------------------
 
 
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    config = train.Config(out=str(tmp_path), model="tiny", epochs=2, batch_size=12, dropout=0.2)
-    testing.assert_resumes_exactly(train.main, config, partial(splits, config))
-    tested = read_json(tmp_path / "whole" / "history.json")[-1]["test"]
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    train.Config(model="tiny", epochs=1, batch_size=12, dropout=0.2),
+    pairs_batch,
+    splits=splits,
+    task=Seq2SeqTask,
+    variants=[{}, CHO],
+    inputs=example,
+    overfit=[testing.Overfit({"hidden_dim": 24, **options}, lr=3e-2, below=0.2) for options in ({}, CHO)],
+)
+
+
+def test_history_holds_bleu_beside_the_losses(tmp_path: Path, no_pictures: None) -> None:
+    config = train.Config(out=str(tmp_path), model="tiny", steps=1, batch_size=12)
+    tested = train.main(config, splits(config)).test
     assert sorted(tested) == ["bleu_error", "loss", "perplexity", "top1_error"]
 
 
