@@ -101,8 +101,8 @@ class Run:
 
         Raises `UserError` if config.json and best.pt do not belong together.
         """
-        config, classes = self.config, names_file(self.path)
-        if isinstance(config, ImageConfig) and classes.exists():  # the pictures may be others by now
+        config = self.config
+        if isinstance(config, ImageConfig) and (classes := names_file(self.path)).exists():  # the pictures may be others by now
             config = dataclasses.replace(config, data=f"classes:{classes}")
         texts = (self.vocabularies,) if self.vocabularies else ()
         return load_best(lambda: self.module.build_model(config, *texts), self.path)

@@ -45,6 +45,9 @@ def test_the_words_behind_the_run_are_the_command_s(
     assert front.main(["predict", lenet, "shoe.png", "--top", "1"]) == 0 and called == [["shoe.png", "--top", "1", "--run", lenet]]
     assert front.main(["translate", lenet, "a"]) == 2
     assert capsys.readouterr().err == "error: CNN/LeNet has no command translate; `python -m dl --help` shows all\n"
+    (Path(lenet) / "config.json").write_text("{", encoding="utf-8")
+    assert front.main(["predict", lenet, "shoe.png"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {Path(lenet) / 'config.json'} ")
 
 
 def test_evaluate_states_the_test_of_the_best_weights(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Sequence
 
-from dl.cli import catalogue, folders
+from dl.cli import catalogue
 from dl.cli.catalogue import UnknownName
 
 VERBS = {
@@ -22,9 +22,12 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
     if not words:
         raise UnknownName(f"name a run or a model: python -m dl {verb} RUN_OR_MODEL ...")
     first, *rest = words
+    run = Path(first).expanduser()
+    of_run = (run / "config.json").exists()
+    command = find_command(verb, _recipe(run) if of_run else catalogue.find(first))
     if "--help" in rest or "-h" in rest:
-        return find_command(verb, _recipe(first)).main(["--help"])
-    command, path = find_command(verb, _recipe(first)), _folder(first)
+        return command.main(["--help"])
+    path = str(run if of_run else _latest(first))
     return command.main([*rest, "--run", path] if verb == "predict" else [path, *rest])
 
 
@@ -40,15 +43,13 @@ def find_command(verb: str, recipe: str = "") -> Any:
     raise UnknownName(f"{recipe} has no command {verb}; `python -m dl --help` shows all")
 
 
-def _recipe(name: str) -> str:
-    described = folders.described(Path(name).expanduser())
-    return described["recipe"] if described else catalogue.find(name)
+def _recipe(run: Path) -> str:
+    from dl.mytorch.run import read_described  # not above: it brings torch along
+
+    return read_described(run)["recipe"]
 
 
-def _folder(name: str) -> str:
-    """The folder of a run by its path, or of the newest finished one of a model."""
-    if folders.described(Path(name).expanduser()):
-        return name
+def _latest(model: str) -> Path:
     from dl.cli.runs import Run
 
-    return str(Run.latest(name).path)
+    return Run.latest(model).path
