@@ -23,20 +23,19 @@ from dl.modules.GPT.GPT2 import train as gpt2_train
 from dl.modules.GPT.Llama import train as llama_train
 from dl.modules.GPT.recipe import build_for
 from dl.modules.GPT.task import TextModeling, WordPerplexity
-from dl.modules.GPT.testing import tiny
+from dl.modules.GPT.testing import TEXT, tiny, token_file
 from dl.mytorch import testing
 from dl.mytorch.checkpoint import load, save
 from dl.mytorch.config import UserError, parse
 from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.data.loader import Loader
-from dl.mytorch.data.text import textfiles
 from dl.mytorch.data.sequences import IGNORED, blocks, windows
+from dl.mytorch.data.text import textfiles
 from dl.mytorch.data.text.tokens import write_tokens
 from dl.mytorch.files import forget, read_json, write_json
-from dl.mytorch.torchvision_compat import import_torchvision
 from dl.mytorch.text.generation import to_text
+from dl.mytorch.torchvision_compat import import_torchvision
 
-TEXT = "to be or not to be, that is the question\n" * 20
 BOTH = pytest.mark.parametrize("train", [gpt2_train, llama_train], ids=["GPT2", "Llama"])
 
 
@@ -59,11 +58,7 @@ def characters(batch_size: int = 12) -> TextSplits:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A text of 20 documents in word pieces, as `prepare` leaves it."""
-    bpe = BPE.train(TEXT, 270)
-    bpe.save(tmp_path / "pieces")
-    write_tokens(tmp_path / "pieces" / "tokens.bin", [bpe.encode(TEXT)])
-    return tmp_path / "pieces"
+    return token_file(tmp_path)
 
 
 @BOTH
@@ -73,18 +68,6 @@ def test_recipe_trains_block_by_block(tmp_path: Path, no_pictures: None, train: 
     first, second = (load(tmp_path / f"block{place}" / "best.pt") for place in (0, 1))
     assert torch.equal(first["outside.token_embedding.weight"], second["outside.token_embedding.weight"])
     assert not torch.equal(first["outside.norm.weight"], second["outside.norm.weight"])
-
-
-@BOTH
-def test_recipe_resumes_exactly_on_a_token_file(tmp_path: Path, folder: Path, no_pictures: None, train: ModuleType) -> None:
-    """Places of stretches and dropout are random; word pieces are kept in the run; Llama is a mixture of experts."""
-    experts = {"experts": 3} if train is llama_train else {}
-    asked = config(train, tmp_path / "runs", data=f"folder:{folder}", batch_size=4, **experts)
-    testing.assert_resumes_exactly(train.main, asked, lambda: text_splits(asked, asked.length))
-    history = read_json(tmp_path / "runs" / "whole" / "history.json")
-    assert [record["step"] for record in history] == [3, 6]
-    assert history[0]["val"].keys() == {"loss"}
-    assert BPE.read(tmp_path / "runs" / "whole" / "vocabulary-tokens.json") == BPE.load(folder)
 
 
 def test_a_run_is_tuned_by_adapters_alone_resumes_and_opens(tmp_path: Path, no_pictures: None) -> None:
@@ -138,6 +121,8 @@ def test_a_run_continues_a_text(
             assert generate.main([str(tmp_path / name), "to be", "--tokens", "30", "--seed", seed]) == 0
             texts.append(capsys.readouterr().out)
         assert texts[0] == texts[1] != texts[2] and texts[0].startswith("to be") and len(texts[0]) > 10
+    assert BPE.read(tmp_path / "words" / "vocabulary-tokens.json") == BPE.load(folder)
+    assert read_json(tmp_path / "words" / "history.json")[0]["val"].keys() == {"loss"}
     for prompt, message in (("", "one at least"), ("to be or not", "a prompt of 12 tokens is longer than the 8"), ("X", "'X'")):
         assert generate.main([str(tmp_path / "letters"), prompt]) == 1
         assert message in capsys.readouterr().err

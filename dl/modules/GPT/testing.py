@@ -1,14 +1,27 @@
 """What the tests of GPT-2, Llama and what is built on them share."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.GPT2 import model as gpt2
+from dl.mytorch.data.text.tokens import write_tokens
 
+TEXT = "to be or not to be, that is the question\n" * 20
 PADDING = torch.arange(9) < torch.tensor([[0], [3], [6]])  # on the left
 TOKENS = torch.randint(11, (3, 9), generator=torch.Generator().manual_seed(2))
+BATCH = {"tokens": TOKENS[:, :8], "targets": TOKENS[:, 1:]}
+
+
+def token_file(folder: Path) -> Path:
+    """Return a folder below `folder` with `TEXT` in word pieces, as `prepare` leaves it."""
+    bpe = BPE.train(TEXT, 270)
+    bpe.save(folder / "pieces")
+    write_tokens(folder / "pieces" / "tokens.bin", [bpe.encode(TEXT)])
+    return folder / "pieces"
 
 
 class Unpadded(nn.Module):

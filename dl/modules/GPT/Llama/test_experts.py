@@ -13,14 +13,13 @@ from dl.modules.GPT.Llama.model import Llama, MixtureOfExperts, build
 from dl.modules.GPT.Llama.task import BalancedTextModeling
 from dl.modules.GPT.Llama.testing import SIZES, AsOurs
 from dl.modules.GPT.task import TextModeling
-from dl.modules.GPT.testing import PADDING, TOKENS, Unpadded, randomized
+from dl.modules.GPT.testing import BATCH, PADDING, TOKENS, Unpadded, randomized
 from dl.mytorch import testing
 from dl.mytorch.config import parse
 from dl.mytorch.data import Vocabulary
 
 pytestmark = pytest.mark.usefixtures("exact")
 VOCABULARY = Vocabulary(map(str, range(11)))
-BATCH = {"tokens": TOKENS[:, :8], "targets": TOKENS[:, 1:]}
 
 
 class ByHand(nn.Module):
