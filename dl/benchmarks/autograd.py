@@ -11,7 +11,6 @@ Seconds are those of one core, whatever else the machine does; NumPy's matrix pr
 import argparse
 import sys
 import time
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Callable, Iterator, Sequence
 
@@ -19,14 +18,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dl.benchmarks.trainer import about_this_machine
+from dl.benchmarks import common
+from dl.cli.command import command
+from dl.cli.records import write
 from dl.modules.CNN.LeNet.model import LeNet, build
-from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch, ImageConfig, Splits, image_splits
-from dl.mytorch.files import write_json
 from dl.mytorch.from_scratch.autograd import Tensor, conv2d, cross_entropy, max_pool2d
 
-RESULTS = Path(__file__).parent / "results" / "autograd.json"
 RATE, MOMENTUM = 0.05, 0.9
 
 
@@ -103,24 +101,27 @@ def train(engine: Any, data: Splits, epochs: int) -> dict[str, float]:
     return {"test_error": float(np.concatenate(wrong).mean()), "seconds_per_epoch": round(seconds, 3)}
 
 
-def main(argv: Sequence[str], data: Callable[[int], Splits] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="LeNet on the NumPy engine beside torch.")
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = common.parser(__spec__.name, "LeNet on the NumPy engine beside torch.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the first weights (default: 0 1 2)")
     parser.add_argument("--epochs", type=int, default=2, help="passes over the images (default: %(default)s)")
-    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
-    options = parser.parse_args(argv)
+    return common.parse(parser, argv)
+
+
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    about = about_this_machine(__spec__.name, argv)
+    about = common.about_this_machine(options.command)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in ENGINES}
     for seed in options.seeds:
         config = ImageConfig(out="runs", data="fashion_mnist-sample", seed=seed, batch_size=64)
-        splits = data(seed) if data else image_splits(config)
+        splits = image_splits(config)
         for name, make in ENGINES.items():
             torch.manual_seed(seed)
             runs[name].append(train(make(build("modern")), splits, options.epochs))
             print(f"seed {seed}, {name}: {runs[name][-1]}", file=sys.stderr, flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(about | {"seeds": options.seeds, "epochs": options.epochs, "runs": runs}, options.out)
+    write(about | {"seeds": options.seeds, "epochs": options.epochs, "runs": runs}, options.out)
     for name, own in runs.items():
         errors, seconds = ([run[key] for run in own] for key in ("test_error", "seconds_per_epoch"))
         spread = f" +- {stdev(errors):.2%}" if len(errors) > 1 else ""
@@ -128,4 +129,4 @@ def main(argv: Sequence[str], data: Callable[[int], Splits] | None = None) -> No
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -14,34 +14,30 @@ fused AdamW on one batch of random words in memory, of which 15 % are masked: th
 - Trainer bf16        the same, its forward pass in bfloat16: what the recipe does where that is native
 
 transformers computes the logits of all tokens, ours those of the masked ones. How a round goes and how figures are made
-of it is said in `dl.benchmarks.resnet`.
+of it is said in `dl.benchmarks.common`.
 """
 
 import argparse
 import sys
 import tempfile
-import time
-from pathlib import Path
 from typing import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dl.benchmarks.resnet import measure, table
-from dl.benchmarks.trainer import about_this_machine
+from dl.benchmarks import common
+from dl.cli.command import command
+from dl.cli.records import write
 from dl.modules.Transformers.BERT.data import SHARE
 from dl.modules.Transformers.BERT.model import build
 from dl.modules.Transformers.BERT.task import PreTraining
 from dl.modules.Transformers.BERT.train import Config
 from dl.mytorch import Trainer
-from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch
 from dl.mytorch.data.sequences import IGNORED
-from dl.mytorch.files import write_json
 from dl.mytorch.optim import adamw, constant
 from dl.mytorch.torchvision_compat import import_torchvision
 
-RESULTS = Path(__file__).parent / "results" / "bert.json"
 NAMES = ["transformers", "transformers bf16", "by hand", "Trainer", "Trainer bf16"]
 VOCABULARY, MASK = 30522, 103
 OPTIMIZER = adamw(1e-4, fused=True)
@@ -111,34 +107,31 @@ def contenders(names: Sequence[str], batch: Batch, folder: str) -> dict[str, Cal
     return steps
 
 
-def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="Pre-training speed of BERT-mini, beside that of transformers.")
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = common.parser(__spec__.name, "Pre-training speed of BERT-mini, beside that of transformers.", cpu_time=True)
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each contender")
     parser.add_argument("--batch-size", type=int, default=32, help="pairs of sentences per step")
     parser.add_argument("--length", type=int, default=128, help="tokens of a pair")
-    cpu_time = "count the seconds that the process had a core, which other programs change less; for one thread"
-    parser.add_argument("--cpu-time", action="store_true", help=cpu_time)
-    parser.add_argument("--only", default=",".join(NAMES), help="contenders, by commas; transformers is always there")
-    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
-    options = parser.parse_args(argv)
-    if unknown := set(options.only.split(",")) - set(NAMES):
-        parser.error(f"--only {','.join(unknown)}: there are {', '.join(NAMES)}")
-    if options.cpu_time and torch.get_num_threads() > 1:
-        parser.error("--cpu-time would add up the seconds of all threads: set OMP_NUM_THREADS=1")
+    some = common.some_of(NAMES, always="transformers")
+    parser.add_argument("--only", type=some, default=NAMES, help="contenders, by commas; transformers is always there")
+    return common.parse(parser, argv)
+
+
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     batch = pairs(options.batch_size, options.length)
-    chosen = [name for name in NAMES if name == "transformers" or name in options.only.split(",")]
-    about = about_this_machine(__spec__.name, argv)
-    clock = time.process_time if options.cpu_time else time.perf_counter
+    about = common.about_this_machine(options.command)
     with tempfile.TemporaryDirectory() as folder:
-        speeds = measure(contenders(chosen, batch, folder), options.rounds, batch["tokens"].numel(), clock)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+        taken = common.seconds(contenders(options.only, batch, folder), options.rounds, options.clock)
+    speeds = common.rates(taken, batch["tokens"].numel())
     sizes = {"batch_size": options.batch_size, "length": options.length, "rounds": options.rounds}
     sizes |= {"clock": "cpu" if options.cpu_time else "wall"}
-    write_json(about | sizes | {"tokens_per_second": speeds}, options.out)
+    write(about | sizes | {"tokens_per_second": speeds}, options.out)
     where = f"{about['device']}, BERT-mini, batch {options.batch_size} x {options.length}"
-    print(f"{where}\n{table(speeds, 'tokens/s')}\nwritten to {options.out}")
+    print(f"{where}\n{common.table(speeds, 'tokens/s')}\nwritten to {options.out}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -15,34 +15,30 @@ resolution of 32x32 images in colour. They train with AdamW to predict the noise
 - recipe               the same, its forward pass in bfloat16
 
 Sampling is DDIM: ours by `ddim`, diffusers' by its `DDIMScheduler` as its pipeline does. How a round goes and how figures
-are made of it is said in `dl.benchmarks.resnet`; here two tables, as ratios are to both of diffusers.
+are made of it is said in `dl.benchmarks.common`; ratios are to both of diffusers.
 """
 
 import argparse
 import sys
 import tempfile
-import time
-from pathlib import Path
 from typing import Any, Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.benchmarks.resnet import measure, table
-from dl.benchmarks.trainer import about_this_machine
+from dl.benchmarks import common
+from dl.cli.command import command
+from dl.cli.records import write
 from dl.modules.Diffusion.DDPM.model import UNet
 from dl.modules.Diffusion.DDPM.process import DiffusionSchedule
 from dl.modules.Diffusion.DDPM.samplers import ddim
 from dl.modules.Diffusion.DDPM.task import Denoising
 from dl.modules.Diffusion.DDPM.train import Config
 from dl.mytorch import Trainer
-from dl.mytorch.config import user_path
-from dl.mytorch.files import write_json
 from dl.mytorch.optim import adamw, constant
 from dl.mytorch.torchvision_compat import import_torchvision
 
-RESULTS = Path(__file__).parent / "results" / "diffusion.json"
 NAMES = ["diffusers", "diffusers, one head", "by hand", "by hand, width 8", "Trainer", "recipe"]
 SHAPE = (3, 32, 32)
 OPTIMIZER = adamw(1e-3, weight_decay=0.0)
@@ -122,43 +118,40 @@ def in_inference(name: str, model: nn.Module, draw: Callable[[], Any]) -> Callab
     return step
 
 
-def ratios(speeds: dict[str, list[float]], unit: str) -> str:
-    """Two tables, of ratios to diffusers' default and to diffusers with one head."""
-    equal = {name: speeds[name] for name in ("diffusers, one head", "by hand", "Trainer", "recipe")}
-    return f"{table(speeds, unit)}\n\n{table(equal, unit)}"
+def ratios(speeds: common.Speeds) -> str:
+    """The table with ratios to diffusers' default and to diffusers with one head."""
+    return common.table(speeds, "images/s", "diffusers", "diffusers, one head")
 
 
-def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="Training and sampling speed of DDPM's U-Net, beside diffusers'.")
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = common.parser(__spec__.name, "Training and sampling speed of DDPM's U-Net, beside diffusers'.", cpu_time=True)
     parser.add_argument("--rounds", type=int, default=5, help="timed training steps of each contender")
     parser.add_argument("--batch-size", type=int, default=64, help="images of a training step")
     parser.add_argument("--sample-rounds", type=int, default=3, help="timed samplings of each contender")
     parser.add_argument("--samples", type=int, default=16, help="images of a sampling")
     parser.add_argument("--steps", type=int, default=50, help="steps of DDIM")
-    cpu_time = "count the seconds that the process had a core, which other programs change less; for one thread"
-    parser.add_argument("--cpu-time", action="store_true", help=cpu_time)
-    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
-    options = parser.parse_args(argv)
-    if options.cpu_time and torch.get_num_threads() > 1:
-        parser.error("--cpu-time would add up the seconds of all threads: set OMP_NUM_THREADS=1")
+    return common.parse(parser, argv)
+
+
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    about = about_this_machine(__spec__.name, argv)
+    about = common.about_this_machine(options.command)
     networks = {name: network(name) for name in NAMES}
     images, noise = torch.rand(options.batch_size, *SHAPE) * 2 - 1, torch.randn(options.samples, *SHAPE)
     with tempfile.TemporaryDirectory() as folder:
         steps = {name: training(name, model, images, folder) for name, model in networks.items()}
-        trained = measure(steps, options.rounds, options.batch_size, clock)
+        trained = common.rates(common.seconds(steps, options.rounds, options.clock), options.batch_size)
     draws = {name: in_inference(name, m, sampling(name, m, noise, options.steps)) for name, m in networks.items()}
-    drawn = measure(draws, options.sample_rounds, options.samples, clock)
-    seconds = {name: [options.samples / speed for speed in speeds] for name, speeds in drawn.items()}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    seconds = common.seconds(draws, options.sample_rounds, options.clock)
+    drawn = common.rates(seconds, options.samples)
     sizes = {name: getattr(options, name) for name in ("batch_size", "rounds", "samples", "steps", "sample_rounds")}
     sizes |= {"clock": "cpu" if options.cpu_time else "wall"}
-    write_json(about | sizes | {"training_images_per_second": trained, "seconds_to_sample": seconds}, options.out)
-    print(f"{about['device']}, training, batch {options.batch_size}\n{ratios(trained, 'images/s')}\n")
-    print(f"{options.samples} images by DDIM, {options.steps} steps\n{ratios(drawn, 'images/s')}\nwritten to {options.out}")
+    write(about | sizes | {"training_images_per_second": trained, "seconds_to_sample": seconds}, options.out)
+    print(f"{about['device']}, training, batch {options.batch_size}\n{ratios(trained)}\n")
+    print(f"{options.samples} images by DDIM, {options.steps} steps\n{ratios(drawn)}\nwritten to {options.out}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -21,8 +21,8 @@ Writing: 240 tokens behind one, at temperature 1, by networks of the same size w
 - ours            `generate` with the cache
 - + compile       the same, the model compiled once for all lengths
 
-A round runs each once, in an order that begins with the next contender every round; ratios are taken within a round, and
-all figures are medians over rounds. Everything is in one process, warmed by one round, in which programs are compiled.
+How rounds go and how figures are made of them is said in `dl.benchmarks.common`. Everything is in one process, warmed by one
+round, in which programs are compiled.
 """
 
 import argparse
@@ -31,31 +31,29 @@ import importlib.util
 import io
 import sys
 import tempfile
-import time
 from pathlib import Path
-from statistics import median
 from types import ModuleType
 from typing import Any, Callable, Sequence
 
 import torch
 from torch import nn
 
-from dl.benchmarks.trainer import about_this_machine
+from dl.benchmarks import common
+from dl.benchmarks.common import Contenders
+from dl.cli.command import command
+from dl.cli.records import write
 from dl.modules.GPT.GPT2.model import PRESETS, build
 from dl.modules.GPT.GPT2.train import Config
 from dl.modules.GPT.task import TextModeling
 from dl.mytorch import Trainer
 from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch, Vocabulary
-from dl.mytorch.files import write_json
 from dl.mytorch.optim import adamw, constant
 from dl.mytorch.text.generation import generate
 from dl.mytorch.torchvision_compat import import_torchvision
 
-RESULTS = Path(__file__).parent / "results"
 BATCH = {"char": 12, "char_gpu": 16, "tiny": 2}  # examples of a training step
 NEW_TOKENS = 240
-Contenders = dict[str, Callable[[], Any]]
 
 
 def nanogpt_module(folder: Path) -> ModuleType:
@@ -147,31 +145,9 @@ def writers(network: str, module: ModuleType, batch_size: int, compiled: bool) -
     }
 
 
-def measure(contenders: Contenders, rounds: int, tokens: int) -> dict[str, list[float]]:
-    """name -> tokens per second, one figure a round."""
-    names = list(contenders)
-    speeds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(-1, rounds):  # the one before 0 warms up
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            started = time.perf_counter()
-            contenders[name]()
-            if turn >= 0:
-                speeds[name].append(tokens / (time.perf_counter() - started))
-    return speeds
-
-
-def table(speeds: dict[str, list[float]]) -> str:
-    """The figures as people read them."""
-    lines = [f"{'':14} {'tokens/s':>9} {'(lowest - highest)':>19} {'of nanoGPT':>11} {'of transformers':>16}"]
-    for name, own in speeds.items():
-        spread = f"({min(own):,.0f} - {max(own):,.0f})"
-        ratios = [median(a / b for a, b in zip(own, speeds[peer])) for peer in ("nanoGPT", "transformers")]
-        lines.append(f"{name:14} {median(own):9,.0f} {spread:>19} {ratios[0]:11.2f} {ratios[1]:16.2f}")
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="Speed of GPT-2 beside nanoGPT and transformers.")
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = common.parser(__spec__.name, "Speed of GPT-2 beside nanoGPT and transformers.")
     parser.add_argument(
         "--nanogpt", type=user_path, required=True, help="folder of a clone of https://github.com/karpathy/nanoGPT"
     )
@@ -179,31 +155,37 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=30, help="timed training steps of each (default: %(default)s)")
     parser.add_argument("--texts", type=int, default=5, help="timed texts of each, 0 = none (default: %(default)s)")
     parser.add_argument("--no-compile", action="store_true", help="leave out what is compiled, which takes minutes")
-    parser.add_argument("--out", type=user_path, help="JSON file to write (default: results/gpt-NETWORK.json beside this file)")
-    options = parser.parse_args(argv)
+    parser.set_defaults(out=None)
+    options = common.parse(parser, argv)
+    options.out = options.out or common.RESULTS / f"gpt-{options.network}.json"
     if not (options.nanogpt / "model.py").exists():
         parser.error(f"--nanogpt {options.nanogpt}: no model.py there")
+    return options
+
+
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     compiled = not options.no_compile
-    about, module = about_this_machine(__spec__.name, argv), nanogpt_module(options.nanogpt)
+    about, module = common.about_this_machine(options.command), nanogpt_module(options.nanogpt)
     sizes, batch_size = PRESETS[options.network], BATCH[options.network]
     ids = torch.randint(sizes["vocab_size"], (batch_size, sizes["max_length"] + 1))
     batch = {"tokens": ids[:, :-1].contiguous(), "targets": ids[:, 1:].contiguous()}
-    speeds: dict[str, dict[str, list[float]]] = {}
+    speeds: dict[str, common.Speeds] = {}
     with tempfile.TemporaryDirectory() as folder:
         contenders = trainers(options.network, module, batch, folder, compiled)
-        speeds["training"] = measure(contenders, options.rounds, batch["tokens"].numel())
+        taken = common.seconds(contenders, options.rounds, warm_ups=1)
+        speeds["training"] = common.rates(taken, batch["tokens"].numel())
     for size in (1, 16) if options.texts else ():
         contenders = writers(options.network, module, size, compiled)
-        speeds[f"writing, batch {size}"] = measure(contenders, options.texts, size * NEW_TOKENS)
-    out = options.out or RESULTS / f"gpt-{options.network}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(about | {"network": options.network, "batch_size": batch_size, "tokens_per_second": speeds}, out)
+        taken = common.seconds(contenders, options.texts, warm_ups=1)
+        speeds[f"writing, batch {size}"] = common.rates(taken, size * NEW_TOKENS)
+    write(about | {"network": options.network, "batch_size": batch_size, "tokens_per_second": speeds}, options.out)
     print(about["device"])
     for name, figures in speeds.items():
-        print(f"\n{options.network}, {name}\n{table(figures)}")
-    print(f"written to {out}")
+        print(f"\n{options.network}, {name}\n{common.table(figures, 'tokens/s', 'nanoGPT', 'transformers')}")
+    print(f"written to {options.out}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

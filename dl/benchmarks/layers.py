@@ -3,14 +3,12 @@
     python -m dl.benchmarks.layers
     python -m dl.benchmarks.layers --rounds 3 --only Conv2d,LSTM
 
-Both sides have the same weights and inputs, in float32. A round times every pair, ours and torch's one after the other;
-ratios are taken within a round, and all figures are medians over rounds, after two that are not counted.
+Both sides have the same weights and inputs, in float32. A round times every pair, ours and torch's one after the other, see
+`dl.benchmarks.common`.
 """
 
 import argparse
 import sys
-import time
-from pathlib import Path
 from statistics import median
 from typing import Any, Callable, Sequence
 
@@ -18,14 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.benchmarks.trainer import about_this_machine
-from dl.mytorch.config import user_path
-from dl.mytorch.files import write_json
+from dl.benchmarks import common
+from dl.cli.command import command
+from dl.cli.records import write
 from dl.mytorch.from_scratch import layers, losses, optimizers
 from dl.mytorch.from_scratch.layers.attention import scaled_dot_product_attention
 from dl.mytorch.from_scratch.layers.conv import conv2d_by_sums
 
-RESULTS = Path(__file__).parent / "results" / "layers.json"
 FUSED = "each operation is a pass over memory, forth and back; torch's kernel is one"
 IN_PYTHON = "64 steps of several operations, called from Python; torch loops in C++"
 LOOP = "a loop over parameters; torch updates all in a few calls"
@@ -166,18 +163,8 @@ def pairs() -> dict[str, tuple[Run, Run]]:
 
 def measure(runs: dict[str, tuple[Run, Run]], rounds: int) -> dict[str, list[tuple[float, float]]]:
     """name -> (ours, torch's) in seconds, one pair a round."""
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for turn in range(-2, rounds):
-        for name, pair in runs.items():
-            taken = []
-            for run in pair:
-                started = time.perf_counter()
-                run()
-                taken.append(time.perf_counter() - started)
-            if turn >= 0:
-                seconds[name].append((taken[0], taken[1]))
-        print(f"round {turn + 1} of {rounds}" if turn >= 0 else "warming up", file=sys.stderr, flush=True)
-    return seconds
+    taken = common.seconds({(name, side): run for name, pair in runs.items() for side, run in enumerate(pair)}, rounds)
+    return {name: list(zip(taken[name, 0], taken[name, 1])) for name in runs}
 
 
 def table(seconds: dict[str, list[tuple[float, float]]]) -> str:
@@ -185,26 +172,28 @@ def table(seconds: dict[str, list[tuple[float, float]]]) -> str:
     lines = ["| | torch, ms | ours, ms | ratio | why |", "| --- | --- | --- | --- | --- |"]
     for name, rounds in seconds.items():
         own, twin = (1e3 * median(side) for side in zip(*rounds))
-        ratio = median(a / b for a, b in rounds)
+        ratio = common.ratio(*zip(*rounds))
         lines.append(f"| {name} | {twin:.2f} | {own:.2f} | {ratio:.1f} | {REASONS[name]} |")
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="The cost of our layers, losses and optimizers beside torch's.")
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = common.parser(__spec__.name, "The cost of our layers, losses and optimizers beside torch's.")
     parser.add_argument("--rounds", type=int, default=15, help="timed runs of each (default: %(default)s)")
-    parser.add_argument("--only", default=",".join(REASONS), help="which, by commas; default: all")
-    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
-    options = parser.parse_args(argv)
-    if unknown := set(options.only.split(",")) - REASONS.keys():
-        parser.error(f"--only {','.join(unknown)}: there are {','.join(REASONS)}")
-    about = about_this_machine(__spec__.name, argv) | {"rounds": options.rounds}
-    runs = {name: pair for name, pair in pairs().items() if name in options.only.split(",")}
+    names = list(REASONS)
+    parser.add_argument("--only", type=common.some_of(names), default=names, help="which, by commas; default: all")
+    return common.parse(parser, argv)
+
+
+@command(parse)
+def main(options: argparse.Namespace) -> None:
+    about = common.about_this_machine(options.command) | {"rounds": options.rounds}
+    runs = {name: pair for name, pair in pairs().items() if name in options.only}
     seconds = measure(runs, options.rounds)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(about | {"seconds": seconds}, options.out)
+    write(about | {"seconds": seconds}, options.out)
     print(f"{about['device']}\n\n{table(seconds)}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -13,19 +13,18 @@ import argparse
 import math
 import sys
 import time
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 import torch
 from torch import nn
 
-from dl.benchmarks.trainer import about_this_machine
+from dl.benchmarks import common
+from dl.cli.command import command
+from dl.cli.records import write
 from dl.modules.MLP.MLP.model import build
 from dl.mytorch import plot
-from dl.mytorch.config import user_path
 from dl.mytorch.data import ImageConfig, Splits, image_splits
-from dl.mytorch.files import write_json
 from dl.mytorch.from_scratch import optimizers
 from dl.mytorch.from_scratch.losses import cross_entropy
 from dl.mytorch.optim import warmup_cosine
@@ -33,7 +32,6 @@ from dl.mytorch.optim import warmup_cosine
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RESULTS = Path(__file__).parent / "results" / "optimizers.json"
 POINT = 30  # steps between two points of a curve
 
 Make = Callable[[nn.Module, float], list[torch.optim.Optimizer]]
@@ -136,33 +134,34 @@ def table(best: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str], data: Splits | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Loss curves of our optimizers on Fashion-MNIST.")
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = common.parser(__spec__.name, "Loss curves of our optimizers on Fashion-MNIST.")
     parser.add_argument("--epochs", type=int, default=1, help="passes over the images per run (default: %(default)s)")
     parser.add_argument("--data", default="fashion_mnist", help="set of images (default: %(default)s)")
-    parser.add_argument("--only", default=";".join(CONTENDERS), help="optimizers, by semicolons; default: all")
+    some = common.some_of(CONTENDERS, separator=";")
+    parser.add_argument("--only", type=some, default=list(CONTENDERS), help="optimizers, by semicolons; default: all")
     parser.add_argument("--model", default="d2l", help="preset of the MLP (default: %(default)s)")
-    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write; the picture lies beside it")
-    options = parser.parse_args(argv)
-    chosen = options.only.split(";")
-    if unknown := set(chosen) - CONTENDERS.keys():
-        parser.error(f"--only {';'.join(unknown)}: there are {'; '.join(CONTENDERS)}")
+    return common.parse(parser, argv)
+
+
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    about = about_this_machine(__spec__.name, argv)
-    data = data or image_splits(ImageConfig(out="runs", data=options.data))
+    about = common.about_this_machine(options.command)
+    data = image_splits(ImageConfig(out="runs", data=options.data))
     runs = {}
-    for name in chosen:
+    for name in options.only:
         middle, make = CONTENDERS[name]
         runs[name] = [train(make, lr, data, options.epochs, options.model) for lr in (middle / 3, middle, 3 * middle)]
         for run in runs[name]:
             print(f"{name:18} lr {run['lr']:.2g}: {run['val_loss'][-1]:.4f}", file=sys.stderr, flush=True)
     best = {name: min(of, key=last) for name, of in runs.items()}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     others = {name: {f"{run['lr']:.3g}": last(run) for run in of} for name, of in runs.items()}
-    write_json(about | {"data": options.data, "epochs": options.epochs, "best": best, "val_loss_by_rate": others}, options.out)
+    write(about | {"data": options.data, "epochs": options.epochs, "best": best, "val_loss_by_rate": others}, options.out)
     plot.save_figure(picture(best), options.out.with_suffix(".png"))
     print(table(best))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -11,51 +11,37 @@ is `Trainer.step` on batches in memory.
 - fp32, bf16   with this `--precision`. `auto` is the same program as the one that it takes, and is not timed again
 - other        fp32 with the other choice of `--channels-last`, for networks that have convolutions of images
 
-A round runs the steps of each, beginning with the next every round; ratios are taken within a round, and all figures are
-medians over rounds. Where bf16 is emulated, it gets one round of 3 steps.
+How rounds go is said in `dl.benchmarks.common`. Where bf16 is emulated, it gets one round of 3 steps.
 """
 
 import argparse
 import dataclasses
 import gc
-import json
 import sys
 import tempfile
 import time
 from itertools import cycle, islice
-from pathlib import Path
 from statistics import median
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, Sequence
 from unittest.mock import patch
 
 import torch
 
+from dl.benchmarks import common
 from dl.benchmarks.bert import pairs
-from dl.benchmarks.trainer import about_this_machine
 from dl.cli import catalogue
+from dl.cli.command import command
+from dl.cli.records import write
 from dl.mytorch import Trainer
-from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch, Loader, Splits, TextSplits
 from dl.mytorch.data.text.vocabulary import PADDING, UNKNOWN, Vocabulary
 from dl.mytorch.distributed import to_device
-from dl.mytorch.files import write_json
+from dl.mytorch.files import read_json
 from dl.mytorch.precision import native_bf16
 
-RESULTS = Path(__file__).parent / "results" / "precision.json"
 CPU = torch.device("cpu")
 BATCHES = 4  # kept in memory, for each step another
 SAMPLES = {"fashion_mnist": "fashion_mnist-sample", "shakespeare": "shakespeare-sample", "wikitext2": "shakespeare-sample"}
-
-
-Clock = Callable[[], float]
-
-
-class Contender(NamedTuple):
-    """A way to train: one step, and how many of them a round has."""
-
-    step: Callable[[], None]
-    steps: int
-    rounds: int
 
 
 def recipes() -> list[str]:
@@ -111,46 +97,41 @@ def has_image_convolutions(trainer: Trainer) -> bool:
     return any(parameter.ndim == 4 for parameter in trainer.model.parameters())
 
 
-def measure(name: str, rounds: int, steps: int, native: bool, folder: str, clock: Clock = time.perf_counter) -> dict[str, Any]:
+def measure(name: str, rounds: int, steps: int, native: bool, folder: str, clock: common.Clock = time.perf_counter) -> dict[str, Any]:
     """Examples per second of a recipe in each way, a figure a round."""
     trainer, data = made(name, folder, precision="fp32")
     layout = trainer.config.channels_last
     step, items = one_step(trainer, data)
-    contenders = {"fp32": Contender(step, steps, rounds)}
-    few = (steps, rounds) if native else (min(3, steps), 1)
-    bf16 = Contender(one_step(*made(name, folder, precision="bf16"))[0], *few)
+    ways, few = {"fp32": step}, min(3, steps)
+    bf16 = one_step(*made(name, folder, precision="bf16"))[0]
+    slow: common.Contenders = {}
     try:
-        bf16.step()
-        contenders["bf16"] = bf16
+        bf16()
+        (ways if native else slow)["bf16"] = bf16
     except RuntimeError as error:  # oneDNN has no LSTM in bf16 for a processor with AVX2 alone
         if native:
             raise
         print(f"{name} does not train in bf16 here: {error}", file=sys.stderr, flush=True)
     if has_image_convolutions(trainer):
-        other = made(name, folder, precision="fp32", channels_last=not layout)
-        contenders["other"] = Contender(one_step(*other)[0], steps, rounds)
-    speeds = interleaved(contenders, rounds, items, clock)
-    taken = "bf16" if native else "fp32"
+        ways["other"] = one_step(*made(name, folder, precision="fp32", channels_last=not layout))[0]
+    taken = common.seconds({way: repeated(one, steps) for way, one in ways.items()}, rounds, clock, warm_ups=1)
+    speeds = common.rates(taken, steps * items)
+    taken = common.seconds({way: repeated(one, few) for way, one in slow.items()}, 1, clock, warm_ups=0)
+    speeds |= common.rates(taken, few * items)
+    auto = "bf16" if native else "fp32"
     default = catalogue.module(name, "train").Config().precision
-    about = {"default_precision": default, "auto_takes": taken, "channels_last": layout, "examples_per_step": items}
-    return about | {"examples_per_second": speeds | {"auto": speeds[taken]}}
+    about = {"default_precision": default, "auto_takes": auto, "channels_last": layout, "examples_per_step": items}
+    return about | {"examples_per_second": speeds | {"auto": speeds[auto]}}
 
 
-def interleaved(contenders: dict[str, Contender], rounds: int, items: int, clock: Clock) -> dict[str, list[float]]:
-    """name -> examples per second of the clock, one figure a round; a step takes `items` of them."""
-    names, speeds = list(contenders), {name: [] for name in contenders}
-    for contender in contenders.values():  # memory, threads
-        contender.step()
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            step, steps, most = contenders[name]
-            if turn >= most:
-                continue
-            started = clock()
-            for _ in range(steps):
-                step()
-            speeds[name].append(steps * items / (clock() - started))
-    return speeds
+def repeated(step: Callable[[], None], times: int) -> Callable[[], None]:
+    """Return what makes so many steps."""
+
+    def steps() -> None:
+        for _ in range(times):
+            step()
+
+    return steps
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -162,7 +143,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         auto, fp32, bf16 = (median(speeds.get(way, [0.0])) for way in ("auto", "fp32", "bf16"))
         layout = ""
         if "other" in speeds:
-            ratio = median(a / b for a, b in zip(speeds["other"], speeds["fp32"]))
+            ratio = common.ratio(speeds["other"], speeds["fp32"])
             layout = f"  {'channels_last' if found['channels_last'] else 'usual':13} {ratio:10.2f}"
         default = found["default_precision"]
         lines.append(f"{name:26} {default:>8} {auto:8,.1f} {fp32:8,.1f} {bf16:8,.1f} {auto / max(fp32, bf16):9.2f}{layout}")
@@ -178,36 +159,36 @@ def processor() -> dict[str, Any]:
     return {"processor": name, "capabilities": able, "auto": "bf16" if native else "fp32", "why": clause}
 
 
-def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="Training speed of every recipe in fp32, in bf16 and with --precision auto.")
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    about = "Training speed of every recipe in fp32, in bf16 and with --precision auto."
+    parser = common.parser(__spec__.name, about, cpu_time=True)
     parser.add_argument("recipes", nargs="*", help="such as CNN/ResNet; default: all")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each way")
     parser.add_argument("--steps", type=int, default=20, help="training steps of a measurement")
-    cpu_time = "count the seconds that the process had a core, which other programs change less; for one thread"
     parser.add_argument("--keep", action="store_true", help="keep what --out has of other recipes, measured before")
-    parser.add_argument("--cpu-time", action="store_true", help=cpu_time)
-    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
-    options = parser.parse_args(argv)
+    options = common.parse(parser, argv)
     if unknown := set(options.recipes) - set(recipes()):
         parser.error(f"{', '.join(unknown)}: no such recipe; there are {', '.join(recipes())}")
-    if options.cpu_time and torch.get_num_threads() > 1:
-        parser.error("--cpu-time would add up the seconds of all threads: set OMP_NUM_THREADS=1")
-    clock = time.process_time if options.cpu_time else time.perf_counter
+    return options
+
+
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     names = options.recipes or recipes()
-    about = about_this_machine(__spec__.name, argv) | processor() | {"rounds": options.rounds, "steps": options.steps}
+    about = common.about_this_machine(options.command) | processor() | {"rounds": options.rounds, "steps": options.steps}
     results: dict[str, dict[str, Any]] = {}
     if options.keep and options.out.exists():
-        results = json.loads(options.out.read_text(encoding="utf-8"))["results"]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+        results = read_json(options.out, {"results": {str: object}})["results"]
     for place, name in enumerate(names, start=1):
         print(f"{name}, {place} of {len(names)}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            results[name] = measure(name, options.rounds, options.steps, about["auto"] == "bf16", folder, clock)
+            results[name] = measure(name, options.rounds, options.steps, about["auto"] == "bf16", folder, options.clock)
         gc.collect()
-        write_json(about | {"results": dict(sorted(results.items()))}, options.out)  # all take an hour
+        write(about | {"results": dict(sorted(results.items()))}, options.out)  # all take an hour
     print(f"{about['processor']}, {about['device']}; auto takes {about['auto']}: {about['why']}")
     print(f"{table(results)}\nwritten to {options.out}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -20,28 +20,24 @@ are taken within a round, and all figures are medians over rounds. Everything is
 import argparse
 import sys
 import tempfile
-import time
-from pathlib import Path
-from statistics import median
 from typing import Any, Callable, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dl.benchmarks.trainer import about_this_machine
+from dl.benchmarks import common
+from dl.cli.command import command
+from dl.cli.records import write
 from dl.modules.CNN.ResNet.model import build
 from dl.modules.CNN.ResNet.train import Config
 from dl.mytorch import Trainer
-from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch
 from dl.mytorch.distributed import to_device
-from dl.mytorch.files import write_json
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import Classification
 from dl.mytorch.torchvision_compat import import_torchvision
 
-RESULTS = Path(__file__).parent / "results" / "resnet.json"
 PLAIN = {"precision": "fp32", "channels_last": False}
 SETTINGS: dict[str, dict[str, Any]] = {
     "Trainer": PLAIN,
@@ -91,52 +87,27 @@ def contenders(names: Sequence[str], batch: Batch, folder: str) -> dict[str, Cal
     return steps
 
 
-def measure(
-    steps: dict[str, Callable[[], None]], rounds: int, items: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, list[float]]:
-    """name -> items (images, tokens) per second of the clock, one figure a round; a step takes `items` of them."""
-    names = list(steps)
-    speeds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(-2, rounds):  # the two before 0 warm up: memory, threads, compiled code
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            started = clock()
-            steps[name]()
-            if turn >= 0:
-                speeds[name].append(items / (clock() - started))
-        print(f"round {turn + 1} of {rounds}" if turn >= 0 else "warming up", file=sys.stderr, flush=True)
-    return speeds
-
-
-def table(speeds: dict[str, list[float]], unit: str = "images/s") -> str:
-    """The figures as people read them; ratios are to the first contender."""
-    first = next(iter(speeds))
-    lines = [f"{'':17} {unit:>8} {'(lowest - highest)':>19} {'of ' + first:>15}"]
-    for name, own in speeds.items():
-        spread = f"({min(own):,.0f} - {max(own):,.0f})"
-        ratio = median(a / b for a, b in zip(own, speeds[first]))
-        lines.append(f"{name:17} {median(own):8,.1f} {spread:>19} {ratio:15.2f}")
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="Training speed of ResNet-18 on 32x32 images, beside torchvision's.")
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = common.parser(__spec__.name, "Training speed of ResNet-18 on 32x32 images, beside torchvision's.")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each contender")
     parser.add_argument("--batch-size", type=int, default=128, help="images per step")
-    parser.add_argument("--only", default=",".join(NAMES), help="contenders, by commas; torchvision is always there")
-    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
-    options = parser.parse_args(argv)
-    if unknown := set(options.only.split(",")) - set(NAMES):
-        parser.error(f"--only {','.join(unknown)}: there are {', '.join(NAMES)}")
+    some = common.some_of(NAMES, always="torchvision")
+    parser.add_argument("--only", type=some, default=NAMES, help="contenders, by commas; torchvision is always there")
+    return common.parse(parser, argv)
+
+
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     batch = {"images": torch.randn(options.batch_size, 3, 32, 32), "labels": torch.randint(10, (options.batch_size,))}
-    chosen = [name for name in NAMES if name == "torchvision" or name in options.only.split(",")]
-    about = about_this_machine(__spec__.name, argv)
+    about = common.about_this_machine(options.command)
     with tempfile.TemporaryDirectory() as folder:
-        speeds = measure(contenders(chosen, batch, folder), options.rounds, options.batch_size)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(about | {"batch_size": options.batch_size, "rounds": options.rounds, "images_per_second": speeds}, options.out)
-    print(f"{about['device']}, ResNet-18, 32x32, batch {options.batch_size}\n{table(speeds)}\nwritten to {options.out}")
+        taken = common.seconds(contenders(options.only, batch, folder), options.rounds)
+    speeds = common.rates(taken, options.batch_size)
+    write(about | {"batch_size": options.batch_size, "rounds": options.rounds, "images_per_second": speeds}, options.out)
+    print(f"{about['device']}, ResNet-18, 32x32, batch {options.batch_size}\n{common.table(speeds, 'images/s')}\nwritten to {options.out}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

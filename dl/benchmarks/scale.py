@@ -35,19 +35,18 @@ from typing import Any, Sequence
 
 import torch
 
+from dl.benchmarks import common
 from dl.benchmarks.scale_formulas import Sizes, communication, memory, plan
-from dl.benchmarks.trainer import about_this_machine
+from dl.cli.command import command
+from dl.cli.records import write
 from dl.modules.GPT.GPT2.model import build
 from dl.mytorch import TrainConfig, Trainer, launch, seed_everything
-from dl.mytorch.config import user_path
 from dl.mytorch.data import Batch
 from dl.mytorch.distributed import device, is_main, rank, synchronize, world_size
-from dl.mytorch.files import write_json
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.optim import adamw, constant
 from dl.mytorch.tasks import LanguageModeling
 
-RESULTS = Path(__file__).parent / "results" / "scale.json"
 MODES: dict[str, list[str]] = {
     "one": [],
     "recomputed": ["--checkpoint-activations"],
@@ -155,23 +154,27 @@ def run(mode: str, flags: Sequence[str], ranks: int) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="Speed, memory and communication of ways to train large models.")
-    parser.add_argument("--only", default=",".join(MODES), help="modes, by commas")
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = common.parser(__spec__.name, "Speed, memory and communication of ways to train large models.")
+    parser.add_argument("--only", type=common.some_of(MODES), default=list(MODES), help="modes, by commas")
     parser.add_argument("--depths", default="6", help="blocks of the network, by commas")
     parser.add_argument("--dim", type=int, default=384, help="width of the network")
     parser.add_argument("--batch-size", type=int, default=16, help="sequences of 256 tokens per step, over all ranks")
     parser.add_argument("--steps", type=int, default=5, help="steps of each mode, of which two warm up")
     parser.add_argument("--ranks", type=int, default=max(2, torch.cuda.device_count()), help="processes of the parallel modes")
-    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
     parser.add_argument("--plan", action="store_true", help="print the tables for 8 and 64 GPUs instead")
-    options = parser.parse_args(argv)
+    return common.parse(parser, argv)
+
+
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     if options.plan:
         print(plan())
         return
-    about, rows = about_this_machine(__spec__.name, argv), []
+    about, rows = common.about_this_machine(options.command), []
     for depth in map(int, options.depths.split(",")):
-        for mode in options.only.split(","):
+        for mode in options.only:
             flags = {"dim": options.dim, "depth": depth, "batch-size": options.batch_size, "steps": options.steps}
             found = run(mode, [word for name, value in flags.items() for word in (f"--{name}", str(value))], options.ranks)
             sizes = Sizes(options.dim, depth, VOCABULARY, found["parameters"], options.batch_size * 256)
@@ -179,8 +182,8 @@ def main(argv: Sequence[str]) -> None:
             expected = {"expected_bytes": memory(mode, sizes, ranks), "expected_sent": communication(mode, sizes, ranks)}
             rows.append({"mode": mode, "depth": depth, "ranks": ranks, **found, **expected})
             print(line(rows[-1], options.batch_size * 256), flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(about | {"options": {k: str(v) for k, v in vars(options).items() if k != "out"}, "rows": rows}, options.out)
+    asked = {name: str(getattr(options, name)) for name in ("depths", "dim", "batch_size", "steps", "ranks")}
+    write(about | {"options": asked, "rows": rows}, options.out)
 
 
 def line(row: dict[str, Any], tokens: int) -> str:
@@ -196,4 +199,4 @@ if __name__ == "__main__":
         sys.argv.remove("--one")
         launch(measure, Config)
     else:
-        main(sys.argv[1:])
+        sys.exit(main())

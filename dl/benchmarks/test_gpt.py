@@ -47,11 +47,6 @@ class GPT(nn.Module):
 '''
 
 
-def test_ratios_are_taken_within_a_round() -> None:
-    speeds = {"nanoGPT": [10.0, 20.0, 40.0], "transformers": [5.0, 5.0, 5.0], "ours": [20.0, 10.0, 80.0]}
-    assert gpt.table(speeds).splitlines()[3].split() == ["ours", "20", "(10", "-", "80)", "2.00", "4.00"]
-
-
 def test_a_folder_without_nanogpt_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         gpt.main(["--nanogpt", str(tmp_path)])

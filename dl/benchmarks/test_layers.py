@@ -4,14 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dl.benchmarks import layers
+from dl.benchmarks import common, layers
 from dl.mytorch.from_scratch.layers import conv
 
 README = Path(conv.__file__).with_name("README.md")
 
 
 def test_the_table_in_the_readme_is_the_recorded_one() -> None:
-    record = json.loads(layers.RESULTS.read_text(encoding="utf-8"))
+    record = json.loads((common.RESULTS / "layers.json").read_text(encoding="utf-8"))
     assert list(record["seconds"]) == list(layers.REASONS)
     assert layers.table(record["seconds"]) in README.read_text(encoding="utf-8")
 

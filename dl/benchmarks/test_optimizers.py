@@ -10,10 +10,13 @@ from dl.mytorch.data import synthetic
 
 
 @pytest.mark.slow
-def test_the_benchmark_records_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_benchmark_records_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(optimizers, "image_splits", lambda config: synthetic.image_splits())
     out = tmp_path / "results" / "optimizers.json"
     names = ["SGD, momentum 0.9", "Muon"]
-    optimizers.main(["--only", ";".join(names), "--epochs", "30", "--model", "tiny", "--out", str(out)], synthetic.image_splits())
+    optimizers.main(["--only", ";".join(names), "--epochs", "30", "--model", "tiny", "--out", str(out)])
     record = json.loads(out.read_text(encoding="utf-8"))
     assert list(record["best"]) == names and out.with_suffix(".png").exists()
     for name, run in record["best"].items():

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from dl.benchmarks import precision
-from dl.benchmarks.precision import Contender
 from dl.modules.Linear.LinearRegression.train import Config as LinearRegression
 
 
@@ -25,23 +24,6 @@ def test_the_benchmark_records_what_it_measured(
     assert speeds["auto"] == speeds[record["auto"]] and len(speeds["fp32"]) == 2
     assert len(speeds["bf16"]) == (2 if record["auto"] == "bf16" else 1)
     assert record["results"]["of"] == "another" and str(sorted([name, "of"])) in capsys.readouterr().out
-
-
-def test_rounds_are_interleaved_and_figures_are_of_examples_and_the_clock() -> None:
-    now, made = 0.0, []
-
-    def step(name: str, seconds: float) -> None:
-        nonlocal now
-        now += seconds
-        made.append(name)
-
-    contenders = {
-        "fp32": Contender(lambda: step("f", 1.0), steps=2, rounds=2),
-        "bf16": Contender(lambda: step("b", 4.0), steps=1, rounds=1),
-    }
-    speeds = precision.interleaved(contenders, rounds=2, items=8, clock=lambda: now)
-    assert speeds == {"fp32": [8.0, 8.0], "bf16": [2.0]}
-    assert "".join(made) == "fb" + "ffb" + "ff"
 
 
 def test_a_step_is_that_of_the_recipe_with_a_rate_of_0(tmp_path: Path) -> None:

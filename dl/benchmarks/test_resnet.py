@@ -15,8 +15,3 @@ def test_the_benchmark_records_what_it_measured(tmp_path: Path, capsys: pytest.C
     assert record["images_per_second"].keys() == {"torchvision", "by hand", "Trainer", "+ both"}
     assert all(len(speeds) == 1 and speeds[0] > 0 for speeds in record["images_per_second"].values())
     assert "torchvision" in capsys.readouterr().out
-
-
-def test_ratios_are_taken_within_a_round() -> None:
-    table = resnet.table({"torchvision": [10.0, 20.0, 40.0], "by hand": [20.0, 10.0, 80.0]})
-    assert table.splitlines()[2].split() == ["by", "hand", "20.0", "(10", "-", "80)", "2.00"]

@@ -13,8 +13,3 @@ def test_the_benchmark_records_what_it_measured(tmp_path: Path, capsys: pytest.C
     assert list(record["queries_per_second"]) == list(search.TASKS)
     for speeds in record["queries_per_second"].values():
         assert {"plain torch", "ours"} <= speeds.keys() and all(len(own) == 1 and own[0] > 0 for own in speeds.values())
-
-
-def test_ratios_are_taken_within_a_round() -> None:
-    table = search.table("task", {"faiss": [10.0, 20.0, 40.0], "ours": [20.0, 10.0, 80.0]})
-    assert table.splitlines()[2].split() == ["ours", "20.0", "2.00"]

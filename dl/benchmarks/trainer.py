@@ -24,8 +24,7 @@ imports, reading the data, the test. Ours and the peers pay their start-up once 
 Each measurement is a process of its own that first trains 10 steps on the bundled sample, to have imports, threads and
 allocator warm. So no contender inherits another's settings or heap, luck in memory layout and thread placement is
 drawn anew each time, and the same process tells its peak memory (resident set, without DataLoader's workers, with the
-data). A round runs every contender once, each round beginning with the next; ratios are taken within a round, and all
-figures are medians over rounds. Progress bars draw into a make-believe terminal.
+data). How rounds go is said in `dl.benchmarks.common`. Progress bars draw into a make-believe terminal.
 """
 
 import argparse
@@ -33,26 +32,22 @@ import contextlib
 import importlib.util
 import io
 import json
-import os
-import platform
-import shlex
 import subprocess
 import sys
 import tempfile
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any, Sequence
 
 import torch
 
+from dl.benchmarks import common
 from dl.benchmarks.trainer_peers import BATCH, CONTENDERS, Job
-from dl.mytorch.config import user_path
-from dl.mytorch.files import write_json
-from dl.mytorch.logger import device_name, peak_memory
+from dl.cli.command import command
+from dl.cli.records import write
+from dl.mytorch.logger import peak_memory
 
-RESULTS = Path(__file__).parent / "results" / "trainer.json"
 SAMPLE = "fashion_mnist-sample"
 MISSING = "not installed: pip install -e .[bench]"
 
@@ -88,8 +83,7 @@ def run_rounds(names: list[str], options: argparse.Namespace) -> dict[str, list[
     """name -> what was measured, one record a round; every round begins with the next contender."""
     records: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for turn in range(options.rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        for name in common.turns(names, turn):
             record = measure_apart(name, options)
             records[name].append(record)
             speed = record["examples"] / record["seconds"]
@@ -105,9 +99,9 @@ def summarize(records: list[dict[str, Any]], floor: list[dict[str, Any]]) -> dic
         "samples_per_second": median(speeds),
         "lowest": min(speeds),
         "highest": max(speeds),
-        "ratio_to_floor": median(a / b for a, b in zip(speeds, floors)),
+        "ratio_to_floor": common.ratio(speeds, floors),
         "peak_memory_bytes": median(memory),
-        "memory_ratio_to_floor": median(a / b["peak_memory_bytes"] for a, b in zip(memory, floor)),
+        "memory_ratio_to_floor": common.ratio(memory, [r["peak_memory_bytes"] for r in floor]),
         "rounds": records,
     }
 
@@ -125,53 +119,36 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def about_this_machine(benchmark: str, argv: Sequence[str]) -> dict[str, Any]:
-    """What somebody needs to know to measure the same again."""
-    git = ["git", "-C", str(RESULTS.parents[1]), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
-    packages = ("torch", "torchvision", "lightning", "transformers", "accelerate", "diffusers")
-    return {
-        "command": shlex.join(["python", "-m", benchmark, *argv]),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
-        "device": device_name(torch.device("cpu")),
-        "load_average": os.getloadavg()[0],  # processes that wanted a core in the minute before
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages if importlib.util.find_spec(p)},
-    }
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Trainer.fit against a floor and other people's loops.")
+    parser = common.parser(__spec__.name, "Trainer.fit against a floor and other people's loops.")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
     parser.add_argument("--epochs", type=int, default=3, help="passes over the training set per measurement")
     parser.add_argument("--steps", type=int, default=0, help="steps per measurement; above 0 it overrides --epochs")
     parser.add_argument("--data", default="fashion_mnist", choices=["fashion_mnist", SAMPLE], help="what to train on")
-    parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders, by commas; the floor is always there")
-    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
+    names, some = list(CONTENDERS), common.some_of(CONTENDERS, always="floor")
+    parser.add_argument("--only", type=some, default=names, help="contenders, by commas; the floor is always there")
     parser.add_argument("--quick", action="store_true", help="only see that it works: one round of 20 steps on the sample")
     parser.add_argument("--one", choices=CONTENDERS, help="measure this one once, in this process, and print JSON")
-    options = parser.parse_args(argv)
-    if unknown := set(options.only.split(",")) - CONTENDERS.keys():
-        parser.error(f"--only {','.join(unknown)}: there are {', '.join(CONTENDERS)}")
+    options = common.parse(parser, argv)
     if options.quick:
         options.rounds, options.steps, options.data = 1, 20, SAMPLE
     return options
 
 
-def main(argv: Sequence[str]) -> None:
-    options = parse(argv)
+@command(parse)
+def main(options: argparse.Namespace) -> None:
     if options.one:
         print(json.dumps(measure(options.one, options.data, options.epochs, options.steps)))
         return
-    chosen = [name for name in CONTENDERS if name in options.only.split(",") or name == "floor"]
-    there = [name for name in chosen if all(importlib.util.find_spec(package) for package in CONTENDERS[name][1])]
+    there = [name for name in options.only if all(importlib.util.find_spec(package) for package in CONTENDERS[name][1])]
     settings = {name: getattr(options, name) for name in ("data", "epochs", "steps", "rounds")}
-    about = about_this_machine(__spec__.name, argv) | settings | {"batch_size": BATCH}
+    about = common.about_this_machine(options.command) | settings | {"batch_size": BATCH}
     records = run_rounds(there, options)
-    results = {n: summarize(records[n], records["floor"]) if n in there else {"missing": MISSING} for n in chosen}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(about | {"results": results}, options.out)
+    results = {n: summarize(records[n], records["floor"]) if n in there else {"missing": MISSING} for n in options.only}
+    write(about | {"results": results}, options.out)
     print(f"{about['device']}, {options.data}, {options.rounds} rounds\n{table(results)}\nwritten to {options.out}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -10,24 +10,23 @@ the same similarities. Maps are made one after the other, once: a machine with o
 
 import argparse
 import sys
-import time
+from functools import partial
 from os.path import expanduser
-from pathlib import Path
 from typing import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from dl.benchmarks.trainer import about_this_machine
+from dl.benchmarks import common
+from dl.cli.command import command
+from dl.cli.records import write
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.pictures import open_pictures
 from dl.modules.DataMining.TSNE.tsne import kl_divergence, similarities, tsne
 from dl.mytorch import plot
 from dl.mytorch.config import user_path
 from dl.mytorch.data import centre_square
-from dl.mytorch.files import write_json
 
-RESULTS = Path(__file__).parent / "results" / "tsne.json"
 
 
 def contenders() -> dict[str, Callable[[Tensor], Tensor]]:
@@ -63,16 +62,20 @@ def trustworthiness(features: Tensor, points: Tensor, k: int = 10) -> float:
     return 1 - 2 / (count * k * (2 * count - 3 * k - 1)) * excess
 
 
-def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="t-SNE beside scikit-learn's and openTSNE's.")
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = common.parser(__spec__.name, "t-SNE beside scikit-learn's and openTSNE's.")
     parser.add_argument("--weights", type=expanduser, required=True, help="folder of a run of CNN/ResNet")
     parser.add_argument("--data", default="fashion_mnist", help="set of images (default: %(default)s)")
     parser.add_argument("--points", type=int, default=10_000, help="how many features (default: %(default)s)")
     parser.add_argument("--only", nargs="+", help="names of some contenders; default: all that are installed")
     parser.add_argument("--figure", type=user_path, help="also draw our map into this file")
-    parser.add_argument("--out", type=user_path, default=RESULTS, help="JSON file to write")
-    options = parser.parse_args(argv)
-    about = about_this_machine(__spec__.name, argv)
+    return common.parse(parser, argv)
+
+
+@command(parse)
+def main(options: argparse.Namespace) -> None:
+    about = common.about_this_machine(options.command)
     pictures, extractor = open_pictures(options.data), Extractor("CNN/ResNet", options.weights)
     starts = range(0, min(options.points, len(pictures.names)), 100)
     features = torch.cat([extractor([pictures.read(i) for i in range(s, min(s + 100, options.points))]) for s in starts])
@@ -82,9 +85,7 @@ def main(argv: Sequence[str]) -> None:
     for name, make in contenders().items():
         if options.only and name not in options.only:
             continue
-        started = time.perf_counter()
-        points = make(features)
-        seconds = time.perf_counter() - started
+        seconds, points = common.timed(partial(make, features))
         rows[name] = {
             **{"seconds": round(seconds, 2), "divergence": kl_divergence(points, pairs)},
             "trustworthiness": trustworthiness(features, points),
@@ -93,10 +94,9 @@ def main(argv: Sequence[str]) -> None:
             images = torch.stack([centre_square(pictures.read(i), 32) for i in range(len(points))])
             plot.save_figure(plot.scatter(points, pictures.labels[: len(points)], images), options.figure)
         print(f"{name:14} {seconds:8.1f} {rows[name]['divergence']:11.4f} {rows[name]['trustworthiness']:16.4f}", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(about | {"points": len(features), "data": options.data, "maps": rows}, options.out)
+    write(about | {"points": len(features), "data": options.data, "maps": rows}, options.out)
     print(f"{about['device']}, {len(features):,} features of {features.shape[1]}; written to {options.out}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())
