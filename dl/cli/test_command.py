@@ -97,6 +97,14 @@ def test_no_command_hides_a_bug() -> None:
     assert len(commands) > 10 and not [path for path in commands if re.search(wide, path.read_text(encoding="utf-8"))]
 
 
+def test_every_parser_of_a_command_is_that_of_the_project_and_its_errors_follow_the_one_rule() -> None:
+    root = Path(dl.__file__).parent
+    texts = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in root.rglob("[!t]*.py")}
+    assert [path for path, text in texts.items() if "argparse.ArgumentParser(" in text] == ["__main__.py"]
+    above = {path: text for path, text in texts.items() if path.startswith(("modules/", "benchmarks/")) and "(parser, argv)" in text}
+    assert [path for path, text in above.items() if "@command(parse)" not in text and not path.endswith("common.py")] == []
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_what_a_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
     terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)

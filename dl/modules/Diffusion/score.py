@@ -29,7 +29,7 @@ from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.DDPM.sample import MOST, SAMPLERS, Diffusion, check, first_noise, sample
 from dl.modules.Diffusion.frechet import frechet_distance
 from dl.mytorch import Probe
-from dl.mytorch.config import UserError, user_path
+from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.data import ImageSet, Splits, image_splits
 from dl.mytorch.data.images.sets import IMAGE_SETS
 from dl.mytorch.files import read_json
@@ -145,7 +145,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     about = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.Diffusion.score")
+    parser = Parser(description=about, prog="python -m dl.modules.Diffusion.score")
     parser.add_argument("run", type=user_path, help="folder of a run of DDPM, DiT or FlowMatching")
     parser.add_argument("--classifier", type=user_path, required=True, help="folder of a run of CNN/ResNet on the same set")
     parser.add_argument("--num", type=int, default=2000, help="samples, and real images of the test set (default: %(default)s)")

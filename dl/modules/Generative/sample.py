@@ -17,7 +17,7 @@ from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM.sample import beside_nearest, check_out
 from dl.modules.Generative.images import picture, samples, walks
 from dl.mytorch import plot
-from dl.mytorch.config import UserError, user_path
+from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.data import image_splits
 from dl.mytorch.distributed import device
 
@@ -27,7 +27,7 @@ RECIPES = ("Generative/DCGAN", "Generative/VAE")
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     about = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.Generative.sample")
+    parser = Parser(description=about, prog="python -m dl.modules.Generative.sample")
     parser.add_argument("run", type=user_path, help="folder of a run")
     parser.add_argument("--num", type=int, default=64, help="how many images, or interpolations (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")

@@ -19,7 +19,7 @@ from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
 from dl.modules.Generative.images import samples
 from dl.modules.Generative.sample import RECIPES
-from dl.mytorch.config import UserError, user_path
+from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.data import image_set, image_splits
 from dl.mytorch.distributed import device
 
@@ -27,7 +27,7 @@ from dl.mytorch.distributed import device
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     about = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.Generative.score")
+    parser = Parser(description=about, prog="python -m dl.modules.Generative.score")
     parser.add_argument("run", type=user_path, help="folder of a run of VAE or DCGAN")
     parser.add_argument("--classifier", type=user_path, required=True, help="folder of a run of CNN/ResNet on the same set")
     parser.add_argument("--num", type=int, default=2000, help="samples, and real images of the test set (default: %(default)s)")

@@ -19,7 +19,7 @@ from dl.cli.classifiers import Classifier, classifier, feature_maps, published
 from dl.cli.command import command
 from dl.cli.runs import Run
 from dl.mytorch import plot
-from dl.mytorch.config import user_path
+from dl.mytorch.config import Parser, user_path
 from dl.mytorch.data import read_image
 
 PUBLISHED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -34,7 +34,7 @@ def predict(classifier: Classifier, picture: Tensor) -> Tensor:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     about = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.CNN.ResNet.predict")
+    parser = Parser(description=about, prog="python -m dl.modules.CNN.ResNet.predict")
     parser.add_argument("pictures", nargs="+", type=user_path, metavar="PICTURE", help="JPEG, PNG, WebP ...")
     parser.add_argument("--model", choices=PUBLISHED, default="resnet50", help="network for ImageNet (default: %(default)s)")
     parser.add_argument(

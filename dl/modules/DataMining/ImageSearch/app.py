@@ -24,7 +24,7 @@ from dl.modules.DataMining.ImageSearch.search import ask, printable
 from dl.modules.DataMining.TSNE.draw import chosen_rows, thumbnails
 from dl.modules.DataMining.TSNE.tsne import place, tsne
 from dl.mytorch import plot
-from dl.mytorch.config import UserError, user_path
+from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.data import centre_square, read_image
 from dl.mytorch.data.images.imagefile import image_size
 
@@ -154,7 +154,7 @@ def create(sources: dict[str, Source]) -> Any:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="A page to search pictures with.", prog="python -m dl.modules.DataMining.ImageSearch.app"
     )
     parser.add_argument(

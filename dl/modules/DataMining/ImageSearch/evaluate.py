@@ -30,7 +30,7 @@ from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
 from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.modules.DataMining.neighbours import Exact
 from dl.mytorch import plot
-from dl.mytorch.config import UserError, user_path
+from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.data import centre_square
 
 HERE = Path(__file__).parent
@@ -183,7 +183,7 @@ def tables() -> list[tuple[Path, str, str]]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Recall and mAP of search.", prog="python -m dl.modules.DataMining.ImageSearch.evaluate"
     )
     parser.add_argument("set", choices=["fashion", "hymenoptera", "table"], help="what to search in")

@@ -42,7 +42,7 @@ from dl.modules.DataMining.ImageSearch.store import (
 from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.modules.DataMining.neighbours import Exact
 from dl.modules.DataMining.OpenSet.scores import Mahalanobis
-from dl.mytorch.config import UserError, user_path
+from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.data.images.sets import IMAGE_SETS
 from dl.mytorch.progress import track
 
@@ -226,7 +226,7 @@ def _embedded(
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Index pictures by their features at a layer of a trained network.",
         prog="python -m dl.modules.DataMining.ImageSearch.index",
     )

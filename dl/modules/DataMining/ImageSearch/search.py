@@ -18,7 +18,7 @@ from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.modules.DataMining.neighbours import power
 from dl.mytorch import plot
-from dl.mytorch.config import user_path
+from dl.mytorch.config import Parser, user_path
 from dl.mytorch.data import centre_square, read_image
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def figure(picture: Tensor, answer: Answer, pictures: Sequence[Tensor]) -> "Figu
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Find the nearest pictures of an index.", prog="python -m dl.modules.DataMining.ImageSearch.search"
     )
     parser.add_argument("picture", type=user_path, metavar="IMAGE", help="JPEG, PNG, WebP ...")

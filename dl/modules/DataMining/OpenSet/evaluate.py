@@ -24,7 +24,7 @@ from dl.modules.DataMining.OpenSet import measures
 from dl.modules.DataMining.OpenSet.scores import Known, fit_all
 from dl.modules.DataMining.OpenSet.threshold import conformal_threshold, quantile_threshold
 from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_only, only
-from dl.mytorch.config import UserError, user_path
+from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.data import image_set, image_splits
 from dl.mytorch.data.images.idx import load
 from dl.mytorch.data.images.sets import IMAGE_SETS
@@ -160,7 +160,7 @@ def tables() -> list[tuple[Path, str, str]]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Measure how well scores find unknown pictures.", prog="python -m dl.modules.DataMining.OpenSet.evaluate"
     )
     parser.add_argument("runs", nargs="*", type=user_path, metavar="RUN", help="folders of runs of DataMining/OpenSet")

@@ -18,7 +18,7 @@ from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.modules.DataMining.ImageSearch.search import printable
 from dl.modules.DataMining.TSNE.tsne import place, tsne
 from dl.mytorch import plot
-from dl.mytorch.config import UserError, user_path
+from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.data import centre_square, read_image
 
 
@@ -43,7 +43,7 @@ def export(folder: Path, features: Tensor, labels: Sequence[str], images: Tensor
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Draw the pictures of an index as a t-SNE map.", prog="python -m dl.modules.DataMining.TSNE.draw"
     )
     parser.add_argument("--index", type=user_path, default=Path(FOLDER), help="folder of the index (default: %(default)s)")

@@ -26,7 +26,7 @@ from dl.modules.Diffusion.DDPM.task import picture
 from dl.modules.Diffusion.DDPM.train import Config
 from dl.modules.Diffusion.FlowMatching.flow import euler
 from dl.mytorch import plot
-from dl.mytorch.config import UserError, user_path
+from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.data import Loader, image_set, image_splits
 from dl.mytorch.distributed import device
 from dl.mytorch.precision import native_bf16
@@ -130,7 +130,7 @@ def beside_nearest(images: Tensor, training: Loader, batch: int = 1000) -> Tenso
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     about = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(description=about, prog="python -m dl.modules.Diffusion.DDPM.sample")
+    parser = Parser(description=about, prog="python -m dl.modules.Diffusion.DDPM.sample")
     parser.add_argument(
         "run", type=user_path, nargs="?", default=Path(Config.out), help="folder of a run (default: %(default)s)"
     )

@@ -11,7 +11,6 @@ Beside each shard 000000.tar that this writes lies its index, 000000.json: the s
 place and checksum, which is compared when the sample is read. Shards of other programs have none; they are read strictly.
 """
 
-import argparse
 import hashlib
 import io
 import sys
@@ -25,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dl import print_error
-from dl.mytorch.config import TrainConfig, UserError, user_path
+from dl.mytorch.config import Parser, TrainConfig, UserError, user_path
 from dl.mytorch.data.augment import Augment
 from dl.mytorch.data.images import folder
 from dl.mytorch.data.images.imagefile import SUFFIXES, centre_square, read_image
@@ -236,7 +235,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     prog = "python -m dl.mytorch.data.images.tar"
-    parser = argparse.ArgumentParser(description="Write a folder of pictures as tar files for --data tar:SHARDS.", prog=prog)
+    parser = Parser(description="Write a folder of pictures as tar files for --data tar:SHARDS.", prog=prog)
     parser.add_argument(
         "pictures", type=user_path, metavar="PICTURES", help="folder of pictures as --data folder:PICTURES takes it"
     )
