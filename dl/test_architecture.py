@@ -158,6 +158,18 @@ def models_taken(root: Path) -> set[tuple[str, str]]:
     return found
 
 
+def folders_that_import_each_other(root: Path) -> set[tuple[str, str]]:
+    """Pairs of models' folders of which neither can be read, or lifted out, without the other."""
+    found = set()
+    for path in sources(root / "modules"):
+        own = "/".join(path.relative_to(root / "modules").parts[:-1])
+        for name in imports(path):
+            other = "/".join(name.split(".")[2:4])
+            if name.startswith("dl.modules.") and other != own and (root / "modules" / other).is_dir() and own.count("/"):
+                found.add((own, other))
+    return {(a, b) for a, b in found if (b, a) in found and a < b}
+
+
 def wrong_imports_of_models(root: Path) -> list[str]:
     """A model.py imports torch, the standard library, dl.mytorch.layers, another model.py, or what its category shares."""
     found = []
@@ -236,6 +248,11 @@ def test_imports_point_down() -> None:
 
 def test_a_model_is_taken_from_another_paper_where_the_paper_does() -> None:
     assert models_taken(ROOT) == TAKEN
+
+
+def test_folders_do_not_import_each_other() -> None:
+    both = {("Diffusion/DDPM", "Diffusion/FlowMatching")}  # a flow trains DDPM's network, and is sampled by DDPM's command
+    assert folders_that_import_each_other(ROOT) == both
 
 
 def test_the_training_loop_is_small() -> None:
@@ -326,6 +343,9 @@ def test_other_damage_is_found(copy: Path) -> None:
     model = copy / "modules/CNN/LeNet/model.py"
     model.write_text("from dl.mytorch.tasks import Task\n" + model.read_text(encoding="utf-8"), encoding="utf-8")
     assert wrong_imports_of_models(copy)
+    tsne = copy / "modules/DataMining/TSNE/tsne.py"
+    tsne.write_text("from dl.modules.DataMining.ImageSearch import index\n" + tsne.read_text(encoding="utf-8"), encoding="utf-8")
+    assert ("DataMining/ImageSearch", "DataMining/TSNE") in folders_that_import_each_other(copy)
     trainer = copy / "mytorch/trainer.py"
     trainer.write_text(trainer.read_text(encoding="utf-8") + '\nSPECIAL = "LeNet"\n', encoding="utf-8")
     assert model_names_in_the_core(copy)

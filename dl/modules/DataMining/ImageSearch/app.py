@@ -20,8 +20,8 @@ from torch import Tensor
 from dl.cli.command import command
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
+from dl.modules.DataMining.ImageSearch.map import chosen_rows, thumbnails
 from dl.modules.DataMining.ImageSearch.search import ask, printable
-from dl.modules.DataMining.TSNE.draw import chosen_rows, thumbnails
 from dl.modules.DataMining.TSNE.tsne import place, tsne
 from dl.mytorch import plot
 from dl.mytorch.config import Parser, UserError, user_path

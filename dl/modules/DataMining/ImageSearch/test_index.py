@@ -24,7 +24,7 @@ from dl.modules.DataMining.ImageSearch.index import Index, calibrate, update
 from dl.modules.DataMining.ImageSearch.pictures import open_pictures
 from dl.modules.DataMining.ImageSearch.store import write_manifest
 from dl.modules.DataMining.neighbours import Exact
-from dl.modules.DataMining.OpenSet.scores import Mahalanobis
+from dl.modules.DataMining.mahalanobis import Mahalanobis
 from dl.mytorch import Probe
 from dl.mytorch.config import UserError
 

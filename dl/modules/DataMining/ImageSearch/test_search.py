@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from dl.modules.DataMining.ImageSearch import index, search
+from dl.modules.DataMining.ImageSearch import map as draw
 from dl.modules.DataMining.ImageSearch.index import Index
-from dl.modules.DataMining.TSNE import draw
 
 
 class Colours:

@@ -10,9 +10,9 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor
 
+from dl.modules.DataMining.mahalanobis import Mahalanobis
 from dl.modules.DataMining.neighbours import Exact
-from dl.modules.DataMining.OpenSet.scores import Mahalanobis
-from dl.modules.DataMining.OpenSet.threshold import quantile_threshold
+from dl.modules.DataMining.threshold import quantile_threshold
 from dl.mytorch.config import UserError
 
 FITTED = 20_000  # rows at most that the score is fitted to

@@ -22,8 +22,8 @@ from dl.cli.runs import Run
 from dl.modules.DataMining.features import features_and_logits
 from dl.modules.DataMining.OpenSet import measures
 from dl.modules.DataMining.OpenSet.scores import Known, fit_all
-from dl.modules.DataMining.OpenSet.threshold import conformal_threshold, quantile_threshold
 from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_only, only
+from dl.modules.DataMining.threshold import conformal_threshold, quantile_threshold
 from dl.mytorch.config import Parser, UserError, user_path
 from dl.mytorch.data import image_set, image_splits
 from dl.mytorch.data.images.idx import load

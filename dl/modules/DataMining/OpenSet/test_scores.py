@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from dl.modules.DataMining.mahalanobis import shrunk
 from dl.modules.DataMining.OpenSet import measures, scores
 from dl.modules.DataMining.OpenSet.scores import KNN, Known, Mahalanobis, OpenMax, ViM, fit_weibull
-from dl.modules.DataMining.OpenSet.threshold import conformal_threshold, quantile_threshold
+from dl.modules.DataMining.threshold import conformal_threshold, quantile_threshold
 from dl.mytorch.config import UserError
 from dl.mytorch.testing.device import device_without_float64
 
@@ -44,7 +45,7 @@ def test_shrinkage_grows_where_pictures_are_few_and_makes_every_direction_count(
     shares = []
     for count in (5, 40, 400):
         covariance = centred[:count].T @ centred[:count] / count
-        found = scores.shrunk(covariance, centred[:count])
+        found = shrunk(covariance, centred[:count])
         assert found.trace().item() == pytest.approx(covariance.trace().item())
         shares.append(1 - (found[0, 1] / covariance[0, 1]).item())
         assert torch.linalg.eigvalsh(found)[0] > 0
@@ -274,7 +275,7 @@ def test_shrunk_covariance_is_scikit_learn_s() -> None:
     sklearn = pytest.importorskip("sklearn.covariance")
     centred = torch.randn(30, 8, dtype=torch.float64) * torch.arange(1, 9)
     expected, _ = sklearn.ledoit_wolf(centred.numpy(), assume_centered=True)
-    torch.testing.assert_close(scores.shrunk(centred.T @ centred / 30, centred), torch.from_numpy(expected))
+    torch.testing.assert_close(shrunk(centred.T @ centred / 30, centred), torch.from_numpy(expected))
 
 
 @pytest.mark.parity

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dl.modules.DataMining.ImageSearch import map as draw
 from dl.modules.DataMining.ImageSearch.index import update
 from dl.modules.DataMining.ImageSearch.pictures import open_pictures
-from dl.modules.DataMining.TSNE import draw
 from dl.mytorch.data import read_image
 
 NETWORK = {"backbone": "none", "weights": "", "preset": "", "layer": "", "size": 3, "sha256": ""}
