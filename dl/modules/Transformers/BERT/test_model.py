@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from dl.modules.Transformers.BERT.testing import (
 )
 from dl.mytorch import testing
 from dl.mytorch.config import UserError, parse
-from dl.mytorch.data import TextSplits
+from dl.mytorch.data import Batch, TextSplits
 from dl.mytorch.files import read_json
 from dl.mytorch.introspect import count_parameters
 
@@ -199,10 +200,6 @@ def test_padding_changes_nothing() -> None:
     torch.testing.assert_close(alone.nsp[0], together.nsp[2], rtol=0, atol=1e-12)
 
 
-def test_a_row_depends_on_itself_alone() -> None:
-    testing.assert_batch_independent(Joined(tiny()), *INPUTS)
-
-
 @torch.no_grad()
 def test_every_token_sees_every_other() -> None:
     model, changed = tiny().double().eval(), TOKENS[:1].clone()
@@ -253,8 +250,27 @@ def splits(words: int = 20) -> TextSplits:
     return pair_splits([paragraphs(i, words) for i in range(3)], train.Config(batch_size=16), length=16)
 
 
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
-    testing.assert_resumes_exactly(train.main, config(tmp_path), splits)
+def batch() -> Batch:
+    return next(splits().train.batches())
+
+
+ONE_OBJECTIVE = ({"mlm": False}, {"nsp": False})
+test_standard = testing.standard_checks(
+    build,
+    train.main,
+    config(Path(), epochs=1),
+    batch,
+    splits=lambda config: splits(),
+    task=PreTraining,
+    variants=[{"max_length": 16}],
+    prepare=randomized,
+    inputs=lambda: INPUTS,
+    output=Joined,
+    overfit=[
+        testing.Overfit({"dropout": 0.0, "dim": 32, **options}, task=partial(PreTraining, **options), lr=lr)
+        for options, lr in zip(({}, *ONE_OBJECTIVE), (1e-2, 3e-3, 1e-2))
+    ],
+)
 
 
 @pytest.mark.parametrize("objectives", [{}, {"mlm": False}, {"nsp": False}])
@@ -270,16 +286,9 @@ def test_history_holds_the_active_objectives(tmp_path: Path, no_pictures: None, 
             assert record[part].keys() == names
 
 
-def test_every_parameter_gets_a_gradient() -> None:
-    batch = next(splits().train.batches())
-    for objectives in ({}, {"mlm": False}, {"nsp": False}):
-        testing.assert_gradients_flow(build("tiny", max_length=16, **objectives), batch, PreTraining(**objectives))
-
-
-@pytest.mark.parametrize(("objectives", "lr"), [({}, 1e-2), ({"mlm": False}, 3e-3), ({"nsp": False}, 1e-2)])
-def test_network_overfits_one_batch(objectives: dict[str, bool], lr: float) -> None:
-    batch = next(splits().train.batches())
-    testing.assert_overfits(build("tiny", dropout=0.0, dim=32, **objectives), batch, PreTraining(**objectives), lr=lr)
+@pytest.mark.parametrize("objective", ONE_OBJECTIVE)
+def test_one_objective_reaches_every_parameter_of_its_network(objective: dict[str, bool]) -> None:
+    testing.assert_gradients_flow(build("tiny", max_length=16, **objective), batch(), PreTraining(**objective))
 
 
 def test_another_vocabulary_than_the_run_s_is_refused(tmp_path: Path, no_pictures: None) -> None:
