@@ -293,9 +293,7 @@ def test_no_test_file_imports_another() -> None:
 
 
 def test_models_call_the_standard_checks_and_switch_none_off_without_a_reason() -> None:
-    later = ("Transformers/BERT", "Transformers/Transformer")  # these still write their proofs by hand
-    found = standard_checks_left_out(ROOT)
-    assert [what for what in found if not what.startswith(tuple(f"modules/{name}" for name in later))] == []
+    assert standard_checks_left_out(ROOT) == []
 
 
 def test_text_files_are_utf_8_on_every_system() -> None:

@@ -254,7 +254,7 @@ test_standard = testing.standard_checks(
     task=lambda: Translation(letters(), label_smoothing=0.1),
     prepare=randomized,
     inputs=example,
-    overfit=[testing.Overfit({"dropout": 0.0, "dim": 16}, task=lambda: Translation(letters(), label_smoothing=0.0))],
+    overfit=[testing.Overfit({"dropout": 0.0, "dim": 64, "depth": 1}, task=lambda: Translation(letters()), lr=3e-3)],
 )
 
 
