@@ -1,6 +1,7 @@
 """Every command line in the READMEs of version 0.1 still runs: testdata/commands-0.1.txt, a line each, without `python -m`."""
 
 import argparse
+import dataclasses
 import importlib
 import runpy
 import shlex
@@ -11,7 +12,10 @@ from typing import Any
 
 import pytest
 
-from dl.mytorch.config import Parser, parse
+from dl.cli import catalogue, records
+from dl.cli.runs import restore
+from dl.mytorch.config import Parser, current_names, parse
+from dl.mytorch.run import FREE
 
 LINES = (Path(__file__).parent / "testdata" / "commands-0.1.txt").read_text(encoding="utf-8").splitlines()
 MODULES = list(dict.fromkeys(line.split()[0] for line in LINES))
@@ -73,3 +77,21 @@ def test_the_commands_of_version_0_1_have_help(capsys: pytest.CaptureFixture[str
         with pytest.raises(SystemExit) as ended:
             front.main([command, "--help"])
         assert ended.value.code == 0 and f"usage: python -m dl {command}" in capsys.readouterr().out
+
+
+def test_the_commands_of_recorded_runs_are_parsed_into_their_configs() -> None:
+    """Those that were given, and those that the tables show; of today's `Config`, whatever the flags were called."""
+    recorded = [record for name in catalogue.names() for record in records.of_model(name)]
+    assert len(recorded) >= 71
+    for record in recorded:
+        cls = catalogue.module(record["recipe"], record.get("file", "train")).Config
+        config, words = restore(cls, record["config"], record["command"]), shlex.split(record["command"])[3:]
+        asked = parse(cls, words)
+        named = {word.partition("=")[0][2:].removeprefix("no-").replace("-", "_") for word in words if word.startswith("--")}
+        for name in current_names(cls, dict.fromkeys(named)):
+            assert getattr(asked, name) == getattr(config, name), (record["command"], name)
+    for line, record in {records.command(record): record for record in recorded}.items():  # one for all seeds
+        cls = catalogue.module(record["recipe"], record.get("file", "train")).Config
+        taken = dataclasses.asdict(parse(cls, shlex.split(line)[3:]))
+        differ = {name for name, value in records.as_taken(record).items() if taken.get(name, value) != value}
+        assert differ <= {*FREE, "out", "seed"}, (line, differ)

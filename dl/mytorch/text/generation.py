@@ -96,15 +96,13 @@ class Sampler:
             logits = logits.masked_fill(out.gather(1, order.argsort(1)), -torch.inf)
         return logits
 
-    def choose(self, logits: Tensor, seen: Tensor | None, generators: Sequence[torch.Generator | None]) -> Tensor:
-        """The next token of each row, (B,). `generators`: one for all rows, or one for each."""
+    def choose(self, logits: Tensor, seen: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        """The next token of each row, (B,)."""
         scores = self.scores(logits, seen)
         if self.temperature == 0:
             return scores.argmax(-1)
         probabilities = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))  # half's noise may be 0
-        noise = torch.empty_like(probabilities)
-        for rows, generator in zip(noise.chunk(len(generators)), generators):
-            rows.exponential_(generator=generator)
+        noise = torch.empty_like(probabilities).exponential_(generator=generator)
         return (probabilities / noise).argmax(-1)  # the draw of torch.multinomial, without its checks
 
 
@@ -200,7 +198,9 @@ def stream(
         logits = model(new if cached else tokens[:, first:], mask, cache)[:, -1]  # (B, V)
         if repetition_penalty != 1:
             seen = _note(seen, logits, tokens if step == 0 else tokens[:, -1:], padding_mask if step == 0 else None)
-        token = sampler.choose(logits, seen, generators)
+        rows = len(logits) // len(generators)  # that draw from one generator
+        seen_by_part = [None] * len(generators) if seen is None else seen.split(rows)
+        token = torch.cat([sampler.choose(*part) for part in zip(logits.split(rows), seen_by_part, generators)])
         if stop:
             token = torch.where(done, tokens[:, -1], token)
             done |= torch.isin(token, ends)

@@ -108,7 +108,7 @@ def test_each_step_of_the_cache_computes_one_position(monkeypatch: pytest.Monkey
 
 
 def test_temperature_zero_is_the_likeliest_token_and_a_low_one_nearly_is() -> None:
-    assert Sampler(temperature=0).choose(LOGITS, None, [None]).tolist() == [0]
+    assert Sampler(temperature=0).choose(LOGITS, None, None).tolist() == [0]
     assert Sampler(temperature=0.01).scores(LOGITS).softmax(-1)[0, 0] > 0.999999
     assert torch.equal(Sampler().scores(LOGITS), LOGITS)
 
@@ -118,7 +118,7 @@ def test_temperature_zero_is_the_likeliest_token_and_a_low_one_nearly_is() -> No
 def test_the_least_temperature_and_top_p_leave_the_likeliest_token(options: dict[str, float], dtype: torch.dtype) -> None:
     """Numbers that are 0 in the precision of the logits, or divide them to infinity."""
     logits = torch.tensor([[1.0, 5.0, 4.9, -2.0], [-60000.0, -3e4, -3.1e4, 0.0]]).to(dtype)
-    assert Sampler(**options).choose(logits, None, [None]).tolist() == [1, 3]
+    assert Sampler(**options).choose(logits, None, None).tolist() == [1, 3]
     shared = Sampler(**options).scores(torch.tensor([[3.0, 1.0, 3.0]], dtype=dtype)).softmax(-1)
     assert shared.tolist() == [[0.5, 0.0, 0.5]] or options == {"top_p": 1e-300}
 
@@ -149,7 +149,7 @@ def test_tokens_of_the_text_are_penalized_once_whichever_sign_their_logits_have(
 def test_draws_follow_the_probabilities_and_the_seed() -> None:
     sampler = Sampler(top_k=3)
     logits = LOGITS.expand(20_000, -1)
-    first, second, other = (sampler.choose(logits, None, [torch.Generator().manual_seed(seed)]) for seed in (1, 1, 2))
+    first, second, other = (sampler.choose(logits, None, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, second) and not torch.equal(first, other)
     shares = torch.bincount(first, minlength=5) / len(first)
     assert (shares - sampler.scores(LOGITS).softmax(-1)[0]).abs().max() < 0.01
