@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent
 LEVELS = {  # of the core
     **dict.fromkeys(["system", "progress", "events", "checks"], -1),  # know nothing, so that all may use them
     **dict.fromkeys(["config", "files", "distributed", "optim", "torchvision_compat", "introspect", "plot", "layers"], 0),
-    **dict.fromkeys(["precision", "safetensors", "float64", "lock", "state", "names", "dtensor", "mapped", "fonts"], 0),
+    **dict.fromkeys(["precision", "safetensors", "float64", "lock", "state", "names", "dtensor", "mapped", "fonts", "provenance"], 0),
     **dict.fromkeys(["tasks", "metrics", "data", "checkpoint", "shards", "run", "logger", "charts"], 1),
     **dict.fromkeys(["trainer", "train_step", "large", "text", "launcher", "last"], 2),
     **dict.fromkeys(["from_scratch", "testing"], 3),  # beside the levels: nothing of the core may import them

@@ -9,7 +9,6 @@ import importlib.util
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from importlib.metadata import version
@@ -21,6 +20,7 @@ import torch
 
 from dl.mytorch.config import Parser, user_path
 from dl.mytorch.logger import device_name
+from dl.mytorch.provenance import commit, machine
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "torchvision", "lightning", "transformers", "accelerate", "diffusers")
@@ -71,11 +71,11 @@ def some_of(names: Iterable[str], always: str = "", separator: str = ",") -> Cal
 
 def about_this_machine(command: str) -> dict[str, Any]:
     """Return what somebody needs to know to measure the same again."""
-    git = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     return {
         "command": command,
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
+        "commit": commit(RESULTS.parent),
         "device": device_name(torch.device("cpu")),
+        **machine(),
         # Processes that wanted a core in the minute before; Windows does not know.
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES if importlib.util.find_spec(p)},

@@ -150,13 +150,10 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def processor() -> dict[str, Any]:
-    """Its name and what it can do, with what `auto` takes on it."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    able = [torch.backends.cpu.get_cpu_capability(), *(name for name in ("avx512_bf16", "amx_bf16") if capabilities.get(name))]
+def auto_takes() -> dict[str, str]:
+    """What `auto` takes on this processor, and why."""
     native, clause = native_bf16(CPU)
-    name = capabilities.get("cpu_name", "")
-    return {"processor": name, "capabilities": able, "auto": "bf16" if native else "fp32", "why": clause}
+    return {"auto": "bf16" if native else "fp32", "why": clause}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -176,7 +173,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 @command(parse)
 def main(options: argparse.Namespace) -> None:
     names = options.recipes or recipes()
-    about = common.about_this_machine(options.command) | processor() | {"rounds": options.rounds, "steps": options.steps}
+    about = common.about_this_machine(options.command) | auto_takes() | {"rounds": options.rounds, "steps": options.steps}
     results: dict[str, dict[str, Any]] = {}
     if options.keep and options.out.exists():
         results = read_json(options.out, {"results": {str: object}})["results"]

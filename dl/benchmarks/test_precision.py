@@ -18,7 +18,7 @@ def test_the_benchmark_records_what_it_measured(
     monkeypatch.setattr(precision, "table", lambda results: str(sorted(results)))
     precision.main([name, "--rounds", "2", "--steps", "1", "--keep", "--out", str(out)])
     record = json.loads(out.read_text(encoding="utf-8"))
-    assert {"command", "commit", "device", "processor", "capabilities", "auto", "why"} < record.keys()
+    assert {"command", "commit", "device", "processor", "capability", "auto", "why"} < record.keys()
     speeds = record["results"][name]["examples_per_second"]
     assert speeds.keys() == {"auto", "fp32", "bf16"} | ({"other"} if name == "CNN/LeNet" else set())
     assert speeds["auto"] == speeds[record["auto"]] and len(speeds["fp32"]) == 2

@@ -105,11 +105,7 @@ def devices() -> Iterator[Finding]:
     except (ImportError, OSError) as error:  # OSError: a library that it loads is missing
         yield Finding("problem", f"torch does not import: {error}")
         return
-    able = [torch.backends.cpu.get_cpu_capability()]
-    if hasattr(torch.cpu, "get_capabilities"):  # not in every torch that this project runs on
-        able += [name for name, has in torch.cpu.get_capabilities().items() if has and "bf16" in name]
-    cpu = f"CPU, threads: {torch.get_num_threads()}; {', '.join(able)}"
-    yield Finding("ok", f"{cpu}; {_auto_precision(torch.device('cpu'))}")
+    yield Finding("ok", f"{_processor(torch.get_num_threads())}; {_auto_precision(torch.device('cpu'))}")
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
         yield Finding("ok", f"cuda:{i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB; {_auto_precision(torch.device('cuda', i))}")
@@ -123,6 +119,16 @@ def devices() -> Iterator[Finding]:
             f"the NVIDIA GPU is not used: torch {torch.__version__} {built}. `nvidia-smi` shows the newest CUDA of the driver; "
             f"for 12.6 or newer: {way}",
         )
+
+
+def _processor(threads: int) -> str:
+    """Name, threads, instructions."""
+    try:
+        from dl.mytorch.provenance import machine
+    except (ImportError, OSError):  # data_sets says it
+        return f"CPU, threads: {threads}"
+    about = machine()
+    return f"CPU {about['processor']}, threads: {threads}; {about['capability']}"
 
 
 def _auto_precision(device: Any) -> str:

@@ -2,15 +2,10 @@
 
 import contextlib
 import dataclasses
-import platform
-import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Iterator
-
-import torch
 
 from dl.mytorch.config import TrainConfig, UserError, current_names
 from dl.mytorch.distributed import barrier, is_main, restarted, world_size
@@ -31,7 +26,7 @@ FILES = (
 DESCRIBED = {
     **{"recipe": str, "config": {str: (str, bool, int, float, None)}},
     **{"file?": str, "command?": str, "commit?": str, "versions?": {str: str}, "ranks?": int, "precision?": str, "format?": int},
-    **{"optimizer?": str, "schedule?": str},
+    **{"optimizer?": str, "schedule?": str, "processor?": str, "capability?": str, "threads?": int},
 }
 
 
@@ -203,26 +198,17 @@ def _refuse_what_is_not_ours(out: Path) -> None:
 
 
 def _describe(config: TrainConfig) -> dict[str, Any]:
+    from dl.mytorch import provenance  # which a run that is resumed does not need
+
     recipe = Path(getattr(sys.modules.get(type(config).__module__), "__file__", None) or "notebook").resolve()
-    module = getattr(sys.modules["__main__"], "__spec__", None)  # None for a file that was run by its path
     return {
         "format": FORMAT,
         "recipe": "/".join(recipe.parts[-3:-1]),  # .../<Category>/<Model>/train.py
         "file": recipe.stem,
-        "command": shlex.join(["python", *(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]]),
+        "command": provenance.command(),
         "config": dataclasses.asdict(config),
-        "commit": _commit(recipe.parent),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "commit": provenance.commit(recipe.parent),
+        "versions": provenance.versions(),
+        **provenance.machine(),
         "ranks": world_size(),
     }
-
-
-def _commit(folder: Path) -> str:
-    """The commit of the code, with "+" when files differ from it or are new; "" outside git."""
-    git = ["git", "-C", str(folder)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return commit + ("+" if changed else "")

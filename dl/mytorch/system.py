@@ -4,8 +4,11 @@ import atexit
 import contextlib
 import ctypes
 import os
+import platform
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
@@ -45,6 +48,20 @@ def _peak_working_set() -> int:
     counters = Counters(cb=ctypes.sizeof(Counters))
     kernel.K32GetProcessMemoryInfo(kernel.GetCurrentProcess(), ctypes.byref(counters), counters.cb)
     return counters.PeakWorkingSetSize
+
+
+def processor_name() -> str:
+    """Return what the maker calls the processor, as well as the system says it."""
+    with contextlib.suppress(OSError):  # Linux
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    if sys.platform == "darwin":
+        with contextlib.suppress(OSError):
+            asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(asked, capture_output=True, text=True).stdout.strip() or platform.machine()
+    return platform.processor() or platform.machine()
 
 
 def return_freed_memory() -> None:

@@ -63,3 +63,14 @@ def test_a_terminal_that_is_not_utf_8_shows_escapes(monkeypatch: pytest.MonkeyPa
     escape_output()
     print("\u00b1 \u732b", flush=True)
     assert shown.buffer.getvalue() == b"\\xb1 \\u732b\n"
+
+
+def test_a_processor_has_a_name_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = {"text": "processor\t: 0\nmodel name\t: Abacus 9: fast\nmodel name\t: another\n"}
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: read["text"])
+    assert system.processor_name() == "Abacus 9: fast"
+    read["text"] = "Hardware : a board\n"  # ARM's has no model name
+    monkeypatch.setattr(system.platform, "processor", lambda: "")
+    monkeypatch.setattr(system.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(system.sys, "platform", "linux")
+    assert system.processor_name() == "aarch64"
