@@ -1,7 +1,7 @@
 """Published weights for our BERT: those of transformers, as its modules or as the files that they are published in."""
 
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Container, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -104,10 +104,7 @@ def from_folder(folder: Path | str, heads: bool = True) -> BERT:
 
 def check_sizes(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Raise `ValueError` for a network that cannot be, or is much larger than its weights: before it takes memory."""
-    if wrong := [name for name in SIZES if not 1 <= config[name] < 2**24]:
-        raise ValueError(f"{wrong[0]} has to be from 1 to 2^24; got {config[wrong[0]]}")
-    if wrong := [name for name in SHARES if not 0 <= config[name] < 1]:
-        raise ValueError(f"{wrong[0]} has to be at least 0 and below 1; got {config[wrong[0]]}")
+    check_values(config)
     blocks = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     if config["num_hidden_layers"] != blocks:
         raise ValueError(f"num_hidden_layers is {config['num_hidden_layers']}; there are weights of {blocks}")
@@ -116,6 +113,26 @@ def check_sizes(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Non
     wanted += blocks * dim * (4 * dim + 2 * hidden_dim)  # without biases and heads
     if wanted > 2 * sum(weight.numel() for weight in weights.values()):
         raise ValueError(f"a network of {wanted:,} parameters is more than twice as large as its weights")
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a size below 1 or a probability outside [0, 1)."""
+    if wrong := [name for name in SIZES if not 1 <= config[name] < 2**24]:
+        raise ValueError(f"{wrong[0]} has to be from 1 to 2^24; got {config[wrong[0]]}")
+    if wrong := [name for name in SHARES if not 0 <= config[name] < 1]:
+        raise ValueError(f"{wrong[0]} has to be at least 0 and below 1; got {config[wrong[0]]}")
+
+
+def encoder_from(config: Mapping[str, Any], where: Path | str) -> BERT:
+    """Return the network of a configuration of transformers with the pooler, without heads, its weights drawn anew.
+
+    Raises `UserError`, naming `where` the configuration is from, for a network that cannot be.
+    """
+    try:
+        check_values({**DEFAULTS, **config})
+        return network(config, ["pooler.fc.weight"])
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -128,8 +145,8 @@ def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def network(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> BERT:
-    """The network of a configuration of transformers, with the heads that there are weights for, but not these weights."""
+def network(config: Mapping[str, Any], weights: Container[str]) -> BERT:
+    """The network of a configuration of transformers, with the heads whose names are in `weights`, but not these weights."""
     config = {**DEFAULTS, **config}
     if config.get("is_decoder") or config.get("add_cross_attention"):
         raise ValueError("a decoder, or a model with cross attention, is no network of this paper")

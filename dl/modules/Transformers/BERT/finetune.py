@@ -1,4 +1,4 @@
-"""Tune published BERT weights to tell praise from blame: SST-2.
+"""Fine-tune pretrained BERT on sentiment classification (SST-2).
 
     python -m dl.modules.Transformers.BERT.finetune --data sst2 --weights PATH
 
@@ -9,24 +9,31 @@ them. For the second `--pooling mean` is the better start: it was trained on mea
 
 from dataclasses import dataclass
 from os.path import expanduser
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Mapping
+
+from torch import nn
 
 from dl.modules.Transformers.BERT.classifier import SentenceClassifier
-from dl.modules.Transformers.BERT.convert import from_folder
+from dl.modules.Transformers.BERT.convert import DEFAULTS, SCHEMA, encoder_from, from_folder
 from dl.modules.Transformers.BERT.model import BERT
 from dl.modules.Transformers.BERT.wordpiece import WordPiece
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.data.text.sst2 import sst2
+from dl.mytorch.distributed import is_main
+from dl.mytorch.files import read_json, read_recorded_json, write_recorded_json
 from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import adamw, warmup_linear
 from dl.mytorch.tasks import SentenceClassification
 
+ENCODER = "encoder.json"  # in a run's folder: the config.json of the pretrained weights, but for what is no size
+
 
 @dataclass(frozen=True)
 class Config(TrainConfig):
-    """Tune published BERT weights to classify sentences."""
+    """Fine-tune pretrained BERT to classify sentences."""
 
     out: str = "runs/Transformers/BERT-sst2"
     data: Literal["sst2"] = flag("sst2", "name of the data set")
@@ -43,7 +50,7 @@ class Config(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "weights", expanduser(self.weights))
-        self._check("weights", self.weights.strip() != "", "the folder of published weights")
+        self._check("weights", self.weights.strip() != "", "the folder of pretrained weights")
         self._check("length", self.length >= 3, "at least 3")
 
 
@@ -58,13 +65,38 @@ def check(encoder: BERT, vocabulary: Vocabulary, config: Config) -> None:
         raise UserError(f"--length {config.length} is more than the {most} positions of {config.weights}")
 
 
+class FineTuner(Trainer):
+    """A trainer that keeps the configuration of the encoder in the run's folder, which opens without the pretrained weights."""
+
+    def open_folder(self, data: TextSplits) -> None:
+        super().open_folder(data)
+        pretrained, kept = Path(self.config.weights) / "config.json", self.out / ENCODER
+        config = {name: value for name, value in read_json(pretrained, SCHEMA).items() if name in DEFAULTS}
+        if (self.out / "last.pt").exists() and kept.exists() and read_recorded_json(kept, SCHEMA) != config:
+            raise UserError(f"{kept} is of another network than {pretrained}: choose another --out, or --fresh")
+        if is_main():
+            write_recorded_json(config, kept)
+
+
+def classifier(encoder: BERT, config: Config) -> nn.Module:
+    """The encoder with the output layer for both classes."""
+    return use_fast_dropout(SentenceClassifier(encoder, num_classes=2, pooling=config.pooling))
+
+
+def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Module:
+    """The network of a run, its weights drawn anew. Raises `UserError` if its configuration is not there, or damaged."""
+    kept = Path(config.out) / ENCODER
+    path = kept if kept.exists() else Path(config.weights) / "config.json"  # of a run that kept none
+    return classifier(encoder_from(read_recorded_json(path, SCHEMA), path), config)
+
+
 def main(config: Config, data: TextSplits | None = None) -> History:
     seed_everything(config.seed)
     encoder, tokenizer = from_folder(config.weights, heads=False), WordPiece.load(config.weights)
     check(encoder, tokenizer.vocabulary, config)
     data = data or sst2(config, tokenizer, config.length)
-    trainer = Trainer(
-        model=use_fast_dropout(SentenceClassifier(encoder, num_classes=2, pooling=config.pooling)),
+    trainer = FineTuner(
+        model=classifier(encoder, config),
         task=SentenceClassification(padding=tokenizer.padding),
         optimizer=adamw(config.lr, config.weight_decay, fused=True),
         schedule=warmup_linear(0.1),

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from dl import __main__ as front
+from dl.cli.runs import Run
 from dl.modules.Transformers.BERT import finetune
 from dl.modules.Transformers.BERT.classifier import SentenceClassifier
 from dl.modules.Transformers.BERT.convert import from_folder
@@ -80,15 +82,39 @@ def test_encoders_without_pooler_or_with_heads_and_unknown_poolings_are_refused(
 # ---- the recipe ----------------------------------------------------------------------------------------------------
 
 
-def test_recipe_starts_from_published_files_and_keeps_their_vocabulary(tmp_path: Path, no_pictures: None) -> None:
+def test_recipe_starts_from_pretrained_files_and_its_run_opens_and_is_evaluated(
+    tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "weights").mkdir()
     publish(tmp_path / "weights")
     history = finetune.main(config(tmp_path, pooling="mean", lr=1e-9), splits())
     assert history.test.keys() == {"loss", "top1_error"}
+    batch, run = next(splits().test.batches()), Run.open(tmp_path)
+    predicted = run.model()(batch["tokens"], batch["tokens"] == TOKENIZER.padding).argmax(1)
+    assert (predicted != batch["labels"]).double().mean().item() == pytest.approx(history.test["top1_error"])
+    monkeypatch.setattr(finetune, "sst2", lambda *_: splits())
+    capsys.readouterr()
+    assert front.main(["evaluate", str(tmp_path), "--with", "top1_error"]) == 0
+    assert capsys.readouterr().out == f"top1 error {history.test['top1_error']:.2%}\n"
     assert Vocabulary.load(tmp_path / "vocabulary-tokens.json") == TOKENIZER.vocabulary
     start, best = from_folder(tmp_path / "weights").state_dict(), load(tmp_path / "best.pt")
     for name in (name for name in start if "_head" not in name):
         torch.testing.assert_close(best[f"encoder.{name}"], start[name], rtol=0, atol=1e-6)
+    (tmp_path / "weights" / "config.json").write_text('{"hidden_size": 0}', encoding="utf-8")  # the run has what it needs
+    assert torch.equal(Run.open(tmp_path).model().head.weight, best["head.weight"])
+    (tmp_path / finetune.ENCODER).unlink()  # a run of before
+    with pytest.raises(UserError, match=r"config.json: hidden_size has to be from 1 to 2\^24; got 0"):
+        Run.open(tmp_path).model()
+
+
+def test_a_run_is_not_resumed_from_other_weights(tmp_path: Path, no_pictures: None) -> None:
+    (tmp_path / "weights").mkdir()
+    publish(tmp_path / "weights")
+    finetune.main(config(tmp_path, steps=1), splits())
+    path = tmp_path / "weights" / "config.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"layer_norm_eps": 1e-12', '"layer_norm_eps": 0.1'), encoding="utf-8")
+    with pytest.raises(UserError, match="encoder.json is of another network than .*config.json: choose another --out"):
+        finetune.main(config(tmp_path, steps=1), splits())
 
 
 @pytest.mark.parametrize(
@@ -111,4 +137,4 @@ def test_vocabularies_and_lengths_of_other_weights_are_refused(
 def test_weights_have_to_be_named(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         parse(finetune.Config, [])
-    assert "--weights has to be the folder of published weights" in capsys.readouterr().err
+    assert "--weights has to be the folder of pretrained weights" in capsys.readouterr().err
