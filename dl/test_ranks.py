@@ -25,7 +25,8 @@ from dl.mytorch.data import Batch, Loader, Splits
 from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.files import read_json
 from dl.mytorch.optim import constant, sgd
-from dl.mytorch.tasks import Classification, LanguageModeling, StepOutput
+from dl.mytorch.tasks import Classification, StepOutput
+from dl.mytorch.text.tasks import LanguageModeling
 
 pytestmark = pytest.mark.slow
 

@@ -45,7 +45,7 @@ from dl.mytorch.data import Batch
 from dl.mytorch.distributed import device, is_main, rank, synchronize, world_size
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.optim import adamw, constant
-from dl.mytorch.tasks import LanguageModeling
+from dl.mytorch.text.tasks import LanguageModeling
 
 MODES: dict[str, list[str]] = {
     "one": [],

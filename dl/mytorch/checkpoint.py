@@ -6,7 +6,7 @@ import re
 import zipfile
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import Any, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,6 @@ from dl.mytorch.files import recorded_write, regular_file, shown, verify
 from dl.mytorch.names import by_name, by_position, renamed
 from dl.mytorch.run import say_what_is_unverified
 from dl.mytorch.state import check_optimizer, check_state, problem_of_weight
-
-if TYPE_CHECKING:
-    from dl.mytorch import shards
 
 LARGE = 2**30  # bytes
 
@@ -40,7 +37,9 @@ def load(path: Path | str, mapped: bool = False) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        return _read_shards(path)
+        from dl.mytorch import shards
+
+        return shards.read_parts(path)
     try:
         verify(path)
     except UserError:
@@ -79,41 +78,36 @@ def _read(path: Path, mapped: bool) -> dict[str, Any]:
 Optimizers = Sequence[torch.optim.Optimizer]
 
 
-def capture(model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> dict[str, Any]:
-    """The state of all that a training step changes, and of the generators of every rank. All ranks call it."""
+def capture(
+    folder: Path, model: nn.Module, optimizers: Optimizers, average: nn.Module | None
+) -> tuple[dict[str, Any], Future | None]:
+    """The state of all that a training step changes, and of the generators of every rank. All ranks call it.
+
+    Of a large model that ranks share it only names `folder`, into which each rank writes what it has, see `shards.capture`:
+    until the future is done. Else there is none.
+    """
+    if _use_shards(model):
+        from dl.mytorch import shards
+
+        return shards.capture(folder, model, optimizers, average)
     parts = {"model": model.state_dict(), "optimizers": [by_name(optimizer, model) for optimizer in optimizers]}
     parts |= {"ema": average and average.state_dict()}
-    return {**full_state_dict(parts, gather=is_main()), "rng": gather_objects(rng_state())}
+    return {**full_state_dict(parts, gather=is_main()), "rng": gather_objects(rng_state())}, None
 
 
-def capture_shards(
-    folder: Path, model: nn.Module, optimizers: Optimizers, average: nn.Module | None
-) -> tuple[dict[str, Any], Future]:
-    """The same of a large model: each rank writes what it has into `folder`, and the state only names it. See `use_shards`.
-
-    What is written is copied first, then written while training goes on. When the future is done on rank 0, all is there;
-    its result raises `UserError` if something went wrong.
-    """
-    from dl.mytorch import shards
-
-    parts = {"model": model.state_dict(), "ema": {} if average is None else average.state_dict()}
-    named = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
-    rest = []  # what is no tensor: learning rates and the like
-    for i, optimizer in enumerate(optimizers):
-        state = by_name(optimizer, model)
-        rest.append({**state, "state": {parameter: {} for parameter in state["state"]}})
-        for parameter, of_one in state["state"].items():
-            named |= {f"optimizers.{i}.{name}.{parameter}": value for name, value in of_one.items() if isinstance(value, Tensor)}
-            rest[i]["state"][parameter] |= {name: value for name, value in of_one.items() if not isinstance(value, Tensor)}
-    return {"shards": folder.name, "optimizers": rest, "rng": gather_objects(rng_state())}, shards.write(folder, named)
+def _use_shards(model: nn.Module) -> bool:
+    """Whether ranks that share `model` write their shards each, instead of gathering all on the first: it is large."""
+    parameters = list(model.parameters())
+    shared = any(hasattr(p, "full_tensor") for p in parameters)
+    return shared and sum(p.numel() * p.element_size() for p in parameters) > LARGE
 
 
 def load_state(path: Path, mapped: bool = False) -> dict[str, Any]:
     """Return what last.pt holds, checked. Raises `UserError` when it is anything else, or names shards of version 0.1."""
-    from dl.mytorch import shards
-
     state = load(path, mapped)
     if isinstance(state, dict) and "shards" in state:
+        from dl.mytorch import shards
+
         shards.refuse_pickles(_shards_of(state, path))
     return check_state(state, str(path))
 
@@ -137,7 +131,9 @@ def restore(state: dict[str, Any], path: Path, model: nn.Module, optimizers: Opt
         states.append(check_optimizer(by_position(saved, optimizer, model, order, where), optimizer, where))
     if "shards" in state:
         groups = [checked["param_groups"] for checked in states]
-        _restore_shards(_shards_of(state, path), state["optimizers"], groups, model, optimizers, average)
+        from dl.mytorch import shards
+
+        shards.restore(_shards_of(state, path), state["optimizers"], groups, model, optimizers, average)
     else:
         put_weights(model, state["model"], path)
         for optimizer, saved in zip(optimizers, states, strict=True):
@@ -149,64 +145,6 @@ def restore(state: dict[str, Any], path: Path, model: nn.Module, optimizers: Opt
             put_weights(average, state["ema"], path)
     if rank() < len(state["rng"]):
         set_rng_state(state["rng"][rank()])
-
-
-def use_shards(model: nn.Module) -> bool:
-    """Whether ranks that share `model` write their shards each, instead of gathering all on the first: it is large."""
-    parameters = list(model.parameters())
-    shared = any(hasattr(p, "full_tensor") for p in parameters)
-    return shared and sum(p.numel() * p.element_size() for p in parameters) > LARGE
-
-
-def _restore_shards(
-    folder: Path,
-    rest: list[dict[str, Any]],
-    groups: list[list[dict[str, Any]]],
-    model: nn.Module,
-    optimizers: Optimizers,
-    average: nn.Module | None,
-) -> None:
-    """`rest` is what `capture_shards` found of the optimizers beside tensors, `groups` the checked ones in it."""
-    from dl.mytorch import shards
-
-    found = shards.open_folder(folder)
-    own = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    if average is not None:
-        own |= {f"ema.{name}": tensor for name, tensor in average.state_dict().items()}
-    for i, optimizer in enumerate(optimizers):
-        parameters = dict(model.named_parameters())
-        for name in (name for name in found if name.startswith(f"optimizers.{i}.")):
-            try:
-                of_one, parameter = name.split(".", 3)[2:]
-                own[name] = rest[i]["state"][parameter][of_one] = _zeros(parameters[parameter], found[name])
-            except (KeyError, ValueError):
-                raise UserError(f"{folder} belongs to another model: its {name} is of no parameter") from None
-    for name in own.keys() | found.keys():
-        both = name in own and name in found
-        if not both or (found[name].shape, found[name].dtype) != (tuple(own[name].shape), own[name].dtype):
-            raise UserError(f"{folder} belongs to another model: {name} is missing or of another shape or type in one of them")
-    for name, tensor in own.items():
-        shards.fill(tensor, name, found[name])
-    for optimizer, saved, checked in zip(optimizers, rest, groups, strict=True):
-        optimizer.load_state_dict(by_position(saved, optimizer, model, (), str(folder)) | {"param_groups": checked})
-
-
-def _zeros(parameter: Tensor, saved: "shards.Tensors") -> Tensor:
-    """What an optimizer's state of `parameter` is copied into: shared among ranks as the parameter is, if it has its shape."""
-    if tuple(parameter.shape) == saved.shape:
-        return torch.zeros_like(parameter, dtype=saved.dtype)
-    return torch.zeros(saved.shape, dtype=saved.dtype)
-
-
-def _read_shards(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """All tensors of a folder of shards, in one process, by what they are part of."""
-    from dl.mytorch import shards
-
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in shards.read(folder).items():
-        part, _, own = name.partition(".")
-        parts.setdefault(part, {})[own] = tensor
-    return parts
 
 
 def gather_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -227,6 +165,13 @@ def own_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------
+
+
+def save_weights(model: nn.Module, path: Path | str) -> None:
+    """Write the weights of `model`, gathered if they are sharded, as `best.pt` has them. All ranks call it."""
+    weights = full_state_dict(model.state_dict(), gather=is_main())
+    if is_main():
+        save(weights, path)
 
 
 def load_weights(model: nn.Module, path: Path | str) -> nn.Module:

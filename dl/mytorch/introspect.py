@@ -114,6 +114,15 @@ def uncompiled() -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
+def summarize_step(model: nn.Module, step: Callable[[nn.Module, dict[str, Tensor]], Any], batch: dict[str, Tensor]) -> str:
+    """`summarize` of a task's `step` with the first example of a batch. Raises what `explained` makes of an error in it."""
+    example = {name: tensor[:1] for name, tensor in batch.items()}
+    try:
+        return summarize(model, lambda: step(model, example))
+    except (RuntimeError, ValueError) as error:
+        raise explained(error, lambda batch: step(model, batch), example) from error
+
+
 def explained(error: Exception, call: Callable[[dict[str, Tensor]], Any], batch: dict[str, Tensor]) -> Exception:
     """Return what `call(batch)` should have raised instead of `error`.
 

@@ -5,7 +5,7 @@ import os
 import shutil
 from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import torch
 
@@ -15,24 +15,27 @@ from dl.mytorch.distributed import is_main
 
 
 class LastCheckpoint:
-    """The newest saved state of the run in `out`; `pending` is one that is not yet in last.pt, with the writing of its shards."""
+    """The newest saved state of the run in `out`; `pending` is one that is not yet in last.pt, with the writing of its shards.
 
-    def __init__(self, out: Path) -> None:
-        self.out, self.path = out, out / "last.pt"
+    `committed` is called with each state once it is in last.pt.
+    """
+
+    def __init__(self, out: Path, committed: Callable[[dict[str, Any]], None]) -> None:
+        self.out, self.path, self.committed = out, out / "last.pt", committed
         self.pending: tuple[dict[str, Any], Future | None] | None = None
 
-    def commit(self, block: bool) -> dict[str, Any] | None:
-        """Write the pending state once its shards are on disk, and return it; None if there is none, or it has to wait.
+    def commit(self, block: bool) -> None:
+        """Write the pending state, if there is one, once its shards are on disk; wait for them if `block`, else do nothing yet.
 
-        With `block` it waits here. Raises `UserError` if the shards could not be written.
+        Raises `UserError` if the shards could not be written.
         """
         if self.pending is None:
-            return None
+            return
         state, writing = self.pending
         shards = None
         if writing is not None:
             if not (block or writing.done()):
-                return None
+                return
             shards = self.out / state["shards"]
             writing.result()
         self.pending = None
@@ -42,7 +45,7 @@ class LastCheckpoint:
             checkpoint.save(state, self.path)
             for old in set(self.out.glob("shards-[0-9]*")) - {shards}:
                 shutil.rmtree(old)
-        return state
+        self.committed(state)
 
     def settle(self) -> None:
         """Wait until no shard is being written any more, whatever becomes of it."""

@@ -53,6 +53,9 @@ def _line(error: Exception, config: TrainConfig) -> str | None:
         return f"{reason}: too little memory, or too small a /dev/shm (docker run --shm-size=2g)? Take fewer --num-workers"
     if config.deterministic and "deterministic" in text:
         return f"--deterministic: {text.partition(', but you set')[0]}; leave the flag out, or take --device cpu"
+    if "more than 1 value per channel" in text:
+        smaller = "choose larger images, or a --batch-size that leaves more than one image for the last batch"
+        return f"batch norm cannot learn from one image whose map has shrunk to one pixel: {smaller}"
     if "could not create a primitive" in text:
         return "this processor cannot compute a layer of this network in bf16: --precision auto or fp32"
     several = os.environ.get("WORLD_SIZE", "1") != "1"  # the process group is gone by now

@@ -3,15 +3,16 @@
 import math
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dl.mytorch import system
 from dl.mytorch.config import TrainConfig
+from dl.mytorch.data.loader import Batch
 from dl.mytorch.distributed import is_main
-from dl.mytorch.files import read_recorded_json, write_recorded_json
+from dl.mytorch.files import check, read_recorded_json, write_recorded_json
 from dl.mytorch.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ class History(list):
     A record: {"epoch", "step", "lr", "train": {quantity: mean}, "val": {quantity: mean}}; the last one has "test"
     instead, and the epoch and step of the checkpoint that was tested. A mean that is no finite number is None.
     """
+
+    @classmethod
+    def of(cls, records: list[dict[str, Any]], where: str) -> "History":
+        """Return the history that a checkpoint holds. Raises `UserError`, naming `where`, when it is none."""
+        records = [{k: finite(v) if isinstance(v, dict) else v for k, v in record.items()} for record in records]
+        return cls(check(records, RECORDS, where, "history"))
 
     @property
     def test(self) -> dict[str, float] | None:
@@ -147,8 +154,11 @@ class Logger:
         if paths:
             self.say("\n".join(["pictures:", *(f"  {path}" for path in paths)]))
 
-    def summary(self, text: str) -> None:
-        """Write summary.txt."""
+    def summary(self, model: nn.Module, step: Callable[[nn.Module, Batch], Any], batch: Batch) -> None:
+        """Write summary.txt from a pass of one example; a model that does not take it is a `UserError`. All ranks call it."""
+        from dl.mytorch import introspect
+
+        text = introspect.summarize_step(model, step, batch)
         if is_main():
             (self.out / "summary.txt").write_text(text + "\n", encoding="utf-8")
 

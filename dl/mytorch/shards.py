@@ -9,16 +9,17 @@ import json
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dl.mytorch import safetensors
 from dl.mytorch.config import UserError
-from dl.mytorch.distributed import background_group, gather_objects, is_main, rank, world_size
+from dl.mytorch.distributed import background_group, gather_objects, is_main, rank, rng_state, world_size
 from dl.mytorch.dtensor import local
 from dl.mytorch.files import atomic_write, check, read_json, regular_file, write_json
+from dl.mytorch.names import by_name, by_position
 
 INDEX = {"files": {str: {"sha256": str, "size": int}}}
 PLACE = {"shape": [int], "start": [int]}  # of a piece: the shape of the whole tensor, where the piece begins in it
@@ -38,6 +39,65 @@ class Tensors(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype
     pieces: list[Piece]
+
+
+# ---- the state of training -----------------------------------------------------------------------------------------
+
+Optimizers = Sequence[torch.optim.Optimizer]
+
+
+def capture(folder: Path, model: nn.Module, optimizers: Optimizers, average: nn.Module | None) -> tuple[dict[str, Any], Future]:
+    """Write the state of all that a training step changes into `folder`, see `write`; return what is no tensor in it."""
+    named = _named(model, average)
+    rest = []  # what is no tensor: learning rates and the like
+    for i, optimizer in enumerate(optimizers):
+        state = by_name(optimizer, model)
+        rest.append({**state, "state": {parameter: {} for parameter in state["state"]}})
+        for parameter, of_one in state["state"].items():
+            named |= {f"optimizers.{i}.{name}.{parameter}": value for name, value in of_one.items() if isinstance(value, Tensor)}
+            rest[i]["state"][parameter] |= {name: value for name, value in of_one.items() if not isinstance(value, Tensor)}
+    return {"shards": folder.name, "optimizers": rest, "rng": gather_objects(rng_state())}, write(folder, named)
+
+
+def restore(
+    folder: Path,
+    rest: list[dict[str, Any]],
+    groups: list[list[dict[str, Any]]],
+    model: nn.Module,
+    optimizers: Optimizers,
+    average: nn.Module | None,
+) -> None:
+    """Put back what `capture` wrote. `rest` is what it returned of the optimizers, `groups` the checked groups in that."""
+    found, own = open_folder(folder), _named(model, average)
+    parameters = dict(model.named_parameters())
+    for i, of_optimizer in enumerate(rest):
+        for name in (name for name in found if name.startswith(f"optimizers.{i}.")):
+            try:
+                of_one, parameter = name.split(".", 3)[2:]
+                own[name] = of_optimizer["state"][parameter][of_one] = _zeros(parameters[parameter], found[name])
+            except (KeyError, ValueError):
+                raise UserError(f"{folder} belongs to another model: its {name} is of no parameter") from None
+    for name in own.keys() | found.keys():
+        both = name in own and name in found
+        if not both or (found[name].shape, found[name].dtype) != (tuple(own[name].shape), own[name].dtype):
+            raise UserError(f"{folder} belongs to another model: {name} is missing or of another shape or type in one of them")
+    for name, tensor in own.items():
+        fill(tensor, name, found[name])
+    for optimizer, saved, checked in zip(optimizers, rest, groups, strict=True):
+        optimizer.load_state_dict(by_position(saved, optimizer, model, (), str(folder)) | {"param_groups": checked})
+
+
+def _named(model: nn.Module, average: nn.Module | None) -> dict[str, Tensor]:
+    """The weights of both, under the names that they have in a folder."""
+    parts = {"model": model.state_dict(), "ema": {} if average is None else average.state_dict()}
+    return {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+
+
+def _zeros(parameter: Tensor, saved: Tensors) -> Tensor:
+    """What an optimizer's state of `parameter` is copied into: shared among ranks as the parameter is, if it has its shape."""
+    if tuple(parameter.shape) == saved.shape:
+        return torch.zeros_like(parameter, dtype=saved.dtype)
+    return torch.zeros(saved.shape, dtype=saved.dtype)
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------
@@ -188,3 +248,12 @@ def read(folder: Path) -> dict[str, Tensor]:
         whole[name] = torch.zeros(tensor.shape, dtype=tensor.dtype)
         fill(whole[name], name, tensor)
     return whole
+
+
+def read_parts(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """The same by what they are part of: "model", "ema", "optimizers"."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in read(folder).items():
+        part, _, own = name.partition(".")
+        parts.setdefault(part, {})[own] = tensor
+    return parts

@@ -42,6 +42,18 @@ def check_state(state: Any, where: str) -> dict[str, Any]:
     return state
 
 
+def check_position(state: dict[str, Any], length: tuple[int, int], accumulate: int, where: Any) -> None:
+    """Raise `UserError` unless `state` is of a run of this `length`, steps of an epoch and in all, and between two of them."""
+    if tuple(state["length"]) != length:
+        raise UserError(
+            f"{where} is of a run with {state['length'][0]} steps an epoch, the data now gives {length[0]}: "
+            "choose another --out, or --fresh to start over"
+        )
+    step, epoch, batch = state["position"]
+    if batch > length[0] * accumulate or step != length[0] * epoch + math.ceil(batch / accumulate):
+        raise UserError(f"{where} is damaged: step {step} is not at batch {batch} of epoch {epoch}")
+
+
 def problem_of(tensor: Any) -> str:
     """Why this is no plain tensor in memory of its own; "" if it is."""
     if not isinstance(tensor, Tensor) or type(tensor) not in (Tensor, torch.nn.Parameter):

@@ -3,11 +3,13 @@
 import errno
 import io
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from dl.mytorch import distributed, launch, launcher
 from dl.mytorch.config import TrainConfig, UserError
@@ -44,6 +46,13 @@ def ending(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[An
 
 def test_what_a_person_can_mend_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(UserError("say --data mnist"), capsys) == (1, "error: say --data mnist\n")
+
+
+def test_a_last_batch_of_one_pixel_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="channel") as error:
+        nn.BatchNorm2d(4)(torch.zeros(1, 4, 1, 1))
+    status, text = ending(error.value, capsys)
+    assert status == 1 and re.fullmatch("error: batch norm cannot learn from one image .* or a --batch-size.*\n", text)
 
 
 def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:

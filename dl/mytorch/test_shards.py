@@ -152,7 +152,7 @@ def run_rank(rank: int, place: Path, turn: int, ranks: int) -> None:
         state = torch.load(place / f"last-{turn - 1}.pt", weights_only=True)
         checkpoint.restore(state, place / "last.pt", model, [optimizer], None)
     found = state_of(model, optimizer)
-    state, writing = checkpoint.capture_shards(place / f"shards-{turn}", model, [optimizer], None)
+    state, writing = shards.capture(place / f"shards-{turn}", model, [optimizer], None)
     writing.result()
     if rank == 0:
         torch.save(state, place / f"last-{turn}.pt")

@@ -15,8 +15,8 @@ from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.data.text.translation import PairSplits, token_splits
 from dl.mytorch.files import read_json
 from dl.mytorch.optim import constant, sgd
-from dl.mytorch.tasks import LanguageModeling, Seq2Seq
 from dl.mytorch.testing.processes import finish, start
+from dl.mytorch.text.tasks import LanguageModeling, Seq2Seq
 
 WORDS = "a b c d e f g".split()
 TARGETS = torch.tensor([[1, 2, 0, 3, 1], [2, IGNORED, 1, IGNORED, IGNORED], [IGNORED] * 5, [3, 3, 3, 3, IGNORED]])

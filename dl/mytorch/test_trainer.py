@@ -287,13 +287,6 @@ def test_more_data_than_the_run_began_with_is_refused(tmp_path: Path) -> None:
 # ---- what goes wrong -----------------------------------------------------------------------------------------------
 
 
-def test_a_last_batch_of_one_pixel_is_refused_in_one_line(tmp_path: Path) -> None:
-    model = layers.sequential(conv=nn.Conv2d(1, 4, 28), norm=nn.BatchNorm2d(4), flat=nn.Flatten(), fc=nn.Linear(4, 10))
-    trainer = Trainer(model, Classification(), sgd(0.1), constant(), small_config(tmp_path))
-    with pytest.raises(UserError, match="batch norm cannot learn from one image .* choose larger images, or a --batch-size"):
-        trainer.fit(synthetic.image_splits(batch_size=49))  # of 50
-
-
 class LargeKernel(nn.Module):
     """A network for images of 29 pixels or more, with the parts that greedy training asks for."""
 

@@ -15,7 +15,8 @@ from dl.mytorch import TrainConfig, distributed
 from dl.mytorch.data import Batch, Loader
 from dl.mytorch.distributed import all_gather, all_reduce_sum
 from dl.mytorch.large import placement
-from dl.mytorch.metrics import BLEU, RMSE, Metrics, Perplexity, TopKError
+from dl.mytorch.metrics import RMSE, Metrics, TopKError
+from dl.mytorch.text.metrics import BLEU, Perplexity
 
 pytestmark = pytest.mark.slow
 

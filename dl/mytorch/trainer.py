@@ -15,17 +15,16 @@ from torch import nn
 from dl.mytorch import checkpoint, distributed
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
-from dl.mytorch.data.split import record_names, record_split
+from dl.mytorch.data.split import record
 from dl.mytorch.distributed import all_reduce_sum, fork_rng, is_main, rank, to_device, world_size
-from dl.mytorch.dtensor import full_state_dict
-from dl.mytorch.files import check
 from dl.mytorch.large import sharding
 from dl.mytorch.last import LastCheckpoint
-from dl.mytorch.logger import RECORDS, History, Logger, finite, read_history
+from dl.mytorch.logger import History, Logger, finite, read_history
 from dl.mytorch.metrics import Metrics
 from dl.mytorch.optim import MakeOptimizer, Schedule
 from dl.mytorch.progress import Progress
 from dl.mytorch.run import held, open_run, say_what_is_unverified
+from dl.mytorch.state import check_position
 from dl.mytorch.tasks import Task
 from dl.mytorch.train_step import NotFinite, TrainStep
 
@@ -88,7 +87,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(data.train) / self.config.accumulate)
         self.total_steps = self.config.steps or self.config.epochs * self.steps_per_epoch
         self.open_folder(data)
-        self.last = LastCheckpoint(self.out)
+        self.last = LastCheckpoint(self.out, lambda state: self.logger.history(state["history"]))
         self._resume()
         self.first_step, self.done_before = self.steps_done, self._examples(data.train)
         self.logger = Logger(self.out, self.steps_done, self.total_steps, self.config.plots)
@@ -97,12 +96,12 @@ class Trainer:
                 self.logger.say(f"going on with {self.out} at step {self.steps_done} of {self.total_steps}")
             try:
                 self._loop(data)
-                self._commit_checkpoint(wait=True)
+                self.last.commit(block=True)
                 return self._finish(data)
             except _Stopped:
                 if not self.saved:
                     self._save(data.train)
-                self._commit_checkpoint(wait=True)
+                self.last.commit(block=True)
                 self.logger.say(f"stopped at step {self.steps_done} of {self.total_steps}, saved; the same command goes on")
                 raise SystemExit(128 + self.step.signals[0]) from None
             except NotFinite as error:
@@ -110,13 +109,6 @@ class Trainer:
                 raise UserError(
                     f"{error} (epoch {epoch + 1}, batch {place * self.config.accumulate + 1}): stopped before the update. "
                     f"What was saved before is kept in {self.out}. A lower --lr, --grad-clip 1 or --precision fp32 may help"
-                ) from None
-            except ValueError as error:
-                if "more than 1 value per channel" not in str(error):
-                    raise
-                raise UserError(
-                    "batch norm cannot learn from one image whose map has shrunk to one pixel: choose larger images, or a "
-                    "--batch-size that leaves more than one image for the last batch"
                 ) from None
             finally:
                 self.last.settle()
@@ -126,12 +118,7 @@ class Trainer:
         self.out = open_run(self.config, self.step.precision.taken, optimizer=self.make_optimizer, schedule=self.schedule)
         if self.config.precision != "fp32" and is_main():
             print(f"precision: {self.step.precision.taken} ({self.step.precision.reason})")
-        for name, vocabulary in data.vocabularies.items():
-            vocabulary.keep(self.out / f"vocabulary-{name}.json")
-        if data.names:
-            record_names(data.names, self.out)
-        if data.split is not None:
-            record_split(data.split, self.out)
+        record(data, self.out)
 
     def _loop(self, data: Splits) -> None:
         groups = self._groups(data.train)
@@ -148,7 +135,8 @@ class Trainer:
                 return
             batches = next(groups)
             if self.steps_done == 0:
-                self._summarize(batches[0])
+                with self._eval_mode() as model:  # on all ranks, since a task's step may ask the others for something
+                    self.logger.summary(model, self.task.step, batches[0])
             if not self.model.training:
                 self.model.train()
             for group in self.step.param_groups():
@@ -156,7 +144,7 @@ class Trainer:
             asked = self.step.stop  # in the step before: to read that of this step would be to wait for it
             self.step(batches)
             self.saved = False
-            self._commit_checkpoint(wait=False)
+            self.last.commit(block=False)
             self.logger.progress.update()
             if self.steps_done % self.config.log_every == 0:
                 self._log_point()
@@ -165,17 +153,6 @@ class Trainer:
             if world_size() > 1 and asked:  # ranks stop at the same step
                 self.step.signals = self.step.signals or [signal.SIGTERM]
                 raise _Stopped
-
-    def _summarize(self, batch: Batch) -> None:
-        """Write summary.txt from a pass of one example; a model that does not take it is a `UserError` with its layers."""
-        from dl.mytorch import introspect
-
-        example = {name: tensor[:1] for name, tensor in batch.items()}
-        with self._eval_mode() as model:  # on all ranks, since a task's step may ask the others for something
-            try:
-                self.logger.summary(introspect.summarize(model, lambda: self.task.step(model, example)))
-            except (RuntimeError, ValueError) as error:
-                raise introspect.explained(error, lambda batch: self.task.step(model, batch), example) from error
 
     def _groups(self, loader: Loader) -> Iterator[list[Batch]]:
         """The batches of each step, from the present position on; the position moves past what was given."""
@@ -204,9 +181,7 @@ class Trainer:
         better = val[self.task.monitor] < self.best
         if better:
             self.best = val[self.task.monitor]
-            weights = full_state_dict(self.evaluated_model.state_dict(), gather=is_main())
-            if is_main():
-                checkpoint.save(weights, self.out / "best.pt")
+            checkpoint.save_weights(self.evaluated_model, self.out / "best.pt")
         with self._eval_mode() as model:
             shown = self.task.preview(model) if self.config.plots and self.step.placement.previews else {}
             self.logger.evaluated(self.history, shown, better)
@@ -290,12 +265,9 @@ class Trainer:
     def _save(self, loader: Loader) -> None:
         """Everything that the next step depends on, in one file; weights of a large model beside it, in shards."""
         self.step.check_health()
-        self._commit_checkpoint(wait=True)  # the state before, if its shards are still being written
-        parts = self.model, self.step.optimizers, self.step.ema
-        if checkpoint.use_shards(self.model):
-            captured, writing = checkpoint.capture_shards(self.out / f"shards-{self.steps_done}", *parts)
-        else:
-            captured, writing = checkpoint.capture(*parts), None
+        self.last.commit(block=True)  # the state before, if its shards are still being written
+        folder = self.out / f"shards-{self.steps_done}"
+        captured, writing = checkpoint.capture(folder, self.model, self.step.optimizers, self.step.ema)
         state = {
             **captured,
             "train_sums": self.step.train_metrics.state(),
@@ -307,15 +279,9 @@ class Trainer:
             "best": self.best,
         }
         self.last.pending = (state, writing)
-        self._commit_checkpoint(wait=False)
+        self.last.commit(block=False)
         self._save_speed(loader)
         self.saved = True
-
-    def _commit_checkpoint(self, wait: bool) -> None:
-        """Commit the pending checkpoint to last.pt once its shards are on disk; block if `wait`, else retry after the next step."""
-        state = self.last.commit(block=wait)
-        if state is not None:
-            self.logger.history(state["history"])
 
     def _resume(self) -> None:
         """Put back what `_save` wrote, if there is anything. Raises `UserError` if it cannot be, and says what helps."""
@@ -328,23 +294,13 @@ class Trainer:
 
     def _restore(self, path: Path) -> None:
         state = checkpoint.load_state(path, mapped=self.step.placement.mapped)
-        if tuple(state["length"]) != (self.steps_per_epoch, self.total_steps):
-            raise UserError(
-                f"{path} is of a run with {state['length'][0]} steps an epoch, the data now gives {self.steps_per_epoch}: "
-                "choose another --out, or --fresh to start over"
-            )
-        step, epoch, batch = state["position"]
-        if not batch <= self.steps_per_epoch * self.config.accumulate or step != self.steps_per_epoch * epoch + math.ceil(
-            batch / self.config.accumulate
-        ):
-            raise UserError(f"{path} is damaged: step {step} is not at batch {batch} of epoch {epoch}")
+        check_position(state, (self.steps_per_epoch, self.total_steps), self.config.accumulate, path)
         checkpoint.restore(state, path, self.model, self.step.optimizers, self.step.ema)
         self.step.train_metrics.load_state(state["train_sums"])
         self.logged = tuple(state.get("logged", self.logged))
         self.task.load_state(checkpoint.own_rows(state["task"]))
-        self.step.steps_done, self.epoch, self.batch = step, epoch, batch
-        records = [{k: finite(v) if isinstance(v, dict) else v for k, v in record.items()} for record in state["history"]]
-        self.history = History(check(records, RECORDS, str(path), "history"))
+        self.step.steps_done, self.epoch, self.batch = state["position"]
+        self.history = History.of(state["history"], str(path))
         best = self.history.best(self.task.monitor)
         self.best = math.inf if best is None else best["val"][self.task.monitor]
         if self.best != state["best"]:

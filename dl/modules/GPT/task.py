@@ -5,9 +5,11 @@ from torch import Tensor, nn
 
 from dl.mytorch.data import Batch
 from dl.mytorch.data.sequences import IGNORED
-from dl.mytorch.metrics import Metric, Perplexity, total
-from dl.mytorch.tasks import LanguageModeling, StepOutput
+from dl.mytorch.metrics import Metric, total
+from dl.mytorch.tasks import StepOutput
 from dl.mytorch.text.generation import Tokens, generate, to_text
+from dl.mytorch.text.metrics import Perplexity
+from dl.mytorch.text.tasks import LanguageModeling
 
 
 class WordPerplexity(Perplexity):

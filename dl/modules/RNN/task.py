@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from dl.modules.RNN.generation import Recurrent
 from dl.mytorch import StepOutput, Task
 from dl.mytorch.data import Batch, Vocabulary
-from dl.mytorch.metrics import Metric, Perplexity
+from dl.mytorch.metrics import Metric
 from dl.mytorch.text.generation import generate, to_text
+from dl.mytorch.text.metrics import Perplexity
 
 State = list[Tensor]  # of a model: an example a row
 

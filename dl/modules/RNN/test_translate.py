@@ -14,7 +14,7 @@ from dl.modules.RNN.Seq2Seq import train as seq2seq_train
 from dl.modules.RNN.testing import splits
 from dl.mytorch import plot
 from dl.mytorch.files import read_json, write_recorded_json
-from dl.mytorch.metrics import BLEU
+from dl.mytorch.text.metrics import BLEU
 from dl.mytorch.text.translation import Translation
 
 

@@ -6,11 +6,25 @@ from pathlib import Path
 from typing import Mapping, Sequence
 
 from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.data.loader import Splits
 from dl.mytorch.distributed import is_main, restarted
 from dl.mytorch.files import read_json, verify, write_recorded_json
 
 FILE = "split.json"  # in the run's folder
 Split = Mapping[str, list[str]]  # "train", "val" and "test" -> the names of their examples, or of what these are in
+
+
+def record(data: Splits, folder: Path) -> None:
+    """Write what explains `data` into the folder of a new run: its vocabularies, names and split. All ranks may call it.
+
+    Raises `UserError` if the folder is of a run with others.
+    """
+    for name, vocabulary in data.vocabularies.items():
+        vocabulary.keep(folder / f"vocabulary-{name}.json")
+    if data.names:
+        record_names(data.names, folder)
+    if data.split is not None:
+        record_split(data.split, folder)
 
 
 def check_split(split: Split, config: TrainConfig) -> None:

@@ -5,8 +5,8 @@ import torch
 
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.data.text.translation import RESERVED
-from dl.mytorch.metrics import BLEU
 from dl.mytorch.text.decoding import beam_search, greedy_search
+from dl.mytorch.text.metrics import BLEU
 from dl.mytorch.text.testing import BEGIN, END, PAD, Summing, sources, talkative
 from dl.mytorch.text.translation import Translation
 

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from dl.mytorch.config import TrainConfig, flag
 from dl.mytorch.data import Batch, Vocabulary
 from dl.mytorch.data.text.vocabulary import BEGIN, END, PADDING, UNKNOWN
-from dl.mytorch.metrics import BLEUError, Metric
-from dl.mytorch.tasks import Seq2Seq, StepOutput
+from dl.mytorch.metrics import Metric
+from dl.mytorch.tasks import StepOutput
 from dl.mytorch.text.decoding import MOST_BEAMS, beam_search, greedy_search
+from dl.mytorch.text.metrics import BLEUError
+from dl.mytorch.text.tasks import Seq2Seq
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dl.modules.GPT.GPT2.model import GPT2, build
 from dl.modules.GPT.testing import BATCH, PADDING, TOKENS, Unpadded, randomized, token_file
 from dl.mytorch import testing
 from dl.mytorch.introspect import count_parameters
-from dl.mytorch.tasks import LanguageModeling
+from dl.mytorch.text.tasks import LanguageModeling
 from dl.mytorch.torchvision_compat import import_torchvision
 
 

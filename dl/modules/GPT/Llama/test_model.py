@@ -19,7 +19,7 @@ from dl.modules.GPT.Llama.testing import SIZES, AsOurs
 from dl.modules.GPT.testing import BATCH, PADDING, TOKENS, Unpadded, randomized, token_file
 from dl.mytorch import testing
 from dl.mytorch.introspect import count_parameters
-from dl.mytorch.tasks import LanguageModeling
+from dl.mytorch.text.tasks import LanguageModeling
 
 pytestmark = pytest.mark.usefixtures("exact")
 

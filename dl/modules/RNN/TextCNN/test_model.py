@@ -16,7 +16,7 @@ from dl.mytorch.data.text.sst2 import Review, review_splits
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.large.sharding import shard
 from dl.mytorch.optim import sgd
-from dl.mytorch.tasks import SentenceClassification
+from dl.mytorch.text.tasks import SentenceClassification
 from dl.mytorch.text.testing import LENGTHS, PAD, sources
 
 

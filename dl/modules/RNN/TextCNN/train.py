@@ -15,7 +15,7 @@ from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import TextSplits
 from dl.mytorch.optim import MakeOptimizer, Shown, adamw, warmup_linear
-from dl.mytorch.tasks import SentenceClassification
+from dl.mytorch.text.tasks import SentenceClassification
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from dl.mytorch.distributed import is_main
 from dl.mytorch.files import read_json, read_recorded_json, write_recorded_json
 from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import adamw, warmup_linear
-from dl.mytorch.tasks import SentenceClassification
+from dl.mytorch.text.tasks import SentenceClassification
 
 ENCODER = "encoder.json"  # in a run's folder: the config.json of the pretrained weights, but for what is no size
 

@@ -19,7 +19,7 @@ from dl.mytorch.checkpoint import load
 from dl.mytorch.config import UserError, parse
 from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.data.text.sst2 import Review, review_splits
-from dl.mytorch.tasks import SentenceClassification
+from dl.mytorch.text.tasks import SentenceClassification
 
 TOKENIZER = WordPiece(Vocabulary(VOCABULARY))
 ENCODER = {"mlm": False, "nsp": False, "pooler": True}

@@ -16,8 +16,8 @@ from dl.mytorch import load_weights, plot
 from dl.mytorch.checkpoint import load, save
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.files import forget, read_json
-from dl.mytorch.metrics import BLEU
 from dl.mytorch.text.decoding import beam_search, greedy_search
+from dl.mytorch.text.metrics import BLEU
 from dl.mytorch.text.testing import BEGIN, END
 from dl.mytorch.text.translation import Translation
 
