@@ -14,7 +14,8 @@ import pytest
 
 from dl.cli import catalogue, records
 from dl.cli.runs import restore
-from dl.mytorch.config import Parser, current_names, parse
+from dl.mytorch.command_line import Parser, parse
+from dl.mytorch.config import current_names
 from dl.mytorch.run import FREE
 
 LINES = (Path(__file__).parent / "testdata" / "commands-0.1.txt").read_text(encoding="utf-8").splitlines()

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from dl import __main__ as front
+from dl.cli.runs import Run
 from dl.modules.Linear.LinearRegression import train as linear
 from dl.modules.RNN import generate
 from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.files import read_json
-from dl.mytorch.run import trained_run
 
 FOLDERS = Path(__file__).parent / "testdata"
 LINEAR = {"epochs": 3, "num_examples": 100, "batch_size": 10, "device": "cpu"}
@@ -73,7 +73,7 @@ def test_shards_of_version_0_1_are_refused_by_what_resumes_and_by_what_reads_a_c
     with pytest.raises(UserError, match="shards-13 refused: it holds pickles.*finish that run with version 0.1.*--fresh"):
         linear.main(linear.Config(out=str(out), **LINEAR))
     with pytest.raises(UserError, match="best.pt is a folder, not a file"):
-        trained_run(out)
+        Run.open(out)
     with pytest.raises(UserError, match="best.pt refused: it holds pickles"):
         load_weights(linear.build(), out / "best.pt")
     assert not mark.exists()

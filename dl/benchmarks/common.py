@@ -18,7 +18,8 @@ from typing import Any, Callable, Hashable, Iterable, Mapping, Sequence, TypeVar
 
 import torch
 
-from dl.mytorch.config import Parser, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import user_path
 from dl.mytorch.logger import device_name
 from dl.mytorch.provenance import commit, machine
 

@@ -88,7 +88,7 @@ def hand_over(name: str, config: type, argv: Sequence[str]) -> bool:
     The defaults are those of `config`, that of the recipe `name`, so that a command means what it meant.
     """
     from dl.mytorch import launch
-    from dl.mytorch.config import Parser
+    from dl.mytorch.command_line import Parser
 
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model")

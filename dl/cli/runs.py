@@ -13,9 +13,9 @@ from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import Config, TrainConfig, UserError, current_names
 from dl.mytorch.data import ImageConfig, Vocabulary, data_of_run, image_set
 from dl.mytorch.data.split import names_file, read_names
-from dl.mytorch.files import read_recorded_json
+from dl.mytorch.files import read_recorded_json, regular_file
 from dl.mytorch.logger import SPEED, History, read_history
-from dl.mytorch.run import trained_run
+from dl.mytorch.run import read_described, taken_precision
 
 
 class Run:
@@ -28,12 +28,28 @@ class Run:
     def __init__(self, path: Path, described: dict[str, Any]) -> None:
         self.path, self.described = path, catalogue.current(described)
         self.recipe: str = self.described["recipe"]
-        self.precision: str | None = described["precision"]  # taken; `config.precision` is what was asked for
+        self.precision = taken_precision(described)  # taken; `config.precision` is what was asked for
 
     @classmethod
     def open(cls, path: Path | str, *recipes: str) -> "Run":
-        """Return the run in the folder `path`; with `recipes`, only one of these. Raises `UserError` if there is none."""
-        return cls(Path(path), trained_run(path, *recipes))
+        """Return the run in the folder `path`; with `recipes`, "<Category>/<Model>", only one of these.
+
+        Raises `UserError` for a folder that holds none with a best checkpoint, or a run of another recipe.
+        """
+        run = Path(path)
+        if run.is_file():
+            raise UserError(f"{run} is a file; the folder of a run is asked for, say {run.parent}")
+        if not (run / "config.json").exists():
+            modules = [f"`python -m dl.modules.{recipe.replace('/', '.')}.train`" for recipe in recipes or ("CNN/LeNet",)]
+            raise UserError(f"{run} holds no trained network, no best.pt; {' or '.join(modules)} makes one")
+        described = read_described(run)
+        if recipes and described["recipe"] not in recipes:
+            raise UserError(f"{run} is a run of {described['recipe']}, not of {', '.join(recipes)}")
+        if not (run / "best.pt").exists():
+            again = described.get("command") or f"python -m dl train {described['recipe']} --out {run}"
+            raise UserError(f"{run} holds no best.pt yet, no trained network: before its first evaluation; `{again}` resumes it")
+        regular_file(run / "best.pt")
+        return cls(run, described)
 
     @classmethod
     def latest(cls, model: str, root: Path | str = "runs") -> "Run":

@@ -8,7 +8,7 @@ import torch
 
 from dl.cli import catalogue
 from dl.cli.catalogue import UnknownName
-from dl.mytorch.config import parse
+from dl.mytorch.command_line import parse
 from dl.mytorch.introspect import without_values
 
 DOCSTRING = '''"""Deep Thought.

@@ -4,13 +4,14 @@ import importlib
 from typing import Any
 
 from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import TrainConfig, parse
+from dl.mytorch.config import TrainConfig
 from dl.mytorch.distributed import seed_everything
 from dl.mytorch.logger import History
 from dl.mytorch.tasks import StepOutput, Task
 from dl.mytorch.trainer import Trainer
 
-_LATER = {"launch": "launcher", "Probe": "introspect", "layer_summary": "introspect"}  # no part of the loop
+# No part of the loop.
+_LATER = {"launch": "launcher", "parse": "command_line", "Probe": "introspect", "layer_summary": "introspect"}
 __all__ = [  # noqa: PLE0604
     "History",
     "StepOutput",
@@ -18,7 +19,6 @@ __all__ = [  # noqa: PLE0604
     "TrainConfig",
     "Trainer",
     "load_weights",
-    "parse",
     "seed_everything",
     *_LATER,
 ]

@@ -1,15 +1,11 @@
-"""TrainConfig: every knob of a run, and the command line made from its fields."""
+"""TrainConfig: every knob of a run. Its fields are the flags of the command line, see command_line.py."""
 
-import argparse
 import dataclasses
-import difflib
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Iterable, Literal, Mapping, NoReturn, Sequence, TypeVar, get_args, get_origin, get_type_hints
-
-from dl import print_error
+from typing import Any, ClassVar, Iterable, Literal, Mapping, TypeVar, get_args, get_origin, get_type_hints
 
 
 class UserError(ValueError):
@@ -80,7 +76,7 @@ class TrainConfig:
             object.__setattr__(self, "out", os.path.expanduser(self.out))  # shells let `--out=~/run` be
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
-            if choices := _choices(type(self), name, hint):
+            if choices := choices_of(type(self), name, hint):
                 self._check(name, value in choices, f"one of {', '.join(choices)}")
             elif hint in _KINDS:
                 self._check(name, type(value) in _KINDS[hint][0], _KINDS[hint][1])
@@ -109,7 +105,7 @@ class TrainConfig:
 
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
-            raise UserError(f"{_flag_name(name)} has to be {rule}; got {repr(getattr(self, name))[:50]}")
+            raise UserError(f"{flag_name(name)} has to be {rule}; got {repr(getattr(self, name))[:50]}")
 
 
 # What a field of a kind can be in Python, and how that is called.
@@ -124,100 +120,22 @@ _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 Config = TypeVar("Config", bound=TrainConfig)
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, where argparse would print all flags first; knows what a misspelt flag may be."""
-
-    hidden: frozenset[str] = frozenset()  # what `--help` leaves out, and `--help-all` shows
-
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        known, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
-            names = [name for action in shown for name in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], names, n=1)
-            kind = "flag" if unknown[0].startswith("-") else "argument"
-            self.error(f"no such {kind}: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
-        return known
-
-    def error(self, message: str) -> NoReturn:
-        print_error(f"{message} (--help explains the flags)")
-        self.exit(2)
-
-
-class _ShortHelp(argparse.Action):
-    """`--help`: all flags but the `hidden` ones of the parser."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        for action in parser._actions:
-            if action.dest in getattr(parser, "hidden", ()):
-                action.help = argparse.SUPPRESS
-        parser.print_help()
-        parser.exit()
-
-
-USUAL = ("out", "data", "seed", "epochs", "steps", "batch_size", "lr", "device", "fresh")  # that `--help` shows of every recipe
-
-
 def current_names(cls: type[TrainConfig], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `values`, those of a config.json, with today's names of the fields of `cls` in place of their aliases."""
-    names = {_metadata(cls, field.name).get("alias"): field.name for field in dataclasses.fields(cls)}
+    names = {metadata_of(cls, field.name).get("alias"): field.name for field in dataclasses.fields(cls)}
     return {names.get(name, name): value for name, value in values.items()}
 
 
-def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
-    """A config of class `cls` from command-line words (default: those of this process).
-
-    Field `batch_size` is the flag `--batch-size`; a field of type bool has `--x` and `--no-x`; `choices` of a `flag`, or
-    the values of a `Literal`, are all that it takes. An unknown flag or a bad value ends the program with status 2 and one
-    line that says why. `--help` shows the usual flags and those that `cls` defines or gives another default, `--help-all` all.
-    """
-    parser = Parser(
-        description=(cls.__doc__ or "").strip().split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-        add_help=False,
-    )
-    parser.add_argument("-h", "--help", nargs=0, action=_ShortHelp, default=argparse.SUPPRESS, help="show the flags of this recipe")
-    parser.add_argument("--help-all", action="help", default=argparse.SUPPRESS, help="show every flag")
-    own = {name for base in cls.__mro__ if base not in (TrainConfig, object) for name in base.__dict__.get("__annotations__", ())}
-    parser.hidden = frozenset(field.name for field in dataclasses.fields(cls)) - own - set(USUAL)
-    hints = get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        options: dict[str, Any] = {"dest": field.name, "help": _help(cls, field.name)}
-        if field.default is dataclasses.MISSING:
-            options["required"] = True
-        else:
-            options["default"] = field.default
-        if hints[field.name] is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        elif choices := _choices(cls, field.name, hints[field.name]):
-            options["choices"] = choices
-        else:
-            options["type"] = hints[field.name]
-            options["metavar"] = hints[field.name].__name__.upper()
-        parser.add_argument(_flag_name(field.name), **options)
-        if alias := _metadata(cls, field.name).get("alias"):
-            parser.add_argument(_flag_name(alias), **{**options, "help": argparse.SUPPRESS, "default": argparse.SUPPRESS})
-    try:
-        return cls(**vars(parser.parse_args(argv)))
-    except ValueError as error:
-        parser.error(str(error))
-
-
-def _flag_name(name: str) -> str:
+def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _choices(cls: type, name: str, hint: Any) -> tuple[str, ...]:
+def choices_of(cls: type, name: str, hint: Any) -> tuple[str, ...]:
     """Return the values that a field is limited to: its type's if that is a `Literal`, else its flag's; () = no limit."""
-    return get_args(hint) if get_origin(hint) is Literal else _metadata(cls, name).get("choices", ())
+    return get_args(hint) if get_origin(hint) is Literal else metadata_of(cls, name).get("choices", ())
 
 
-def _help(cls: type, name: str) -> str:
-    return _metadata(cls, name).get("help", " ").replace("%", "%%")  # a space, so that argparse still prints the default
-
-
-def _metadata(cls: type, name: str) -> Mapping[str, Any]:
+def metadata_of(cls: type, name: str) -> Mapping[str, Any]:
     """Return what the nearest class says by `flag`: a recipe changes a default without repeating the rest."""
     for base in cls.__mro__:
         field = base.__dict__.get("__dataclass_fields__", {}).get(name)

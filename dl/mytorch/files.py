@@ -248,14 +248,6 @@ def read_recorded_json(path: Path | str, schema: Any = object, limit: int = 2**2
     return value
 
 
-def forget(path: Path | str) -> None:
-    """Delete the checksum of the file `path`, if there is one: the file is deleted, or written by another program."""
-    path = Path(path)
-    known = _checksums(path.parent)
-    if known.pop(path.name, None) is not None:
-        write_json(known, path.parent / CHECKSUMS)
-
-
 def _checksums(folder: Path) -> dict[str, list[str]]:
     path = folder / CHECKSUMS
     return read_json(path, {str: [str]}) if path.exists() else {}

@@ -12,7 +12,8 @@ import torch.distributed as dist
 
 from dl import escape_output, print_error
 from dl.mytorch import distributed
-from dl.mytorch.config import Config, TrainConfig, UserError, parse
+from dl.mytorch.command_line import parse
+from dl.mytorch.config import Config, TrainConfig, UserError
 from dl.mytorch.mapped import init_on_disk
 
 Result = TypeVar("Result")

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from dl.mytorch import system
 from dl.mytorch.config import TrainConfig
-from dl.mytorch.data.loader import Batch
 from dl.mytorch.distributed import is_main
 from dl.mytorch.files import check, read_recorded_json, write_recorded_json
 from dl.mytorch.progress import Progress
@@ -154,7 +153,7 @@ class Logger:
         if paths:
             self.say("\n".join(["pictures:", *(f"  {path}" for path in paths)]))
 
-    def summary(self, model: nn.Module, step: Callable[[nn.Module, Batch], Any], batch: Batch) -> None:
+    def summary(self, model: nn.Module, step: Callable[[nn.Module, Any], Any], batch: dict[str, Tensor]) -> None:
         """Write summary.txt from a pass of one example; a model that does not take it is a `UserError`. All ranks call it."""
         from dl.mytorch import introspect
 

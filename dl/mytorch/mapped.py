@@ -1,5 +1,7 @@
 """Tensors in mapped files: they take disk instead of memory, and are gone with the process."""
 
+import atexit
+import contextlib
 import math
 import os
 import shutil
@@ -11,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from dl.mytorch import system
 from dl.mytorch.config import UserError
 
 
@@ -25,14 +26,14 @@ def mmap_zeros(shape: Sequence[int], dtype: torch.dtype, folder: Path | str) -> 
     folder.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=folder)
     try:
-        system.allocate(handle, math.prod(shape) * dtype.itemsize)
+        _allocate(handle, math.prod(shape) * dtype.itemsize)
         return torch.from_file(name, shared=True, size=math.prod(shape), dtype=dtype).view(*shape)
     except OSError as error:
         free = shutil.disk_usage(folder).free / 1e6
         raise UserError(f"no room in {folder} for weights on disk: {error.strerror} ({free:.1f} MB free there)") from error
     finally:
         os.close(handle)
-        system.remove_when_closed(name)
+        _remove_when_closed(name)
 
 
 def is_mapped(x: Tensor) -> bool:
@@ -56,3 +57,27 @@ class init_on_disk(TorchFunctionMode):
             if planned.numel() > self.SMALL:
                 return mmap_zeros(planned.shape, planned.dtype, self.folder)
         return function(*args, **kwargs)
+
+
+def _allocate(handle: int, size: int) -> None:
+    """Give an empty open file its blocks, without which a mapped file may end in SIGBUS. `OSError` if the disk has no room."""
+    if hasattr(os, "posix_fallocate"):
+        if size:
+            os.posix_fallocate(handle, 0, size)
+        return
+    zeros = bytes(2**20)  # macOS and Windows
+    for start in range(0, size, len(zeros)):
+        os.write(handle, zeros[: size - start])
+
+
+def _remove_when_closed(path: str) -> None:
+    """Remove a file that is mapped: at once, or on Windows, which refuses, when Python ends."""
+    try:
+        os.unlink(path)
+    except PermissionError:
+        atexit.register(_remove, path)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)

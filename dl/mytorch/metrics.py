@@ -8,7 +8,6 @@ import math
 import torch
 from torch import Tensor
 
-from dl.mytorch.checks import same_shape
 from dl.mytorch.data.loader import Batch
 from dl.mytorch.distributed import all_reduce_sum, is_main
 from dl.mytorch.float64 import WITHOUT_FLOAT64, float64_device, with_float64
@@ -79,6 +78,12 @@ def _widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
+def _check_shape(what: str, tensor: Tensor, shape: torch.Size) -> None:
+    """Raise `ValueError` for a tensor of another shape, even one that would broadcast."""
+    if tensor.shape != shape:
+        raise ValueError(f"{what} has to be of shape {tuple(shape)}; got {tuple(tensor.shape)}")
+
+
 class Mean(Metric):
     """Mean of `outputs[key]`: of its elements, or, with `count`, of means that stand for `outputs[count]` items each."""
 
@@ -122,7 +127,7 @@ class TopKError(Metric):
     def update(self, outputs: Batch) -> None:
         """Only keep the batch: 64 small ones are counted at once, which is an integer whatever the order."""
         logits, labels = outputs[self.logits], outputs[self.labels]
-        same_shape("labels", labels, logits.shape[:-1])
+        _check_shape("labels", labels, logits.shape[:-1])
         self._waiting.append((logits.detach().flatten(0, -2), labels.flatten()))  # detached: a graph would wait, too
         if len(self._waiting) >= 64 or logits.numel() > 2**16:
             self._settle()
@@ -143,7 +148,7 @@ class RMSE(Metric):
     """Square root of the mean squared difference of `outputs["predictions"]` and `outputs["targets"]`, of one shape."""
 
     def update(self, outputs: Batch) -> None:
-        same_shape("targets", outputs["targets"], outputs["predictions"].shape)
+        _check_shape("targets", outputs["targets"], outputs["predictions"].shape)
         exact = _widest(outputs["targets"].device)
         difference = outputs["predictions"].to(exact) - outputs["targets"].to(exact)
         self.add(difference.square().sum(), difference.numel())
@@ -164,7 +169,7 @@ class UnexplainedVariance(Metric):
     num_sums = 4
 
     def update(self, outputs: Batch) -> None:
-        same_shape("targets", outputs["targets"], outputs["predictions"].shape)
+        _check_shape("targets", outputs["targets"], outputs["predictions"].shape)
         predictions, targets = (with_float64(outputs[name].detach()).double() for name in ("predictions", "targets"))
         residuals = predictions - targets
         self.add(residuals.square().sum(), targets.square().sum(), targets.sum(), targets.numel())

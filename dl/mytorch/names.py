@@ -4,9 +4,8 @@ A network that has had other names says so in `RENAMED`: regular expressions for
 """
 
 import re
-from functools import partial
 from itertools import chain
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -14,16 +13,6 @@ from torch import nn
 from dl.mytorch.config import UserError
 
 Weights = dict[str, Any]
-
-
-# Activations by their names in configurations of transformers.
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "gelu": nn.GELU,
-    "gelu_new": partial(nn.GELU, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(nn.GELU, approximate="tanh"),
-    "relu": nn.ReLU,
-    "silu": nn.SiLU,
-}
 
 
 def substituted(name: str, table: Sequence[tuple[str, str]]) -> str:

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-from dl.mytorch import system
-
 ISA = "ONEDNN_MAX_CPU_ISA"  # makes matrix products those of an older processor, with other roundings
 
 
@@ -49,7 +47,21 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Return the processor's name, what it can do and may use, and the threads that compute on it."""
-    return {"processor": system.processor_name(), "capability": capability(), "threads": torch.get_num_threads()}
+    return {"processor": processor_name(), "capability": capability(), "threads": torch.get_num_threads()}
+
+
+def processor_name() -> str:
+    """Return what the maker calls the processor, as well as the system says it."""
+    with contextlib.suppress(OSError):  # Linux
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    if sys.platform == "darwin":
+        with contextlib.suppress(OSError):
+            asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(asked, capture_output=True, text=True).stdout.strip() or platform.machine()
+    return platform.processor() or platform.machine()
 
 
 def capability() -> str:

@@ -44,41 +44,19 @@ def read_described(run: Path | str) -> dict[str, Any]:
     return described
 
 
-def trained_run(run: Path | str, *recipes: str) -> dict[str, Any]:
-    """What config.json says of a run that has a best checkpoint; with `recipes`, "<Category>/<Model>", only of one of these.
-
-    Its "precision" is what the run took, its "config" has what was asked for.
-    Raises `UserError` for a folder that holds none, or a run of another recipe.
-    """
-    run = Path(run)
-    if run.is_file():
-        raise UserError(f"{run} is a file; the folder of a run is asked for, say {run.parent}")
-    if not (run / "config.json").exists():
-        modules = [f"`python -m dl.modules.{recipe.replace('/', '.')}.train`" for recipe in recipes or ("CNN/LeNet",)]
-        raise UserError(f"{run} holds no trained network, no best.pt; {' or '.join(modules)} makes one")
-    described = read_described(run)
-    if recipes and described["recipe"] not in recipes:
-        raise UserError(f"{run} is a run of {described['recipe']}, not of {', '.join(recipes)}")
-    if not (run / "best.pt").exists():
-        again = described.get("command") or f"python -m dl train {described['recipe']} --out {run}"
-        raise UserError(f"{run} holds no trained network yet, no best.pt: before its first evaluation; `{again}` resumes it")
-    regular_file(run / "best.pt")
-    return described | {"precision": _precision(described)}
-
-
 def recorded_precision(config: TrainConfig) -> str | None:
     """Return the precision taken by the run that `config` resumes; None for a new run, or one that `open_run` refuses."""
     path = Path(config.out) / "config.json"
     if (config.fresh and not restarted()) or not path.exists() or not _is_of_a_run(read_json(path)):
         return None
-    precision = _precision(read_described(config.out))
+    precision = taken_precision(read_described(config.out))
     if config.precision == "auto" and precision not in ("fp32", "bf16"):
         raise UserError(f"{path} says precision {precision!r}, which is neither fp32 nor bf16; --fresh starts the run over")
     return precision
 
 
-def _precision(described: dict[str, Any]) -> str | None:
-    """What a run took. Before `auto` there was, it was what was asked for."""
+def taken_precision(described: dict[str, Any]) -> str | None:
+    """Return what a run took. Before `auto` there was, it was what was asked for."""
     return described.get("precision", described["config"].get("precision"))
 
 
@@ -160,7 +138,7 @@ def _refuse_another(out: Path, asked: dict[str, Any], config: type[TrainConfig])
     if preset is not None:
         described = {**described, "recipe": asked["recipe"], "config": {**described["config"], "model": preset}}
     defaults = {field.name: field.default for field in dataclasses.fields(config)}  # of flags that there were not yet
-    found = {**defaults, **current_names(config, described["config"]), "precision": _precision(described)}
+    found = {**defaults, **current_names(config, described["config"]), "precision": taken_precision(described)}
     wanted = dict(asked["config"])
     if wanted["precision"] == "auto":
         wanted["precision"] = found["precision"]

@@ -3,12 +3,10 @@
 import math
 from typing import NamedTuple, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dl.mytorch.data.loader import Batch
-from dl.mytorch.distributed import all_reduce_sum
 from dl.mytorch.metrics import RMSE, Metric, TopKError, UnexplainedVariance
 
 
@@ -70,12 +68,8 @@ class Classification(Task):
     With `mirror`, evaluation takes the mean logits of each image and its mirror image, for twice the time (half of the
     ten-crop testing of Krizhevsky et al. 2012, section 4.1).
 
-    The report shows the confusion matrix, the most confused pairs of classes and the surest mistakes of the test; of more
-    classes than `most_pairs` allows, only the mistakes, since the matrix would take gigabytes.
+    The report shows the confusion matrix and the surest mistakes of the test, see mistakes.py.
     """
-
-    keep = 256  # mistakes that are kept for the pictures
-    most_pairs = 2**20  # of a true and a predicted class, that are counted
 
     def __init__(
         self,
@@ -101,7 +95,7 @@ class Classification(Task):
         if self.mirror:
             logits = (logits + model(batch["images"].flip(-1))) / 2
         output = self.score(logits, batch, training=False)
-        self._remember(batch["images"], batch["labels"], output.outputs["logits"])
+        self.mistakes.update(batch["images"], batch["labels"], output.outputs["logits"])
         return output
 
     def metrics(self) -> dict[str, Metric]:
@@ -115,64 +109,20 @@ class Classification(Task):
         return {} if weight is None else {"kernels": plot.kernels(weight)}
 
     def report(self, model: nn.Module) -> dict[str, Tensor | str]:
-        """Under several ranks, the confusion matrix counts all; the examples are those of rank 0."""
-        from dl.mytorch import plot  # imported when a run draws
-
-        if not self.mistakes:
-            return {}
-        names = self.class_names or [str(i) for i in range(self.classes)]
-        pictures: dict[str, Tensor | str] = {}
-        if self.confusion is not None:
-            confusion = all_reduce_sum(self.confusion)
-            pictures["confusion"] = plot.to_tensor(plot.confusion_matrix(confusion, names))
-        wrong = {name: kept[self.mistakes["surprise"] > 0].cpu() for name, kept in self.mistakes.items()}
-        if len(wrong["labels"]):
-            pairs = zip(wrong["labels"].tolist(), wrong["guesses"].tolist())
-            titles = [f"{names[label]}\nas {names[guess]}" for label, guess in pairs]
-            pictures["mistakes"] = plot.to_tensor(plot.image_grid(wrong["images"][:32], titles[:32]))
-            rows = [] if self.confusion is None else _of_most_confused(confusion, wrong)
-            images = torch.cat([wrong["images"], torch.zeros_like(wrong["images"][:1])])  # -1: an empty place
-            titles = [*titles, ""]
-            if rows:  # else none of the kept mistakes is of these pairs
-                pictures["most_confused"] = plot.to_tensor(plot.image_grid(images[rows], [titles[i] for i in rows]))
+        pictures = self.mistakes.draw(self.class_names)
         self._forget()
-        return pictures | self.preview(model)
+        return pictures | self.preview(model) if pictures else {}
+
+    def _forget(self) -> None:
+        from dl.mytorch.mistakes import Mistakes  # no part of the loop
+
+        self.mistakes = Mistakes()
 
     def score(self, logits: Tensor, batch: Batch, training: bool) -> StepOutput:
         """The loss of `logits` (B, classes), of which the task of a network with several heads asks for each."""
         targets = batch.get("targets", batch["labels"]) if training else batch["labels"]
         loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing if training else 0.0)
         return StepOutput(loss, len(targets), {"logits": logits.detach(), "labels": batch["labels"]})
-
-    def _forget(self) -> None:
-        self.confusion: Tensor | None = None
-        self.mistakes: Batch = {}
-
-    def _remember(self, images: Tensor, labels: Tensor, logits: Tensor) -> None:
-        """Count (true, predicted) pairs and keep the images whose true class came as the greatest surprise."""
-        self.classes = classes = logits.shape[-1]
-        guesses = logits.topk(1).indices[:, 0]  # as top1_error breaks ties, which bf16 has
-        if classes**2 <= self.most_pairs:
-            if self.confusion is None:
-                self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=labels.device)
-            self.confusion.view(-1).index_add_(0, labels * classes + guesses, torch.ones_like(labels))
-        surprise = F.cross_entropy(logits.float(), labels, reduction="none") * (guesses != labels)
-        new = {"images": images, "labels": labels, "guesses": guesses, "surprise": surprise}
-        if self.mistakes:
-            new = {name: torch.cat([self.mistakes[name], new[name]]) for name in new}
-        worst = new["surprise"].topk(min(self.keep, len(new["surprise"]))).indices
-        self.mistakes = {name: kept[worst] for name, kept in new.items()}
-
-
-def _of_most_confused(confusion: Tensor, wrong: Batch, pairs: int = 5, examples: int = 8) -> list[int]:
-    """Places in `wrong` of the most frequent (true, predicted) pairs: a row of `examples` each, filled up with -1."""
-    classes = len(confusion)
-    off_diagonal = confusion.clone().fill_diagonal_(0).flatten()
-    rows = []
-    for pair in off_diagonal.topk(min(pairs, len(off_diagonal))).indices.tolist():
-        here = (wrong["labels"] * classes + wrong["guesses"] == pair).nonzero().flatten().tolist()[:examples]
-        rows += (here + [-1] * (examples - len(here))) if here else []
-    return rows
 
 
 class Regression(Task):

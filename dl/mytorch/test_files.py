@@ -12,7 +12,6 @@ from dl.mytorch.config import UserError
 from dl.mytorch.files import (
     atomic_write,
     check,
-    forget,
     read_json,
     recorded_write,
     regular_file,
@@ -20,6 +19,7 @@ from dl.mytorch.files import (
     write_json,
     write_recorded_json,
 )
+from dl.mytorch.testing.runs import forget
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, TypeError, MemoryError, RuntimeError("DataLoader worker (pid 1) is killed")])

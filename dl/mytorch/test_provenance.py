@@ -44,3 +44,14 @@ def test_a_processor_that_may_use_less_than_it_can_says_so(monkeypatch: pytest.M
     monkeypatch.setenv(provenance.ISA, "AVX2")
     assert provenance.machine()["capability"] == "AVX512, avx512_bf16, ONEDNN_MAX_CPU_ISA=AVX2"
     assert provenance.machine()["threads"] == torch.get_num_threads()
+
+
+def test_a_processor_has_a_name_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = {"text": "processor\t: 0\nmodel name\t: Abacus 9: fast\nmodel name\t: another\n"}
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: read["text"])
+    assert provenance.processor_name() == "Abacus 9: fast"
+    read["text"] = "Hardware : a board\n"  # ARM's has no model name
+    monkeypatch.setattr(provenance.platform, "processor", lambda: "")
+    monkeypatch.setattr(provenance.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(provenance.sys, "platform", "linux")
+    assert provenance.processor_name() == "aarch64"

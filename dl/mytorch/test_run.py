@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from dl.cli.runs import Run
 from dl.mytorch import run
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.files import forget, read_json, write_json, write_recorded_json
+from dl.mytorch.files import read_json, write_json, write_recorded_json
 from dl.mytorch.optim import sgd
-from dl.mytorch.run import held, open_run, recorded_precision, say_what_is_unverified, trained_run
+from dl.mytorch.run import held, open_run, recorded_precision, say_what_is_unverified
+from dl.mytorch.testing.runs import forget
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def test_auto_and_what_the_run_took_open_it_and_the_other_precision_does_not(bef
         open_run(Config(str(tmp_path), precision="fp32"))
     assert recorded_precision(Config(str(tmp_path), precision="auto", fresh=True)) is None
     (tmp_path / "best.pt").touch()
-    assert trained_run(tmp_path)["precision"] == "bf16"
+    assert Run.open(tmp_path).precision == "bf16"
     write_recorded_json(written | {"precision": "fp8"}, tmp_path / "config.json")
     with pytest.raises(UserError, match="says precision 'fp8'"):
         recorded_precision(Config(str(tmp_path), precision="auto"))
@@ -157,7 +159,7 @@ def test_another_program_s_folder_is_refused_and_kept(tmp_path: Path, name: str,
     assert sorted(path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.*")) == [content] * len(files)
     (tmp_path / "best.pt").touch()
     with pytest.raises(UserError, match="not of a run of this project|no trained network"):
-        trained_run(tmp_path)
+        Run.open(tmp_path)
 
 
 def test_damaged_json_is_a_line(tmp_path: Path) -> None:
@@ -253,7 +255,7 @@ DESCRIBED = {"recipe": "A/B", "config": {"out": "x", "data": "numbers", "lr": 0.
 def test_a_config_json_of_other_types_is_a_line_that_names_the_field(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
     write_json(DESCRIBED | changes, tmp_path / "config.json")
     (tmp_path / "best.pt").touch()
-    for read in (trained_run, lambda path: open_run(Config(str(path)))):
+    for read in (Run.open, lambda path: open_run(Config(str(path)))):
         with pytest.raises(UserError, match=f"config.json.*{says}") as refused:
             read(tmp_path)
         assert "\n" not in str(refused.value)
@@ -261,17 +263,17 @@ def test_a_config_json_of_other_types_is_a_line_that_names_the_field(changes: di
 
 def test_what_to_do_about_a_run_without_a_checkpoint_names_its_own_recipe(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no best.pt; `python -m dl.modules.GPT.GPT2.train` makes one$"):
-        trained_run(tmp_path, "GPT/GPT2")
+        Run.open(tmp_path, "GPT/GPT2")
     with pytest.raises(UserError, match=r"`python -m dl.modules.RNN.RNN.train` or `python -m .*RNN.GRU.train` makes one$"):
-        trained_run(tmp_path, "RNN/RNN", "RNN/GRU")
+        Run.open(tmp_path, "RNN/RNN", "RNN/GRU")
     command = f"python -m dl.modules.GPT.GPT2.train --steps 9 --out {tmp_path}"
     write_json({"recipe": "GPT/GPT2", "config": {}, "command": command}, tmp_path / "config.json")
     with pytest.raises(UserError, match="before its first evaluation; `python -m .*GPT2.train --steps 9 .* resumes it"):
-        trained_run(tmp_path, "GPT/GPT2")
+        Run.open(tmp_path, "GPT/GPT2")
     with pytest.raises(UserError, match="is a run of GPT/GPT2, not of RNN/RNN, RNN/GRU"):
-        trained_run(tmp_path, "RNN/RNN", "RNN/GRU")
+        Run.open(tmp_path, "RNN/RNN", "RNN/GRU")
     with pytest.raises(UserError, match="config.json is a file; the folder of a run is asked for, say "):
-        trained_run(tmp_path / "config.json")
+        Run.open(tmp_path / "config.json")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have no names on this system")
@@ -287,7 +289,7 @@ def test_what_is_no_file_in_a_run_is_a_line(tmp_path: Path) -> None:
             (place / name).unlink()
             (place / name).symlink_to(tmp_path / kind)
             with pytest.raises(UserError, match=f"{name} is a (folder|device or pipe), not a file"):
-                trained_run(place)
+                Run.open(place)
             if name == "config.json":
                 with pytest.raises(UserError, match=f"{name} is a (folder|device or pipe), not a file"):
                     open_run(Config(str(place), fresh=True))

@@ -45,7 +45,7 @@ def test_a_mapped_file_has_its_blocks(reserves: bool, tmp_path: Path, monkeypatc
     if not reserves:
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
     with open(tmp_path / "file", "wb") as file:
-        system.allocate(file.fileno(), 3 * 2**20 + 5)
+        mapped._allocate(file.fileno(), 3 * 2**20 + 5)
     found = (tmp_path / "file").stat()
     assert found.st_size == 3 * 2**20 + 5 and found.st_blocks * 512 >= 3 * 2**20
     assert mapped.mmap_zeros((0, 4), torch.float32, tmp_path).shape == (0, 4)
@@ -63,14 +63,3 @@ def test_a_terminal_that_is_not_utf_8_shows_escapes(monkeypatch: pytest.MonkeyPa
     escape_output()
     print("\u00b1 \u732b", flush=True)
     assert shown.buffer.getvalue() == b"\\xb1 \\u732b\n"
-
-
-def test_a_processor_has_a_name_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = {"text": "processor\t: 0\nmodel name\t: Abacus 9: fast\nmodel name\t: another\n"}
-    monkeypatch.setattr(Path, "read_text", lambda path, **_: read["text"])
-    assert system.processor_name() == "Abacus 9: fast"
-    read["text"] = "Hardware : a board\n"  # ARM's has no model name
-    monkeypatch.setattr(system.platform, "processor", lambda: "")
-    monkeypatch.setattr(system.platform, "machine", lambda: "aarch64")
-    monkeypatch.setattr(system.sys, "platform", "linux")
-    assert system.processor_name() == "aarch64"

@@ -88,36 +88,15 @@ def test_a_top_k_error_that_is_always_0_is_not_shown(classes: int, errors: list[
     assert list(Classification(class_names=list("abcdef")[:classes]).metrics()) == errors
 
 
-def test_no_matrix_is_made_of_very_many_classes() -> None:
-    """Of ImageNet-21k it would take 3.2 GB for each batch."""
-    task = Classification()
-    logits = torch.zeros(2, 20_000)
-    logits[:, 7] = 1
-    task._remember(torch.zeros(2, 1, 4, 4), torch.tensor([7, 19_999]), logits)
-    assert task.confusion is None and task.mistakes["labels"].tolist() == [19_999, 7]
-    assert list(task.report(nn.Identity())) == ["mistakes"]
-
-
 def test_the_monitored_quantity_can_be_chosen() -> None:
     assert Classification().monitor == "loss"
     assert Classification(monitor="top1_error").monitor == "top1_error"
 
 
-def test_evaluation_counts_pairs_and_keeps_the_surest_mistakes() -> None:
-    task = Classification()
-    task.keep = 2
-    # label, guess: (0, 0), (0, 1), (1, 2), (2, 0), (0, 1); the mistakes get surer and less sure again
-    task.eval_step(Fixed(), batch([[5, 0, 0], [0, 1, 0], [0, 0, 9]], [0, 0, 1]))
-    task.eval_step(Fixed(), batch([[4, 0, 0], [0, 2, 0]], [2, 0]))
-    assert task.confusion.tolist() == [[1, 2, 0], [0, 0, 1], [1, 0, 0]]
-    assert task.mistakes["labels"].tolist() == [1, 2] and task.mistakes["guesses"].tolist() == [2, 0]
-    assert task.mistakes["images"][:, 0, 0, :3].tolist() == [[0, 0, 9], [4, 0, 0]]
-
-
 def test_training_remembers_nothing() -> None:
     task = Classification()
     task.step(Fixed(), batch(LOGITS, LABELS))
-    assert task.confusion is None and task.mistakes == {}
+    assert task.mistakes.confusion is None and task.mistakes.kept == {}
 
 
 def test_an_empty_batch_counts_nothing() -> None:
@@ -127,7 +106,7 @@ def test_an_empty_batch_counts_nothing() -> None:
     for part in (empty, batch(LOGITS, LABELS), empty):
         output = task.eval_step(Fixed(), part)
         metrics.update(*output)
-    assert task.confusion.sum() == 2 and len(task.mistakes["labels"]) == 2
+    assert task.mistakes.confusion.sum() == 2 and len(task.mistakes.kept["labels"]) == 2
     assert metrics.compute() == {"loss": pytest.approx((math.log(8 / 5) + math.log(8)) / 2), "top1_error": 0.5, "top5_error": 0.0}
     assert task.step(Fixed(), empty).count == 0
 
@@ -154,7 +133,7 @@ def test_a_report_is_of_pictures_that_a_logger_takes(splits: Splits) -> None:
     for name, picture in pictures.items():
         assert picture.ndim == 3 and picture.shape[0] in (1, 3), name
         assert 0 <= picture.min() and picture.max() <= 1, name
-    assert task.confusion is None and task.mistakes == {}
+    assert task.mistakes.confusion is None and task.mistakes.kept == {}
     assert task.report(nn.Flatten()) == {}
 
 
@@ -163,9 +142,9 @@ def test_a_new_evaluation_forgets_the_one_before(tiny_images: Splits) -> None:
     task = Classification()
     evaluated(task, tiny_images)
     task.metrics()  # changes nothing
-    assert task.confusion is not None and task.mistakes
+    assert task.mistakes.confusion is not None and task.mistakes.kept
     task.begin_evaluation(Fixed())
-    assert task.confusion is None and task.mistakes == {}
+    assert task.mistakes.confusion is None and task.mistakes.kept == {}
 
 
 def test_a_preview_is_of_the_kernels(tiny_images: Splits) -> None:
@@ -179,18 +158,6 @@ def test_a_report_without_mistakes_has_only_the_confusion_matrix() -> None:
     task = Classification(class_names=("cat", "dog", "fox"))
     task.eval_step(Fixed(), batch([[5, 0, 0], [0, 5, 0]], [0, 1]))
     assert set(task.report(Fixed())) == {"confusion"}
-
-
-def test_a_report_is_drawn_when_no_kept_mistake_is_of_the_frequent_pairs() -> None:
-    task = Classification()
-    task.keep = 1
-    # six kinds of mistakes; the surest is of the rarest kind
-    pairs = [(a, b) for a in range(3) for b in range(3) if a != b]
-    logits = [[3.0 * (c == guess) for c in range(3)] for _, guess in pairs]
-    for _ in range(2):
-        task.eval_step(Fixed(), batch(logits[:5], [label for label, _ in pairs[:5]]))
-    task.eval_step(Fixed(), batch([[0, 9, 0]], [2]))
-    assert set(task.report(Fixed())) == {"confusion", "mistakes"}
 
 
 def test_a_task_of_one_s_own_needs_a_step_alone() -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from dl.cli.runs import Run
 from dl.mytorch import checkpoint, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch
 from dl.mytorch.logger import History, read_history
 from dl.mytorch.metrics import Metric
-from dl.mytorch.run import trained_run
 from dl.mytorch.tasks import Classification
 from dl.mytorch.testing.training import fit, small_config, stopped_run
 
@@ -99,7 +99,7 @@ def assert_flips_are_named(out: Path, flips: int) -> None:
     """Bits of a run's files, of which each is refused by the file's name, or every value that is read is the same."""
     randomness = random.Random(flips)
     read = {"last.pt": checkpoint.load, "best.pt": checkpoint.load, "history.json": read_history, "config.json": None}
-    read["config.json"] = lambda path: trained_run(path.parent)
+    read["config.json"] = lambda path: Run.open(path.parent).described
     for name, reader in read.items():
         before = reader(out / name)
         for _ in range(flips):

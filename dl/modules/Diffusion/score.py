@@ -29,7 +29,8 @@ from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.DDPM.sample import MOST, SAMPLERS, Diffusion, check, first_noise, sample
 from dl.modules.Diffusion.frechet import frechet_distance
 from dl.mytorch import Probe
-from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import ImageSet, Splits, image_splits
 from dl.mytorch.data.images.sets import IMAGE_SETS
 from dl.mytorch.files import read_json

@@ -19,7 +19,8 @@ from dl.cli.command import SEEDS, check_range, run
 from dl.cli.runs import Run
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.GPT2.convert import PUBLISHED, published
-from dl.mytorch.config import Parser, UserError
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import UserError
 from dl.mytorch.files import read_json
 from dl.mytorch.text.generation import Tokens, generate, left_pad, stream, to_text
 from dl.mytorch.text.speculative import speculate

@@ -26,13 +26,15 @@ from dl.modules.GPT.task import TextModeling, WordPerplexity
 from dl.modules.GPT.testing import TEXT, tiny, token_file
 from dl.mytorch import testing
 from dl.mytorch.checkpoint import load, save
-from dl.mytorch.config import UserError, parse
+from dl.mytorch.command_line import parse
+from dl.mytorch.config import UserError
 from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.data.loader import Loader
 from dl.mytorch.data.sequences import IGNORED, blocks, windows
 from dl.mytorch.data.text import textfiles
 from dl.mytorch.data.text.tokens import write_tokens
-from dl.mytorch.files import forget, read_json, write_json
+from dl.mytorch.files import read_json, write_json
+from dl.mytorch.testing.runs import forget
 from dl.mytorch.text.generation import to_text
 from dl.mytorch.torchvision_compat import import_torchvision
 

@@ -17,7 +17,8 @@ from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM.sample import beside_nearest, check_out
 from dl.modules.Generative.images import picture, samples, walks
 from dl.mytorch import plot
-from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import image_splits
 from dl.mytorch.distributed import device
 

@@ -19,7 +19,8 @@ from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
 from dl.modules.Generative.images import samples
 from dl.modules.Generative.sample import RECIPES
-from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import image_set, image_splits
 from dl.mytorch.distributed import device
 

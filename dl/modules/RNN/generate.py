@@ -13,7 +13,8 @@ import torch
 from dl.cli.command import SEEDS, check_range, command
 from dl.cli.runs import Run
 from dl.modules.RNN.generation import Recurrent
-from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.text.generation import generate, separator, to_text
 
 MOST_TOKENS = 10**6  # all are drawn before they are printed

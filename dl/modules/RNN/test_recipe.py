@@ -22,7 +22,8 @@ from dl.modules.RNN.RNN import model as rnn_model
 from dl.modules.RNN.task import StreamModeling
 from dl.modules.RNN.testing import STREAM_RUN, TEXT, tiny_streams
 from dl.mytorch import Trainer, checkpoint, testing
-from dl.mytorch.config import UserError, parse
+from dl.mytorch.command_line import parse
+from dl.mytorch.config import UserError
 from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.data.sequences import streams
 from dl.mytorch.data.text import textfiles

@@ -1,6 +1,5 @@
 """Batches by position: batch t of an epoch is a function of (seed, epoch, t) alone, so any run can go on anywhere."""
 
-import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Mapping, Sequence
@@ -11,8 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dl.mytorch.config import UserError
-from dl.mytorch.data import workers
-from dl.mytorch.distributed import rank, fork_rng, world_size
+from dl.mytorch.distributed import fork_rng, rank, world_size
 
 Batch = dict[str, Tensor]
 Augment = Callable[[Batch, torch.Generator], Batch]
@@ -74,7 +72,7 @@ class Loader:
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on; of each, the part of this rank (which may be empty)."""
         share = epoch, rank(), world_size()  # asked here: a worker process knows nothing of ranks
-        source = _Epoch(self, *share)
+        source = Epoch(self, *share)
         places = range(start, len(self))
         batches = (source[t] for t in places) if self.in_memory else self._read([(share, t) for t in places])
         for t, batch in zip(places, batches):
@@ -84,7 +82,9 @@ class Loader:
 
     def _read(self, places: list[tuple[tuple[int, int, int], int]]) -> Iterator[Batch]:
         """Yield the batches of pairs ((epoch, rank, world), t). Worker processes, if there are any, stay for the next epoch."""
-        reader, self.reader = self.reader or self._new_reader(), None  # taken: a second reader at the same time is a new one
+        from dl.mytorch.data import workers  # of data sets that are not in memory
+
+        reader, self.reader = self.reader or workers.reader(self), None  # taken: a second reader at the same time is a new one
         reader.sampler[:] = places
         try:
             yield from reader
@@ -100,39 +100,8 @@ class Loader:
         del reader
         raise UserError(message)
 
-    def _new_reader(self) -> DataLoader:
-        return DataLoader(
-            _Epochs(self),
-            batch_size=None,  # the source gives whole batches
-            sampler=[],
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,  # where they do not begin as copies of this process, each imports torch
-            worker_init_fn=workers.outlive_signals(),
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else DataLoader draws its base seed from the training's randomness
-        )
 
-
-class _Epochs(Dataset):
-    """All batches of all epochs: item ((epoch, rank, world), t). It is what worker processes get."""
-
-    def __init__(self, loader: Loader) -> None:
-        self.loader = copy.copy(loader)
-        self.loader.augment = None  # stays in the main process: functions made by functions cannot be sent to workers
-        self.loader.reader = None
-        self.share, self.epoch = None, None
-
-    def __getitem__(self, place: tuple[tuple[int, int, int], int]) -> Batch:
-        share, t = place
-        if share != self.share:
-            self.share, self.epoch = share, _Epoch(self.loader, *share)
-        return self.epoch[t]
-
-    def __reduce__(self) -> tuple:
-        return workers.unpack, (type(self), workers.pack(self.__dict__))
-
-
-class _Epoch:
+class Epoch:
     """The batches of one epoch, which can be cut at any place and in any process."""
 
     def __init__(self, loader: Loader, epoch: int, rank: int, world: int) -> None:

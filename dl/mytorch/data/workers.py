@@ -1,6 +1,7 @@
 """Worker processes of a loader: how the data set gets there, and which signals they heed."""
 
 import atexit
+import copy
 import ctypes
 import functools
 import io
@@ -12,8 +13,43 @@ from typing import Any, Callable
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from dl.mytorch import system
+from dl.mytorch.data.loader import Batch, Epoch, Loader
+
+
+def reader(loader: Loader) -> DataLoader:
+    """Return what reads the batches ((epoch, rank, world), t) in its `sampler`, in processes if `loader` asks for them."""
+    return DataLoader(
+        _Epochs(loader),
+        batch_size=None,  # the source gives whole batches
+        sampler=[],
+        num_workers=loader.num_workers,
+        persistent_workers=loader.num_workers > 0,  # where they do not begin as copies of this process, each imports torch
+        worker_init_fn=outlive_signals(),
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else DataLoader draws its base seed from the training's randomness
+    )
+
+
+class _Epochs(Dataset):
+    """All batches of all epochs: item ((epoch, rank, world), t). It is what worker processes get."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = copy.copy(loader)
+        self.loader.augment = None  # stays in the main process: functions made by functions cannot be sent to workers
+        self.loader.reader = None
+        self.share, self.epoch = None, None
+
+    def __getitem__(self, place: tuple[tuple[int, int, int], int]) -> Batch:
+        share, t = place
+        if share != self.share:
+            self.share, self.epoch = share, Epoch(self.loader, *share)
+        return self.epoch[t]
+
+    def __reduce__(self) -> tuple:
+        return unpack, (type(self), pack(self.__dict__))
 
 
 class _Pickler(pickle.Pickler):

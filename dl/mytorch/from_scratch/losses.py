@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from dl.mytorch.checks import floating, same_shape
+from dl.mytorch.from_scratch.checks import floating, same_shape
 
 NEVER = -1e30  # for log 0, which has no gradient
 

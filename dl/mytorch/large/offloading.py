@@ -3,6 +3,9 @@
 A model's blocks are the members of its lists of modules, `self.blocks`; nothing else is asked of it.
 """
 
+import contextlib
+import ctypes
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, Callable
@@ -10,9 +13,11 @@ from typing import Any, Callable
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch import mapped, system
+from dl.mytorch import mapped
 from dl.mytorch.config import UserError
 from dl.mytorch.large import sharding
+
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 class Offloader:
@@ -24,7 +29,7 @@ class Offloader:
     """
 
     def __init__(self, model: nn.Module, device: torch.device, folder: Path | str) -> None:
-        system.return_freed_memory()
+        _return_freed_memory()
         blocks = sharding.outermost_blocks(model)
         if not blocks:
             raise UserError("--layerwise stream is for models with blocks, lists of modules; this one has none")
@@ -131,3 +136,13 @@ def _is_large(value: Any, p: nn.Parameter) -> bool:
 def _besides(model: nn.Module, blocks: list[nn.Module]) -> list[nn.Module]:
     inside = {module for block in blocks for module in block.modules()}
     return [module for module in model.modules() if module not in inside]
+
+
+def _return_freed_memory() -> None:
+    """glibc keeps freed tensors of up to 32 MB for the next ones, and ends up with gaps of several blocks' size.
+
+    Larger ones than 1 MiB get mappings of their own, which go when they are freed; other systems have no such call.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)

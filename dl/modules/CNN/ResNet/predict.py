@@ -19,7 +19,8 @@ from dl.cli.classifiers import Classifier, classifier, feature_maps, published
 from dl.cli.command import command
 from dl.cli.runs import Run
 from dl.mytorch import plot
-from dl.mytorch.config import Parser, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import user_path
 from dl.mytorch.data import read_image
 
 PUBLISHED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")

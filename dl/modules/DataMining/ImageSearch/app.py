@@ -24,7 +24,8 @@ from dl.modules.DataMining.ImageSearch.map import chosen_rows, thumbnails
 from dl.modules.DataMining.ImageSearch.search import ask, printable
 from dl.modules.DataMining.TSNE.tsne import place, tsne
 from dl.mytorch import plot
-from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import centre_square, read_image
 from dl.mytorch.data.images.imagefile import image_size
 

@@ -30,7 +30,8 @@ from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
 from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.modules.DataMining.neighbours import Exact
 from dl.mytorch import plot
-from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import centre_square
 
 HERE = Path(__file__).parent

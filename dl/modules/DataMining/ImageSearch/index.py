@@ -42,7 +42,8 @@ from dl.modules.DataMining.ImageSearch.store import (
 from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.modules.DataMining.mahalanobis import Mahalanobis
 from dl.modules.DataMining.neighbours import Exact
-from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data.images.sets import IMAGE_SETS
 from dl.mytorch.progress import track
 

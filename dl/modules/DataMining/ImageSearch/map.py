@@ -18,7 +18,8 @@ from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.modules.DataMining.ImageSearch.search import printable
 from dl.modules.DataMining.TSNE.tsne import place, tsne
 from dl.mytorch import plot
-from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import centre_square, read_image
 
 

@@ -18,7 +18,8 @@ from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.modules.DataMining.neighbours import power
 from dl.mytorch import plot
-from dl.mytorch.config import Parser, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import user_path
 from dl.mytorch.data import centre_square, read_image
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from dl.modules.DataMining.OpenSet import measures
 from dl.modules.DataMining.OpenSet.scores import Known, fit_all
 from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_only, only
 from dl.modules.DataMining.threshold import conformal_threshold, quantile_threshold
-from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import image_set, image_splits
 from dl.mytorch.data.images.idx import load
 from dl.mytorch.data.images.sets import IMAGE_SETS

@@ -26,7 +26,8 @@ from dl.modules.Diffusion.DDPM.task import picture
 from dl.modules.Diffusion.DDPM.train import Config
 from dl.modules.Diffusion.FlowMatching.flow import euler
 from dl.mytorch import plot
-from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import Loader, image_set, image_splits
 from dl.mytorch.distributed import device
 from dl.mytorch.precision import native_bf16

@@ -17,7 +17,8 @@ from typing import Iterator, Sequence
 
 from dl.cli.command import command
 from dl.modules.GPT.BPE.tokenizer import BPE, END_OF_TEXT
-from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data.text.tokens import MOST, write_tokens
 from dl.mytorch.files import regular_file
 

@@ -8,7 +8,8 @@ from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.GPT2.model import GPT2
 from dl.mytorch.config import UserError
 from dl.mytorch.files import read_json
-from dl.mytorch.names import ACTIVATIONS, substituted
+from dl.mytorch.layers.activations import ACTIVATIONS
+from dl.mytorch.names import substituted
 from dl.mytorch.torchvision_compat import import_torchvision
 
 PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")

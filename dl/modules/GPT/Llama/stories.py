@@ -16,7 +16,8 @@ import torch
 
 from dl.cli.command import SEEDS, check_range, command
 from dl.modules.GPT.Llama.convert import from_llama2c
-from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.files import regular_file
 from dl.mytorch.text.generation import stream
 

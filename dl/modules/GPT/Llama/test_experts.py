@@ -15,7 +15,7 @@ from dl.modules.GPT.Llama.testing import SIZES, AsOurs
 from dl.modules.GPT.task import TextModeling
 from dl.modules.GPT.testing import BATCH, PADDING, TOKENS, Unpadded, randomized
 from dl.mytorch import testing
-from dl.mytorch.config import parse
+from dl.mytorch.command_line import parse
 from dl.mytorch.data import Vocabulary
 
 pytestmark = pytest.mark.usefixtures("exact")

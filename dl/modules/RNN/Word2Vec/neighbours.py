@@ -10,7 +10,8 @@ from typing import Sequence
 from dl.cli.command import command
 from dl.cli.runs import Run
 from dl.modules.RNN.Word2Vec.task import neighbours
-from dl.mytorch.config import Parser, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import user_path
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -10,7 +10,8 @@ from dl.modules.Transformers.BERT.model import BERT
 from dl.mytorch.checkpoint import load, put_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.files import read_json, regular_file
-from dl.mytorch.names import ACTIVATIONS, substituted
+from dl.mytorch.layers.activations import ACTIVATIONS
+from dl.mytorch.names import substituted
 
 # Their names as regular expressions, and ours.
 NAMES = (

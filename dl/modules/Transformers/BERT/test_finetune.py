@@ -16,7 +16,8 @@ from dl.modules.Transformers.BERT.testing import PADDING, TOKENS, VOCABULARY, pu
 from dl.modules.Transformers.BERT.wordpiece import WordPiece
 from dl.mytorch import testing
 from dl.mytorch.checkpoint import load
-from dl.mytorch.config import UserError, parse
+from dl.mytorch.command_line import parse
+from dl.mytorch.config import UserError
 from dl.mytorch.data import TextSplits, Vocabulary
 from dl.mytorch.data.text.sst2 import Review, review_splits
 from dl.mytorch.text.tasks import SentenceClassification

@@ -26,7 +26,8 @@ from dl.modules.Transformers.BERT.testing import (
     tiny,
 )
 from dl.mytorch import testing
-from dl.mytorch.config import UserError, parse
+from dl.mytorch.command_line import parse
+from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, TextSplits
 from dl.mytorch.files import read_json
 from dl.mytorch.introspect import count_parameters

@@ -15,7 +15,8 @@ from dl.modules.Transformers.Transformer.testing import splits
 from dl.mytorch import load_weights, plot
 from dl.mytorch.checkpoint import load, save
 from dl.mytorch.data import Vocabulary
-from dl.mytorch.files import forget, read_json
+from dl.mytorch.files import read_json
+from dl.mytorch.testing.runs import forget
 from dl.mytorch.text.decoding import beam_search, greedy_search
 from dl.mytorch.text.metrics import BLEU
 from dl.mytorch.text.testing import BEGIN, END

@@ -16,7 +16,8 @@ from torch import Tensor
 from dl.cli.command import run
 from dl.cli.runs import Run
 from dl.mytorch import Probe, plot
-from dl.mytorch.config import Parser, UserError, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import TextSplits, translation
 from dl.mytorch.data.text.translation import tokenize
 from dl.mytorch.data.text.vocabulary import BEGIN, END, PADDING, UNKNOWN

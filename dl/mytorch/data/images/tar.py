@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dl import print_error
-from dl.mytorch.config import Parser, TrainConfig, UserError, user_path
+from dl.mytorch.command_line import Parser
+from dl.mytorch.config import TrainConfig, UserError, user_path
 from dl.mytorch.data.augment import Augment
 from dl.mytorch.data.images import folder
 from dl.mytorch.data.images.imagefile import SUFFIXES, centre_square, read_image

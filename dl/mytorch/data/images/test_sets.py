@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dl.mytorch import Trainer, seed_everything, testing
-from dl.mytorch.config import UserError, parse
+from dl.mytorch.command_line import parse
+from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, ImageConfig, Loader, Splits, fashion_mnist, image_set, image_splits, sources
 from dl.mytorch.data.images import idx, sets
 from dl.mytorch.layers import sequential

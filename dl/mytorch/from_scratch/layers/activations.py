@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch.checks import floating
+from dl.mytorch.from_scratch.checks import floating
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch.checks import at_least, same_shape
+from dl.mytorch.from_scratch.checks import at_least, same_shape
 from dl.mytorch.from_scratch.layers.initializers import kaiming_uniform_
 
 # B batch, C channels, H height, W width, G groups, D output channels of a group

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch.checks import floating, probability
+from dl.mytorch.from_scratch.checks import floating, probability
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch.checks import at_least, floating, same_shape
+from dl.mytorch.from_scratch.checks import at_least, floating, same_shape
 
 # B batch, C channels or features, G groups
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.mytorch.checks import at_least, floating
+from dl.mytorch.from_scratch.checks import at_least, floating
 from dl.mytorch.from_scratch.layers.conv import Pair, pair, windows
 
 # B batch, C channels, H height, W width; Y, X sides of the output, I, J sides of the window

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from dl.mytorch.checks import at_least, probability, same_shape
+from dl.mytorch.from_scratch.checks import at_least, probability, same_shape
 from dl.mytorch.from_scratch.layers.dropout import dropout
 from dl.mytorch.from_scratch.layers.linear import linear
 
