@@ -3,7 +3,7 @@
 import math
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,6 @@ from dl.mytorch.config import TrainConfig
 from dl.mytorch.distributed import is_main
 from dl.mytorch.files import check, read_recorded_json, write_recorded_json
 from dl.mytorch.progress import Progress
-
-if TYPE_CHECKING:
-    from dl.mytorch.charts import Charts
 
 QUANTITIES = {str: (float, None)}  # None for what is no finite number, which JSON does not have
 RECORDS = [{"epoch": int, "step": int, "lr?": float, "train?": QUANTITIES, "val?": QUANTITIES, "test?": QUANTITIES}]
@@ -100,18 +97,16 @@ def peak_memory(device: torch.device) -> int:
     return system.peak_memory()
 
 
-def _charts(out: Path, step: int) -> "Charts":
-    from dl.mytorch.charts import Charts  # matplotlib's part of the core, which a run without plots never loads
-
-    return Charts(out, step)
-
-
 class Logger:
     """JSON files, the progress bar and, with `plots`, the charts of one run. On other ranks than 0 it does nothing."""
 
     def __init__(self, out: Path, step: int, total_steps: int, plots: bool = True) -> None:
         self.out = out
-        self.charts = _charts(out, step) if plots and is_main() else None
+        self.charts = None
+        if plots and is_main():
+            from dl.mytorch.charts import Charts  # and with it matplotlib
+
+            self.charts = Charts(out, step)
         self.progress = Progress(total_steps, done=step, shown=is_main())
         earlier = out / "speed.json"
         self.earlier = read_recorded_json(earlier, SPEED) if is_main() and earlier.exists() and step else {}
