@@ -4,7 +4,7 @@ torch's layers rebuilt by hand are in dl/mytorch/from_scratch.
 """
 
 from dl.mytorch.layers.attention import KeyValueCache, attention, fused_attention
-from dl.mytorch.layers.concat_head import JoinedHead
+from dl.mytorch.layers.concat_head import ConcatHead
 from dl.mytorch.layers.dropout import FastDropout, use_fast_dropout
 from dl.mytorch.layers.positions import time_frequencies
 from dl.mytorch.layers.rotary import RotaryPositions
@@ -14,7 +14,7 @@ from dl.mytorch.layers.stochastic_depth import StochasticDepth
 
 __all__ = [
     "FastDropout",
-    "JoinedHead",
+    "ConcatHead",
     "KeyValueCache",
     "RotaryPositions",
     "SqueezeExcitation",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class JoinedHead(nn.Module):
+class ConcatHead(nn.Module):
     """Features from several sources, joined; one hidden layer; the output.
 
     Straight from the joined vector, each source would add a term of its own to the output, blind to the others: a linear

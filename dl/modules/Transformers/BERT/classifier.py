@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from dl.modules.Transformers.BERT.model import BERT, mean_of_tokens
-from dl.mytorch.layers import JoinedHead
+from dl.mytorch.layers import ConcatHead
 
 # B batch, T tokens, C width
 
@@ -36,7 +36,7 @@ class SentenceClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(dim, num_classes)
         if pooling == "both":
-            self.head = JoinedHead([dim, dim], dim, num_classes, nn.Tanh, dropout)
+            self.head = ConcatHead([dim, dim], dim, num_classes, nn.Tanh, dropout)
         self.init_weights()
 
     def init_weights(self) -> None:
