@@ -273,6 +273,18 @@ def test_the_training_loop_is_small() -> None:
     assert lines[Path("mytorch/trainer.py")] + lines[Path("mytorch/train_step.py")] <= 460
 
 
+def test_the_readme_of_the_core_names_each_of_its_files() -> None:
+    text = (ROOT / "mytorch" / "README.md").read_text(encoding="utf-8")
+    files = {path.name for path in sources(ROOT / "mytorch") if path.parent.name == "mytorch"} - {"__init__.py"}
+    assert {name for name in files if name not in text} == set()
+
+
+def test_links_between_documents_lead_to_files() -> None:
+    for path in ROOT.rglob("*.md"):
+        for link in re.findall(r"\]\(([^)\s#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / link).exists(), f"{path.relative_to(ROOT)} links {link}"
+
+
 def test_models_import_architecture_only() -> None:
     assert wrong_imports_of_models(ROOT) == []
 
