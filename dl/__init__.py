@@ -21,6 +21,18 @@ def escape_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "Unable to allocate", "can't start new thread")
+
+
+def explained(error: Exception) -> "str | None":
+    """Return the line for what can be mended in any program of ours, a `UserError` or too little memory; None for other errors."""
+    config, torch = map(sys.modules.get, ("dl.mytorch.config", "torch"))  # what nobody has imported has raised nothing
+    if config and isinstance(error, config.UserError):
+        return str(error)
+    no_memory = isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError))
+    return "out of memory" if no_memory or any(words in str(error) for words in NO_MEMORY) else None
+
+
 def explain_missing(kind: type, error: BaseException, trace: object) -> None:
     """`sys.excepthook` of an interpreter without the installed packages: one line in place of a traceback."""
     if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] in NEEDED:

@@ -36,6 +36,7 @@ BESIDE = {
     *(("command_line", "config"), ("distributed", "config"), ("precision", "distributed"), ("introspect", "config")),
     *(("files", "config"), ("lock", "config"), ("lock", "files"), ("state", "config"), ("state", "files")),
     *(("safetensors", "config"), ("safetensors", "files"), ("names", "config"), ("mapped", "config")),
+    ("mapped", "files"),
     *(("plot", "config"), ("plot", "fonts")),
     *(("tasks", "metrics"), ("tasks", "data"), ("metrics", "data"), ("data", "checkpoint")),
     *(("tasks", "mistakes"), ("mistakes", "data")),

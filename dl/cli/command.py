@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any, Callable, Sequence
 
-from dl import escape_output, print_error
+from dl import escape_output, explained, print_error
 
 Options = argparse.Namespace
 SEEDS = (0, 2**32 - 1)
@@ -45,25 +45,19 @@ def run(action: Callable[[], int | None]) -> int:
         print()
         return 130
     except Exception as error:
-        line = explained(error)
+        line = _line(error)
         if line is None:
             raise
         print_error(line)
         return 2 if isinstance(error, LookupError) else 1
 
 
-def explained(error: Exception) -> str | None:
+def _line(error: Exception) -> str | None:
     """Return what helps against an error that the user can mend, in one line; None for any other error."""
-    # Of a module that nobody has imported, nothing can have been raised.
-    config, catalogue, torch = map(sys.modules.get, ("dl.mytorch.config", "dl.cli.catalogue", "torch"))
-    if isinstance(error, OSError) or (config and isinstance(error, config.UserError)):
-        return str(error)
-    if catalogue and isinstance(error, catalogue.UnknownName):
-        return str(error)
-    no_memory = isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError))
-    if no_memory or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)):
-        return "out of memory"
-    return None
+    catalogue = sys.modules.get("dl.cli.catalogue")  # if nobody has imported it, it has raised nothing
+    if isinstance(error, OSError) or (catalogue and isinstance(error, catalogue.UnknownName)):
+        return explained(error) or str(error)
+    return explained(error)
 
 
 def let_go() -> None:

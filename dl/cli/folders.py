@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple
+from typing import Any, Iterator, NamedTuple, Sequence
 
 from dl.cli import catalogue
 
@@ -37,13 +37,22 @@ def described(path: Path) -> dict[str, Any]:
 def _folder(path: Path, recipe: str, config: dict[str, Any]) -> Folder:
     history = _read(path / "history.json")
     records = [each for each in history if isinstance(each, dict)] if isinstance(history, list) else []
-    finished = bool(records) and ("test" in records[-1] or (path / "curves.png").exists())  # which is drawn at the end
+    finished = is_finished(path, records, _read(path / "speed.json"))
     written = [each.stat().st_mtime for name in ("config.json", "history.json", "last.pt") if (each := path / name).is_file()]
     return Folder(path, recipe, config, records, (path / "best.pt").exists(), finished, max(written))
 
 
+def is_finished(run: Path, history: Sequence[dict[str, Any]], speed: Any) -> bool:
+    """Whether a run is over: tested or, on data without a test split, said to be in its speed.json or drawn (before 0.2)."""
+    said = isinstance(speed, dict) and speed.get("finished") is True
+    return bool(history) and ("test" in history[-1] or said or (run / "curves.png").exists())
+
+
 def _read(path: Path) -> Any:
+    """Return the value of a JSON file; None for one that is damaged, larger than any of a run, or no regular file."""
     try:
+        if not path.is_file() or path.stat().st_size > 2**26:  # to open a pipe would be to wait for its writer
+            return None
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None

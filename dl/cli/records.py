@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from dl.cli import catalogue
+from dl.cli import catalogue, folders
 from dl.mytorch.config import TrainConfig, UserError, current_names
 from dl.mytorch.files import read_json, read_recorded_json, write_json
 from dl.mytorch.logger import QUANTITIES, SPEED, read_history
@@ -56,8 +56,7 @@ def record(run: Path | str) -> Path:
     recipe, config = described["recipe"], described["config"]
     if recipe not in catalogue.names():
         raise UserError(f"{run} is a run of {recipe}, which is no model in {catalogue.MODULES}")
-    untested = bool(history) and (run / "curves.png").exists()  # drawn at the end
-    if not untested and (not history or "test" not in history[-1]):
+    if not folders.is_finished(run, history, speed):
         raise UserError(f"{run} is not finished, it has no test result: the same command, without --fresh, goes on")
     tested = history[-1] if "test" in history[-1] else None
     best = history.best() if tested is None else next(e for e in history if e["step"] == tested["step"])

@@ -51,6 +51,7 @@ def test_commands_of_texts_have_help_and_refuse_what_is_not_there_in_a_line(
         (torch.OutOfMemoryError(), 1, "error: out of memory\n"),
         (MemoryError(), 1, "error: out of memory\n"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "error: out of memory\n"),
+        (RuntimeError("can't start new thread"), 1, "error: out of memory\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
     ids=lambda value: type(value).__name__,

@@ -47,9 +47,17 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
             raise
         cause = error if isinstance(error, OSError) else error.__context__
         reason = cause.strerror if isinstance(cause, OSError) else str(error)
-        free = f" ({shutil.disk_usage(path.parent).free / 1e6:.1f} MB free there)" if path.parent.is_dir() else ""
         kept = "; the copy from before is kept" if path.exists() else ""
-        raise UserError(f"cannot write {path}: {reason}{free}{kept}") from error
+        raise UserError(f"cannot write {path}: {reason}{room(path.parent)}{kept}") from error
+
+
+def room(folder: Path | str) -> str:
+    """Return what the disk of `folder` has left, as " (3.4 MB free there)"; "" if there is no such folder."""
+    if not os.path.isdir(folder):
+        return ""
+    system = os.statvfs(folder) if hasattr(os, "statvfs") else None  # some file systems count no inodes: f_files is 0
+    out = ", but it is out of inodes: delete some files" if system and system.f_files and not system.f_favail else ""
+    return f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free there{out})"
 
 
 def _umask() -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import os
 import sys
@@ -10,10 +11,11 @@ from typing import Callable, Iterator, Sequence, TypeVar
 import torch
 import torch.distributed as dist
 
-from dl import escape_output, print_error
+from dl import escape_output, explained, print_error
 from dl.mytorch import distributed
 from dl.mytorch.command_line import parse
 from dl.mytorch.config import Config, TrainConfig, UserError
+from dl.mytorch.files import room
 from dl.mytorch.mapped import init_on_disk
 
 Result = TypeVar("Result")
@@ -43,10 +45,9 @@ def launch(main: Callable[[Config], Result], config_class: type[Config], argv: S
 def _line(error: Exception, config: TrainConfig) -> str | None:
     """Return what helps against an error that the person at the keyboard can mend, in one line; None for any other error."""
     text = str(error)
-    if isinstance(error, UserError):
-        return text
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in _NO_MEMORY):
-        return "out of memory: halve --batch-size and double --accumulate for the same result"
+    if line := explained(error):
+        smaller = ": halve --batch-size and double --accumulate for the same result"
+        return line if isinstance(error, UserError) else line + smaller
     if "Too many open files" in text:
         return "too many open files: allow more, say by `ulimit -n 4096`, or take fewer --num-workers"
     if "DataLoader worker" in text or isinstance(error, ConnectionError):
@@ -66,12 +67,8 @@ def _line(error: Exception, config: TrainConfig) -> str | None:
             return f"another rank has not answered for {wait}: one of those that print no such line; it hangs or was stopped"
         return "another rank has stopped; its own line says why, or torchrun's summary if it was killed"
     if isinstance(error, OSError) and (error.filename or error.errno):
-        return f"{error.strerror}: {error.filename or config.out}"
+        return f"{error.strerror}: {error.filename or config.out}{room(config.out) if error.errno == errno.ENOSPC else ''}"
     return None
-
-
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "Unable to allocate")
-_NO_MEMORY += ("can't start new thread",)
 
 
 def _fail(message: str, status: int) -> None:

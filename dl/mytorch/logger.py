@@ -17,7 +17,7 @@ from dl.mytorch.progress import Progress
 QUANTITIES = {str: (float, None)}  # None for what is no finite number, which JSON does not have
 RECORDS = [{"epoch": int, "step": int, "lr?": float, "train?": QUANTITIES, "val?": QUANTITIES, "test?": QUANTITIES}]
 SPEED = {"device": str, **dict.fromkeys(("seconds", "training_seconds", "examples_per_second"), float)}
-SPEED |= {"examples": int, "peak_memory_bytes": (int, None)}
+SPEED |= {"examples": int, "peak_memory_bytes": (int, None), "finished?": bool}  # the last, of a run that is over
 
 
 class History(list):
@@ -109,7 +109,8 @@ class Logger:
             self.charts = Charts(out, step)
         self.progress = Progress(total_steps, done=step, shown=is_main())
         earlier = out / "speed.json"
-        self.earlier = read_recorded_json(earlier, SPEED) if is_main() and earlier.exists() and step else {}
+        self.earlier = read_recorded_json(earlier, SPEED) if earlier.exists() and step else {}
+        self.was_finished = self.earlier.get("finished", False)  # before this session, on all ranks alike
 
     def __enter__(self) -> "Logger":
         return self
@@ -156,7 +157,9 @@ class Logger:
         if is_main():
             (self.out / "summary.txt").write_text(text + "\n", encoding="utf-8")
 
-    def speed(self, device: torch.device, seconds: float, training_seconds: float, examples: int) -> None:
+    def speed(
+        self, device: torch.device, seconds: float, training_seconds: float, examples: int, finished: bool = False
+    ) -> None:
         """Rewrite speed.json: this session's figures and, in the sums, those of the sessions before it."""
         if is_main():
             seconds += self.earlier.get("seconds", 0)
@@ -170,4 +173,4 @@ class Logger:
                 "examples_per_second": round(examples / max(training_seconds, 1e-9), 1),
                 "peak_memory_bytes": max(peak_memory(device), self.earlier.get("peak_memory_bytes", 0)),
             }
-            write_recorded_json(speed, self.out / "speed.json")
+            write_recorded_json(speed | ({"finished": True} if finished else {}), self.out / "speed.json")

@@ -4,7 +4,6 @@ import atexit
 import contextlib
 import math
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Sequence
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dl.mytorch.config import UserError
+from dl.mytorch.files import room
 
 
 def mmap_zeros(shape: Sequence[int], dtype: torch.dtype, folder: Path | str) -> Tensor:
@@ -29,8 +29,7 @@ def mmap_zeros(shape: Sequence[int], dtype: torch.dtype, folder: Path | str) -> 
         _allocate(handle, math.prod(shape) * dtype.itemsize)
         return torch.from_file(name, shared=True, size=math.prod(shape), dtype=dtype).view(*shape)
     except OSError as error:
-        free = shutil.disk_usage(folder).free / 1e6
-        raise UserError(f"no room in {folder} for weights on disk: {error.strerror} ({free:.1f} MB free there)") from error
+        raise UserError(f"no room in {folder} for weights on disk: {error.strerror}{room(folder)}") from error
     finally:
         os.close(handle)
         _remove_when_closed(name)

@@ -1,8 +1,12 @@
 """Tests of files.py: a file is complete or absent, and nothing that is read is trusted."""
 
+import errno
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -151,6 +155,21 @@ def test_a_changed_file_is_refused_until_its_entry_is_deleted(tmp_path: Path) ->
         verify(path)
     forget(path)
     assert not verify(path)
+
+
+@pytest.mark.parametrize(("inodes", "left", "out"), [(1000, 0, True), (1000, 1, False), (0, 0, False)])  # 0: not counted
+def test_a_disk_that_is_out_of_inodes_says_so(
+    inodes: int, left: int, out: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_files=inodes, f_favail=left), raising=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=900e6))
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    said = r"900.0 MB free there, but it is out of inodes: delete some files\)" if out else r"900.0 MB free there\)"
+    with pytest.raises(UserError, match=f"cannot write .*a.json: No space left on device \\({said}$"):
+        write_json({}, tmp_path / "a.json")
 
 
 def test_killed_before_the_rename_the_file_before_is_still_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

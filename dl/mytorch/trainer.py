@@ -191,7 +191,7 @@ class Trainer:
         distributed.barrier()  # rank 0 has written best.pt
         for model in {self.model, self.evaluated_model}:
             checkpoint.load_weights(model, self.out / "best.pt")
-        drawn = (self.out / "curves.png").exists() or not self.config.plots
+        drawn = (self.out / "curves.png").exists() or (self.logger.was_finished and not self.config.plots)
         if self.history.test is not None or (data.test is None and self.first_step == self.total_steps and drawn):
             self.logger.say(f"{self.out} holds this run, finished; --fresh would start it over")
         else:
@@ -201,7 +201,7 @@ class Trainer:
             with self._eval_mode() as model:
                 shown = self.task.report(model) if data.test and self.config.plots else {}
                 self.logger.finished(self.history, shown, self.config)
-            self._save_speed(data.train)
+            self._save_speed(data.train, finished=True)
         self.logger.say(self.history.table(self.task.monitor))
         return self.history
 
@@ -254,11 +254,11 @@ class Trainer:
     def _examples(self, loader: Loader) -> int:
         return self.epoch * loader.num_examples + min(self.batch * loader.batch_size, loader.num_examples)
 
-    def _save_speed(self, loader: Loader) -> None:
+    def _save_speed(self, loader: Loader, finished: bool = False) -> None:
         distributed.synchronize(self.device)
         seconds = time.perf_counter() - self.started
         examples = self._examples(loader) - self.done_before
-        self.logger.speed(self.device, seconds, seconds - self.evaluation_seconds, examples)
+        self.logger.speed(self.device, seconds, seconds - self.evaluation_seconds, examples, finished)
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
