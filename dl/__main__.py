@@ -87,7 +87,19 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     command.add_argument("folder", nargs="?", type=lambda text: Path(text).expanduser(), default=Path("runs"), metavar="FOLDER")
     command.add_argument("--prune", action="store_true", help="delete what only resuming needs, last.pt and shards, of finished runs")
 
-    for name in ("explain", "kernels", "features"):  # the last two are the names of version 0.1
+    _add_explain(commands)
+
+    command = _add(commands, "results", results, "rewrite the tables in the READMEs from the recorded results")
+    runs = "first add finished runs (folders below runs/) to the recorded results of their models"
+    command.add_argument("--record", type=expanduser, metavar="RUN", nargs="+", default=[], help=runs)
+
+    _add(commands, "doctor", doctor, "check versions, devices, data and disk, and say what helps")
+    return parser, commands
+
+
+def _add_explain(commands: argparse._SubParsersAction) -> None:
+    """explain, and kernels and features, which are its names of version 0.1."""
+    for name in ("explain", "kernels", "features"):
         does = "draw what a trained network has learnt: kernels, or what its layers see in a picture" if name == "explain" else None
         command = _add(commands, name, explain, does, usage="%(prog)s RUN [IMAGE] [flags]")
         command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/demo")
@@ -100,13 +112,6 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
         layers = "of features: layers as `python -m dl summary` names them; default: all parts that give maps"
         command.add_argument("--layers", metavar="LAYER", nargs="+", default=[], help=layers)
         command.add_argument("--figure", type=expanduser, default="", help="picture to write (default: kernels.png, features.png)")
-
-    command = _add(commands, "results", results, "rewrite the tables in the READMEs from the recorded results")
-    runs = "first add finished runs (folders below runs/) to the recorded results of their models"
-    command.add_argument("--record", type=expanduser, metavar="RUN", nargs="+", default=[], help=runs)
-
-    _add(commands, "doctor", doctor, "check versions, devices, data and disk, and say what helps")
-    return parser, commands
 
 
 def _add(

@@ -146,6 +146,24 @@ def _note(seen: Tensor | None, logits: Tensor, tokens: Tensor, padding_mask: Ten
     return seen
 
 
+def _left_of(lengths: Tensor, columns: int) -> Tensor:
+    """The padding mask (B, T) of texts of these lengths (B,), in T columns."""
+    return torch.arange(columns, device=lengths.device) < columns - lengths[:, None]
+
+
+def _generators(seed: int | Sequence[int] | None, device: torch.device) -> Sequence[torch.Generator | None]:
+    """One for all rows, or one for each."""
+    seeds = [seed] if isinstance(seed, int) else seed or []
+    return [torch.Generator(device).manual_seed(each) for each in seeds] or [None]
+
+
+def _choose(sampler: Sampler, logits: Tensor, seen: Tensor | None, generators: Sequence[torch.Generator | None]) -> Tensor:
+    """`sampler.choose`, (B,), with what `_generators` gives."""
+    rows = len(logits) // len(generators)  # that draw from one generator
+    seen_by_part = [None] * len(generators) if seen is None else seen.split(rows)
+    return torch.cat([sampler.choose(*part) for part in zip(logits.split(rows), seen_by_part, generators)])
+
+
 @torch.inference_mode()
 def stream(
     model: nn.Module,
@@ -177,8 +195,7 @@ def stream(
     sampler = Sampler(temperature, top_k, top_p, repetition_penalty)
     check_prompt(model, tokens, padding_mask, max_new_tokens)
     model.eval()
-    seeds = [seed] if isinstance(seed, int) else seed or []
-    generators = [torch.Generator(tokens.device).manual_seed(each) for each in seeds] or [None]
+    generators = _generators(seed, tokens.device)
     ends = torch.tensor(list(stop), dtype=torch.int64, device=tokens.device)
     done = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     first = 0  # of the columns in the context
@@ -191,16 +208,11 @@ def stream(
             lengths = lengths.where(lengths <= model.max_length, max(1, model.max_length // 2))
             first = tokens.shape[1] - int(lengths.max())
             cache, new = model.new_cache() if cached else None, tokens[:, first:]
-        mask = None
-        if padding_mask is not None:
-            columns = tokens.shape[1] - first
-            mask = torch.arange(columns, device=tokens.device) < columns - lengths[:, None]
+        mask = None if padding_mask is None else _left_of(lengths, tokens.shape[1] - first)
         logits = model(new if cached else tokens[:, first:], mask, cache)[:, -1]  # (B, V)
         if repetition_penalty != 1:
             seen = _note(seen, logits, tokens if step == 0 else tokens[:, -1:], padding_mask if step == 0 else None)
-        rows = len(logits) // len(generators)  # that draw from one generator
-        seen_by_part = [None] * len(generators) if seen is None else seen.split(rows)
-        token = torch.cat([sampler.choose(*part) for part in zip(logits.split(rows), seen_by_part, generators)])
+        token = _choose(sampler, logits, seen, generators)
         if stop:
             token = torch.where(done, tokens[:, -1], token)
             done |= torch.isin(token, ends)

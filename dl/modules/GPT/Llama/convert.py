@@ -1,6 +1,7 @@
 """Published weights for our Llama: those of transformers, and the files of llama2.c."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,14 +44,7 @@ def from_transformers(reference: nn.Module) -> Llama:
     kind, config = type(reference).__name__, reference.config
     if kind not in ("LlamaForCausalLM", "MixtralForCausalLM"):
         raise ValueError(f"a {kind} is no LlamaForCausalLM or MixtralForCausalLM")
-    experts = {}
-    if kind == "MixtralForCausalLM":
-        if config.sliding_window is not None:
-            raise ValueError(f"attention to the last {config.sliding_window} positions only is not this paper's")
-        if config.router_jitter_noise or config.num_experts_per_tok == 1:
-            raise ValueError("routers with noise, or with one expert a token whose weight is 1, are not those of this model")
-        experts = {"num_experts": config.num_local_experts, "experts_per_token": config.num_experts_per_tok}
-    elif config.attention_bias or config.mlp_bias:
+    if kind == "LlamaForCausalLM" and (config.attention_bias or config.mlp_bias):
         raise ValueError("linear layers with biases are not this paper's")
     if config.hidden_act != "silu":
         raise ValueError(f"hidden_act {config.hidden_act!r} is not silu")
@@ -73,7 +67,7 @@ def from_transformers(reference: nn.Module) -> Llama:
         rotary_base=rotary["rope_theta"],
         norm_eps=config.rms_norm_eps,
         tied=reference.lm_head.weight is reference.model.embed_tokens.weight,
-        **experts,
+        **(_experts(config) if kind == "MixtralForCausalLM" else {}),
     )
     for block in model.blocks:
         block.attention.dropout.p = config.attention_dropout
@@ -88,6 +82,15 @@ def from_transformers(reference: nn.Module) -> Llama:
             weights[name] = weight
     model.load_state_dict(weights)
     return model
+
+
+def _experts(config: Any) -> dict[str, int]:
+    """The arguments of `Llama` for the experts of a Mixtral."""
+    if config.sliding_window is not None:
+        raise ValueError(f"attention to the last {config.sliding_window} positions only is not this paper's")
+    if config.router_jitter_noise or config.num_experts_per_tok == 1:
+        raise ValueError("routers with noise, or with one expert a token whose weight is 1, are not those of this model")
+    return {"num_experts": config.num_local_experts, "experts_per_token": config.num_experts_per_tok}
 
 
 def _of_each_expert(name: str, weights: Tensor) -> dict[str, Tensor]:
