@@ -27,10 +27,10 @@ class LanguageConfig(TrainConfig):
     """What a recipe that trains a language model can be told beside."""
 
     data: str = flag("shakespeare", "shakespeare, shakespeare-sample, wikitext2, or folder:PATH, see dl.modules.GPT.BPE.prepare")
-    length: int = flag(64, "tokens of a training example, the most that the model sees at once")
+    context_length: int = flag(64, "tokens of a training example, the most that the model sees at once", alias="length")
     dropout: float = flag(0.0, "dropout of embeddings, attention and layers")
     warmup: int = flag(100, "steps in which the learning rate rises")
-    floor: float = flag(0.1, "the last learning rate, as a share of the highest")
+    min_lr_ratio: float = flag(0.1, "the last learning rate, as a share of the highest", alias="floor")
     beta2: float = flag(0.99, "decay of AdamW's mean of squared gradients")
     init_from: str = flag("", "run to fine-tune: its best weights are the first ones; its tokens have to be those of --data")
     lora_rank: int = flag(0, "fine-tune by adapters of this rank in the attention layers, all else frozen; 0 = all weights")
@@ -54,10 +54,10 @@ class LanguageConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "init_from", expanduser(self.init_from))
-        self._check("length", self.length >= 1, "at least 1")
+        self._check("context_length", self.context_length >= 1, "at least 1")
         self._check("warmup", self.warmup >= 0, "0 or more")
         self._check("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
-        self._check("floor", 0 <= self.floor <= 1, "from 0 to 1")
+        self._check("min_lr_ratio", 0 <= self.min_lr_ratio <= 1, "from 0 to 1")
         self._check("beta2", 0 <= self.beta2 < 1, "at least 0 and below 1")
         self._check("lora_rank", self.lora_rank >= 0, "0 or more")
         if self.lora_rank and self.layerwise != "none":
@@ -68,7 +68,7 @@ def build_for(
     config: LanguageConfig, vocabularies: Mapping[str, Any], build: Callable[..., nn.Module], start: Run | None = None
 ) -> nn.Module:
     """The network that the config asks for; `build` is that of its model.py. `start`: the run whose weights it has at first."""
-    sizes = {"vocab_size": len(vocabularies["tokens"]), "max_length": config.length, "dropout": config.dropout}
+    sizes = {"vocab_size": len(vocabularies["tokens"]), "max_length": config.context_length, "dropout": config.dropout}
     model = use_fast_dropout(build(config.model, **sizes, **config.sizes()))
     if start is not None:
         put_weights(model, merge(start.model()).state_dict(), start.path / "best.pt")
@@ -94,7 +94,7 @@ def train(
 ) -> History:
     """The `main` of a recipe."""
     seed_everything(config.seed)
-    data = data or text_splits(config, config.length)
+    data = data or text_splits(config, config.context_length)
     vocabulary = data.vocabularies["tokens"]
     start = run_to_tune(config.init_from, vocabulary) if config.init_from else None
     trainer = Trainer(

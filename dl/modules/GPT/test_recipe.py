@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from dl.cli.runs import Run
+from dl.cli.runs import Run, restore
 from dl.modules.GPT import generate
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.data import text_splits
@@ -42,7 +42,7 @@ BOTH = pytest.mark.parametrize("train", [gpt2_train, llama_train], ids=["GPT2", 
 
 
 def config(train: ModuleType, out: Path, **changes: Any) -> Any:
-    settings = {"model": "tiny", "length": 8, "steps": 6, "eval_every": 3, "save_every": 3, "lr": 1e-2, "dropout": 0.1}
+    settings = {"model": "tiny", "context_length": 8, "steps": 6, "eval_every": 3, "save_every": 3, "lr": 1e-2, "dropout": 0.1}
     return train.Config(out=str(out), **{**settings, **changes})
 
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_tuned_is_refused_in_a_line(tmp_path: Path, no_pictures: 
     train.main(first, characters())
     for flags, data, message in (
         ({"data": f"folder:{folder}"}, None, "first has other tokens than --data"),
-        ({"length": 4}, characters(), "belongs to another model than this GPT2"),
+        ({"context_length": 4}, characters(), "belongs to another model than this GPT2"),
         ({"lora_rank": 8}, characters(), "rank has to be at least 1 and below 8, the layer's own; got 8"),
     ):
         with pytest.raises(UserError, match=message):
@@ -136,7 +136,7 @@ def test_a_run_continues_a_text(
     assert "holds no trained network" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("field", ["recipe", "config", "length", "model", "weights", "tokens"])
+@pytest.mark.parametrize("field", ["recipe", "config", "context_length", "model", "weights", "tokens"])
 def test_altered_files_of_a_run_are_refused_in_a_line(tmp_path: Path, field: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Of a folder from somebody else, without checksums; a network of gigabytes is refused before it is built."""
     vocabulary, asked = Vocabulary.build(TEXT, reserved=()), config(gpt2_train, tmp_path, steps=1)
@@ -149,7 +149,7 @@ def test_altered_files_of_a_run_are_refused_in_a_line(tmp_path: Path, field: str
     if field in described:
         altered = [("config.json", described | {field: value}) for value in wrong]
     elif field in described["config"]:
-        wrong += [10**12, 2.5] if field == "length" else ["gpt2-xl"] if field == "model" else []
+        wrong += [10**12, 2.5] if field == "context_length" else ["gpt2-xl"] if field == "model" else []
         altered = [("config.json", described | {"config": described["config"] | {field: value}}) for value in wrong]
     elif field == "tokens":
         wrong += [["a", "a"], ["a", 1], ["a"], {"merges": [], "special": 1}]
@@ -237,12 +237,19 @@ def test_a_perplexity_per_word_that_is_too_large_for_a_number_is_infinite() -> N
 
 
 def test_impossible_flags_are_refused(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    for flags in ("--length 0", "--dropout 1", "--floor 2", "--beta2 1", "--warmup -1"):
+    for flags in ("--context-length 0", "--dropout 1", "--min-lr-ratio 2", "--beta2 1", "--warmup -1"):
         with pytest.raises(SystemExit):
             parse(gpt2_train.Config, flags.split())
         assert f"{flags.split()[0]} has to be" in capsys.readouterr().err
     with pytest.raises(UserError, match="--data sonnets: there are shakespeare, shakespeare-sample, wikitext2 and folder:PATH"):
         text_splits(config(gpt2_train, tmp_path, data="sonnets"), 8)
+
+
+def test_flags_of_version_0_1_are_those_of_today() -> None:
+    today = {"context_length": 8, "min_lr_ratio": 0.2, "num_experts": 3, "aux_loss_weight": 0.5}
+    before = dict(zip(("length", "floor", "experts", "balance"), today.values()))
+    flags = [f"--{name}={value}" for name, value in before.items()]
+    assert parse(llama_train.Config, flags) == restore(llama_train.Config, before, "config.json") == llama_train.Config(**today)
 
 
 def test_tokens_that_the_vocabulary_lacks_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -285,7 +292,7 @@ def test_training_on_a_token_file_takes_memory_that_does_not_grow_with_it(tmp_pa
         generator = np.random.default_rng(0)
         parts = (generator.integers(0, 270, 1_000_000) for _ in range(count // 1_000_000))
         assert write_tokens(folder / "tokens.bin", parts) == count
-        flags = f"--data folder:{folder} --out {tmp_path / str(count)} --model tiny --length 256 --batch-size 64 --steps 200"
+        flags = f"--data folder:{folder} --out {tmp_path / str(count)} --model tiny --context-length 256 --batch-size 64 --steps 200"
         command = [sys.executable, "-m", "dl.modules.GPT.GPT2.train", *flags.split(), "--eval-every", "200"]
         subprocess.run(command, check=True, capture_output=True, timeout=900)
         peaks.append(read_json(tmp_path / str(count) / "speed.json")["peak_memory_bytes"] / 1e6)

@@ -2,7 +2,7 @@
 
     python -m dl.modules.GPT.BPE.prepare data/mine book.txt other.txt --vocab-size 8000     # pieces of this text
     python -m dl.modules.GPT.BPE.prepare data/mine book.txt other.txt --bpe data/gpt2_bpe   # pieces of GPT-2's files
-    python -m dl.modules.GPT.GPT2.train --data folder:data/mine --length 256
+    python -m dl.modules.GPT.GPT2.train --data folder:data/mine --context-length 256
 
 A file is a document. They are packed: one follows the other, an <|endoftext|> after each. Files are read in parts, so they
 may be larger than memory.

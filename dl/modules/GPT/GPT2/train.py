@@ -5,7 +5,7 @@
 
 These are nanoGPT's 2,000 steps for a CPU on characters of Shakespeare. Its 5,000 steps for a GPU:
 
-    python -m dl.modules.GPT.GPT2.train --model char_gpu --length 256 --batch-size 64 --steps 5000 --dropout 0.2 \\
+    python -m dl.modules.GPT.GPT2.train --model char_gpu --context-length 256 --batch-size 64 --steps 5000 --dropout 0.2 \\
         --precision bf16 --out runs/GPT/GPT2-gpu
 """
 
@@ -41,7 +41,7 @@ def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Mo
 
 def main(config: Config, data: TextSplits | None = None) -> History:
     optimizer = adamw(config.lr, config.weight_decay, betas=(0.9, config.beta2), fused=True)
-    schedule = warmup_cosine(config.warmup, floor=config.floor)
+    schedule = warmup_cosine(config.warmup, floor=config.min_lr_ratio)
     return train(config, build, data, optimizer, schedule)
 
 

@@ -81,7 +81,7 @@ def test_the_balance_loss_spreads_tokens_over_experts() -> None:
 def test_impossible_numbers_of_experts_are_refused(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(ValueError, match="a token passes through 1 to 3 experts; got experts_per_token 4"):
         tiny(experts_per_token=4)
-    for flags in ("--experts -1", "--experts-per-token 3 --experts 2", "--balance -1"):
+    for flags in ("--num-experts -1", "--experts-per-token 3 --num-experts 2", "--aux-loss-weight -1"):
         with pytest.raises(SystemExit):
             parse(train.Config, flags.split())
         assert f"{flags.split()[0]} has to be" in capsys.readouterr().err

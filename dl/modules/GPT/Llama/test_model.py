@@ -151,7 +151,7 @@ def test_impossible_sizes_and_more_tokens_than_positions_are_refused() -> None:
 def run_on_a_token_file(folder: Path) -> train.Config:
     """Places of chunks and dropout are random; a mixture of experts."""
     data = f"folder:{token_file(folder)}"
-    return train.Config(data=data, model="tiny", length=8, experts=3, steps=3, batch_size=4, lr=1e-2, dropout=0.1)
+    return train.Config(data=data, model="tiny", context_length=8, num_experts=3, steps=3, batch_size=4, lr=1e-2, dropout=0.1)
 
 
 test_standard = testing.standard_checks(
@@ -159,7 +159,7 @@ test_standard = testing.standard_checks(
     train.main,
     run_on_a_token_file,
     lambda: BATCH,
-    splits=lambda config: text_splits(config, config.length),
+    splits=lambda config: text_splits(config, config.context_length),
     task=LanguageModeling,
     inputs=lambda: (TOKENS,),
     overfit=[testing.Overfit({"dim": 32})],
