@@ -37,10 +37,10 @@ def _run(argv: list[str]) -> int:
 
 
 def _own_words(argv: list[str]) -> int:
-    """How many words are for this file: what follows the model of `train` and `test` is for the recipe and for pytest."""
+    """How many words are for this file: what follows the model of `train`, `sweep` and `test` is for the recipe and for pytest."""
     if argv[:1] and argv[0] in verbs.VERBS:
         return 2 if argv[0] != "search" and argv[1:2] in (["-h"], ["--help"]) else 1
-    if argv[:1] == ["train"]:
+    if argv[:1] in (["train"], ["sweep"]):
         return 2
     if argv[:1] == ["test"]:
         flags_follow = argv[1:2] and argv[1].startswith("-") and argv[1] not in ("-h", "--help")
@@ -58,6 +58,11 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
 
     command = _add(commands, "train", train, "train a model", usage="%(prog)s MODEL [flags of the recipe]")
     command.epilog = NAMING + " `python -m dl train MODEL --help` shows the flags of its recipe."
+    command.add_argument("model", metavar="MODEL", help="which one")
+
+    does = "train with each combination of flags and several seeds, and compare"
+    command = _add(commands, "sweep", sweep, does, usage="%(prog)s MODEL [--seeds N] [--jobs N] [--lr 0.05,0.1 ...]")
+    command.epilog = NAMING + " `python -m dl sweep MODEL --help` shows all."
     command.add_argument("model", metavar="MODEL", help="which one")
 
     command = _add(commands, "test", test, "run the tests of a model, or all", usage="%(prog)s [MODEL] [flags of pytest]")
@@ -129,6 +134,13 @@ def train(args: argparse.Namespace) -> int:
     sys.argv = [module, *args.flags]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """`python -m dl sweep CNN/LeNet --lr 0.05,0.1 --seeds 3`"""
+    from dl.cli import sweep
+
+    return sweep.main(args.model, args.flags)
 
 
 def test(args: argparse.Namespace) -> int:
