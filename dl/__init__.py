@@ -10,7 +10,7 @@ if sys.version_info < (3, 11):
 
 
 def print_error(message: str, where: str = "") -> None:
-    """Print what the person at the keyboard can mend: the only place that does."""
+    """Print what the user can fix: the only place that does."""
     print(where + "error: " + message, file=sys.stderr, flush=True)
 
 

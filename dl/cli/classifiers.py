@@ -1,4 +1,4 @@
-"""Networks that classify pictures: of a run, or published weights in our network; and what their layers see."""
+"""Networks that classify pictures: of a run, or pretrained weights in our network; and what their layers see."""
 
 import functools
 import math
@@ -89,7 +89,7 @@ def _downloaded(url: str) -> Path:
 
 
 def _torchvision_s(name: str, state: dict[str, Tensor], **options: int) -> nn.Module:
-    """torchvision's network with these weights, and with what its builders do for published weights and not otherwise."""
+    """torchvision's network with these weights, and with what its builders do for pretrained weights and not otherwise."""
     # DenseNet's files are older than the names of its layers.
     state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): weight for key, weight in state.items()}
     build = functools.partial(import_torchvision().models.get_model, name, weights=None, **options)

@@ -1,4 +1,4 @@
-"""Runs and published weights become networks that answer; `kernels` and `features` draw what is in them."""
+"""Runs and pretrained weights become networks that answer; `kernels` and `features` draw what is in them."""
 
 import re
 import shutil

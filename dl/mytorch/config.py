@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Iterable, Literal, Mapping, TypeVar, get_args,
 
 
 class UserError(ValueError):
-    """Something the person at the keyboard can mend: `launch` prints it as one line and exits with 1."""
+    """Something the user can fix: `launch` prints it as one line and exits with 1."""
 
 
 def user_path(text: str) -> Path:

@@ -43,7 +43,7 @@ def launch(main: Callable[[Config], Result], config_class: type[Config], argv: S
 
 
 def _line(error: Exception, config: TrainConfig) -> str | None:
-    """Return what helps against an error that the person at the keyboard can mend, in one line; None for any other error."""
+    """Return what helps against an error that the user can fix, in one line; None for any other error."""
     text = str(error)
     if line := explained(error):
         smaller = ": halve --batch-size and double --accumulate for the same result"

@@ -15,7 +15,7 @@ STATE = {  # of last.pt; its history is checked where it is read
     **{"optimizers": [{"state": {str: {str: (Tensor, float, bool, None)}}, "param_groups": [{str: object}]}]},
     **{"shards?": str, "model?": {str: Tensor}, "ema?": ({str: Tensor}, None)},
 }
-# What is copied exactly into weights of another type: halves of published weights. Anything else would be rounded.
+# What is copied exactly into weights of another type: halves of pretrained weights. Anything else would be rounded.
 WIDER = {torch.float16: (torch.float32, torch.float64), torch.bfloat16: (torch.float32, torch.float64)}
 WIDER |= {torch.float32: (torch.float64,)}
 

@@ -1,4 +1,4 @@
-"""Every field is a flag with help; what cannot be meant is refused, in a line that names the flag."""
+"""Every field is a flag with help; an invalid value is refused, in a line that names the flag."""
 
 import dataclasses
 import re

@@ -9,7 +9,7 @@ from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import Loader, TextSplits, shakespeare
 from dl.mytorch.data.sequences import blocks, windows
 from dl.mytorch.data.text.shakespeare import SOURCES
-from dl.mytorch.data.text.tokens import map_tokens, shuffled_stretches
+from dl.mytorch.data.text.tokens import map_tokens, shuffled_chunks
 from dl.mytorch.data.text.wikitext2 import text
 from dl.mytorch.distributed import is_main
 from dl.mytorch.files import verify
@@ -61,7 +61,7 @@ def folder_splits(config: TrainConfig, folder: Path, length: int) -> TextSplits:
         if largest >= len(bpe):
             raise UserError(f"{folder}: tokens.bin has the id {largest}, the vocabulary only {len(bpe)}")
     return TextSplits(
-        shuffled_stretches(folder / "tokens.bin", length, config.batch_size, end=cut, seed=config.seed),
+        shuffled_chunks(folder / "tokens.bin", length, config.batch_size, end=cut, seed=config.seed),
         Loader(blocks(validation, length), config.batch_size),
         vocabularies={"tokens": bpe},
     )

@@ -46,7 +46,7 @@ def test_the_layer_is_its_equation() -> None:
     assert layer.down.abs().max() <= 5**-0.5 and layer.down.std() > 0.1
 
 
-def test_ranks_and_names_that_cannot_be_meant_are_refused() -> None:
+def test_ranks_and_names_that_are_invalid_are_refused() -> None:
     for rank in (0, 8):
         with pytest.raises(ValueError, match=f"rank has to be at least 1 and below 8, the layer's own; got {rank}"):
             adapt(gpt2.build("tiny"), rank=rank)

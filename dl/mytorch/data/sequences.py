@@ -13,13 +13,13 @@ IGNORED = -100  # a target that is none: no loss, no error
 
 
 def windows(ids: Tensor, length: int) -> Batch:
-    """Every stretch of `length` ids as an example, for training: "tokens" (N, length) and "targets", the same one id later.
+    """Every chunk of `length` ids as an example, for training: "tokens" (N, length) and "targets", the same one id later.
 
     Views of `ids` (T,): no memory is taken, so `ids` may be a file mapped into memory. N is T - length.
     Raises `UserError` when the text is too short.
     """
     if len(ids) <= length:
-        raise UserError(f"a text of {len(ids)} tokens is too short for stretches of {length} and the token after")
+        raise UserError(f"a text of {len(ids)} tokens is too short for chunks of {length} and the token after")
     return {"tokens": ids[:-1].unfold(0, length, 1), "targets": ids[1:].unfold(0, length, 1)}
 
 

@@ -8,7 +8,7 @@ from dl.mytorch.data import Loader
 from dl.mytorch.data.sequences import IGNORED, blocks, pad, streams, windows
 
 
-def test_windows_are_all_stretches_with_the_tokens_after() -> None:
+def test_windows_are_all_chunks_with_the_tokens_after() -> None:
     data = windows(torch.arange(10, 16), 3)
     assert data["tokens"].tolist() == [[10, 11, 12], [11, 12, 13], [12, 13, 14]]
     assert data["targets"].tolist() == [[11, 12, 13], [12, 13, 14], [13, 14, 15]]
@@ -46,7 +46,7 @@ def test_blocks_repeat_their_context(count: int) -> None:
 
 def test_texts_that_are_too_short_are_refused() -> None:
     windows(torch.arange(4), 3)
-    with pytest.raises(UserError, match="3 tokens is too short for stretches of 3"):
+    with pytest.raises(UserError, match="3 tokens is too short for chunks of 3"):
         windows(torch.arange(3), 3)
     with pytest.raises(UserError, match="nothing to predict"):
         blocks(torch.arange(1), 3)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class RotaryPositions(nn.Module):
     """Turns each pair of a head's dimensions by position * base^(-2i/D), so that a product of two depends on their distance.
 
-    Su et al. 2021, https://arxiv.org/abs/2104.09864, section 3.2.2. The pairs are (i, i + D/2), as in published weights of
+    Su et al. 2021, https://arxiv.org/abs/2104.09864, section 3.2.2. The pairs are (i, i + D/2), as in pretrained weights of
     Llama for transformers; the paper's are (2i, 2i + 1). The two differ by a fixed order of the rows of the projections.
 
     Raises `ValueError` for an odd width of a head.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def randomize_norms(model: nn.Module, scale: tuple[float, float] = (0.5, 1.5), shift: float = 0.1) -> nn.Module:
     """Batch norms as after training, so that their scales, shifts and running statistics show in the output; gives `model`.
 
-    Scales and variances are uniform in `scale`, shifts and means normal with deviation `shift`.
+    Scales and variances are uniform in `scale`, shifts and means normal with std `shift`.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -189,7 +189,7 @@ def stream(
         stop: tokens that end a row, which then goes on with the one it ended with; when all rows have ended, so does this.
         seed: of the draws; default: torch's generator as it is. One for each row: what it would draw alone.
 
-    Raises `ValueError` for options that cannot be meant, an empty prompt or one that is longer than `max_length`, and a
+    Raises `ValueError` for invalid options, an empty prompt or one that is longer than `max_length`, and a
     token that the model does not know.
     """
     sampler = Sampler(temperature, top_k, top_p, repetition_penalty)

@@ -1,4 +1,4 @@
-"""torchvision's published weights for our AlexNet."""
+"""torchvision's pretrained weights for our AlexNet."""
 
 from torch import nn
 

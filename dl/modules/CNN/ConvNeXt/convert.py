@@ -1,4 +1,4 @@
-"""Published weights for our ConvNeXt: torchvision's for ImageNet."""
+"""Pretrained weights for our ConvNeXt: torchvision's for ImageNet."""
 
 import re
 

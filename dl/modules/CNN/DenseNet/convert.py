@@ -1,4 +1,4 @@
-"""torchvision's published weights for our DenseNet."""
+"""torchvision's pretrained weights for our DenseNet."""
 
 from torch import nn
 

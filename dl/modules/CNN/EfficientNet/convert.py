@@ -1,4 +1,4 @@
-"""Published weights for our EfficientNet: torchvision's for ImageNet."""
+"""Pretrained weights for our EfficientNet: torchvision's for ImageNet."""
 
 from torch import nn
 

@@ -206,7 +206,7 @@ class GoogLeNet(nn.Module):
 
 
 class TorchvisionGoogLeNet(GoogLeNet):
-    """The network of torchvision and of its published weights. It differs from the paper's in five places:
+    """The network of torchvision and of its pretrained weights. It differs from the paper's in five places:
 
     - each convolution has a batch norm (epsilon 0.001) and no bias; there is no local response normalisation;
     - the branch of 5x5 convolutions has 3x3 ones, a mistake that the weights keep
@@ -217,7 +217,7 @@ class TorchvisionGoogLeNet(GoogLeNet):
 
     Args:
         transform_input: images come normalised with the mean and std of ImageNet's channels, the network works on those of
-            mean 0.5 and std 0.5, as torchvision's published weights do. Folded into the first convolution, the shift would
+            mean 0.5 and std 0.5, as torchvision's pretrained weights do. Folded into the first convolution, the shift would
             be wrong at the border, where the padding is 0 after it.
         options: the arguments of `GoogLeNet`.
 

@@ -1,4 +1,4 @@
-"""Published weights for our MobileNetV2: torchvision's for ImageNet."""
+"""Pretrained weights for our MobileNetV2: torchvision's for ImageNet."""
 
 from torch import nn
 

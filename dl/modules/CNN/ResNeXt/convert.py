@@ -1,4 +1,4 @@
-"""torchvision's published weights for our ResNeXt."""
+"""torchvision's pretrained weights for our ResNeXt."""
 
 from torch import nn
 

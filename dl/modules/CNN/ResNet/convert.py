@@ -1,4 +1,4 @@
-"""Published weights for our ResNet: torchvision's for ImageNet, akamaster's for CIFAR-10."""
+"""Pretrained weights for our ResNet: torchvision's for ImageNet, akamaster's for CIFAR-10."""
 
 import re
 

@@ -12,10 +12,10 @@ Options beyond the paper:
 - zero_init: blocks start as their shortcut (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1).
 
 Deviations:
-- V1.5: a bottleneck that shrinks the map does so in its 3x3 convolution, as torchvision and all its published weights;
+- V1.5: a bottleneck that shrinks the map does so in its 3x3 convolution, as torchvision and all its pretrained weights;
   the paper's is stride_in="1x1".
 - Shortcut A: the paper does not say where its zero channels go. Ours are half before and half after the others, as in
-  https://github.com/akamaster/pytorch_resnet_cifar10, whose published weights need this place.
+  https://github.com/akamaster/pytorch_resnet_cifar10, whose pretrained weights need this place.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""predict: published weights, runs of one's own, and every kind of file that somebody may give it."""
+"""predict: pretrained weights, runs of one's own, and every kind of file that somebody may give it."""
 
 from pathlib import Path
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""torchvision's published weights for our SqueezeNet."""
+"""torchvision's pretrained weights for our SqueezeNet."""
 
 from torch import nn
 

@@ -13,7 +13,7 @@ Options:
   images gets no gradient any more. With few classes one or more are soon lost, so "small" and "tiny" are without.
 
 Deviations:
-- The last convolution has no padding, as in torchvision's network, whose published weights fit; in the authors' Caffe
+- The last convolution has no padding, as in torchvision's network, whose pretrained weights fit; in the authors' Caffe
   file this 1x1 convolution has a padding of 1, a frame of its biases around the map.
 - The paper says nothing of initial weights. The last convolution starts as in the authors' Caffe file and in
   torchvision, normal with standard deviation 0.01; the others as in torchvision (He), while the Caffe file has Xavier.

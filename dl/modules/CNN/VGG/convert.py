@@ -1,4 +1,4 @@
-"""torchvision's published weights for our VGG."""
+"""torchvision's pretrained weights for our VGG."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""torchvision's published weights for our Wide ResNet."""
+"""torchvision's pretrained weights for our Wide ResNet."""
 
 from torch import nn
 

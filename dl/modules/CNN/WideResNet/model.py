@@ -11,7 +11,7 @@ projection takes the normed and activated input, dropout comes right before the 
 head starts at 0. The stem "imagenet" of a WRN-depth-width is ours, for images larger than the paper's 32 pixels.
 
 Deviations:
-- wide_resnet50_2 halves the map in the 3x3 convolution of a bottleneck, as torchvision and its published weights.
+- wide_resnet50_2 halves the map in the 3x3 convolution of a bottleneck, as torchvision and its pretrained weights.
 """
 
 from typing import Any

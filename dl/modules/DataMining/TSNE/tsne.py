@@ -100,9 +100,9 @@ def principal(features: Tensor, dimensions: int = 2) -> Tensor:
 
 
 def start(features: Tensor) -> Tensor:
-    """Where the descent of features (N, D) begins, (N, 2): their principal components, the first with a deviation of 1e-4.
+    """Where the descent of features (N, D) begins, (N, 2): their principal components, the first with a std of 1e-4.
 
-    Normal noise of that deviation takes the place of one in which they do not vary, as the second of a single feature: points
+    Normal noise of that std takes the place of one in which they do not vary, as the second of a single feature: points
     on a line stay there, as all forces lie in it.
     """
     points = principal(features)

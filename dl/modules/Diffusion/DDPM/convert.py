@@ -1,4 +1,4 @@
-"""The U-Net of diffusers as ours: published weights, and the proof in test_model.py."""
+"""The U-Net of diffusers as ours: pretrained weights, and the proof in test_model.py."""
 
 
 from torch import nn

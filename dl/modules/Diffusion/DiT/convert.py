@@ -1,4 +1,4 @@
-"""diffusers' transformer as ours: published weights, and the proof in test_model.py."""
+"""diffusers' transformer as ours: pretrained weights, and the proof in test_model.py."""
 
 
 import torch

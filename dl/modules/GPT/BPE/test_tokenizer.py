@@ -89,7 +89,7 @@ def test_a_text_in_parts_and_one_that_runs_out_of_pairs() -> None:
     assert bpe.encode("aaaaaaa") == [257, 256, 64]  # 64: "a", behind 33 signs and 31 letters before it
 
 
-def test_sizes_and_texts_that_cannot_be_meant_are_refused() -> None:
+def test_sizes_and_texts_that_are_invalid_are_refused() -> None:
     for text in ("", []):
         with pytest.raises(UserError, match="empty text"):
             BPE.train(text, 300)

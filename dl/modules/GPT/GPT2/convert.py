@@ -1,4 +1,4 @@
-"""Published weights for our GPT-2: those of transformers."""
+"""Pretrained weights for our GPT-2: those of transformers."""
 
 from pathlib import Path
 

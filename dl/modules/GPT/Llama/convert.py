@@ -1,4 +1,4 @@
-"""Published weights for our Llama: those of transformers, and the files of llama2.c."""
+"""Pretrained weights for our Llama: those of transformers, and the files of llama2.c."""
 
 from pathlib import Path
 from typing import Any

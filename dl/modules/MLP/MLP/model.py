@@ -10,7 +10,7 @@ Two sizes: "d2l" has one hidden layer (https://d2l.ai, section 5.2), "large" has
 Deviations:
 - Hidden units are rectified linear, the paper's are sigmoids (equation 2).
 - The outputs are logits for a softmax and cross-entropy; the paper's are sigmoids, with squared errors (equation 3).
-- Weights start as torch's linear layers do, not as d2l's normal numbers of deviation 0.01.
+- Weights start as torch's linear layers do, not as d2l's normal numbers of std 0.01.
 """
 
 from typing import Any

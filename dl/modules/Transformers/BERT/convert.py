@@ -1,4 +1,4 @@
-"""Published weights for our BERT: those of transformers, as its modules or as the files that they are published in."""
+"""Pretrained weights for our BERT: those of transformers, as its modules or as the files that they are published in."""
 
 from pathlib import Path
 from typing import Any, Container, Mapping
@@ -82,7 +82,7 @@ def from_folder(folder: Path | str, heads: bool = True) -> BERT:
     folder = Path(folder)
     config = read_json(folder / "config.json", SCHEMA)
     if "recipe" in config:
-        raise UserError(f"{folder} is a run of {config['recipe']}; the folder of published weights is asked for")
+        raise UserError(f"{folder} is a run of {config['recipe']}; the folder of pretrained weights is asked for")
     if config.get("model_type", "bert") != "bert":
         raise UserError(f"{folder / 'config.json'} is of the model type {config['model_type']!r}; this is for 'bert'")
     old = folder / "pytorch_model.bin"

@@ -1,4 +1,4 @@
-"""Published weights in our BERT: files by hand, transformers' own modules, and a real network (in the parity tier)."""
+"""Pretrained weights in our BERT: files by hand, transformers' own modules, and a real network (in the parity tier)."""
 
 import json
 import unicodedata
@@ -47,7 +47,7 @@ def test_published_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     publish(tmp_path)
     for changes, error, message in [
         ({"model_type": "gpt2"}, UserError, "model type 'gpt2'"),
-        ({"recipe": "Transformers/BERT"}, UserError, "is a run of Transformers/BERT; the folder of published weights is asked"),
+        ({"recipe": "Transformers/BERT"}, UserError, "is a run of Transformers/BERT; the folder of pretrained weights is"),
         ({"hidden_act": "tanh"}, ValueError, "hidden_act 'tanh' is none of gelu"),
         ({"vocab_size": 13}, UserError, r"shape \(12, 8\), the model's is \(13, 8\)"),
     ]:

@@ -1,4 +1,4 @@
-"""Text as the pieces of words that published BERT weights know.
+"""Text as the pieces of words that pretrained BERT weights know.
 
 Wu et al. 2016, https://arxiv.org/abs/1609.08144, section 4.1, in the way of the paper's code:
 https://github.com/google-research/bert#tokenization and its tokenization.py.
@@ -56,7 +56,7 @@ class WordPiece:
 
     @classmethod
     def load(cls, folder: Path | str) -> "WordPiece":
-        """From a folder of published weights: vocab.txt, a piece a line, or tokenizer.json, which is all that transformers 5
+        """From a folder of pretrained weights: vocab.txt, a piece a line, or tokenizer.json, which is all that transformers 5
         writes; and tokenizer_config.json, if it is there. Raises `UserError` for files that are damaged or of another kind.
         """
         settings, path = Path(folder, "tokenizer_config.json"), Path(folder, "vocab.txt")

@@ -294,7 +294,7 @@ def test_a_sentence_longer_than_the_network_is_refused_before_training(tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_flags_that_cannot_be_meant_are_refused() -> None:
+def test_invalid_flags_are_refused() -> None:
     with pytest.raises(ValueError, match="--beams has to be at least 1; got 0"):
         train.Config(beams=0)
     with pytest.raises(ValueError, match="--beams has to be at most 1,000; got 1001"):

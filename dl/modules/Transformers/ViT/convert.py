@@ -1,4 +1,4 @@
-"""Published weights for our ViT: torchvision's."""
+"""Pretrained weights for our ViT: torchvision's."""
 
 
 import torch

@@ -27,7 +27,7 @@ HUNDRED = tuple(
     sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
     willow_tree wolf woman worm""".split()
 )
-# Mean and deviation of the training sets.
+# Mean and std of the training sets.
 STANDARD_TEN = normalize([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])
 STANDARD_HUNDRED = normalize([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762])
 SOURCES = {
@@ -63,7 +63,7 @@ def cifar10(config: TrainConfig, augment: Augment | None = None) -> Splits:
 
 
 def cifar100(config: TrainConfig, augment: Augment | None = None) -> Splits:
-    """CIFAR-100; otherwise like `cifar10`. Mean and deviation: https://github.com/weiaicunzai/pytorch-cifar100."""
+    """CIFAR-100; otherwise like `cifar10`. Mean and std: https://github.com/weiaicunzai/pytorch-cifar100."""
     return sources.splits(config, ("cifar100",), load, STANDARD_HUNDRED, augment)
 
 

@@ -18,7 +18,7 @@ from dl.mytorch.data.images.imagefile import SUFFIXES, centre_square, check_imag
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.split import Split, check_split
 
-IMAGENET = normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and deviation of ImageNet's photographs
+IMAGENET = normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and std of ImageNet's photographs
 LAYOUT = "each class needs a folder of its pictures, as PATH/cats/1.jpg or PATH/train/cats/1.jpg"
 
 

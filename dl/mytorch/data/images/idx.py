@@ -22,7 +22,7 @@ from dl.mytorch.data.sources import DATA, Source
 
 DIGITS = tuple("0123456789")
 CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-# Mean and deviation of the training sets.
+# Mean and std of the training sets.
 STANDARD_CLOTHES = normalize([0.2860], [0.3530])
 STANDARD_DIGITS = normalize([0.1307], [0.3081])
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

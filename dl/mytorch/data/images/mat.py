@@ -20,7 +20,7 @@ from dl.mytorch.data.augment import Augment, normalize
 from dl.mytorch.data.loader import Batch, Splits
 from dl.mytorch.data.sources import DATA, Source
 
-STANDARD = normalize([0.4377, 0.4438, 0.4728], [0.1980, 0.2010, 0.1970])  # mean and deviation of the training set
+STANDARD = normalize([0.4377, 0.4438, 0.4728], [0.1980, 0.2010, 0.1970])  # mean and std of the training set
 
 
 def _fetch(datasets: Any, folder: str) -> None:
@@ -43,7 +43,7 @@ def svhn(config: TrainConfig, augment: Augment | None = None) -> Splits:
     """SVHN without its "extra" images. A tenth of the training set validates.
 
     Batches: "images" (B, 3, 32, 32), standardised; "labels" (B,), the digits. `augment` sees training images as bytes.
-    Mean and deviation as they are widely published. Raises `UserError` when the set is not to be had or a file is not
+    Mean and std as they are widely published. Raises `UserError` when the set is not to be had or a file is not
     what was published.
     """
     return sources.splits(config, ("svhn",), load, STANDARD, augment)

@@ -27,7 +27,7 @@ SOURCES = {
 def shakespeare(config: TrainConfig, length: int = 256) -> Splits:
     """For language models: the first nine tenths to train on, the last tenth to validate, nothing to test, as nanoGPT has it.
 
-    Batches: "tokens" (B, length) and "targets", the same one character later. A training example is any stretch of the
+    Batches: "tokens" (B, length) and "targets", the same one character later. A training example is any chunk of the
     text, so an epoch has nearly as many as there are characters: count in --steps. Validation predicts each character
     once. The vocabulary, "tokens", is that of the training part. Raises `UserError` when the text is not to be had.
     """

@@ -58,7 +58,7 @@ def test_the_vocabulary_is_of_the_training_part(short: str, tmp_path: Path) -> N
         shakespeare(config("shakespeare"), length=4)
 
 
-def test_training_stretches_are_shuffled_by_the_seed_and_validation_is_in_order(short: str) -> None:
+def test_training_chunks_are_shuffled_by_the_seed_and_validation_is_in_order(short: str) -> None:
     data = shakespeare(config("shakespeare"), length=4)
     first, again = (next(data.train.batches(epoch))["tokens"] for epoch in (0, 1))
     assert not torch.equal(first, again)
@@ -66,7 +66,7 @@ def test_training_stretches_are_shuffled_by_the_seed_and_validation_is_in_order(
     assert torch.equal(torch.cat([b["tokens"] for b in data.val.batches()]), data.val.dataset["tokens"])
 
 
-def test_stretches_have_256_characters_unless_said_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_have_256_characters_unless_said_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tinyshakespeare").mkdir()
     (tmp_path / "tinyshakespeare" / "input.txt").write_text("to be or " * 400, encoding="utf-8")
     monkeypatch.setattr(textfiles, "DATA", tmp_path)

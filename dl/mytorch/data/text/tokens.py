@@ -1,4 +1,4 @@
-"""Ids of tokens in a file: a text that is larger than memory, in shuffled stretches for training."""
+"""Ids of tokens in a file: a text that is larger than memory, in shuffled chunks for training."""
 
 from pathlib import Path
 from typing import Iterable, Sequence
@@ -41,21 +41,21 @@ def map_tokens(path: Path) -> np.ndarray:
     return np.memmap(path, dtype=KIND, mode="r")
 
 
-def shuffled_stretches(path: Path, length: int, batch_size: int, *, end: int | None = None, seed: int = 0) -> Loader:
+def shuffled_chunks(path: Path, length: int, batch_size: int, *, end: int | None = None, seed: int = 0) -> Loader:
     """Batches "tokens" (B, length) and "targets", the same one id later, from the file's first `end` ids.
 
-    The text is cut into stretches side by side; an epoch has each once, in an order of its own, whatever the number of
-    ranks. Nothing but this order is kept in memory, 16 bytes for each stretch, and a run goes on exactly from any batch.
-    Raises `UserError` when the text is too short for one stretch.
+    The text is cut into chunks side by side; an epoch has each once, in an order of its own, whatever the number of
+    ranks. Nothing but this order is kept in memory, 16 bytes for each chunk, and a run goes on exactly from any batch.
+    Raises `UserError` when the text is too short for one chunk.
     """
     end = len(map_tokens(path)) if end is None else end
     if end <= length:
-        raise UserError(f"a text of {end} tokens is too short for stretches of {length} and the token after")
+        raise UserError(f"a text of {end} tokens is too short for chunks of {length} and the token after")
 
     def cut(batch: Batch, _: torch.Generator) -> Batch:
         ids = map_tokens(path)  # anew for each batch: pages of the one before may leave memory
         places = (batch["place"][:, None] * length + torch.arange(length + 1)).numpy()  # (B, length + 1)
-        stretches = torch.from_numpy(ids[places].astype(np.int64))
-        return {"tokens": stretches[:, :-1], "targets": stretches[:, 1:]}
+        chunks = torch.from_numpy(ids[places].astype(np.int64))
+        return {"tokens": chunks[:, :-1], "targets": chunks[:, 1:]}
 
     return Loader({"place": torch.arange((end - 1) // length)}, batch_size, shuffle=True, seed=seed, augment=cut)

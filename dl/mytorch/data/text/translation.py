@@ -85,7 +85,7 @@ def book_pairs(pairs: list[Pair]) -> PairSplits:
     """As the first edition of the d2l book, sections 9.5 and 10.7: 600 pairs train, its four sentences are the test.
 
     The next 40 pairs validate, which the book does without. Of the four, three are among the 600: the test asks what was
-    learnt by heart, and with "He's calm." what was understood. Raises `UserError` for 600 pairs or fewer.
+    memorised, and with "He's calm." what was understood. Raises `UserError` for 600 pairs or fewer.
     """
     if len(pairs) <= 600:
         raise UserError(f"{len(pairs)} pairs are too few for the book's split: 600 train, those after validate")

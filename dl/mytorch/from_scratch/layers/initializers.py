@@ -104,7 +104,7 @@ def trunc_normal_(
     Raises `ValueError` where that would hardly end: for a mean more than two deviations outside.
     """
     if not a < b or not a - 2 * std <= mean <= b + 2 * std:
-        raise ValueError(f"hardly a number of mean {mean} and deviation {std} is in [{a}, {b}]")
+        raise ValueError(f"hardly a number of mean {mean} and std {std} is in [{a}, {b}]")
     tensor.normal_(mean, std, generator=generator)
     while (outside := (tensor < a) | (tensor > b)).any():
         again = torch.empty_like(tensor).normal_(mean, std, generator=generator)

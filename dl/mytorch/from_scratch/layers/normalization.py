@@ -1,4 +1,4 @@
-"""Normalization: numbers minus their mean, divided by their deviation; what differs is over which numbers.
+"""Normalization: numbers minus their mean, divided by their standard deviation; what differs is over which numbers.
 
     batch norm   each channel over the batch and all places    Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167
     layer norm   each example, or token, over its features     Ba et al. 2016, https://arxiv.org/abs/1607.06450

@@ -33,7 +33,7 @@ class Adagrad(Optimizer):
 class RMSprop(Optimizer):
     """p <- p - lr g / (sqrt(mean of g^2) + eps), a mean that forgets: Tieleman & Hinton 2012, lecture 6.5.
 
-    `centered` divides by the deviation instead, without the mean of g (Graves 2013, https://arxiv.org/abs/1308.0850).
+    `centered` divides by the standard deviation instead, without the mean of g (Graves 2013, https://arxiv.org/abs/1308.0850).
     """
 
     def __init__(
