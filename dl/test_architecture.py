@@ -12,11 +12,12 @@
 """
 
 import ast
+import functools
 import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import pytest
 
@@ -54,9 +55,15 @@ TAKEN = {
 }
 
 
-def imports(path: Path) -> Iterator[str]:
+def by_text(read: Callable[[ast.Module], Iterable[Any]]) -> Callable[[Path], tuple]:
+    """Make a function of a file from one of its tree, which remembers what it found: a file is parsed once, copies too."""
+    found = functools.cache(lambda text: tuple(read(ast.parse(text))))
+    return functools.wraps(read)(lambda path: found(path.read_text(encoding="utf-8")))
+
+
+@by_text
+def imports(tree: ast.Module) -> Iterator[str]:
     """The full names of what a file imports, `from a import b` as both "a" and "a.b"."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     for_types = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     passed = {inner for node in for_types for inner in ast.walk(node)}  # which are never run
     for node in ast.walk(tree):
@@ -69,9 +76,10 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def top_imports(path: Path) -> Iterator[str]:
+@by_text
+def top_imports(tree: ast.Module) -> Iterator[str]:
     """The same, of imports outside of functions."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in tree.body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -97,14 +105,19 @@ def imports_between_tests(root: Path) -> list[str]:
     return found
 
 
+@by_text
+def calls_of_the_standard_checks(tree: ast.Module) -> Iterator[ast.expr]:
+    """What `test_standard` is set to."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "test_standard":
+            yield node.value
+
+
 def standard_checks_left_out(root: Path) -> list[str]:
     """Tests of models that do not call the standard checks, or switch one off without a reason."""
     found = []
     for path in root.glob("modules/*/*/test_model.py"):
-        name, calls = path.relative_to(root).as_posix(), []
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "test_standard":
-                calls.append(node.value)
+        name, calls = path.relative_to(root).as_posix(), calls_of_the_standard_checks(path)
         if len(calls) != 1 or not isinstance(calls[0], ast.Call) or ast.unparse(calls[0].func) != "testing.standard_checks":
             found.append(f"{name} does not say test_standard = testing.standard_checks(...)")
             continue
@@ -189,6 +202,18 @@ def wrong_imports_of_models(root: Path) -> list[str]:
     return found
 
 
+@by_text
+def words(tree: ast.Module) -> Iterator[tuple[int, Any]]:
+    """Identifiers and strings, docstrings aside, with their lines."""
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant):
+            found = {node.value} if isinstance(node.value, str) and id(node) not in docstrings else set()
+        else:
+            found = {getattr(node, field, None) for field in ("id", "attr", "name")} - {None}
+        yield from ((node.lineno, word) for word in found)
+
+
 def model_names_in_the_core(root: Path) -> list[str]:
     """Identifiers and strings of the core, docstrings aside, that name a model's folder. layers/ may share such names."""
     names = {path.parent.name for path in root.glob("modules/*/*/model.py")} - {"Seq2Seq"}  # a task has this name, too
@@ -196,15 +221,14 @@ def model_names_in_the_core(root: Path) -> list[str]:
     for path in sources(root / "mytorch"):
         if "layers" in path.parts:
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-                words = {node.value}
-            else:
-                words = {getattr(node, field, None) for field in ("id", "attr", "name")}
-            found += [f"{path.relative_to(root)}:{node.lineno} names {word}" for word in words & names]
+        found += [f"{path.relative_to(root)}:{line} names {word}" for line, word in words(path) if word in names]
     return found
+
+
+@by_text
+def definitions(tree: ast.Module) -> Iterator[str]:
+    """The names of functions and classes."""
+    yield from (node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
 
 
 def missing_files(root: Path) -> list[str]:
@@ -220,9 +244,7 @@ def missing_files(root: Path) -> list[str]:
         if not any(folder.parent.glob("test_*.py")):
             found.append(f"{folder.parent.relative_to(root)} has no tests")
     for path in sources(root / "mytorch"):
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-        defines = any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in body)
-        if path.name != "__init__.py" and defines and not path.with_name(f"test_{path.name}").exists():
+        if path.name != "__init__.py" and definitions(path) and not path.with_name(f"test_{path.name}").exists():
             found.append(f"{path.relative_to(root)} has no test beside it")
     for folder in {path.parent for path in root.rglob("*.py")}:
         if not (folder / "__init__.py").exists():
@@ -232,17 +254,21 @@ def missing_files(root: Path) -> list[str]:
 
 def opened_without_encoding(root: Path) -> list[str]:
     """Text files that are read or written in the encoding of the machine: on Windows that is not UTF-8."""
-    found = []
-    for path in [*root.glob("*.py"), *root.glob("mytorch/*.py"), *root.glob("benchmarks/*.py")]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
-                continue
-            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            mode = next((a.value for a in node.args if isinstance(a, ast.Constant) and str(a.value)[:1] in "rwxa"), "r")
-            opened = isinstance(node.func, ast.Name) and name == "open" and "b" not in mode
-            if opened or (name == "read_text" and not node.args) or (name == "write_text" and len(node.args) == 1):
-                found.append(f"{path.relative_to(root)}:{node.lineno}")
-    return found
+    paths = [*root.glob("*.py"), *root.glob("mytorch/*.py"), *root.glob("benchmarks/*.py")]
+    return [f"{path.relative_to(root)}:{line}" for path in paths for line in openings(path)]
+
+
+@by_text
+def openings(tree: ast.Module) -> Iterator[int]:
+    """The lines that open a text file and name no encoding."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        mode = next((a.value for a in node.args if isinstance(a, ast.Constant) and str(a.value)[:1] in "rwxa"), "r")
+        opened = isinstance(node.func, ast.Name) and name == "open" and "b" not in mode
+        if opened or (name == "read_text" and not node.args) or (name == "write_text" and len(node.args) == 1):
+            yield node.lineno
 
 
 def test_imports_point_down() -> None:

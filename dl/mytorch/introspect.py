@@ -9,29 +9,40 @@ from typing import Any, Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.nn import functional as F
+from torch.utils._device import DeviceContext
 from torch.utils.flop_counter import FlopCounterMode
 
 from dl.mytorch.config import UserError
 
 
-class _WithoutFilling(TorchFunctionMode):
-    """Half of the time goes into initial weights, which have no values to get."""
+class _WithoutValues(DeviceContext):
+    """The device "meta", without what takes most of the time there: filling, and layers that torch computes in Python."""
 
     FILLINGS = {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
     # These come as a whole, with named arguments, and call the ones above out of sight of this mode.
     INITS = {nn.init.normal_, nn.init.uniform_, nn.init.constant_, nn.init.kaiming_uniform_}
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
         if function in self.INITS:
-            return (kwargs or {})["tensor"]
-        return args[0] if function in self.FILLINGS else function(*args, **(kwargs or {}))
+            return kwargs["tensor"]
+        if function in self.FILLINGS:
+            return args[0]
+        if function is torch.zeros or function is torch.ones:
+            function = torch.empty
+        elif function is F.relu and not kwargs["inplace"]:
+            return args[0].neg()
+        elif function is F.batch_norm and kwargs["weight"] is not None and args[0].shape[1] == len(kwargs["weight"]):
+            scale, shift = (kwargs[name].view(-1, *[1] * (args[0].ndim - 2)) for name in ("weight", "bias"))
+            return torch.addcmul(shift, args[0], scale)
+        return super().__torch_function__(function, types, args, kwargs)
 
 
 @contextmanager
 def without_values() -> Iterator[None]:
     """Tensors made inside have a shape but no values: the largest model then takes no memory and no time."""
-    with torch.device("meta"), _WithoutFilling():
+    with _WithoutValues(torch.device("meta")):
         yield
 
 
