@@ -124,8 +124,10 @@ def use_deterministic_algorithms() -> None:
 
 def rng_state() -> dict[str, Any]:
     """The state of all generators of this process, of types that `torch.load(weights_only=True)` accepts."""
+    version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state()
-    state = {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest], "torch": torch.get_rng_state()}
+    state: dict[str, Any] = {"python": [version, torch.tensor(words), gauss], "torch": torch.get_rng_state()}
+    state["numpy"] = [name, torch.from_numpy(keys.astype(np.int64)), *rest]
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     if torch.backends.mps.is_available():
@@ -134,9 +136,11 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put back what `rng_state` gave."""
-    random.setstate(state["python"])
-    np.random.set_state(tuple(state["numpy"]))
+    """Put back what `rng_state` gave; files of version 0.1 have lists where it has tensors."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(torch.as_tensor(words).tolist()), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.asarray(keys), *rest))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -1,6 +1,7 @@
 """What runs, and on what: the command as it was typed, the commit of the code, the versions and the processor."""
 
 import contextlib
+import functools
 import os
 import platform
 import re
@@ -22,6 +23,7 @@ def command() -> str:
     return shlex.join(["python", *(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]])
 
 
+@functools.cache  # that of the code which this process has loaded
 def commit(folder: Path) -> str:
     """Return the commit of the code, with "+" when files differ from it or are new; "" outside git."""
     git = ["git", "-C", str(folder)]
@@ -33,6 +35,7 @@ def commit(folder: Path) -> str:
     return found + ("+" if changed else "")
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of Python, of the packages that compute, and of this project."""
     found = {"python": platform.python_version(), "torch": torch.__version__}

@@ -99,6 +99,14 @@ def test_generators_go_on_from_a_state_that_was_on_disk(tmp_path: Path) -> None:
     assert [draw(), draw()] == expected
 
 
+def test_a_state_of_version_0_1_had_lists_and_is_put_back_too() -> None:
+    state = rng_state()
+    expected = [draw(), draw()]
+    (version, words, gauss), (name, keys, *rest) = state["python"], state["numpy"]
+    set_rng_state({**state, "python": (version, tuple(words.tolist()), gauss), "numpy": [name, keys.tolist(), *rest]})
+    assert [draw(), draw()] == expected
+
+
 def test_separate_randomness_is_the_same_each_time_and_takes_nothing_from_outside() -> None:
     before = rng_state()
     with fork_rng(7):

@@ -25,7 +25,7 @@ def test_a_modified_tree_has_a_plus_after_its_commit(monkeypatch: pytest.MonkeyP
     for changes, commit in (("", "abc"), (" M train.py\n", "abc+")):
         answers = iter(["abc\n", changes])
         monkeypatch.setattr(subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, 0, next(answers)))
-        assert provenance.commit(Path("anywhere")) == commit
+        assert provenance.commit(Path(commit)) == commit
     monkeypatch.setattr(subprocess, "run", lambda words, **_: (_ for _ in ()).throw(FileNotFoundError))
     assert provenance.commit(Path("anywhere")) == ""
 

@@ -147,7 +147,7 @@ def with_partners(step: Augment, batch: Batch, seed: int) -> tuple[Batch, float,
     rest = result["targets"] - own.diag()
     partners = torch.where(rest.sum(1) > 0, rest.argmax(1), torch.arange(len(own)))
     shares = own[partners != torch.arange(len(own))]
-    torch.testing.assert_close(result["targets"].sum(1), torch.ones(len(own)))
+    assert (result["targets"].sum(1) - 1).abs().max() < 1e-6
     assert (rest > 0).sum(1).max() <= 1 and (shares == shares[:1]).all()
     return result, shares[0].item() if len(shares) else 1.0, partners
 
@@ -164,7 +164,9 @@ def test_mixup_is_its_formula_with_one_lambda_for_the_batch(channels: int) -> No
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_lambda_has_the_mean_and_the_variance_of_beta(alpha: float) -> None:
-    shares = torch.tensor([with_partners(mixup(alpha, 6), one_label_each(6, 1, 1, 1), seed)[1] for seed in range(800)])
+    step, batch, generator = mixup(alpha, 6), one_label_each(6, 1, 1, 1), torch.Generator()
+    targets = torch.stack([step(batch, generator.manual_seed(seed))["targets"] for seed in range(800)])
+    shares = targets.diagonal(dim1=1, dim2=2).amin(1)  # an image that is its own partner has all of its label
     variance = 1 / (4 * (2 * alpha + 1))
     assert abs(shares.mean() - 0.5) < 4 * (variance / 800) ** 0.5
     assert shares.var().item() == pytest.approx(variance, rel=0.15)

@@ -33,7 +33,7 @@ def assert_overfits(
     Choose `lr` so that a third of the steps suffice for any seed: how many it takes depends on the rounding of the processor.
     """
     task = task or Classification()
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     model.train()
     for _ in range(steps):
         loss = task.step(model, batch).loss
