@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from dl.modules.Diffusion.DDPM import train
 from dl.modules.Diffusion.FlowMatching import train as flow
@@ -20,6 +21,15 @@ CONFIG = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", t
 def one_image() -> Batch:
     """Return one image (1, 8, 8) with its label, eight times."""
     return {name: tensor[:1].expand(8, *tensor.shape[1:]) for name, tensor in synthetic.images(1, size=8).items()}
+
+
+def assert_labels_and_times_count(model: nn.Module, images: Tensor, times: Tensor) -> None:
+    """For three images and a model of five classes: each label and time has a prediction of its own; no label is the sixth row."""
+    labelled = [model(images, times, torch.full((3,), label)) for label in (1, 2, 5)]
+    assert not torch.allclose(labelled[0], labelled[1])
+    assert torch.equal(model(images, times), labelled[2])
+    assert not torch.allclose(model(images, times), model(images, times.flip(0)))
+    assert torch.equal(model(images), model(images, torch.zeros(3)))
 
 
 def make_run(folder: Path, config: train.Config = CONFIG, recipe: str = "Diffusion/DDPM") -> Path:

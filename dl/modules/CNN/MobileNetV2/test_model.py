@@ -9,6 +9,7 @@ from torch import nn
 from dl.modules.CNN.MobileNetV2 import train
 from dl.modules.CNN.MobileNetV2.convert import from_torchvision
 from dl.modules.CNN.MobileNetV2.model import InvertedResidual, build, round_channels
+from dl.modules.CNN.testing import assert_dropout_is_before_the_linear_layer, side_before_pooling
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
@@ -54,9 +55,7 @@ def test_maps_have_the_shapes_of_table_2() -> None:
 def test_a_small_stem_keeps_the_side_of_the_image(stem: str, side: int) -> None:
     with without_values():
         model = build(stem=stem)
-        with Probe(model, "last") as probe:
-            model(torch.empty(2, 3, 28, 28))
-    assert probe["last"].shape[2:] == (side, side)
+    assert side_before_pooling(model, 28) == side
 
 
 def test_an_unknown_stem_is_refused() -> None:
@@ -174,13 +173,7 @@ def test_weights_start_as_torchvision_s() -> None:
 
 
 def test_dropout_is_before_the_linear_layer() -> None:
-    model = build("tiny", dropout=0.5)
-    with Probe(model, "pool", "dropout") as probe:
-        logits = model(torch.randn(64, 3, 8, 8))
-    dropped = probe["dropout"] == 0
-    assert 0.4 < dropped.float().mean() < 0.8
-    torch.testing.assert_close(probe["dropout"], torch.where(dropped, 0, 2 * probe["pool"].flatten(1)))
-    torch.testing.assert_close(logits, model.head(probe["dropout"]))
+    assert_dropout_is_before_the_linear_layer(build)
 
 
 test_standard = testing.standard_checks(

@@ -13,7 +13,7 @@ from dl.modules.Diffusion.DDPM.convert import FIXED, from_diffusers, renamed
 from dl.modules.Diffusion.DDPM.model import AttentionBlock, ResidualBlock, UNet, build
 from dl.modules.Diffusion.DDPM.process import DiffusionSchedule
 from dl.modules.Diffusion.DDPM.task import Denoising
-from dl.modules.Diffusion.testing import one_image
+from dl.modules.Diffusion.testing import assert_labels_and_times_count, one_image
 from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
@@ -130,13 +130,7 @@ def test_patches_are_channels_of_the_same_network() -> None:
 
 
 def test_labels_and_times_change_the_prediction_and_no_label_is_the_last_row() -> None:
-    model = awake(build("tiny", num_classes=5))
-    images, times = batch()
-    labelled = [model(images, times, torch.full((3,), label)) for label in (1, 2, 5)]
-    assert not torch.allclose(labelled[0], labelled[1])
-    assert torch.equal(model(images, times), labelled[2])
-    assert not torch.allclose(model(images, times), model(images, times.flip(0)))
-    assert torch.equal(model(images), model(images, torch.zeros(3)))
+    assert_labels_and_times_count(awake(build("tiny", num_classes=5)), *batch())
 
 
 def denoising(drop_label: float, **process: Any) -> Denoising:

@@ -21,7 +21,7 @@ from dl.modules.Diffusion.DiT.model import (
     build,
     square_positions,
 )
-from dl.modules.Diffusion.testing import one_image
+from dl.modules.Diffusion.testing import assert_labels_and_times_count, one_image
 from dl.mytorch import Probe, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import synthetic
@@ -138,13 +138,7 @@ def test_a_patch_of_the_prediction_comes_from_its_token() -> None:
 
 
 def test_labels_and_times_change_the_prediction_and_no_label_is_the_last_row() -> None:
-    model = awake(build("tiny", num_classes=5))
-    images, times = batch()
-    labelled = [model(images, times, torch.full((3,), label)) for label in (1, 2, 5)]
-    assert not torch.allclose(labelled[0], labelled[1])
-    assert torch.equal(model(images, times), labelled[2])
-    assert not torch.allclose(model(images, times), model(images, times.flip(0)))
-    assert torch.equal(model(images), model(images, torch.zeros(3)))
+    assert_labels_and_times_count(awake(build("tiny", num_classes=5)), *batch())
 
 
 def test_the_start_has_the_authors_scales() -> None:
