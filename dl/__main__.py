@@ -97,6 +97,8 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     command = _add(commands, "results", results, "rewrite the tables in the READMEs from the recorded results")
     runs = "first add finished runs (folders below runs/) to the recorded results of their models"
     command.add_argument("--record", type=expanduser, metavar="RUN", nargs="+", default=[], help=runs)
+    dirty = "record runs of code that is in no commit too; their rows say so"
+    command.add_argument("--allow-dirty", action="store_true", help=dirty)
 
     _add(commands, "doctor", doctor, "check versions, devices, data and disk, and say what helps")
     return parser, commands
@@ -202,7 +204,7 @@ def results(args: argparse.Namespace) -> int:
     from dl.cli import facts, records, results
 
     for folder in args.record:
-        print(f"recorded: {records.record(folder)}")
+        print(f"recorded: {records.record(folder, args.allow_dirty)}")
     for report in results.rewrite_readmes():
         print(report)
     print(facts.write())

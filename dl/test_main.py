@@ -190,7 +190,7 @@ def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_doctor_and_results_are_called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("dl.cli.doctor.main", lambda: 1)
-    monkeypatch.setattr("dl.cli.records.record", lambda run: f"record of {run}")
+    monkeypatch.setattr("dl.cli.records.record", lambda run, allow_dirty: f"record of {run}")
     monkeypatch.setattr("dl.cli.results.rewrite_readmes", lambda: ["README.md: up to date"])
     monkeypatch.setattr("dl.cli.facts.write", lambda: "facts.json: rewritten")
     assert front.main(["doctor"]) == 1

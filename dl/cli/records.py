@@ -7,19 +7,28 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dl.cli import catalogue, folders
+from dl.mytorch import introspect, provenance
 from dl.mytorch.config import TrainConfig, UserError, current_names
-from dl.mytorch.files import read_json, read_recorded_json, write_json
-from dl.mytorch.logger import QUANTITIES, SPEED, read_history
+from dl.mytorch.distributed import device
+from dl.mytorch.files import check, read_json, read_recorded_json, sha256, verify, write_json
+from dl.mytorch.logger import QUANTITIES, SPEED, History, device_name, read_history
 from dl.mytorch.run import FREE, read_described
 
 Record = dict[str, Any]
 
+FORMAT = 2  # of a training's record; 1 had no "format", and not what `MEASURED` has
 TRAINED = {
-    **{"recipe": str, "command": str, "config": {str: (str, bool, int, float, None)}, "seed": int, "commit": str},
+    **{"format?": int, "recipe": str, "command": str, "config": {str: (str, bool, int, float, None)}, "seed": int, "commit": str},
     **{"versions": {str: str}, "ranks?": int, "file?": str, "precision?": (str, None), "optimizer?": str, "schedule?": str},
     **{"device": str, "training_seconds": float, "seconds": float, "peak_memory_bytes": (int, None), "best_epoch": int},
     **{"train": QUANTITIES, "val": QUANTITIES, "test?": QUANTITIES},
+}
+MEASURED = {
+    **{"format": int, "ranks": int, "file": str, "processor": str, "capability": str, "threads": int},
+    **{"examples_per_second": float, "share_of_peak": (float, None), "sha256": {"best.pt": str, "history.json": str}},
 }
 
 
@@ -36,43 +45,94 @@ def read(folder: Path, schema: Any) -> list[Record]:
 
 
 def of_model(name: str) -> list[Record]:
-    """Return the records of a model's trainings."""
-    return read(catalogue.MODULES / name / "results", TRAINED)
+    """Return the records of a model's trainings, each with the "path" of its file.
+
+    Raises `UserError`, naming the file and the field, for one that is not as a record of its format is.
+    """
+    found = []
+    for path in sorted((catalogue.MODULES / name / "results").glob("*.json")):
+        record = read_json(path, TRAINED)
+        if record.get("format", 1) > FORMAT:
+            raise UserError(f"{path} was recorded by a newer version of this project: format {record['format']}, not {FORMAT}")
+        found.append({**(check(record, MEASURED, str(path)) if "format" in record else record), "path": path})
+    return found
 
 
-def record(run: Path | str) -> Path:
+def is_modified(record: Record) -> bool:
+    """Return whether what ran is not, or cannot be told to be, what its commit holds."""
+    return not record["commit"] or record["commit"].endswith("+")
+
+
+# ---- recording -----------------------------------------------------------------------------------------------------
+
+
+def record(run: Path | str, allow_dirty: bool = False) -> Path:
     """Write the record of a finished run into the folder `results` of its model, and return the file's path.
 
     A run whose data has no test split is recorded with the validation of its best checkpoint.
-    Raises `UserError` for a folder that holds no run, an unfinished one, or a run of no model of this project.
+    Raises `UserError` for a folder that holds no run, an unfinished one, or a run of no model of this project, and, unless
+    `allow_dirty`, for one that was trained by code that is in no commit.
     """
     run = Path(run)
-    if not run.is_dir():
-        raise UserError(f"{run} is not a folder; a run is recorded from its folder, say runs/CNN/LeNet")
-    if missing := [name for name in ("config.json", "history.json", "speed.json") if not (run / name).exists()]:
-        raise UserError(f"{run} does not hold a whole run: it has no {missing[0]}")
-    described = catalogue.current(read_described(run))
-    history, speed = read_history(run / "history.json"), read_recorded_json(run / "speed.json", SPEED)
+    described, history, speed = _finished(run)
+    verify(run / "best.pt")
+    if is_modified(described) and not allow_dirty:
+        code = "in no git repository" if not described["commit"] else f"from a modified tree, commit {described['commit'][:7]}"
+        raise UserError(f"{run} was trained {code}: nobody can train it again. Commit and train anew, or record it by --allow-dirty")
     recipe, config = described["recipe"], described["config"]
-    if recipe not in catalogue.names():
-        raise UserError(f"{run} is a run of {recipe}, which is no model in {catalogue.MODULES}")
-    if not folders.is_finished(run, history, speed):
-        raise UserError(f"{run} is not finished, it has no test result: the same command, without --fresh, goes on")
     tested = history[-1] if "test" in history[-1] else None
     best = history.best() if tested is None else next(e for e in history if e["step"] == tested["step"])
     result = {
+        "format": FORMAT,
         **{name: described[name] for name in ("recipe", "command", "config")},
         **{name: described[name] for name in ("optimizer", "schedule") if name in described},
         "precision": described.get("precision", config.get("precision")),  # what was taken; config has what was asked for
         "file": described.get("file", "train"),
         "seed": config["seed"],
-        **{name: described[name] for name in ("commit", "versions", "ranks")},
-        **{name: speed[name] for name in ("device", "training_seconds", "seconds", "peak_memory_bytes")},
+        **{name: described[name] for name in ("commit", "versions", "ranks", "processor", "capability", "threads")},
+        **{name: speed[name] for name in ("device", "training_seconds", "seconds", "examples_per_second", "peak_memory_bytes")},
+        "share_of_peak": share_of_peak(run, described, speed),
+        "sha256": {name: sha256(run / name) for name in ("best.pt", "history.json")},
         "best_epoch": best["epoch"],
         **{"train": best["train"], "val": best["val"]},
         **({} if tested is None else {"test": tested["test"]}),
     }
-    return write(result, catalogue.MODULES / recipe / "results" / f"{file_name(result)}.json")
+    return write(check(result, TRAINED | MEASURED, str(run)), catalogue.MODULES / recipe / "results" / f"{file_name(result)}.json")
+
+
+def _finished(run: Path) -> tuple[dict[str, Any], History, dict[str, Any]]:
+    """What config.json, history.json and speed.json of a finished run say. Raises `UserError` for any other folder."""
+    if not run.is_dir():
+        raise UserError(f"{run} is not a folder; a run is recorded from its folder, say runs/CNN/LeNet")
+    if missing := [name for name in ("config.json", "history.json", "speed.json", "best.pt") if not (run / name).exists()]:
+        raise UserError(f"{run} does not hold a whole run: it has no {missing[0]}")
+    described = catalogue.current(read_described(run))
+    history, speed = read_history(run / "history.json"), read_recorded_json(run / "speed.json", SPEED)
+    if described["recipe"] not in catalogue.names():
+        raise UserError(f"{run} is a run of {described['recipe']}, which is no model in {catalogue.MODULES}")
+    if not folders.is_finished(run, history, speed):
+        raise UserError(f"{run} is not finished, it has no test result: the same command, without --fresh, goes on")
+    if missing := [name for name in ("command", "commit", "versions", "ranks", "threads") if name not in described]:
+        raise UserError(f"{run} was trained by an earlier version, which did not note its {missing[0]}: train it anew to record it")
+    return described, history, speed
+
+
+def share_of_peak(run: Path, described: dict[str, Any], speed: dict[str, Any]) -> float | None:
+    """Return the FLOPs per second of a training, over those that this machine reaches in large matrix products.
+
+    A backward pass counts as two forward ones; what else a step computes does not count. None for several processes, a run
+    without a summary, and one that was trained on another machine than this.
+    """
+    there = described["ranks"] == 1 and (run / "summary.txt").exists()
+    if not there or described["processor"] != provenance.machine()["processor"]:
+        return None
+    flops = int((run / "summary.txt").read_text(encoding="utf-8").split()[-1].replace(",", ""))  # of an example
+    with introspect.threads(described["threads"]):
+        where = device(described["config"]["device"])
+        if device_name(where) != speed["device"]:
+            return None
+        peak = introspect.peak_flops(where, torch.bfloat16 if described.get("precision") == "bf16" else torch.float32)
+    return round(3 * flops * speed["examples_per_second"] / peak, 4)
 
 
 def file_name(record: Record) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Sequence
 
 from dl.cli import catalogue
-from dl.cli.records import Record, command, of_model, settings
+from dl.cli.records import Record, command, is_modified, of_model, settings
 from dl.mytorch.files import atomic_write
 
 MODEL_HEADINGS = {
@@ -83,7 +83,7 @@ def results_table(name: str) -> str:
     quantities = dict.fromkeys(quantity for group in found for quantity in scores(group[0]))
     quantities = sorted(quantities, key=lambda quantity: quantity.endswith("loss"))  # the errors first
     titles = [_title(quantity if quantity.startswith("validation") else f"test_{quantity}") for quantity in quantities]
-    headings = ["data", "preset", "settings", "epochs", "seeds", *titles]
+    headings = ["data", "preset", "settings", "epochs", "seeds", *titles, "training time", "device", "commit", "command"]
     rows = []
     for group in found:
         first = group[0]["config"]
@@ -91,15 +91,27 @@ def results_table(name: str) -> str:
         rows.append([
             *(first["data"], first.get("model", ""), ", ".join(other)),
             f"{first['steps']} steps" if first["steps"] else str(first["epochs"]),
-            str(len(group)),
+            ", ".join(f"[{record['seed']}](results/{record['path'].name})" for record in group),
             *(_spread(group, quantity) for quantity in quantities),
             _time(statistics.mean(record["training_seconds"] for record in group)),
             ", ".join(dict.fromkeys(record["device"] for record in group)),
-            f"`{command(group[0])}`",
+            ", ".join(dict.fromkeys(_commit(record) for record in group)),
+            _command(group[0]),
         ])  # fmt: skip
-    headings += ["training time", "device", "command"]
     used = [i for i in range(len(headings)) if any(row[i] for row in rows)]
     return markdown_table([headings[i] for i in used], [[row[i] for i in used] for row in rows])
+
+
+def _commit(record: Record) -> str:
+    """What ran: its commit in short, and whether files differed from it."""
+    return " ".join(filter(None, [record["commit"][:7], "modified" if is_modified(record) else ""]))
+
+
+def _command(record: Record) -> str:
+    """The command as it was given; of an earlier version's record, whose defaults were others, one that means the same today."""
+    if "format" in record:
+        return f"`{record['command']}`"
+    return f"`{command(record)}` (recorded by an earlier version: command rebuilt)"
 
 
 def _time(seconds: float) -> str:

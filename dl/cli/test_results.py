@@ -1,6 +1,7 @@
 """What is recorded, what is refused, and the tables made of it; on a copy of the folders."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from dl.cli import catalogue, records, results
 from dl.modules.CNN.LeNet.train import Config
 from dl.modules.Transformers.BERT import finetune
 from dl.mytorch.config import UserError
-from dl.mytorch.files import read_json, write_recorded_json
+from dl.mytorch.files import read_json, sha256, write_recorded_json
 
 README = "# Title\n\n<!-- {0} -->\nold\n<!-- /{0} -->\n\nThe end, without a newline"
 
@@ -41,7 +42,8 @@ def make_run(folder: Path, error: float = 0.1, finished: bool = True, recipe: st
     described = {
         **{"recipe": recipe, "command": command, "config": dataclasses.asdict(Config(out=str(folder), **flags))},
         **{"optimizer": "sgd(lr=0.1, momentum=0.9)", "schedule": "warmup_cosine(warmup=0.05)"},
-        **{"commit": "abc", "versions": {"python": "3.11.7", "torch": "2.13.0"}, "ranks": 1},
+        **{"commit": "abc1234", "versions": {"python": "3.11.7", "torch": "2.13.0"}, "ranks": 1},
+        **{"processor": "abacus", "capability": "beads", "threads": 1},
     }
     history: list[dict[str, Any]] = [
         {"epoch": epoch, "step": 10 * epoch, "lr": 0.1, "train": {"loss": 1 / epoch}, "val": {"loss": abs(epoch - 2.0)}}
@@ -53,6 +55,7 @@ def make_run(folder: Path, error: float = 0.1, finished: bool = True, recipe: st
     speed["examples_per_second"] = 0.2
     for name, content in (("config", described), ("history", history), ("speed", speed)):
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / "best.pt").write_bytes(b"weights")
     return folder
 
 
@@ -60,13 +63,57 @@ def test_a_record_holds_the_run_at_its_best_epoch(project: Path) -> None:
     path = records.record(make_run(project / "run", seed=3))
     assert path == project / "dl" / "modules" / "CNN" / "LeNet" / "results" / "fashion_mnist-modern-seed3.json"
     record = json.loads(path.read_text(encoding="utf-8"))
-    assert (record["recipe"], record["seed"], record["commit"], record["ranks"]) == ("CNN/LeNet", 3, "abc", 1)
+    assert (record["recipe"], record["seed"], record["commit"], record["ranks"]) == ("CNN/LeNet", 3, "abc1234", 1)
     assert (record["optimizer"], record["schedule"]) == ("sgd(lr=0.1, momentum=0.9)", "warmup_cosine(warmup=0.05)")
     assert (record["training_seconds"], record["seconds"], record["peak_memory_bytes"]) == (60.0, 70.0, 1000)
     assert (record["file"], record["best_epoch"]) == ("train", 2)
     assert record["train"] == {"loss": 0.5} and record["val"] == {"loss": 0.0}
     assert record["test"] == {"loss": 0.25, "top1_error": 0.1}
     assert record["config"]["lr"] == Config.lr and record["versions"]["torch"] == "2.13.0"
+    assert (record["processor"], record["capability"], record["threads"]) == ("abacus", "beads", 1)
+    assert record["command"] == f"python -m dl.modules.CNN.LeNet.train --out {project / 'run'} --seed=3 --fresh"
+    assert record["examples_per_second"] == 0.2 and record["share_of_peak"] is None  # of another machine than this
+    assert record["sha256"]["best.pt"] == hashlib.sha256(b"weights").hexdigest()
+    assert record["sha256"]["history.json"] == sha256(project / "run" / "history.json")
+
+
+def test_a_run_of_a_modified_tree_is_recorded_only_when_allowed_and_its_row_says_so(project: Path) -> None:
+    for number, commit in enumerate(("abc1234+", "")):
+        run = make_run(project / f"run{number}", seed=number)
+        described = json.loads((run / "config.json").read_text(encoding="utf-8")) | {"commit": commit}
+        (run / "config.json").write_text(json.dumps(described), encoding="utf-8")
+        with pytest.raises(UserError, match="--allow-dirty"):
+            records.record(run)
+        records.record(run, allow_dirty=True)
+    assert "| abc1234 modified, modified |" in results.results_table("CNN/LeNet")
+
+
+def test_the_share_of_the_peak_counts_three_forward_passes_of_an_example(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(project / "run", device="cpu")
+    (run / "summary.txt").write_text("total  LeNet  (1, 10)  61,706  2,000\n", encoding="utf-8")
+    monkeypatch.setattr(records.provenance, "machine", lambda: {"processor": "abacus"})
+    monkeypatch.setattr(records, "device_name", lambda where: "abacus")
+    monkeypatch.setattr(records.introspect, "peak_flops", lambda where, dtype: 6000.0)
+    record = json.loads(records.record(run).read_text(encoding="utf-8"))
+    assert record["share_of_peak"] == 3 * 2000 * 0.2 / 6000
+
+
+def test_a_record_of_an_earlier_version_is_shown_as_such_with_a_command_that_means_the_same_today(project: Path) -> None:
+    path = records.record(make_run(project / "run", lr=0.2))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert f"`{record['command']}` |" in results.results_table("CNN/LeNet")
+    for name in records.MEASURED.keys() - {"ranks", "file"}:
+        del record[name]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    shown = "`python -m dl.modules.CNN.LeNet.train --lr 0.2` (recorded by an earlier version: command rebuilt) |"
+    assert shown in results.results_table("CNN/LeNet")
+
+
+def test_a_record_of_a_newer_version_is_refused(project: Path) -> None:
+    path = records.record(make_run(project / "run"))
+    path.write_text(path.read_text(encoding="utf-8").replace('"format": 2', '"format": 3'), encoding="utf-8")
+    with pytest.raises(UserError, match="by a newer version of this project: format 3, not 2"):
+        results.results_table("CNN/LeNet")
 
 
 def test_flags_that_change_the_result_are_in_the_name_and_others_are_not(project: Path) -> None:
@@ -131,10 +178,13 @@ def test_seeds_make_one_row_with_mean_and_sample_deviation(project: Path) -> Non
     records.record(make_run(project / "other", 0.5, seed=0, steps=7, lr=0.2))
     lines = results.results_table("CNN/LeNet").splitlines()
     assert lines[0].startswith("| data | preset | settings | epochs | seeds | test top-1 error | test loss | training time")
-    command = "`python -m dl.modules.CNN.LeNet.train`"
+    command = f"`python -m dl.modules.CNN.LeNet.train --out {project / 'run0'} --seed=0 --fresh`"
     errors = "11.00 \u00b1 1.00 % | 0.2500 \u00b1 0.0000"
-    assert lines[2] == f"| fashion_mnist | modern |  | {Config.epochs} | 3 | {errors} | 60 s | abacus | {command} |"
-    assert lines[3].startswith("| fashion_mnist | modern | lr 0.2 | 7 steps | 1 | 50.00 % | 0.2500 |")
+    seeds = ", ".join(f"[{seed}](results/fashion_mnist-modern-seed{seed}.json)" for seed in (0, 2, 10))
+    row = f"{Config.epochs} | {seeds} | {errors} | 60 s | abacus | abc1234 | {command} |"
+    assert lines[2] == f"| fashion_mnist | modern |  | {row}"
+    seed = "[0](results/fashion_mnist-modern-steps7-lr0.2-seed0.json)"
+    assert lines[3].startswith(f"| fashion_mnist | modern | lr 0.2 | 7 steps | {seed} | 50.00 % | 0.2500 |")
     assert len(lines) == 4
 
 

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 from collections import Counter
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from difflib import get_close_matches
@@ -66,6 +67,33 @@ def _flop_counter() -> FlopCounterMode:
         return 2 * x[0] * x[1] * (math.prod(from_input) + math.prod(from_state))
 
     return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_rnn_layer: lstm})
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Inside, torch computes on so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype, side: int = 0, seconds: float = 0.3) -> float:
+    """Return the FLOPs per second of a matrix product (side, side), the fastest of those in so many seconds.
+
+    This is what a program can hope for on this machine now, on as many threads as torch has. side: default 1024 on a CPU, else 8192.
+    """
+    side = side or (1024 if device.type == "cpu" else 8192)
+    a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
+    fastest, end = math.inf, math.inf
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        (a @ b).flatten()[0].item()  # which waits for it
+        fastest = min(fastest, time.perf_counter() - started)
+        end = min(end, started + seconds)
+    return 2 * side**3 / fastest
 
 
 def layer_summary(model: nn.Module, *inputs: Any) -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dl.mytorch import introspect
 from dl.mytorch.config import UserError
 from dl.mytorch.introspect import (
     Probe,
@@ -235,3 +236,12 @@ def test_an_error_that_larger_images_do_not_help_is_not_explained() -> None:
     error = RuntimeError("channels")
     assert explained(error, lambda batch: model(batch["images"]), {"images": torch.zeros(1, 1, 4, 4)}) is error
     assert explained(error, lambda batch: None, {"tokens": torch.zeros(1, 4)}) is error
+
+
+def test_the_peak_is_that_of_the_fastest_product_on_as_many_threads_as_asked_for() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError), introspect.threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == before
+    assert 1e6 < introspect.peak_flops(torch.device("cpu"), torch.float32, side=64, seconds=0.002) < 1e14
