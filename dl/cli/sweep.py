@@ -22,7 +22,8 @@ from dl import print_error
 from dl.cli import catalogue, folders
 from dl.cli.listing import columns
 from dl.cli.sweep_table import Result, draw, judged_by, shown, table, title
-from dl.mytorch.config import Parser, TrainConfig, UserError, current_names, parse, user_path
+from dl.mytorch.command_line import Parser, parse
+from dl.mytorch.config import TrainConfig, UserError, current_names, user_path
 from dl.mytorch.files import atomic_write, write_json
 from dl.mytorch.lock import locked
 from dl.mytorch.logger import read_history
