@@ -1,6 +1,7 @@
 """Records: what ran and what came of it, a small JSON file in the folder `results` of a model. Tables are made of them alone."""
 
 import dataclasses
+import hashlib
 import re
 import shlex
 import zlib
@@ -13,7 +14,7 @@ from dl.cli import catalogue, folders
 from dl.mytorch import introspect, provenance
 from dl.mytorch.config import TrainConfig, UserError, current_names
 from dl.mytorch.distributed import device
-from dl.mytorch.files import check, read_json, read_recorded_json, sha256, verify, write_json
+from dl.mytorch.files import check, read_json, read_recorded_json, regular_file, verify, write_json
 from dl.mytorch.logger import QUANTITIES, SPEED, History, device_name, read_history
 from dl.mytorch.run import FREE, read_described
 
@@ -115,6 +116,12 @@ def _finished(run: Path) -> tuple[dict[str, Any], History, dict[str, Any]]:
     if missing := [name for name in ("command", "commit", "versions", "ranks", "threads") if name not in described]:
         raise UserError(f"{run} was trained by an earlier version, which did not note its {missing[0]}: train it anew to record it")
     return described, history, speed
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
+    with open(regular_file(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def share_of_peak(run: Path, described: dict[str, Any], speed: dict[str, Any]) -> float | None:

@@ -15,7 +15,7 @@ from dl.cli import catalogue, records, results
 from dl.modules.CNN.LeNet.train import Config
 from dl.modules.Transformers.BERT import finetune
 from dl.mytorch.config import UserError
-from dl.mytorch.files import read_json, sha256, write_recorded_json
+from dl.mytorch.files import read_json, write_recorded_json
 
 README = "# Title\n\n<!-- {0} -->\nold\n<!-- /{0} -->\n\nThe end, without a newline"
 
@@ -74,7 +74,7 @@ def test_a_record_holds_the_run_at_its_best_epoch(project: Path) -> None:
     assert record["command"] == f"python -m dl.modules.CNN.LeNet.train --out {project / 'run'} --seed=3 --fresh"
     assert record["examples_per_second"] == 0.2 and record["share_of_peak"] is None  # of another machine than this
     assert record["sha256"]["best.pt"] == hashlib.sha256(b"weights").hexdigest()
-    assert record["sha256"]["history.json"] == sha256(project / "run" / "history.json")
+    assert record["sha256"]["history.json"] == records.sha256(project / "run" / "history.json")
 
 
 def test_a_run_of_a_modified_tree_is_recorded_only_when_allowed_and_its_row_says_so(project: Path) -> None:

@@ -233,19 +233,14 @@ def verify(path: Path | str) -> bool:
     path = Path(path)
     if not is_recorded(path):
         return False
-    found = sha256(path)
+    with open(regular_file(path), "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found not in _checksums(path.parent).get(path.name, [found]):  # read afterwards: a run may have written meanwhile
         raise UserError(
             f"{path} was changed since it was written, or is damaged; if the change is meant, "
             f"delete its entry in {path.with_name(CHECKSUMS)}"
         )
     return True
-
-
-def sha256(path: Path | str) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
-    with open(regular_file(path), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_recorded(path: Path | str) -> bool:
