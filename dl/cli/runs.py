@@ -28,7 +28,7 @@ class Run:
     def __init__(self, path: Path, described: dict[str, Any]) -> None:
         self.path, self.described = path, catalogue.current(described)
         self.recipe: str = self.described["recipe"]
-        self.precision = taken_precision(described)  # taken; `config.precision` is what was asked for
+        self.precision: str | None = described["precision"]  # taken; `config.precision` is what was asked for
 
     @classmethod
     def open(cls, path: Path | str, *recipes: str) -> "Run":
@@ -49,7 +49,7 @@ class Run:
             again = described.get("command") or f"python -m dl train {described['recipe']} --out {run}"
             raise UserError(f"{run} holds no best.pt yet, no trained network: before its first evaluation; `{again}` resumes it")
         regular_file(run / "best.pt")
-        return cls(run, described)
+        return cls(run, described | {"precision": taken_precision(described)})
 
     @classmethod
     def latest(cls, model: str, root: Path | str = "runs") -> "Run":

@@ -57,7 +57,7 @@ def test_evaluate_states_the_test_of_the_best_weights(
     batch: dict[str, Any] = {"images": torch.randint(256, (6, 1, 28, 28), dtype=torch.uint8), "labels": torch.arange(6)}
     before = {path.name for path in run.iterdir()}
     opened = Run.open(run)
-    loader = Loader(batch, 4, augment=lambda batch, chance: batch | {"images": batch["images"] / 255})
+    loader = Loader(batch, 4, transform=lambda batch, chance: batch | {"images": batch["images"] / 255})
     monkeypatch.setattr(opened.module, "image_splits", lambda *_, **__: Splits(loader, loader, loader))
     means = means_of(opened)
     with torch.no_grad():

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dl.mytorch.data.loader import Augment, Batch
+from dl.mytorch.data.loader import Batch, Transform
 from dl.mytorch.distributed import fork_rng
 
 
-def compose(*steps: Augment) -> Augment:
+def compose(*steps: Transform) -> Transform:
     """One step after the other, from one stream of randomness."""
 
     def apply(batch: Batch, generator: torch.Generator) -> Batch:
@@ -20,7 +20,7 @@ def compose(*steps: Augment) -> Augment:
     return apply
 
 
-def normalize(mean: list[float], std: list[float]) -> Augment:
+def normalize(mean: list[float], std: list[float]) -> Transform:
     """Images of bytes (B, C, H, W) to floats (x / 255 - mean) / std, channel by channel."""
     scale = 1 / (255 * torch.tensor(std)).view(-1, 1, 1)
     shift = (torch.tensor(mean) / torch.tensor(std)).view(-1, 1, 1)
@@ -32,7 +32,12 @@ def normalize(mean: list[float], std: list[float]) -> Augment:
     return apply
 
 
-def random_crop(padding: int) -> Augment:
+def signed(batch: Batch, generator: torch.Generator) -> Batch:
+    """Images of bytes (B, C, H, W) to floats from -1 to 1, as networks that draw images learn them."""
+    return batch | {"images": batch["images"].float() / 127.5 - 1}
+
+
+def random_crop(padding: int) -> Transform:
     """Pad each image by `padding` zeros on all sides and cut its old size out at a random place."""
 
     def apply(batch: Batch, generator: torch.Generator) -> Batch:
@@ -48,7 +53,7 @@ def random_crop(padding: int) -> Augment:
     return apply
 
 
-def random_flip() -> Augment:
+def random_flip() -> Transform:
     """Mirror each image left to right with probability 1/2."""
 
     def apply(batch: Batch, generator: torch.Generator) -> Batch:
@@ -59,7 +64,7 @@ def random_flip() -> Augment:
     return apply
 
 
-def auto_augment(policy: str) -> Augment:
+def auto_augment(policy: str) -> Transform:
     """AutoAugment: Cubuk et al. 2018, https://arxiv.org/abs/1805.09501. One of 25 pairs of changes, drawn for each image.
 
     `policy`: "cifar10", "svhn" or "imagenet", the set for which the pairs were found. Images are bytes, of 1 channel or 3.
@@ -80,7 +85,7 @@ def auto_augment(policy: str) -> Augment:
     return apply
 
 
-def random_erasing(probability: float, area: tuple[float, float] = (0.02, 0.4), aspect: float = 0.3) -> Augment:
+def random_erasing(probability: float, area: tuple[float, float] = (0.02, 0.4), aspect: float = 0.3) -> Transform:
     """Random Erasing: Zhong et al. 2017, algorithm 1, https://arxiv.org/abs/1708.04896. Images are bytes.
 
     With `probability`, a rectangle of each image becomes noise: its share of the image is drawn from `area`, its height /
@@ -105,7 +110,7 @@ def random_erasing(probability: float, area: tuple[float, float] = (0.02, 0.4), 
     return apply
 
 
-def mixup(alpha: float, num_classes: int) -> Augment:
+def mixup(alpha: float, num_classes: int) -> Transform:
     """mixup: Zhang et al. 2017, https://arxiv.org/abs/1710.09412. lambda x_i + (1 - lambda) x_j, of images and of labels.
 
     As in the authors' code, one lambda from Beta(alpha, alpha) for the batch, whose images are paired at random. Images
@@ -120,7 +125,7 @@ def mixup(alpha: float, num_classes: int) -> Augment:
     return apply
 
 
-def cutmix(alpha: float, num_classes: int) -> Augment:
+def cutmix(alpha: float, num_classes: int) -> Transform:
     """CutMix: Yun et al. 2019, section 3.1 and algorithm A1, https://arxiv.org/abs/1905.04899.
 
     A box of x_j is pasted into x_i. One box for the batch: sides of sqrt(1 - lambda) of the image's, lambda from
@@ -142,7 +147,7 @@ def cutmix(alpha: float, num_classes: int) -> Augment:
     return apply
 
 
-def either(first: Augment, second: Augment) -> Augment:
+def either(first: Transform, second: Transform) -> Transform:
     """One of the two for each batch, with equal chances."""
 
     def apply(batch: Batch, generator: torch.Generator) -> Batch:

@@ -13,7 +13,7 @@ from dl.mytorch.config import UserError
 from dl.mytorch.distributed import fork_rng, rank, world_size
 
 Batch = dict[str, Tensor]
-Augment = Callable[[Batch, torch.Generator], Batch]
+Transform = Callable[[Batch, torch.Generator], Batch]
 POOL = 100  # batches of `lengths` that are sorted together: more means less padding, fewer means more chance
 
 
@@ -29,7 +29,7 @@ class Loader:
             little is padding. With `shuffle`, each epoch draws anew which ones, and the order of the batches; without,
             the longest come first. Inside a batch they always do.
         collate: list of examples -> batch; default: torch's.
-        augment: (batch, generator) -> batch, on whole batches; the generator is seeded by (seed, epoch, t, rank).
+        transform: (batch, generator) -> batch, on whole batches; the generator is seeded by (seed, epoch, t, rank).
 
     Raises `ValueError` when there is nothing to load or when tensors differ in length.
     """
@@ -44,7 +44,7 @@ class Loader:
         num_workers: int = 0,
         lengths: Sequence[int] | None = None,
         collate: Callable[[list], Batch] | None = None,
-        augment: Augment | None = None,
+        transform: Transform | None = None,
     ) -> None:
         self.in_memory = isinstance(dataset, dict)
         counts = {len(tensor) for tensor in dataset.values()} if self.in_memory else {len(dataset)}
@@ -62,7 +62,7 @@ class Loader:
         self.seed = seed
         self.num_workers = num_workers
         self.collate = collate or default_collate
-        self.augment = augment
+        self.transform = transform
         self.reader: DataLoader | None = None  # the workers of the epoch before
 
     def __len__(self) -> int:
@@ -76,8 +76,8 @@ class Loader:
         places = range(start, len(self))
         batches = (source[t] for t in places) if self.in_memory else self._read([(share, t) for t in places])
         for t, batch in zip(places, batches):
-            if self.augment is not None:
-                batch = self.augment(batch, torch.Generator().manual_seed(source.seed(t)))
+            if self.transform is not None:
+                batch = self.transform(batch, torch.Generator().manual_seed(source.seed(t)))
             yield batch
 
     def _read(self, places: list[tuple[tuple[int, int, int], int]]) -> Iterator[Batch]:

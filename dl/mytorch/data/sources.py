@@ -12,7 +12,7 @@ from typing import Any, Callable, NamedTuple
 import torch
 
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data.augment import Augment, compose
+from dl.mytorch.data.augment import Transform, compose
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.distributed import barrier, is_main
 from dl.mytorch.files import regular_file
@@ -77,8 +77,8 @@ def splits(
     config: TrainConfig,
     names: tuple[str, ...],
     load: Callable[[str], tuple[Batch, Batch]],
-    to_input: Augment,
-    augment: Augment | None,
+    to_input: Transform,
+    augment: Transform | None,
 ) -> Splits:
     """The set that `config.data` names; `load` gives its training and its test set. A tenth of the former validates.
 
@@ -93,9 +93,9 @@ def splits(
     val, train = ({k: v[part] for k, v in train.items()} for part in (order[:held_out], order[held_out:]))
     augmented = to_input if augment is None else compose(augment, to_input)
     return Splits(
-        Loader(train, config.batch_size, shuffle=True, seed=config.seed, augment=augmented),
-        Loader(val, config.batch_size, augment=to_input),
-        Loader(test, config.batch_size, augment=to_input),
+        Loader(train, config.batch_size, shuffle=True, seed=config.seed, transform=augmented),
+        Loader(val, config.batch_size, transform=to_input),
+        Loader(test, config.batch_size, transform=to_input),
     )
 
 

@@ -19,7 +19,7 @@ from dl.mytorch.data.augment import (
     random_erasing,
     random_flip,
 )
-from dl.mytorch.data.loader import Augment, Batch
+from dl.mytorch.data.loader import Batch, Transform
 from dl.mytorch.distributed import rng_state
 
 pytestmark = pytest.mark.usefixtures("torchvision")  # which auto_augment imports
@@ -31,7 +31,7 @@ def byte_batch(count: int = 64, channels: int = 3, height: int = 5, width: int =
     return {"images": images, "labels": torch.arange(count)}
 
 
-def applied(step: Augment, batch: Batch, seed: int = 0) -> Tensor:
+def applied(step: Transform, batch: Batch, seed: int = 0) -> Tensor:
     return step(batch, torch.Generator().manual_seed(seed))["images"]
 
 
@@ -140,7 +140,7 @@ def one_label_each(count: int, channels: int = 3, height: int = 12, width: int =
     return {"images": images, "labels": torch.arange(count)}
 
 
-def with_partners(step: Augment, batch: Batch, seed: int) -> tuple[Batch, float, Tensor]:
+def with_partners(step: Transform, batch: Batch, seed: int) -> tuple[Batch, float, Tensor]:
     """The changed batch, the share of an image's own label in its targets, and whose label has the rest."""
     result = step(batch, torch.Generator().manual_seed(seed))
     own = result["targets"].diagonal()

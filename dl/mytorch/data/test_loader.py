@@ -88,7 +88,7 @@ def test_shuffled_labels_stay_with_their_images() -> None:
 
 @pytest.mark.parametrize("make", [in_memory, Noisy])
 def test_batches_are_the_same_from_the_start_and_from_the_middle(make: Any) -> None:
-    data = Loader(make(), 5, shuffle=True, augment=add_noise)
+    data = Loader(make(), 5, shuffle=True, transform=add_noise)
     whole = list(data.batches(epoch=2))
     for start in range(len(data) + 1):
         assert_same_batches(whole[start:], data.batches(epoch=2, start=start))
@@ -96,13 +96,13 @@ def test_batches_are_the_same_from_the_start_and_from_the_middle(make: Any) -> N
 
 def test_a_data_set_in_memory_and_one_that_is_indexed_give_equal_batches() -> None:
     for shuffle in (False, True):
-        pair = [Loader(source, 5, shuffle=shuffle, seed=3, augment=add_noise) for source in (in_memory(), Numbers())]
+        pair = [Loader(source, 5, shuffle=shuffle, seed=3, transform=add_noise) for source in (in_memory(), Numbers())]
         for epoch in (0, 1):
             assert_same_batches(pair[0].batches(epoch), pair[1].batches(epoch))
 
 
 def test_two_worker_processes_give_the_batches_of_none() -> None:
-    alone, helped = (Loader(Noisy(), 5, shuffle=True, seed=1, num_workers=n, augment=add_noise) for n in (0, 2))
+    alone, helped = (Loader(Noisy(), 5, shuffle=True, seed=1, num_workers=n, transform=add_noise) for n in (0, 2))
     before = rng_state()
     assert_same_batches(alone.batches(epoch=1, start=1), helped.batches(epoch=1, start=1))
     testing.assert_same_state(rng_state(), before, "randomness of the main process")
@@ -111,14 +111,14 @@ def test_two_worker_processes_give_the_batches_of_none() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_give_the_same_batches_in_every_epoch(workers: int) -> None:
-    alone, helped = (Loader(Noisy(), 4, shuffle=True, num_workers=n, augment=add_noise) for n in (0, workers))
+    alone, helped = (Loader(Noisy(), 4, shuffle=True, num_workers=n, transform=add_noise) for n in (0, workers))
     for epoch, start in itertools.product((0, 1), (0, 3)):
         assert_same_batches(alone.batches(epoch, start), helped.batches(epoch, start))
 
 
 @pytest.mark.parametrize("make", [in_memory, Noisy])
 def test_iterating_leaves_the_global_generators_untouched(make: Any) -> None:
-    data = Loader(make(), 5, shuffle=True, augment=add_noise)
+    data = Loader(make(), 5, shuffle=True, transform=add_noise)
     before = rng_state()
     for _ in data.batches():
         testing.assert_same_state(rng_state(), before, "randomness between two batches")
@@ -126,19 +126,19 @@ def test_iterating_leaves_the_global_generators_untouched(make: Any) -> None:
 
 
 def test_batches_do_not_depend_on_the_global_generators() -> None:
-    data = Loader(Noisy(), 5, shuffle=True, augment=add_noise)
+    data = Loader(Noisy(), 5, shuffle=True, transform=add_noise)
     first = list(data.batches())
     torch.rand(7), random.random(), np.random.rand(3)
     assert_same_batches(first, data.batches())
 
 
 def test_augment_gets_a_generator_of_its_own_for_each_batch_and_epoch_which_repeats() -> None:
-    data = Loader(in_memory(), 5, augment=add_noise)
+    data = Loader(in_memory(), 5, transform=add_noise)
     drawn = [batch["augmented"] for epoch in range(3) for batch in data.batches(epoch)]
     assert len({noise[0].item() for noise in drawn}) == 3 * len(data)
     again = [batch["augmented"] for epoch in range(3) for batch in data.batches(epoch)]
     assert all(map(torch.equal, drawn, again))
-    other = next(Loader(in_memory(), 5, seed=1, augment=add_noise).batches())["augmented"]
+    other = next(Loader(in_memory(), 5, seed=1, transform=add_noise).batches())["augmented"]
     assert not torch.equal(other, drawn[0])
 
 
@@ -196,7 +196,7 @@ def test_ranks_augment_from_streams_of_their_own(monkeypatch: pytest.MonkeyPatch
     drawn = []
     for rank in (0, 1):
         monkeypatch.setattr(loader, "rank", lambda rank=rank: rank)
-        drawn += [batch["augmented"][0].item() for batch in Loader(in_memory(), 4, augment=add_noise).batches()]
+        drawn += [batch["augmented"][0].item() for batch in Loader(in_memory(), 4, transform=add_noise).batches()]
     assert len(set(drawn)) == len(drawn) == 12
 
 
@@ -245,11 +245,11 @@ def test_by_length_batches_are_made_and_ordered_anew_each_epoch() -> None:
 
 @pytest.mark.parametrize("make", [in_memory, Noisy])
 def test_by_length_batches_are_the_same_from_the_middle_and_with_workers(make: Any) -> None:
-    data = by_length(5, make=make, augment=add_noise)
+    data = by_length(5, make=make, transform=add_noise)
     whole = list(data.batches(epoch=2))
     for start in range(len(data) + 1):
         assert_same_batches(whole[start:], data.batches(epoch=2, start=start))
-    assert_same_batches(whole[1:], by_length(5, make=make, augment=add_noise, num_workers=2).batches(epoch=2, start=1))
+    assert_same_batches(whole[1:], by_length(5, make=make, transform=add_noise, num_workers=2).batches(epoch=2, start=1))
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

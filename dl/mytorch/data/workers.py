@@ -38,7 +38,7 @@ class _Epochs(Dataset):
 
     def __init__(self, loader: Loader) -> None:
         self.loader = copy.copy(loader)
-        self.loader.augment = None  # stays in the main process: functions made by functions cannot be sent to workers
+        self.loader.transform = None  # stays in the main process: functions made by functions cannot be sent to workers
         self.loader.reader = None
         self.share, self.epoch = None, None
 

@@ -44,7 +44,7 @@ def assert_resumes_exactly(main: Callable[[Any, Splits], Any], config: TrainConf
     steps = checkpoint.load(Path(whole.out) / "last.pt")["position"][0]
     data = make_data()
     stop_after = max(1, steps // 3) * config.accumulate
-    data.train.augment = _stopping(data.train.augment, stop_after)
+    data.train.transform = _stopping(data.train.transform, stop_after)
     try:
         main(broken, data)
     except SystemExit as stopped:

@@ -29,7 +29,7 @@ def splits(_: object = None) -> Splits:
         return {**batch, "images": batch["images"].float() / 100}
 
     sets = [pictures(count, seed) for seed, count in enumerate((60, 40, 60))]
-    return Splits(*(Loader(data, 16, shuffle=i == 0, augment=float_of) for i, data in enumerate(sets)))
+    return Splits(*(Loader(data, 16, shuffle=i == 0, transform=float_of) for i, data in enumerate(sets)))
 
 
 def config(out: Path, **flags: object) -> train.Config:

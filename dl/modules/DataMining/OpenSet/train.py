@@ -61,8 +61,8 @@ def known_only(data: Splits, classes: list[int]) -> Splits:
     """The same splits, of a set in memory, without the images of other classes."""
 
     def part(loader: Loader) -> Loader:
-        known, augment = only(loader.dataset, classes), loader.augment
-        return Loader(known, loader.batch_size, shuffle=loader.shuffle, seed=loader.seed, augment=augment)
+        known, transform = only(loader.dataset, classes), loader.transform
+        return Loader(known, loader.batch_size, shuffle=loader.shuffle, seed=loader.seed, transform=transform)
 
     return Splits(*map(part, data))
 

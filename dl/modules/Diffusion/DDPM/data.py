@@ -1,14 +1,11 @@
-"""Images to learn to draw: the sets of all recipes in [-1, 1], and the flags that such recipes share."""
+"""Images to learn to draw: the flags that such recipes share, and what fits the images."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-
 from dl.modules.Diffusion.DDPM.model import PRESETS, UNet
 from dl.mytorch.config import UserError, flag
-from dl.mytorch.data import Batch, ImageConfig, Loader, Splits, image_set, image_splits
-from dl.mytorch.data.augment import Augment, compose
+from dl.mytorch.data import Batch, ImageConfig, Loader, image_set
 
 
 @dataclass(frozen=True)
@@ -53,18 +50,6 @@ def fitting(model: UNet, config: DiffusionConfig) -> UNet:
     return model
 
 
-def signed(standard: Augment) -> Augment:
-    """Images standardised by `standard` to [-1, 1], where bytes 0 and 255 come to the ends."""
-
-    def apply(batch: Batch, generator: torch.Generator) -> Batch:
-        channels = batch["images"].shape[1]
-        ends = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, channels, 1, 1)
-        low, high = standard({"images": ends}, generator)["images"].to(batch["images"].device)
-        return batch | {"images": (batch["images"] - low) / (high - low) * 2 - 1}
-
-    return apply
-
-
 def some_examples(loader: Loader, count: int) -> Batch:
     """`count` examples as they are stored: "images" (count, C, H, W) of bytes and "labels" (count,), always the same ones.
 
@@ -74,11 +59,3 @@ def some_examples(loader: Loader, count: int) -> Batch:
     if count > loader.num_examples:
         raise UserError(f"--num {count}: there are {loader.num_examples} images to compare with, so ask for that many at most")
     return next(Loader(loader.dataset, count, shuffle=not loader.in_memory).batches())
-
-
-def signed_splits(config: PictureConfig) -> Splits:
-    """The images that `config.data` names, in [-1, 1]."""
-    splits = image_splits(config)
-    for loader in splits:
-        loader.augment = compose(loader.augment, signed(image_set(config).standard))
-    return splits

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from dl.modules.Diffusion.DDPM import train
-from dl.modules.Diffusion.DDPM.data import signed
 from dl.modules.Diffusion.DDPM.model import build
 from dl.modules.Diffusion.DDPM.process import PREDICTIONS, DiffusionSchedule
 from dl.modules.Diffusion.DDPM.task import Denoising, picture
@@ -23,7 +22,7 @@ from dl.modules.Diffusion.FlowMatching import train as flow
 from dl.mytorch import checkpoint, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Splits, synthetic
-from dl.mytorch.data.augment import normalize
+from dl.mytorch.data.augment import signed
 from dl.mytorch.introspect import without_values
 from dl.mytorch.testing.device import device_without_float64
 
@@ -76,10 +75,8 @@ def test_times_cover_the_process_and_labels_are_dropped_in_training_only() -> No
 
 
 def test_images_are_brought_to_the_ends_of_the_range() -> None:
-    standard = normalize([0.2, 0.5], [0.3, 0.7])
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3).expand(1, 2, 1, 3)
-    batch = signed(standard)(standard({"images": pixels}, None), None)
-    torch.testing.assert_close(batch["images"], torch.tensor([-1.0, -0.6, 1.0]).expand(1, 2, 1, 3))
+    torch.testing.assert_close(signed({"images": pixels}, None)["images"], torch.tensor([-1.0, -0.6, 1.0]).expand(1, 2, 1, 3))
 
 
 def test_pictures_have_a_column_for_each_class_and_rows_from_noise_to_image() -> None:

@@ -11,13 +11,14 @@ from typing import Any, Callable, Literal
 
 from torch import nn
 
-from dl.modules.Diffusion.DDPM.data import DiffusionConfig, fitting, signed_splits
+from dl.modules.Diffusion.DDPM.data import DiffusionConfig, fitting
 from dl.modules.Diffusion.DDPM.model import UNet, build
 from dl.modules.Diffusion.DDPM.process import DiffusionSchedule
 from dl.modules.Diffusion.DDPM.task import Denoising
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
-from dl.mytorch.data import Splits, image_set
+from dl.mytorch.data import Splits, image_set, image_splits
+from dl.mytorch.data.augment import signed
 from dl.mytorch.optim import MakeOptimizer, Schedule, adamw, warmup_cosine
 
 
@@ -71,7 +72,7 @@ def train(
         schedule=schedule,
         config=config,
     )
-    return trainer.fit(data or signed_splits(config))
+    return trainer.fit(data or image_splits(config, to_input=signed))
 
 
 def main(config: Config, data: Splits | None = None) -> History:

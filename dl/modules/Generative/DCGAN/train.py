@@ -8,13 +8,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dl.modules.Diffusion.DDPM.data import PictureConfig, signed_splits
+from dl.modules.Diffusion.DDPM.data import PictureConfig
 from dl.modules.Generative.DCGAN.model import DCGAN, PRESETS, build
 from dl.modules.Generative.DCGAN.step import AdversarialStep
 from dl.modules.Generative.DCGAN.task import Adversarial
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
-from dl.mytorch.data import Splits, image_set
+from dl.mytorch.data import Splits, image_set, image_splits
+from dl.mytorch.data.augment import signed
 from dl.mytorch.optim import MakeOptimizer, adamw, constant, shown
 
 
@@ -56,7 +57,7 @@ def main(config: Config, data: Splits | None = None) -> History:
     model = build_model(config)
     optimizer = for_both(adamw(config.lr, weight_decay=config.weight_decay, betas=(config.beta1, 0.999)))
     trainer = Trainer(model, Adversarial(model.latent), optimizer, constant(), config, AdversarialStep)
-    return trainer.fit(data or signed_splits(config))
+    return trainer.fit(data or image_splits(config, to_input=signed))
 
 
 if __name__ == "__main__":

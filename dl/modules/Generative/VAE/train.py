@@ -7,12 +7,13 @@
 
 from dataclasses import dataclass
 
-from dl.modules.Diffusion.DDPM.data import PictureConfig, signed_splits
+from dl.modules.Diffusion.DDPM.data import PictureConfig
 from dl.modules.Generative.VAE.model import PRESETS, VAE, build
 from dl.modules.Generative.VAE.task import NegativeELBO
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
-from dl.mytorch.data import Splits, image_set
+from dl.mytorch.data import Splits, image_set, image_splits
+from dl.mytorch.data.augment import signed
 from dl.mytorch.optim import adamw, warmup_cosine
 
 
@@ -44,7 +45,7 @@ def main(config: Config, data: Splits | None = None) -> History:
         schedule=warmup_cosine(warmup=0.05),
         config=config,
     )
-    return trainer.fit(data or signed_splits(config))
+    return trainer.fit(data or image_splits(config, to_input=signed))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import Batch, Loader, TextSplits, Vocabulary
-from dl.mytorch.data.loader import Augment
+from dl.mytorch.data.loader import Transform
 from dl.mytorch.data.text.shakespeare import SOURCES, load
 from dl.mytorch.data.text.vocabulary import UNKNOWN
 from dl.mytorch.data.text.wikitext2 import words as wikitext2_words
@@ -41,7 +41,7 @@ def keep_rare(ids: Tensor, counts: Tensor, threshold: float, generator: torch.Ge
     return ids[torch.rand(len(ids), generator=generator) < kept]
 
 
-def draw(ids: Tensor, counts: Tensor, window: int, negatives: int, objective: Objective) -> Augment:
+def draw(ids: Tensor, counts: Tensor, window: int, negatives: int, objective: Objective) -> Transform:
     """A function that makes examples of places in the text `ids` (T,).
 
     Each place has a reach of its own, 1 to `window` words to either side, drawn anew (2013a, section 3.2). Skip-gram makes
@@ -51,7 +51,7 @@ def draw(ids: Tensor, counts: Tensor, window: int, negatives: int, objective: Ob
     chances = counts.double().pow(0.75)
     steps = torch.cat([torch.arange(-window, 0), torch.arange(1, window + 1)])  # (2 W,)
 
-    def augment(batch: Batch, generator: torch.Generator) -> Batch:
+    def transform(batch: Batch, generator: torch.Generator) -> Batch:
         places = batch["place"][:, None]  # (N, 1)
         reach = torch.randint(1, window + 1, places.shape, generator=generator)
         around = places + steps  # (N, 2 W)
@@ -66,7 +66,7 @@ def draw(ids: Tensor, counts: Tensor, window: int, negatives: int, objective: Ob
         candidates = torch.cat([targets, drawn.view(len(targets), negatives)], dim=1)
         return {"inputs": inputs, "candidates": candidates, "padding": padding}
 
-    return augment
+    return transform
 
 
 def window_splits(
@@ -89,6 +89,6 @@ def window_splits(
     loaders = []
     for ids in encoded:
         examples = {"place": torch.arange(len(ids))}
-        options = {"shuffle": not loaders, "seed": config.seed, "augment": draw(ids, counts, window, negatives, objective)}
+        options = {"shuffle": not loaders, "seed": config.seed, "transform": draw(ids, counts, window, negatives, objective)}
         loaders.append(Loader(examples, config.batch_size, **options))
     return TextSplits(*loaders, vocabularies={"tokens": vocabulary})

@@ -90,8 +90,8 @@ def test_a_word_has_two_vectors() -> None:
 
 def drawn(objective: drawing.Objective, window: int = 3) -> tuple[Tensor, Batch]:
     ids = torch.arange(100) % 16
-    augment = draw(ids, torch.arange(16), window, 4, objective)
-    return ids, augment({"place": torch.arange(100)}, torch.Generator().manual_seed(0))
+    transform = draw(ids, torch.arange(16), window, 4, objective)
+    return ids, transform({"place": torch.arange(100)}, torch.Generator().manual_seed(0))
 
 
 def test_cbow_is_given_the_words_within_a_reach_that_is_drawn() -> None:
@@ -118,16 +118,16 @@ def test_skipgram_makes_an_example_of_each_word_within_reach() -> None:
 
 @pytest.mark.parametrize("objective", ["skipgram", "cbow"])
 def test_a_rank_without_a_place_of_the_last_batch_has_no_examples(objective: drawing.Objective) -> None:
-    augment = draw(torch.arange(100) % 16, torch.arange(16), 3, 4, objective)
-    batch = augment({"place": torch.arange(0)}, torch.Generator().manual_seed(0))
+    transform = draw(torch.arange(100) % 16, torch.arange(16), 3, 4, objective)
+    batch = transform({"place": torch.arange(0)}, torch.Generator().manual_seed(0))
     assert batch["candidates"].shape == (0, 5) and len(batch["inputs"]) == len(batch["padding"]) == 0
     assert NegativeSampling(VOCABULARY).step(randomized(build("tiny")), batch).loss == 0
 
 
 def test_negative_words_come_by_their_counts_to_the_power_of_three_quarters() -> None:
     counts = torch.tensor([0, 1, 16, 81])
-    augment = draw(torch.ones(20_000, dtype=torch.long), counts, 1, 5, "cbow")
-    batch = augment({"place": torch.arange(20_000)}, torch.Generator().manual_seed(0))
+    transform = draw(torch.ones(20_000, dtype=torch.long), counts, 1, 5, "cbow")
+    batch = transform({"place": torch.arange(20_000)}, torch.Generator().manual_seed(0))
     shares = torch.bincount(batch["candidates"][:, 1:].flatten(), minlength=4) / 100_000
     torch.testing.assert_close(shares, torch.tensor([0.0, 1.0, 8.0, 27.0]) / 36, rtol=0, atol=0.01)
 

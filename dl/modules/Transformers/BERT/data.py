@@ -77,9 +77,9 @@ def pair_splits(
         generator = torch.Generator().manual_seed(0)  # whatever the seed of the run: so that runs compare
         fixed.append(draw({"first": text.followed}, generator, text, vocabulary, length))
     text = Sentences.of(train, vocabulary, length)
-    augment = partial(draw, text=text, vocabulary=vocabulary, length=length)
+    transform = partial(draw, text=text, vocabulary=vocabulary, length=length)
     return TextSplits(
-        Loader({"first": text.followed}, config.batch_size, shuffle=True, seed=config.seed, augment=augment),
+        Loader({"first": text.followed}, config.batch_size, shuffle=True, seed=config.seed, transform=transform),
         *(Loader(part, config.batch_size) for part in fixed),
         vocabularies={"tokens": vocabulary},
     )

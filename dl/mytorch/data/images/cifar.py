@@ -13,7 +13,7 @@ import torch
 
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.data import sources
-from dl.mytorch.data.augment import Augment, normalize
+from dl.mytorch.data.augment import Transform, normalize
 from dl.mytorch.data.loader import Batch, Splits
 from dl.mytorch.data.sources import DATA, Source
 
@@ -53,18 +53,18 @@ SOURCES = {
 }
 
 
-def cifar10(config: TrainConfig, augment: Augment | None = None) -> Splits:
+def cifar10(config: TrainConfig, augment: Transform | None = None, to_input: Transform = STANDARD_TEN) -> Splits:
     """CIFAR-10. A tenth of the training set validates.
 
-    Batches: "images" (B, 3, 32, 32), standardised; "labels" (B,). `augment` sees training images as bytes.
+    Batches: "images" (B, 3, 32, 32) after `to_input`; "labels" (B,). `augment` sees training images as bytes.
     Raises `UserError` when the set is not to be had or a file is not what was published.
     """
-    return sources.splits(config, ("cifar10",), load, STANDARD_TEN, augment)
+    return sources.splits(config, ("cifar10",), load, to_input, augment)
 
 
-def cifar100(config: TrainConfig, augment: Augment | None = None) -> Splits:
+def cifar100(config: TrainConfig, augment: Transform | None = None, to_input: Transform = STANDARD_HUNDRED) -> Splits:
     """CIFAR-100; otherwise like `cifar10`. Mean and std: https://github.com/weiaicunzai/pytorch-cifar100."""
-    return sources.splits(config, ("cifar100",), load, STANDARD_HUNDRED, augment)
+    return sources.splits(config, ("cifar100",), load, to_input, augment)
 
 
 def load(name: str) -> tuple[Batch, Batch]:

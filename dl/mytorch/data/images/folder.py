@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data.augment import Augment, compose, normalize
+from dl.mytorch.data.augment import Transform, compose, normalize
 from dl.mytorch.data.images.imagefile import SUFFIXES, centre_square, check_images, read_image
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.split import Split, check_split
@@ -55,11 +55,13 @@ def class_names(root: Path) -> tuple[str, ...]:
     return names
 
 
-def folder_splits(config: TrainConfig, root: Path, size: int, augment: Augment | None = None) -> Splits:
+def folder_splits(
+    config: TrainConfig, root: Path, size: int, augment: Transform | None = None, to_input: Transform = IMAGENET
+) -> Splits:
     """The pictures in `root`/train, val (or valid, or validation) and test. Of the classes in train (in `root`, if there is
     no train), each part that is missing gets a tenth, drawn by the seed from each class.
 
-    Batches: "images" (B, 3, `size`, `size`), the squares in the middle, standardised like ImageNet's; "labels" (B,).
+    Batches: "images" (B, 3, `size`, `size`), the squares in the middle, made by `to_input` of bytes; "labels" (B,).
     Pictures are read when their batch comes, by `config.num_workers` processes; `augment` sees training images as bytes.
     Raises `UserError` when a part or a class of training has no pictures, when a file is no picture (the beginnings of all
     files are looked at before training), or when the run in `config.out` began with other pictures.
@@ -73,23 +75,28 @@ def folder_splits(config: TrainConfig, root: Path, size: int, augment: Augment |
         raise UserError(f"{root} has too few pictures: none are left for {' and '.join(empty)}")
     check_images([picture.path for pictures in parts.values() for picture in pictures])
     split = {part: [picture.path.relative_to(root).as_posix() for picture in of] for part, of in parts.items()}
-    return picture_splits(config, {part: Pictures(of, size) for part, of in parts.items()}, augment, names, split)
+    return picture_splits(config, {part: Pictures(of, size) for part, of in parts.items()}, augment, to_input, names, split)
 
 
 def picture_splits(
-    config: TrainConfig, sets: dict[str, Dataset], augment: Augment | None, classes: Sequence[str], split: Split
+    config: TrainConfig,
+    sets: dict[str, Dataset],
+    augment: Transform | None,
+    to_input: Transform,
+    classes: Sequence[str],
+    split: Split,
 ) -> Splits:
-    """Loaders of "train", "val" and "test", standardised like ImageNet's; `augment` sees training images as bytes.
+    """Loaders of "train", "val" and "test" after `to_input`, before which `augment` sees training images as bytes.
 
     Raises `UserError` when `split` is not that of the run in `config.out`.
     """
     check_split(split, config)
-    augmented = IMAGENET if augment is None else compose(augment, IMAGENET)
+    augmented = to_input if augment is None else compose(augment, to_input)
     workers = config.num_workers
     return Splits(
-        Loader(sets["train"], config.batch_size, shuffle=True, seed=config.seed, num_workers=workers, augment=augmented),
-        Loader(sets["val"], config.batch_size, num_workers=workers, augment=IMAGENET),
-        Loader(sets["test"], config.batch_size, num_workers=workers, augment=IMAGENET),
+        Loader(sets["train"], config.batch_size, shuffle=True, seed=config.seed, num_workers=workers, transform=augmented),
+        Loader(sets["val"], config.batch_size, num_workers=workers, transform=to_input),
+        Loader(sets["test"], config.batch_size, num_workers=workers, transform=to_input),
         names=tuple(classes),
         split=split,
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.data import sources
-from dl.mytorch.data.augment import Augment, normalize
+from dl.mytorch.data.augment import Transform, normalize
 from dl.mytorch.data.loader import Batch, Splits
 from dl.mytorch.data.sources import DATA, Source
 
@@ -69,19 +69,19 @@ SOURCES = {
 }
 
 
-def fashion_mnist(config: TrainConfig, augment: Augment | None = None) -> Splits:
+def fashion_mnist(config: TrainConfig, augment: Transform | None = None, to_input: Transform = STANDARD_CLOTHES) -> Splits:
     """Fashion-MNIST, or its bundled sample if `config.data` ends in "-sample". A tenth of the training set validates.
 
-    Batches: "images" (B, 1, 28, 28), standardised; "labels" (B,) from 0 to 9. `augment` sees training images as bytes.
+    Batches: "images" (B, 1, 28, 28) after `to_input`; "labels" (B,) from 0 to 9. `augment` sees training images as bytes.
     Raises `UserError` when the set is not to be had or a file is not what was published.
     """
     names = ("fashion_mnist", "fashion_mnist-sample")
-    return sources.splits(config, names, load, STANDARD_CLOTHES, augment)
+    return sources.splits(config, names, load, to_input, augment)
 
 
-def mnist(config: TrainConfig, augment: Augment | None = None) -> Splits:
+def mnist(config: TrainConfig, augment: Transform | None = None, to_input: Transform = STANDARD_DIGITS) -> Splits:
     """MNIST; otherwise like `fashion_mnist`."""
-    return sources.splits(config, ("mnist",), load, STANDARD_DIGITS, augment)
+    return sources.splits(config, ("mnist",), load, to_input, augment)
 
 
 def load(name: str) -> tuple[Batch, Batch]:

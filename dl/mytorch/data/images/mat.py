@@ -16,7 +16,7 @@ import torch
 
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.data import sources
-from dl.mytorch.data.augment import Augment, normalize
+from dl.mytorch.data.augment import Transform, normalize
 from dl.mytorch.data.loader import Batch, Splits
 from dl.mytorch.data.sources import DATA, Source
 
@@ -39,14 +39,14 @@ SOURCES = {
 }
 
 
-def svhn(config: TrainConfig, augment: Augment | None = None) -> Splits:
+def svhn(config: TrainConfig, augment: Transform | None = None, to_input: Transform = STANDARD) -> Splits:
     """SVHN without its "extra" images. A tenth of the training set validates.
 
-    Batches: "images" (B, 3, 32, 32), standardised; "labels" (B,), the digits. `augment` sees training images as bytes.
+    Batches: "images" (B, 3, 32, 32) after `to_input`; "labels" (B,), the digits. `augment` sees training images as bytes.
     Mean and std as they are widely published. Raises `UserError` when the set is not to be had or a file is not
     what was published.
     """
-    return sources.splits(config, ("svhn",), load, STANDARD, augment)
+    return sources.splits(config, ("svhn",), load, to_input, augment)
 
 
 def load(name: str = "svhn") -> tuple[Batch, Batch]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dl.mytorch.config import TrainConfig, UserError, flag, user_path
 from dl.mytorch.data.augment import (
-    Augment,
+    Transform,
     auto_augment,
     compose,
     cutmix,
@@ -36,7 +36,7 @@ class ImageSet(NamedTuple):
     size: int  # height and width in pixels
     classes: tuple[str, ...]  # names, in the order of the labels
     mirrored: bool  # an image in a mirror is still of its class, as no digit is
-    standard: Augment  # bytes to what the network sees
+    standard: Transform  # bytes to what the network sees
 
     @property
     def small(self) -> bool:
@@ -117,12 +117,14 @@ def data_of_run(run: Path | str, data: str) -> str:
     return f"classes:{names}" if place and names.exists() and not user_path(place).exists() else data
 
 
-def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
+def image_splits(config: ImageConfig, augment: Transform | None = None, to_input: Transform | None = None) -> Splits:
     """The images that `config.data` names, in training changed as the config says.
 
-    The order: flip, crop, AutoAugment, erasing, `augment` (all of them see bytes), mixup or CutMix, standardisation.
+    The order: flip, crop, AutoAugment, erasing, `augment` (all of them see bytes), mixup or CutMix, and `to_input`, which
+    makes of bytes what the network sees; default: standardised by the mean and deviation of the set.
     """
     about = image_set(config)
+    to_input = to_input or about.standard
     steps = [random_flip()] if config.flip and about.mirrored else []
     steps += [random_crop(config.crop)] if config.crop else []
     steps += [auto_augment(_policy(config, about))] if config.auto_augment else []
@@ -132,15 +134,15 @@ def image_splits(config: ImageConfig, augment: Augment | None = None) -> Splits:
     mixing += [cutmix(config.cutmix, len(about.classes))] if config.cutmix else []
     steps += [either(*mixing)] if len(mixing) == 2 else mixing
     if root := config.data_path("folder:"):
-        return folder_splits(config, root, config.image_size, compose(*steps))
+        return folder_splits(config, root, config.image_size, compose(*steps), to_input)
     if root := config.data_path("tar:"):
         from dl.mytorch.data.images import tar
 
-        return tar.tar_splits(config, root, config.image_size, compose(*steps))
+        return tar.tar_splits(config, root, config.image_size, compose(*steps), to_input)
     if config.data_path("classes:"):
         raise UserError(f"{config.out} was trained on pictures that are not where they were, and this takes them")
     functions = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
-    return functions[config.data.removesuffix("-sample")](config, compose(*steps))
+    return functions[config.data.removesuffix("-sample")](config, compose(*steps), to_input)
 
 
 def prepare(picture: Tensor, about: ImageSet) -> Tensor:

@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from dl import print_error
 from dl.mytorch.command_line import Parser
 from dl.mytorch.config import TrainConfig, UserError, user_path
-from dl.mytorch.data.augment import Augment
+from dl.mytorch.data.augment import Transform
 from dl.mytorch.data.images import folder
 from dl.mytorch.data.images.imagefile import SUFFIXES, centre_square, read_image
 from dl.mytorch.data.loader import Batch, Splits
@@ -151,7 +151,9 @@ def class_names(root: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def tar_splits(config: TrainConfig, root: Path, size: int, augment: Augment | None = None) -> Splits:
+def tar_splits(
+    config: TrainConfig, root: Path, size: int, augment: Transform | None = None, to_input: Transform = folder.IMAGENET
+) -> Splits:
     """The shards in `root`/train, val and test. A part that is missing gets a tenth of those in train, or in `root` itself.
 
     Batches as of `folder.folder_splits`. A sample is read when its batch comes, wherever in its file it lies, so that
@@ -173,7 +175,7 @@ def tar_splits(config: TrainConfig, root: Path, size: int, augment: Augment | No
     if empty := [part for part, samples in sets.items() if len(samples) == 0]:
         raise UserError(f"--data tar:{root}: there are too few samples in *.tar, none are left for {' and '.join(empty)}")
     split = {part: _described(read[part], root) if part in read else [] for part in ("train", "val", "test")}
-    return folder.picture_splits(config, sets, augment, names, split)
+    return folder.picture_splits(config, sets, augment, to_input, names, split)
 
 
 def _shards(folder: Path) -> list[Path]:

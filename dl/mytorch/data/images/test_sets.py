@@ -14,6 +14,7 @@ from dl.mytorch import Trainer, seed_everything, testing
 from dl.mytorch.command_line import parse
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, ImageConfig, Loader, Splits, fashion_mnist, image_set, image_splits, sources
+from dl.mytorch.data.augment import signed
 from dl.mytorch.data.images import idx, sets
 from dl.mytorch.layers import sequential
 from dl.mytorch.optim import constant, sgd
@@ -55,7 +56,7 @@ def test_every_name_describes_its_set(name: str) -> None:
 @pytest.mark.parametrize("name", sets.NAMES.split(", "))
 def test_every_name_is_loaded_by_its_own_function(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     function = name.removesuffix("-sample")
-    monkeypatch.setattr(sets, function, lambda config, augment: (function, config.data))
+    monkeypatch.setattr(sets, function, lambda config, augment, to_input: (function, config.data))
     assert image_splits(config(name)) == (function, name)
 
 
@@ -165,9 +166,15 @@ def test_erasing_is_for_training_images_with_its_probability() -> None:
 def test_auto_augment_has_the_policy_of_the_nearest_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(sets, "auto_augment", asked.append)
-    monkeypatch.setattr(sets, name.removesuffix("-sample"), lambda config, augment: None)
+    monkeypatch.setattr(sets, name.removesuffix("-sample"), lambda config, augment, to_input: None)
     image_splits(config(name, auto_augment=True))
     assert asked == ["svhn" if name in ("mnist", "svhn") else "cifar10"]
+
+
+def test_images_come_to_the_network_as_a_recipe_wants_them() -> None:
+    for split in image_splits(config(flip=True, crop=2), to_input=signed):
+        images = first(split)
+        assert images.dtype == torch.float32 and images.min() == -1 and images.max() == 1
 
 
 def test_a_run_with_every_change_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:

@@ -58,4 +58,4 @@ def shuffled_chunks(path: Path, length: int, batch_size: int, *, end: int | None
         chunks = torch.from_numpy(ids[places].astype(np.int64))
         return {"tokens": chunks[:, :-1], "targets": chunks[:, 1:]}
 
-    return Loader({"place": torch.arange((end - 1) // length)}, batch_size, shuffle=True, seed=seed, augment=cut)
+    return Loader({"place": torch.arange((end - 1) // length)}, batch_size, shuffle=True, seed=seed, transform=cut)
