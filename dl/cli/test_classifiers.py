@@ -120,7 +120,7 @@ PUBLISHED = [
             ("CNN/WideResNet", "wide_resnet50_2", "DEFAULT"),
             ("Transformers/ViT", "vit_b_32", "DEFAULT"),
             ("Transformers/ViT", "vit_b_16", "IMAGENET1K_SWAG_E2E_V1"),  # of 384 pixels
-            ("Transformers/ViT", "vit_h_14", "DEFAULT"),  # of 518
+            ("Transformers/ViT", "vit_l_16", "IMAGENET1K_SWAG_E2E_V1"),  # of 512
         ]
     ),
 ]
