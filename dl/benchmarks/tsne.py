@@ -21,12 +21,11 @@ from dl.benchmarks import common
 from dl.cli.command import command
 from dl.cli.records import write
 from dl.modules.DataMining.ImageSearch.features import Extractor
-from dl.modules.DataMining.ImageSearch.pictures import open_pictures
+from dl.modules.DataMining.ImageSearch.images import open_images
 from dl.modules.DataMining.TSNE.tsne import kl_divergence, similarities, tsne
 from dl.mytorch import plot
 from dl.mytorch.config import user_path
 from dl.mytorch.data import centre_square
-
 
 
 def contenders() -> dict[str, Callable[[Tensor], Tensor]]:
@@ -76,9 +75,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 @command(parse)
 def main(options: argparse.Namespace) -> None:
     about = common.about_this_machine(options.command)
-    pictures, extractor = open_pictures(options.data), Extractor("CNN/ResNet", options.weights)
-    starts = range(0, min(options.points, len(pictures.names)), 100)
-    features = torch.cat([extractor([pictures.read(i) for i in range(s, min(s + 100, options.points))]) for s in starts])
+    indexed, extractor = open_images(options.data), Extractor("CNN/ResNet", options.weights)
+    starts = range(0, min(options.points, len(indexed.names)), 100)
+    features = torch.cat([extractor([indexed.read(i) for i in range(s, min(s + 100, options.points))]) for s in starts])
     pairs = similarities(features)
     rows = {}
     print(f"{'':14} {'seconds':>8} {'divergence':>11} {'trustworthiness':>16}")
@@ -91,8 +90,8 @@ def main(options: argparse.Namespace) -> None:
             "trustworthiness": trustworthiness(features, points),
         }
         if name == "ours" and options.figure:
-            images = torch.stack([centre_square(pictures.read(i), 32) for i in range(len(points))])
-            plot.save_figure(plot.scatter(points, pictures.labels[: len(points)], images), options.figure)
+            images = torch.stack([centre_square(indexed.read(i), 32) for i in range(len(points))])
+            plot.save_figure(plot.scatter(points, indexed.labels[: len(points)], images), options.figure)
         print(f"{name:14} {seconds:8.1f} {rows[name]['divergence']:11.4f} {rows[name]['trustworthiness']:16.4f}", flush=True)
     write(about | {"points": len(features), "data": options.data, "maps": rows}, options.out)
     print(f"{about['device']}, {len(features):,} features of {features.shape[1]}; written to {options.out}")

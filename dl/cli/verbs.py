@@ -10,8 +10,8 @@ VERBS = {
     "generate": "continue a text with a language model",
     "translate": "translate sentences",
     "sample": "draw samples of a generative model",
-    "predict": "name what pictures show",
-    "search": "find the pictures of an index that are nearest to one",
+    "predict": "name what images show",
+    "search": "find the images of an index that are nearest to one",
 }
 
 

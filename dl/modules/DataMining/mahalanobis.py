@@ -6,14 +6,14 @@ from torch import Tensor
 from dl.mytorch.config import UserError
 from dl.mytorch.float64 import with_float64
 
-# N pictures, C classes, D features
+# N images, C classes, D features
 
 
 def double(values: Tensor) -> Tensor:
     """Values (N, ...) in float64. Raises `UserError` if there are none, or one is not finite."""
     if not values.numel() or not values.isfinite().all():
         found = "none" if not values.numel() else f"{int((~values.isfinite()).sum())} of {values.numel()} are NaN or infinite"
-        raise UserError(f"scores take features and logits of one picture or more, all finite; {found}")
+        raise UserError(f"scores take features and logits of one image or more, all finite; {found}")
     return with_float64(values).double()
 
 
@@ -23,7 +23,7 @@ class Mahalanobis:
     Lee et al. 2018, https://arxiv.org/abs/1807.03888, equations 1 and 2; of one layer, without the change of the input
     (section 2.2) and the ensemble of layers. Directions in which the training features do not vary are left out.
 
-    `shrink`, not of the paper, is for few pictures: the covariance moves towards a multiple of the identity by the share
+    `shrink`, not of the paper, is for few images: the covariance moves towards a multiple of the identity by the share
     that is best on average, Ledoit & Wolf 2004, https://doi.org/10.1016/S0047-259X(03)00096-4.
 
     Raises `UserError` for features that are not finite, or vary in no direction within their classes.

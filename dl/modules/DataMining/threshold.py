@@ -1,6 +1,6 @@
-"""Where "known" ends: thresholds from pictures that are known and were not trained on.
+"""Where "known" ends: thresholds from images that are known and were not trained on.
 
-Scores rise with the doubt: a picture is accepted as known when its score is at most the threshold.
+Scores rise with the doubt: an image is accepted as known when its score is at most the threshold.
 """
 
 import math
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def quantile_threshold(scores: Tensor, accepted: float = 0.95) -> float:
-    """The smallest score (N,) that accepts at least this share of the held-out known pictures."""
+    """The smallest score (N,) that accepts at least this share of the held-out known images."""
     _check(scores, accepted)
     return scores.sort().values[math.ceil(accepted * len(scores) - 1e-9) - 1].item()
 
@@ -18,7 +18,7 @@ def conformal_threshold(scores: Tensor, accepted: float = 0.95) -> float:
     """The split-conformal threshold (Vovk, Gammerman & Shafer 2005; Lei et al. 2018, https://arxiv.org/abs/1604.04173,
     section 2.2, theorem 2): the ceil((n + 1) * accepted)-th smallest score (N,), infinity where there are too few.
 
-    Of known pictures exchangeable with the held-out ones, it accepts at least this share on average over the draw of the
+    Of known images exchangeable with the held-out ones, it accepts at least this share on average over the draw of the
     held-out set, and, without ties, at most 1 / (n + 1) more: for any network and any score.
     """
     _check(scores, accepted)
@@ -29,4 +29,4 @@ def conformal_threshold(scores: Tensor, accepted: float = 0.95) -> float:
 def _check(scores: Tensor, accepted: float) -> None:
     if scores.ndim != 1 or not len(scores) or not 0 < accepted < 1 or scores.isnan().any():
         got = f"got {tuple(scores.shape)}, {accepted}"
-        raise ValueError(f"scores (N,) of one picture or more, none NaN, and a share between 0 and 1; {got}")
+        raise ValueError(f"scores (N,) of one image or more, none NaN, and a share between 0 and 1; {got}")

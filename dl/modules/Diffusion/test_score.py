@@ -14,7 +14,7 @@ from dl.modules.Diffusion import score
 from dl.modules.Diffusion.DDPM import sample
 from dl.modules.Diffusion.DDPM.data import some_examples
 from dl.modules.Diffusion.score import features, frechet_distance, precision_recall, standardised
-from dl.modules.Diffusion.testing import CONFIG, make_pictures, make_run
+from dl.modules.Diffusion.testing import CONFIG, make_images, make_run
 from dl.mytorch import checkpoint
 from dl.mytorch.data import ImageConfig, Loader, Splits, image_splits
 from dl.mytorch.files import read_json, write_json
@@ -141,10 +141,10 @@ def test_the_readmes_show_the_recorded_scores() -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_samples_are_compared_with_pictures_in_files(
+def test_samples_are_compared_with_images_in_files(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    data = make_pictures(kind, tmp_path / "pictures")
+    data = make_images(kind, tmp_path / "images")
     run = str(make_run(tmp_path / "ddpm", dataclasses.replace(CONFIG, **data)))
     seen = {}
     monkeypatch.setattr(sample.plot, "save_image", lambda image, path: seen.update(shape=image.shape))

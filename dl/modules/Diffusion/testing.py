@@ -43,8 +43,8 @@ def make_run(folder: Path, config: train.Config = CONFIG, recipe: str = "Diffusi
     return folder
 
 
-def make_pictures(kind: str, folder: Path) -> dict[str, Any]:
-    """24 grey pictures of two classes in a folder, or in shards of tar: the flags that name them."""
+def make_images(kind: str, folder: Path) -> dict[str, Any]:
+    """24 grey images of two classes in a folder, or in shards of tar: the flags that name them."""
     for i in range(24):
         path = folder / ("train" if i < 14 else "test") / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

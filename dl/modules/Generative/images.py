@@ -1,4 +1,4 @@
-"""Pictures of what a generative model draws, for any that has `prior(count, generator)` and `draw(latents)`."""
+"""Images of what a generative model draws, for any that has `prior(count, generator)` and `draw(latents)`."""
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ def walks(model: nn.Module, rows: int, seed: int, steps: int = 10) -> Tensor:
     return on_lines(model, starts, ends, steps)
 
 
-def picture(images: Tensor, columns: int) -> Tensor:
+def image_grid(images: Tensor, columns: int) -> Tensor:
     """Images (N, C, X, X) in [0, 1] as one, (C, height, width)."""
     return plot.grid(images.float().cpu(), columns, enlarge=2, stretch=False)
 

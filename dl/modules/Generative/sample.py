@@ -1,4 +1,4 @@
-"""Draw samples of a run of VAE or DCGAN into a picture.
+"""Draw samples of a run of VAE or DCGAN into an image.
 
     python -m dl.modules.Generative.sample runs/Generative/DCGAN --num 64 --out grid.png
     python -m dl.modules.Generative.sample runs/Generative/VAE --num 8 --interpolate    # from one sample to another, a row each
@@ -15,7 +15,7 @@ import torch
 from dl.cli.command import command
 from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM.sample import beside_nearest, check_out
-from dl.modules.Generative.images import picture, samples, walks
+from dl.modules.Generative.images import image_grid, samples, walks
 from dl.mytorch import plot
 from dl.mytorch.command_line import Parser
 from dl.mytorch.config import UserError, user_path
@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--interpolate", action="store_true", help="draw what lies between two samples each, a row for each pair")
     way.add_argument("--nearest", action="store_true", help="show each sample with the nearest training image behind it")
-    parser.add_argument("--out", type=user_path, default=Path("grid.png"), help="picture to write (default: %(default)s)")
+    parser.add_argument("--out", type=user_path, default=Path("grid.png"), help="image to write (default: %(default)s)")
     return parser.parse_args(argv)
 
 
@@ -54,7 +54,7 @@ def main(options: argparse.Namespace) -> None:
         images = samples(model, options.num, options.seed)
     if options.nearest:
         images = (beside_nearest(images * 2 - 1, image_splits(run.config).train) + 1) / 2
-    plot.save_image(picture(images, columns), options.out)
+    plot.save_image(image_grid(images, columns), options.out)
     print(f"drawn: {options.out}")
 
 

@@ -1,4 +1,4 @@
-"""The commands that draw and score samples: a picture for every way to ask, one line for what cannot be."""
+"""The commands that draw and score samples: an image for every way to ask, one line for what cannot be."""
 
 import dataclasses
 import shutil
@@ -12,7 +12,7 @@ import torch
 from dl.cli import catalogue
 from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM import sample as diffusion
-from dl.modules.Diffusion.testing import make_pictures
+from dl.modules.Diffusion.testing import make_images
 from dl.modules.Generative import sample, score
 from dl.modules.Generative.images import on_lines, samples, walks
 from dl.mytorch import checkpoint
@@ -41,7 +41,7 @@ def pixels(monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("recipe", sample.RECIPES)
-def test_every_way_to_ask_gives_its_picture(
+def test_every_way_to_ask_gives_its_image(
     tmp_path: Path, recipe: str, pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, shown = make_run(tmp_path / "run", recipe), {}
@@ -85,7 +85,7 @@ def test_scores_are_stated_and_what_cannot_be_is_refused(
         (score.main, [str(run), "--classifier", str(judge), "--num", "3"], "--num has to be at least 8"),
         (score.main, [str(run), "--classifier", str(judge), "--num", "13"], "--num 13: there are 12 images to compare with"),
         (sample.main, [str(run), "--num", "0"], "--num has to be at least 1"),
-        (sample.main, [str(run), "--out", "a.xyz"], "--out a.xyz: the name of a picture ends in .png, .jpg"),
+        (sample.main, [str(run), "--out", "a.xyz"], "--out a.xyz: the name of an image ends in .png, .jpg"),
         (sample.main, [str(judge)], "is a run of CNN/ResNet, not of Generative/DCGAN, Generative/VAE"),
         (sample.main, [str(tmp_path)], "holds no trained network"),
     ):
@@ -94,8 +94,8 @@ def test_scores_are_stated_and_what_cannot_be_is_refused(
         assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
-def test_samples_are_compared_with_pictures_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = make_pictures("folder", tmp_path / "pictures")
+def test_samples_are_compared_with_images_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_images("folder", tmp_path / "images")
     run, judge = (str(make_run(tmp_path / recipe[-3:], recipe, **data)) for recipe in ("Generative/VAE", "CNN/ResNet"))
     seen = {}
     monkeypatch.setattr(sample.plot, "save_image", lambda image, path: seen.update(shape=image.shape))
@@ -104,12 +104,12 @@ def test_samples_are_compared_with_pictures_in_files(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(("recipe", "command"), [("Generative/VAE", sample), ("Diffusion/DDPM", diffusion)])
-def test_a_run_draws_when_its_pictures_are_gone(
+def test_a_run_draws_when_its_images_are_gone(
     tmp_path: Path, recipe: str, command: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = make_run(tmp_path / "run", recipe, **make_pictures("folder", tmp_path / "pictures"))
+    run = make_run(tmp_path / "run", recipe, **make_images("folder", tmp_path / "images"))
     Vocabulary("ab").save(run / "vocabulary-classes.json")
-    shutil.rmtree(tmp_path / "pictures")
+    shutil.rmtree(tmp_path / "images")
     monkeypatch.setattr(command.plot, "save_image", lambda image, path: None)
     short = ["--steps", "2"] if command is diffusion else []
     assert command.main([str(run), "--num", "2", *short]) == 0

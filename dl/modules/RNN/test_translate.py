@@ -1,4 +1,4 @@
-"""The command that translates: words of the best weights, pictures of what was looked at, BLEU of the test."""
+"""The command that translates: words of the best weights, figures of what was attended to, BLEU of the test."""
 
 import shutil
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_sentences_are_translated_by_the_best_weights(
     assert captured.out == f"A b Z -> {expected}\n" and captured.err == "not in the vocabulary, read as <unk>: z\n"
 
 
-def test_the_picture_shows_what_each_word_looked_at(
+def test_the_figure_shows_what_each_word_attended_to(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn: list[Any] = []

@@ -209,12 +209,12 @@ test_standard = testing.standard_checks(
 
 
 @pytest.mark.parametrize(
-    ("preset", "shape", "picture"),
+    ("preset", "shape", "figure"),
     [("alexnet", (96, 3, 11, 11), (3, 12, 8 * 59 - 4)), ("small", (32, 1, 7, 7), (1, 4, 8 * 67 - 4))],
 )
-def test_first_kernels_are_large_enough_to_look_at(preset: str, shape: tuple[int, ...], picture: tuple[int, ...]) -> None:
+def test_first_kernels_are_large_enough_to_look_at(preset: str, shape: tuple[int, ...], figure: tuple[int, ...]) -> None:
     model = build(preset, hidden=16)
     assert first_kernels(model).shape == shape
-    channels, rows, width = picture
+    channels, rows, width = figure
     drawn = Classification().preview(model)["kernels"]
     assert drawn.shape == (channels, rows * (width + 4) // 8 - 4, width)  # eight in a row, 4 white pixels between

@@ -1,4 +1,4 @@
-"""Name what pictures show: the five likeliest classes of each, and a figure to look at.
+"""Name what images show: the five likeliest classes of each, and a figure to look at.
 
     python -m dl.modules.CNN.ResNet.predict cat.jpg                        # ImageNet's 1,000 classes, pretrained weights
     python -m dl.modules.CNN.ResNet.predict cat.jpg --model resnet18 --weights resnet18.pth
@@ -27,16 +27,16 @@ PUBLISHED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
 @torch.no_grad()
-def predict(classifier: Classifier, picture: Tensor) -> Tensor:
-    """The probability of each class, (classes,), for a picture (3, H, W) of bytes."""
-    return classifier.model.eval()(classifier.prepare(picture)).softmax(-1)[0]
+def predict(classifier: Classifier, image: Tensor) -> Tensor:
+    """The probability of each class, (classes,), for an image (3, H, W) of bytes."""
+    return classifier.model.eval()(classifier.prepare(image)).softmax(-1)[0]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     about = (__doc__ or "").partition("\n")[0]
     parser = Parser(description=about, prog="python -m dl.modules.CNN.ResNet.predict")
-    parser.add_argument("pictures", nargs="+", type=user_path, metavar="PICTURE", help="JPEG, PNG, WebP ...")
+    parser.add_argument("images", nargs="+", type=user_path, metavar="IMAGE", help="JPEG, PNG, WebP ...")
     parser.add_argument("--model", choices=PUBLISHED, default="resnet50", help="network for ImageNet (default: %(default)s)")
     parser.add_argument(
         "--weights", type=expanduser, default="", help="file with torchvision's weights of it; default: downloaded once"
@@ -44,9 +44,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--run", type=user_path, help="folder of a run of yours, in place of --model and --weights")
     parser.add_argument("--top", type=int, default=5, help="how many classes to name (default: %(default)s)")
     parser.add_argument(
-        "--figure", type=user_path, default=Path("predictions.png"), help="picture to write (default: %(default)s)"
+        "--figure", type=user_path, default=Path("predictions.png"), help="figure to write (default: %(default)s)"
     )
-    parser.add_argument("--features", type=user_path, help="also draw the feature maps of the first picture into this file")
+    parser.add_argument("--features", type=user_path, help="also draw the feature maps of the first image into this file")
     options = parser.parse_args(argv)
     if options.top < 1:
         parser.error(f"--top has to be at least 1; got {options.top}")
@@ -55,20 +55,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @command(parse)
 def main(options: argparse.Namespace) -> None:
-    pictures = [read_image(path) for path in options.pictures]
+    images = [read_image(path) for path in options.images]
     if options.run:
         found = classifier(Run.open(options.run))
     else:
         found = published("CNN/ResNet", options.model, options.weights)
     answers = []
-    for path, picture in zip(options.pictures, pictures):
-        likely = predict(found, picture).topk(min(options.top, len(found.classes)))
+    for path, image in zip(options.images, images):
+        likely = predict(found, image).topk(min(options.top, len(found.classes)))
         answers.append([(found.classes[i], p) for p, i in zip(likely.values.tolist(), likely.indices.tolist())])
         print(f"{path}\n" + "\n".join(f"  {probability:6.1%}  {name}" for name, probability in answers[-1]))
-    plot.save_figure(plot.predictions(pictures, answers), options.figure)
+    plot.save_figure(plot.predictions(images, answers), options.figure)
     print(f"drawn: {options.figure}")
     if options.features:
-        plot.save_figure(plot.feature_maps(feature_maps(found, pictures[0])), options.features)
+        plot.save_figure(plot.feature_maps(feature_maps(found, images[0])), options.features)
         print(f"drawn: {options.features}")
 
 

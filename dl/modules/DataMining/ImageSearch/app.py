@@ -1,11 +1,11 @@
-"""A page to search with: drop a picture, see whether it is known, its five nearest, and its place on the map.
+"""A page to search with: drop an image, see whether it is known, its five nearest, and its place on the map.
 
     pip install -e ".[app]"
     python -m dl.modules.DataMining.ImageSearch.app                               # then open http://127.0.0.1:7860
     python -m dl.modules.DataMining.ImageSearch.app --index runs/by-head runs/by-block    # a choice of layers
 
 The page is for this machine only: it answers under local host names alone, as a name of another site can be made to lead
-here. Files of more than 20 MB, pictures of more than 25 million pixels and what is no picture are answered by a sentence.
+here. Files of more than 20 MB, images of more than 25 million pixels and what is no image are answered by a sentence.
 Uploaded files are deleted after an hour, and when the page ends.
 """
 
@@ -30,7 +30,7 @@ from dl.mytorch.data import centre_square, read_image
 from dl.mytorch.data.images.imagefile import image_size
 
 LARGEST_FILE = 20 * 2**20  # bytes
-LARGEST_PICTURE = 25_000_000  # pixels
+LARGEST_IMAGE = 25_000_000  # pixels
 KEPT = 3600  # seconds, for which an uploaded file is kept
 HOSTS = {b"127.0.0.1", b"localhost"}
 DISTANCES = ["l2", "l1", "cosine", "dot"]
@@ -50,11 +50,11 @@ class Source(NamedTuple):
 
     index: Index
     extractor: Extractor
-    chart: Chart | None  # None: too few pictures
+    chart: Chart | None  # None: too few images
 
 
 def open_source(folder: Path, points: int) -> Source:
-    """The index in `folder`, and a map of at most so many of its pictures."""
+    """The index in `folder`, and a map of at most so many of its images."""
     index = Index(folder)
     rows = chosen_rows(index, points)
     chart = None
@@ -66,37 +66,37 @@ def open_source(folder: Path, points: int) -> Source:
 
 
 def checked(path: str) -> Tensor:
-    """An uploaded picture (3, H, W) of bytes. Raises `UserError`, without the path, for what the page does not take."""
+    """An uploaded image (3, H, W) of bytes. Raises `UserError`, without the path, for what the page does not take."""
     size = Path(path).stat().st_size
     if size > LARGEST_FILE:
         raise UserError(f"The file has {size / 2**20:.0f} MB; at most {LARGEST_FILE // 2**20} MB are taken.")
     try:
         width, height = image_size(path)
-        if width * height <= LARGEST_PICTURE:
+        if width * height <= LARGEST_IMAGE:
             return read_image(path)
     except UserError as error:
         raise UserError(f"This file {str(error).removeprefix(path).strip()}.") from None
-    most = f"at most {LARGEST_PICTURE / 1e6:.0f} million are taken"
-    raise UserError(f"The picture has {width * height / 1e6:.0f} million pixels; {most}.")
+    most = f"at most {LARGEST_IMAGE / 1e6:.0f} million are taken"
+    raise UserError(f"The image has {width * height / 1e6:.0f} million pixels; {most}.")
 
 
 def answer(source: Source, path: str | None, distance: str) -> tuple[str, list[tuple[np.ndarray, str]], np.ndarray | None]:
     """What the page shows for an uploaded file: a sentence, the neighbours with captions, the map."""
     if path is None:
-        return "Drop a picture.", [], _map(source.chart, None)
+        return "Drop an image.", [], _map(source.chart, None)
     try:
         features = source.extractor([checked(path)])
         found = ask(source.index, features, 5, distance)
     except UserError as error:
         return f"**{error}**", [], _map(source.chart, None)
-    pictures = [pixels(each) for each in source.index.shown([neighbour.row for neighbour in found.neighbours])]
+    images = [pixels(each) for each in source.index.shown([neighbour.row for neighbour in found.neighbours])]
     captions = [f"{neighbour.label or neighbour.name} {neighbour.distance:.4g}" for neighbour in found.neighbours]
-    return f"**{found.verdict}**", list(zip(pictures, captions)), _map(source.chart, features)
+    return f"**{found.verdict}**", list(zip(images, captions)), _map(source.chart, features)
 
 
-def pixels(picture: Tensor) -> np.ndarray:
-    """A picture (3, H, W) as a square (128, 128, 3) for the page."""
-    return centre_square(picture, 128).permute(1, 2, 0).numpy()
+def pixels(image: Tensor) -> np.ndarray:
+    """An image (3, H, W) as a square (128, 128, 3) for the page."""
+    return centre_square(image, 128).permute(1, 2, 0).numpy()
 
 
 def _map(chart: Chart | None, features: Tensor | None) -> np.ndarray | None:
@@ -140,11 +140,11 @@ def create(sources: dict[str, Source]) -> Any:
     with gradio.Blocks(title="Image search", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         gradio.Markdown("# Image search")
         with gradio.Row():
-            upload = gradio.File(label="A picture", type="filepath", file_count="single")
+            upload = gradio.File(label="An image", type="filepath", file_count="single")
             with gradio.Column():
                 name = gradio.Dropdown(list(sources), value=next(iter(sources)), label="Index and layer")
                 distance = gradio.Radio(DISTANCES, value="l2", label="Distance")
-        verdict = gradio.Markdown("Drop a picture.", elem_id="verdict")
+        verdict = gradio.Markdown("Drop an image.", elem_id="verdict")
         nearest = gradio.Gallery(label="The five nearest", columns=5, height=220, elem_id="nearest", object_fit="contain")
         chart = gradio.Image(label="The map", show_label=True)
         for changed in (upload, name, distance):
@@ -156,13 +156,13 @@ def create(sources: dict[str, Source]) -> Any:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(
-        description="A page to search pictures with.", prog="python -m dl.modules.DataMining.ImageSearch.app"
+        description="A page to search images with.", prog="python -m dl.modules.DataMining.ImageSearch.app"
     )
     parser.add_argument(
         "--index", type=user_path, nargs="+", default=[Path(FOLDER)], help="folders of indices (default: the usual)"
     )
     parser.add_argument("--port", type=int, default=7860, help="of the page (default: %(default)s)")
-    parser.add_argument("--points", type=int, default=500, help="pictures on the map at most (default: %(default)s)")
+    parser.add_argument("--points", type=int, default=500, help="images on the map at most (default: %(default)s)")
     options = parser.parse_args(argv)
     if not 0 < options.port < 2**16 or options.points < 0:
         parser.error("--port has to be from 1 to 65535, and --points at least 0")

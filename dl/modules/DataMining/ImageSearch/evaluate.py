@@ -1,4 +1,4 @@
-"""How often the nearest pictures are of the query's class: recall@1, recall@5 and mAP.
+"""How often the nearest images are of the query's class: recall@1, recall@5 and mAP.
 
     python -m dl.modules.DataMining.ImageSearch.evaluate fashion --weights runs/CNN/ResNet
     python -m dl.modules.DataMining.ImageSearch.evaluate fashion --weights runs/DataMining/MetricLearning
@@ -9,7 +9,7 @@ With --record the figures also go into the recorded results, one for each set an
 
 fashion: the first 1,000 test images of Fashion-MNIST among 10,000 of those that the run trained on, by its features and by
 raw pixels; and the shares of other test images, digits (MNIST), noise and inverted images that the index does not know.
-hymenoptera: the pictures in FOLDER/val among those in FOLDER/train, by SqueezeNet's features for ImageNet.
+hymenoptera: the images in FOLDER/val among those in FOLDER/train, by SqueezeNet's features for ImageNet.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from dl.cli import records, results
 from dl.cli.command import command
 from dl.cli.runs import Run
 from dl.modules.DataMining.ImageSearch.features import Extractor
-from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
+from dl.modules.DataMining.ImageSearch.images import Images, open_images
 from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.modules.DataMining.neighbours import Exact
 from dl.mytorch import plot
@@ -52,7 +52,7 @@ def recall(labels: Tensor, found: Tensor, k: int) -> float:
 
 
 def mean_average_precision(labels: Tensor, ranked: Tensor) -> float:
-    """mAP: for each query, the mean of the precision at each picture of its class in the whole ranking.
+    """mAP: for each query, the mean of the precision at each image of its class in the whole ranking.
 
     `labels` (Q,) are those of the queries, `ranked` (Q, N) those of the rankings. Queries without any do not count.
     """
@@ -73,13 +73,13 @@ def figures(queries: Tensor, labels: Tensor, vectors: Tensor, own: Tensor) -> li
     return rows
 
 
-def embed(extractor: Extractor, pictures: Pictures, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Features (N, D) and raw squares (N, 3, 32, 32) of bytes of some pictures."""
+def embed(extractor: Extractor, images: Images, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Features (N, D) and raw squares (N, 3, 32, 32) of bytes of some images."""
     features, squares = [], []
     for start in range(0, len(numbers), 64):
-        read = [pictures.read(i) for i in numbers[start : start + 64]]
+        read = [images.read(i) for i in numbers[start : start + 64]]
         features.append(extractor(read))
-        squares += [centre_square(picture, 32) for picture in read]
+        squares += [centre_square(image, 32) for image in read]
     return torch.cat(features), torch.stack(squares)
 
 
@@ -96,7 +96,7 @@ def unknown(extractor: Extractor, vectors: Tensor, labels: Sequence[str], seed: 
     """Shares of 2,000 images each that an index of these vectors (N, D), calibrated on validation images, does not know."""
     exact = Exact(vectors)
     parts = {"val": ("fashion_mnist", "val"), "test": ("fashion_mnist", "test"), "MNIST": ("mnist", "test")}
-    read = {name: open_pictures(*part, seed) for name, part in parts.items()}
+    read = {name: open_images(*part, seed) for name, part in parts.items()}
     images = {name: [each.read(i) for i in range(OTHERS)] for name, each in read.items()}
     images["noise"] = list(torch.randint(256, (OTHERS, 3, 28, 28), generator=torch.Generator().manual_seed(seed)).byte())
     images["inverted"] = [255 - image for image in images["test"]]
@@ -108,13 +108,13 @@ def unknown(extractor: Extractor, vectors: Tensor, labels: Sequence[str], seed: 
 def evaluate(
     source: str,
     extractor: Extractor,
-    index: Pictures,
-    test: Pictures,
+    index: Images,
+    test: Images,
     numbers: Sequence[int],
     shown: Sequence[int],
     figure: Path,
 ) -> dict[str, Any]:
-    """The record of a set; and, where a `figure` is asked for, the picture of the queries `shown`."""
+    """The record of a set; and, where a `figure` is asked for, the figure of the queries `shown`."""
     names = sorted(set(index.labels) | set(test.labels))
     if not {test.labels[i] for i in numbers} & set(index.labels[:INDEXED]):
         raise UserError(f"no query is of a class of the index ({', '.join(sorted(set(index.labels)))}): nothing to find")
@@ -163,7 +163,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     if asked:
         names = list(asked[0]["unknown"])
         rows = [[_title(record), *(f"{record['unknown'][name]:.1%}" for name in names)] for record in asked]
-        parts.append(results.markdown_table(['"I don\'t know this picture", by', *names], rows))
+        parts.append(results.markdown_table(['"I don\'t know this image", by', *names], rows))
     return "\n\n".join(parts)
 
 
@@ -192,7 +192,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--weights", type=expanduser, default="", help="folder of a run, or file of torchvision's SqueezeNet 1.0"
     )
-    parser.add_argument("--figure", type=user_path, default=Path(), help="also write a picture of some queries")
+    parser.add_argument("--figure", type=user_path, default=Path(), help="also write a figure of some queries")
     parser.add_argument("--record", action="store_true", help="add the figures to the recorded results and the README")
     options = parser.parse_args(argv)
     return options
@@ -201,12 +201,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 @command(parse)
 def main(options: argparse.Namespace) -> None:
     if options.set == "fashion":
-        index, test = open_pictures("fashion_mnist"), open_pictures("fashion_mnist", "test")
+        index, test = open_images("fashion_mnist"), open_images("fashion_mnist", "test")
         first = [test.labels.index(label) for label in dict.fromkeys(test.labels[:QUERIES])]
         extractor = Extractor(weights=options.weights)
         record = evaluate("fashion_mnist", extractor, index, test, range(QUERIES), first, options.figure)
     elif options.set == "hymenoptera":
-        index, test = (open_pictures(f"{options.folder}/{part}") for part in ("train", "val"))
+        index, test = (open_images(f"{options.folder}/{part}") for part in ("train", "val"))
         shown = [0, 40, 75, 100, 140]
         extractor = Extractor("CNN/SqueezeNet", options.weights)
         shown = [i for i in shown if i < len(test.names)]

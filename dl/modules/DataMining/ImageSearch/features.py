@@ -1,4 +1,4 @@
-"""Features of pictures: made by a network that is named by folder, weights and preset."""
+"""Features of images: made by a network that is named by folder, weights and preset."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,7 @@ from dl.mytorch.config import UserError
 
 
 class Extractor:
-    """Turns pictures into features, with a network that is named by folder, weights and preset.
+    """Turns images into features, with a network that is named by folder, weights and preset.
 
     Args:
         backbone: folder of the network, as "CNN/SqueezeNet"; default: that of the run, or else "CNN/ResNet".
@@ -45,9 +45,9 @@ class Extractor:
             "sha256": fingerprint(self.classifier.model),
         }
 
-    def __call__(self, pictures: Sequence[Tensor]) -> Tensor:
-        """Features (N, D) of pictures (3, H, W) of bytes, of any sizes."""
-        inputs = torch.cat([self.classifier.prepare(picture) for picture in pictures])
+    def __call__(self, images: Sequence[Tensor]) -> Tensor:
+        """Features (N, D) of images (3, H, W) of bytes, of any sizes."""
+        inputs = torch.cat([self.classifier.prepare(image) for image in images])
         return features_and_logits(self.classifier.model, inputs, self.layer)[0]
 
 

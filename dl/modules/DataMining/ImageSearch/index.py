@@ -1,15 +1,15 @@
-"""An index of pictures on disk: their features at a layer of a trained network.
+"""An index of images on disk: their features at a layer of a trained network.
 
     python -m dl.modules.DataMining.ImageSearch.index fashion_mnist --weights runs/CNN/ResNet
-    python -m dl.modules.DataMining.ImageSearch.index PICTURES --backbone CNN/SqueezeNet --weights squeezenet1_0.pth
+    python -m dl.modules.DataMining.ImageSearch.index IMAGES --backbone CNN/SqueezeNet --weights squeezenet1_0.pth
 
 The same command again adds what is new or changed, removes what is gone, and embeds nothing else. Killed at any moment,
 it goes on from the last whole shard, and ends with the same bytes as if nothing had happened.
 
-The folder: `index.json`, and for each shard of up to 1,024 pictures the features `000000.npy`, (pictures, D) in float32,
-and their names, labels and stamps (checksums of the pictures' files), `000000.json`. A file is written under another name
+The folder: `index.json`, and for each shard of up to 1,024 images the features `000000.npy`, (images, D) in float32,
+and their names, labels and stamps (checksums of the images' files), `000000.json`. A file is written under another name
 and renamed; index.json, which comes last, holds the checksums of all, and its own. What it does not name does not count. Of
-`--approximate-above` pictures and more there are the files of approximate.py too, if faiss is there. Other files in the
+`--approximate-above` images and more there are the files of approximate.py too, if faiss is there. Other files in the
 folder are left alone, and a folder of other files is not taken for an index.
 """
 
@@ -27,7 +27,7 @@ from torch import Tensor
 from dl.cli.command import command
 from dl.modules.DataMining.ImageSearch.approximate import KINDS, Approximate, build
 from dl.modules.DataMining.ImageSearch.features import Extractor
-from dl.modules.DataMining.ImageSearch.pictures import Pictures, open_pictures
+from dl.modules.DataMining.ImageSearch.images import Images, open_images
 from dl.modules.DataMining.ImageSearch.store import (
     ANEW,
     add_shard,
@@ -47,10 +47,10 @@ from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data.images.sets import IMAGE_SETS
 from dl.mytorch.progress import track
 
-SHARD = 1024  # pictures
-BATCH = 64  # pictures per forward pass
-LARGE = 200_000  # pictures, from which on search is approximate
-UNMADE = {"verdict": None, "approximate": None}  # what is made of all pictures, when these come or go
+SHARD = 1024  # images
+BATCH = 64  # images per forward pass
+LARGE = 200_000  # images, from which on search is approximate
+UNMADE = {"verdict": None, "approximate": None}  # what is made of all images, when these come or go
 FOLDER = "runs/DataMining/ImageSearch"
 
 Embed = Callable[[Sequence[Tensor]], Tensor]
@@ -77,7 +77,7 @@ class Index:
             if rows["names"]:
                 self.vectors.append(torch.from_numpy(vectors))
         if not self.names:
-            raise UserError(f"{folder} is an index of no pictures")
+            raise UserError(f"{folder} is an index of no images")
         self.exact = Exact(self.vectors)
         if len(self.exact.nonfinite):
             name = self.names[self.exact.nonfinite[0]]
@@ -93,18 +93,18 @@ class Index:
         """How far features are from the nearest class of the index, squared."""
         return fit(self.exact, self.labels)
 
-    def pictures(self) -> Pictures:
-        """The pictures that were indexed, where they still are."""
-        return open_pictures(self.about["source"], seed=self.about["seed"])
+    def images(self) -> Images:
+        """The images that were indexed, where they still are."""
+        return open_images(self.about["source"], seed=self.about["seed"])
 
     def shown(self, rows: Sequence[int]) -> list[Tensor]:
-        """The pictures (3, H, W) of these rows; white for one that is gone since, or cannot be read any more."""
-        pictures = self.pictures()
-        places = {name: i for i, name in enumerate(pictures.names)}
+        """The images (3, H, W) of these rows; white for one that is gone since, or cannot be read any more."""
+        images = self.images()
+        places = {name: i for i, name in enumerate(images.names)}
         found = []
         for row in rows:
             try:
-                found.append(pictures.read(places[self.names[row]]))
+                found.append(images.read(places[self.names[row]]))
             except (KeyError, UserError):
                 found.append(torch.full((3, 32, 32), 255, dtype=torch.uint8))
         return found
@@ -123,15 +123,15 @@ class Index:
 
 
 def update(
-    folder: Path | str, pictures: Pictures, embed: Embed, network: dict[str, Any], seed: int = 0, fresh: bool = False
+    folder: Path | str, images: Images, embed: Embed, network: dict[str, Any], seed: int = 0, fresh: bool = False
 ) -> list[str]:
-    """Bring the index in `folder` to what `pictures` are now, or make it anew; a line for each picture that cannot be read.
+    """Bring the index in `folder` to what `images` are now, or make it anew; a line for each image that cannot be read.
 
-    Raises `UserError` when the folder holds an index of other pictures or of another network, or what is no index.
+    Raises `UserError` when the folder holds an index of other images or of another network, or what is no index.
     """
     folder = Path(folder)
     make_folder(folder)
-    new = {"source": pictures.source, "seed": seed, "network": network, "shards": [], **UNMADE}
+    new = {"source": images.source, "seed": seed, "network": network, "shards": [], **UNMADE}
     about = read_manifest(folder) if (folder / "index.json").exists() and not fresh else new
     about["network"]["weights"] = network["weights"]  # wherever they are now: whether they are the same, "sha256" says
     for name in ("source", "seed", "network"):
@@ -139,12 +139,12 @@ def update(
             raise UserError(f"{folder} holds an index of another {name}: choose another --index, or --fresh to delete that one")
     write_manifest(folder, about)  # before the shards, so that after a kill the folder is known to be an index
     remove_unnamed(folder, about)
-    stamps = {pictures.names[i]: pictures.stamp(i) for i in track(range(len(pictures.names)), "file", "checksums")}
+    stamps = {images.names[i]: images.stamp(i) for i in track(range(len(images.names)), "file", "checksums")}
     known, problems = _remove_gone(folder, about, stamps)
     remove_unnamed(folder, about)  # when nothing of it is mapped any more
-    missing = [i for i, name in enumerate(pictures.names) if name not in known]
+    missing = [i for i, name in enumerate(images.names) if name not in known]
     for start in track(range(0, len(missing), SHARD), "shard", "indexing"):
-        rows, vectors, skipped = _embedded(pictures, stamps, missing[start : start + SHARD], embed, network["size"])
+        rows, vectors, skipped = _embedded(images, stamps, missing[start : start + SHARD], embed, network["size"])
         problems += skipped
         add_shard(folder, about, rows, vectors)
         about |= UNMADE
@@ -153,14 +153,14 @@ def update(
 
 
 def calibrate(folder: Path | str, held_out: Tensor | None = None) -> None:
-    """Write into the index how near to it known pictures are, see `verdict.threshold`; once, until pictures come or go."""
+    """Write into the index how near to it known images are, see `verdict.threshold`; once, until images come or go."""
     index = Index(folder)
     if index.about["verdict"] is None:
         write_manifest(index.folder, {**index.about, "verdict": threshold(index.exact, index.labels, held_out)})
 
 
 def approximate(folder: Path | str, above: int = LARGE) -> None:
-    """Make the files of approximate.py for an index of `above` pictures or more; once, until pictures come or go.
+    """Make the files of approximate.py for an index of `above` images or more; once, until images come or go.
 
     Raises `ModuleNotFoundError` when faiss is not installed.
     """
@@ -175,7 +175,7 @@ def approximate(folder: Path | str, above: int = LARGE) -> None:
 
 
 def _remove_gone(folder: Path, about: dict[str, Any], stamps: dict[str, str]) -> tuple[set[str], list[str]]:
-    """Drop the rows whose picture is gone or has changed; the names that stay, and what cannot be read as before."""
+    """Drop the rows whose image is gone or has changed; the names that stay, and what cannot be read as before."""
     known: set[str] = set()
     problems: list[str] = []
     for shard in list(about["shards"]):
@@ -195,9 +195,9 @@ def _remove_gone(folder: Path, about: dict[str, Any], stamps: dict[str, str]) ->
 
 
 def _embedded(
-    pictures: Pictures, stamps: dict[str, str], numbers: list[int], embed: Embed, size: int
+    images: Images, stamps: dict[str, str], numbers: list[int], embed: Embed, size: int
 ) -> tuple[dict[str, Any], np.ndarray, list[str]]:
-    """The rows and features (N, size) of the pictures with these numbers, and the causes why others have none."""
+    """The rows and features (N, size) of the images with these numbers, and the causes why others have none."""
     rows: dict[str, Any] = {"names": [], "labels": [], "stamps": [], "skipped": {}}
     vectors = [np.empty((0, size), np.float32)]
     for start in range(0, len(numbers), BATCH):
@@ -205,19 +205,19 @@ def _embedded(
         causes: dict[int, str] = {}
         for i in numbers[start : start + BATCH]:
             try:
-                read[i] = pictures.read(i)
+                read[i] = images.read(i)
             except UserError as error:
                 causes[i] = str(error)
         features = embed(list(read.values())).numpy() if read else vectors[0]
         finite = np.isfinite(features).all(1)
         vectors.append(features[finite])
-        causes |= {i: f"{pictures.names[i]}: its features are not finite" for i, good in zip(read, finite) if not good}
+        causes |= {i: f"{images.names[i]}: its features are not finite" for i, good in zip(read, finite) if not good}
         for i in (i for i in read if i not in causes):
-            name = pictures.names[i]
-            for part, value in (("names", name), ("labels", pictures.labels[i]), ("stamps", stamps[name])):
+            name = images.names[i]
+            for part, value in (("names", name), ("labels", images.labels[i]), ("stamps", stamps[name])):
                 rows[part].append(value)
         rows["skipped"] |= {
-            pictures.names[i]: {"stamp": stamps[pictures.names[i]], "cause": cause} for i, cause in sorted(causes.items())
+            images.names[i]: {"stamp": stamps[images.names[i]], "cause": cause} for i, cause in sorted(causes.items())
         }
     return rows, np.concatenate(vectors), [skip["cause"] for skip in rows["skipped"].values()]
 
@@ -228,11 +228,11 @@ def _embedded(
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(
-        description="Index pictures by their features at a layer of a trained network.",
+        description="Index images by their features at a layer of a trained network.",
         prog="python -m dl.modules.DataMining.ImageSearch.index",
     )
     parser.add_argument(
-        "source", type=expanduser, metavar="FOLDER", help=f"of pictures; or a data set: {', '.join(IMAGE_SETS)}"
+        "source", type=expanduser, metavar="FOLDER", help=f"of images; or a data set: {', '.join(IMAGE_SETS)}"
     )
     parser.add_argument(
         "--index", type=user_path, default=Path(FOLDER), help="folder to keep the index in (default: %(default)s)"
@@ -244,10 +244,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", default="", help="which of torchvision's networks; default: the folder's first")
     parser.add_argument("--layer", default="", help="as `python -m dl summary` names it; default: what the classifier reads")
     parser.add_argument(
-        "--held-out", type=expanduser, default="", help="folder of known pictures to calibrate on; default: see the README"
+        "--held-out", type=expanduser, default="", help="folder of known images to calibrate on; default: see the README"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the run, whose validation images calibrate")
-    large = "search approximately, through faiss, from so many pictures on (default: %(default)s)"
+    large = "search approximately, through faiss, from so many images on (default: %(default)s)"
     parser.add_argument("--approximate-above", type=int, default=LARGE, metavar="N", help=large)
     parser.add_argument("--fresh", action="store_true", help="delete the index that is there, and start over")
     options = parser.parse_args(argv)
@@ -258,32 +258,32 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @command(parse)
 def main(options: argparse.Namespace) -> None:
-    pictures = open_pictures(options.source, seed=options.seed)
+    images = open_images(options.source, seed=options.seed)
     extractor = Extractor(options.backbone, options.weights, options.preset, options.layer)
     try:
-        problems = update(options.index, pictures, extractor, extractor.about, options.seed, options.fresh)
+        problems = update(options.index, images, extractor, extractor.about, options.seed, options.fresh)
     except KeyboardInterrupt:
-        print(f"stopped: the same command goes on from the last {SHARD:,} pictures that are indexed", file=sys.stderr)
+        print(f"stopped: the same command goes on from the last {SHARD:,} images that are indexed", file=sys.stderr)
         raise
-    if len(problems) == len(pictures.names):
-        raise UserError(f"none of the {len(problems)} pictures can be indexed: {problems[0]}")
+    if len(problems) == len(images.names):
+        raise UserError(f"none of the {len(problems)} images can be indexed: {problems[0]}")
     calibrate(options.index, _held_out(options, extractor))
     try:
         approximate(options.index, options.approximate_above)
     except ModuleNotFoundError as error:
-        print(f"search goes through all pictures: {error}", file=sys.stderr)
+        print(f"search goes through all images: {error}", file=sys.stderr)
     index = Index(options.index)
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
-    print(f"{options.index}: {len(index.names):,} pictures, features of {extractor.about['size']} numbers")
+    print(f"{options.index}: {len(index.names):,} images, features of {extractor.about['size']} numbers")
 
 
 def _held_out(options: argparse.Namespace, extractor: Extractor) -> Tensor | None:
-    """Features of known pictures that are not in the index, if there are any and they are needed."""
+    """Features of known images that are not in the index, if there are any and they are needed."""
     source = options.held_out or (options.source if options.source in IMAGE_SETS else "")
     if not source or Index(options.index).about["verdict"] is not None:
         return None
-    known = open_pictures(source, "val", options.seed)
+    known = open_images(source, "val", options.seed)
     read = [known.read(i) for i in range(len(known.names))]
     return torch.cat([extractor(read[start : start + BATCH]) for start in range(0, len(read), BATCH)])
 

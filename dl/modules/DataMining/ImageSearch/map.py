@@ -1,7 +1,7 @@
-"""Draw the pictures of an index as a map, neighbours beside each other.
+"""Draw the images of an index as a map, neighbours beside each other.
 
     python -m dl.modules.DataMining.ImageSearch.map                                     # of runs/DataMining/ImageSearch
-    python -m dl.modules.DataMining.ImageSearch.map --place shoe.png --figure map.png   # with a picture of one's own in it
+    python -m dl.modules.DataMining.ImageSearch.map --place shoe.png --figure map.png   # with an image of one's own in it
     python -m dl.modules.DataMining.ImageSearch.map --projector runs/projector          # then tensorboard --logdir runs/projector
 """
 
@@ -29,12 +29,12 @@ def chosen_rows(index: Index, points: int) -> Tensor:
 
 
 def thumbnails(index: Index, rows: Tensor, side: int = 32) -> Tensor:
-    """The pictures of these rows as squares, (N, 3, side, side) in [0, 1]; see `Index.shown`."""
-    return torch.stack([centre_square(picture, side) for picture in index.shown(rows.tolist())]).float() / 255
+    """The images of these rows as squares, (N, 3, side, side) in [0, 1]; see `Index.shown`."""
+    return torch.stack([centre_square(image, side) for image in index.shown(rows.tolist())]).float() / 255
 
 
 def export(folder: Path, features: Tensor, labels: Sequence[str], images: Tensor) -> None:
-    """Features (N, D), labels and pictures (N, 3, H, W) as TensorBoard's projector reads them: vectors, metadata, sprite."""
+    """Features (N, D), labels and images (N, 3, H, W) as TensorBoard's projector reads them: vectors, metadata, sprite."""
     from torch.utils.tensorboard import SummaryWriter
 
     names = [" ".join(label.split()) or "-" for label in labels]
@@ -45,16 +45,16 @@ def export(folder: Path, features: Tensor, labels: Sequence[str], images: Tensor
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(
-        description="Draw the pictures of an index as a t-SNE map.", prog="python -m dl.modules.DataMining.ImageSearch.map"
+        description="Draw the images of an index as a t-SNE map.", prog="python -m dl.modules.DataMining.ImageSearch.map"
     )
     parser.add_argument("--index", type=user_path, default=Path(FOLDER), help="folder of the index (default: %(default)s)")
-    parser.add_argument("--points", type=int, default=2000, help="how many pictures at most (default: %(default)s)")
+    parser.add_argument("--points", type=int, default=2000, help="how many images at most (default: %(default)s)")
     parser.add_argument("--perplexity", type=float, default=30.0, help="how many neighbours count (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=1000, help="steps of the descent (default: %(default)s)")
     parser.add_argument(
-        "--place", type=user_path, nargs="+", default=[], metavar="IMAGE", help="pictures to place into the map"
+        "--place", type=user_path, nargs="+", default=[], metavar="IMAGE", help="images to place into the map"
     )
-    parser.add_argument("--figure", type=user_path, default=Path("map.png"), help="picture to write (default: %(default)s)")
+    parser.add_argument("--figure", type=user_path, default=Path("map.png"), help="figure to write (default: %(default)s)")
     parser.add_argument("--projector", type=user_path, help="also write a folder for TensorBoard's projector")
     options = parser.parse_args(argv)
     if options.points < 1 or options.iterations < 1:
@@ -67,7 +67,7 @@ def main(options: argparse.Namespace) -> None:
     index = Index(options.index)
     rows = chosen_rows(index, options.points)
     if not 1 < options.perplexity <= (len(rows) - 1) / 3:
-        most = f"for {len(rows)} pictures at most {(len(rows) - 1) / 3:g}"
+        most = f"for {len(rows)} images at most {(len(rows) - 1) / 3:g}"
         raise UserError(f"--perplexity {options.perplexity:g}: above 1, and {most}")
     features = index.exact.rows(rows).float()
     new = index.extractor()([read_image(path) for path in options.place]) if options.place else None
@@ -76,7 +76,7 @@ def main(options: argparse.Namespace) -> None:
     images = thumbnails(index, rows)
     mark = None if new is None else place(points, features, new, min(5.0, options.perplexity))
     plot.save_figure(plot.scatter(points, labels, images, mark), options.figure)
-    print(f"drawn: {options.figure}, {len(rows):,} pictures")
+    print(f"drawn: {options.figure}, {len(rows):,} images")
     if options.projector:
         export(options.projector, features, labels, images)
         print(f"written: {options.projector}; tensorboard --logdir {options.projector}")

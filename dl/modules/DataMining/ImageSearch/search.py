@@ -1,4 +1,4 @@
-"""The nearest pictures of an index to a given one; or "I don't know this picture".
+"""The nearest images of an index to a given one; or "I don't know this image".
 
     python -m dl.modules.DataMining.ImageSearch.search shoe.png
     python -m dl.modules.DataMining.ImageSearch.search shoe.png --top 5 --distance l1 --figure out.png
@@ -37,7 +37,7 @@ class Neighbour(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What an index says of a picture."""
+    """What an index says of an image."""
 
     known: bool | None  # None: the index is too small to tell
     verdict: str  # one line, with the numbers behind it
@@ -45,9 +45,9 @@ class Answer(NamedTuple):
 
 
 def ask(index: Index, features: Tensor, top: int = 5, distance: str = "l2") -> Answer:
-    """The `top` nearest to a picture's features (1, D), and whether it is known.
+    """The `top` nearest to an image's features (1, D), and whether it is known.
 
-    Known means that it is as near to a class of the index as 95 % of held-out known pictures, see `verdict.py`, whatever
+    Known means that it is as near to a class of the index as 95 % of held-out known images, see `verdict.py`, whatever
     `distance` ranks the neighbours. Raises `ValueError` for an unknown distance.
     """
     distances, rows = index.nearest.search(features, top, distance)
@@ -55,15 +55,15 @@ def ask(index: Index, features: Tensor, top: int = 5, distance: str = "l2") -> A
     neighbours = [Neighbour(row, printable(index.names[row]), printable(index.labels[row]), value) for row, value in found]
     calibrated = index.about["verdict"]
     if calibrated is None:
-        return Answer(None, "Too few different pictures are indexed to say whether this one is known.", neighbours)
+        return Answer(None, "Too few different images are indexed to say whether this one is known.", neighbours)
     own = index.strangeness(features).item() ** 0.5
     known = own <= calibrated["distance"]
     reason = (
-        f"its Mahalanobis distance to the nearest class is {own:.1f}, and 95 % of {calibrated['pictures']:,} known pictures "
+        f"its Mahalanobis distance to the nearest class is {own:.1f}, and 95 % of {calibrated['pictures']:,} known images "
         f"({calibrated['how']}) are within {calibrated['distance']:.1f}"
     )
     if not known:
-        return Answer(False, f"I don't know this picture: {reason}.", neighbours)
+        return Answer(False, f"I don't know this image: {reason}.", neighbours)
     label, votes = Counter(neighbour.label for neighbour in neighbours).most_common(1)[0]
     return Answer(True, f"Known, {votes} of {len(neighbours)} nearest are {label or 'without a label'}: {reason}.", neighbours)
 
@@ -73,9 +73,9 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
-def figure(picture: Tensor, answer: Answer, pictures: Sequence[Tensor]) -> "Figure":
-    """The query (3, H, W) and its neighbours' `pictures`, side by side as squares, with labels and distances below."""
-    squares = torch.stack([centre_square(each, 128) for each in (picture, *pictures)])
+def figure(image: Tensor, answer: Answer, images: Sequence[Tensor]) -> "Figure":
+    """The query (3, H, W) and its neighbours' `images`, side by side as squares, with labels and distances below."""
+    squares = torch.stack([centre_square(each, 128) for each in (image, *images)])
     titles = ["query", *(f"{n.label or n.name}\n{n.distance:.4g}" for n in answer.neighbours)]
     drawn = plot.image_grid(squares.float() / 255, titles, columns=len(titles))
     drawn.set_size_inches(drawn.get_size_inches() + (0, 0.6))
@@ -89,14 +89,14 @@ def figure(picture: Tensor, answer: Answer, pictures: Sequence[Tensor]) -> "Figu
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(
-        description="Find the nearest pictures of an index.", prog="python -m dl.modules.DataMining.ImageSearch.search"
+        description="Find the nearest images of an index.", prog="python -m dl.modules.DataMining.ImageSearch.search"
     )
-    parser.add_argument("picture", type=user_path, metavar="IMAGE", help="JPEG, PNG, WebP ...")
+    parser.add_argument("image", type=user_path, metavar="IMAGE", help="JPEG, PNG, WebP ...")
     parser.add_argument("--index", type=user_path, default=Path(FOLDER), help="folder of the index (default: %(default)s)")
     parser.add_argument("--top", type=int, default=5, help=f"how many neighbours (default: %(default)s); {DRAWN} are drawn")
     parser.add_argument("--distance", default="l2", help="l1, l2, cosine, dot, or lP for any P > 0 (default: %(default)s)")
     parser.add_argument(
-        "--figure", type=user_path, default=Path("neighbours.png"), help="picture to write (default: %(default)s)"
+        "--figure", type=user_path, default=Path("neighbours.png"), help="figure to write (default: %(default)s)"
     )
     options = parser.parse_args(argv)
     try:
@@ -110,16 +110,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @command(parse)
 def main(options: argparse.Namespace) -> None:
-    picture = read_image(options.picture)
+    image = read_image(options.image)
     index = Index(options.index)
     extractor: Extractor = index.extractor()
-    answer = ask(index, extractor([picture]), options.top, options.distance)
+    answer = ask(index, extractor([image]), options.top, options.distance)
     print(answer.verdict)
     for neighbour in answer.neighbours:
         print(f"  {neighbour.distance:10.4f}  {neighbour.label or '-'}  {neighbour.name}")
     answer = answer._replace(neighbours=answer.neighbours[:DRAWN])
-    pictures = index.shown([neighbour.row for neighbour in answer.neighbours])
-    plot.save_figure(figure(picture, answer, pictures), options.figure)
+    images = index.shown([neighbour.row for neighbour in answer.neighbours])
+    plot.save_figure(figure(image, answer, images), options.figure)
     print(f"drawn: {options.figure}")
 
 

@@ -1,4 +1,4 @@
-"""What makes features good for search: pictures of a class near each other, those of other classes far."""
+"""What makes features good for search: images of a class near each other, those of other classes far."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from dl.mytorch import introspect, plot
 from dl.mytorch.data import Batch
 from dl.mytorch.tasks import StepOutput, Task
 
-# B pictures, D numbers of an embedding
+# B images, D numbers of an embedding
 
 
 def contrastive(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> tuple[Tensor, Tensor]:
@@ -17,7 +17,7 @@ def contrastive(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) ->
     (B, D), (B,) -> mean over anchors, their count. An anchor's loss is the mean of -log softmax, over its similarities to all
     others, at those of its class. Anchors alone in their class do not count.
 
-    Deviation: one view of each picture instead of two; the others of its class in the batch are its positives.
+    Deviation: one view of each image instead of two; the others of its class in the batch are its positives.
     """
     directions = F.normalize(embeddings.float())
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
@@ -59,8 +59,8 @@ LOSSES = {"contrastive": contrastive, "triplet": triplet}
 class MetricLearning(Task):
     """A loss by its name in `LOSSES`, of what the network puts out. Batches: "images" (B, C, H, W) and "labels" (B,).
 
-    A picture is compared with those of its batch: other batch sizes give other losses, and each rank, and each forward of
-    `accumulate`, has pictures of its own only.
+    An image is compared with those of its batch: other batch sizes give other losses, and each rank, and each forward of
+    `accumulate`, has images of its own only.
     """
 
     def __init__(self, loss: str) -> None:

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dl.cli.testing import make_run
 from dl.modules.CNN.ResNet import train as resnet
 from dl.modules.DataMining.ImageSearch import app, index
-from dl.modules.DataMining.ImageSearch.pictures import open_pictures
+from dl.modules.DataMining.ImageSearch.images import open_images
 from dl.mytorch.config import UserError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -32,41 +32,41 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 def source(tmp_path: Path) -> Path:
     """An index of 40 bright and dark gradients by a LeNet of random weights."""
     for i in range(40):
-        (tmp_path / "pictures" / ("rising", "falling")[i % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / ("rising", "falling")[i % 2]).mkdir(parents=True, exist_ok=True)
         pixels = np.linspace(0, 150 + i, 28 * 28).reshape(28, 28).astype(np.uint8)
-        Image.fromarray(pixels if i % 2 else pixels.T).save(tmp_path / "pictures" / ("rising", "falling")[i % 2] / f"{i}.png")
+        Image.fromarray(pixels if i % 2 else pixels.T).save(tmp_path / "images" / ("rising", "falling")[i % 2] / f"{i}.png")
     run = make_run(tmp_path / "run", "CNN/LeNet")
-    words = [tmp_path / "pictures", "--backbone", "lenet", "--weights", run, "--index", tmp_path / "index"]
+    words = [tmp_path / "images", "--backbone", "lenet", "--weights", run, "--index", tmp_path / "index"]
     assert index.main([str(word) for word in words]) == 0
     return tmp_path / "index"
 
 
 def unknown(path: Path) -> Path:
-    """A picture of noise."""
+    """An image of noise."""
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)).save(path)
     return path
 
 
 def odd_files(folder: Path) -> dict[str, str]:
-    """Files that are no pictures to search with, and what the page says of each."""
+    """Files that are no images to search with, and what the page says of each."""
     (folder / "text.png").write_text("no picture", encoding="utf-8")
     (folder / "empty.png").touch()
     Image.new("1", (10_000, 5_000)).save(folder / "bomb.png")
     return {
-        "text.png": "This file is not a picture of a known format.",
+        "text.png": "This file is not an image of a known format.",
         "empty.png": "This file is empty.",
-        "bomb.png": "The picture has 50 million pixels; at most 25 million are taken.",
+        "bomb.png": "The image has 50 million pixels; at most 25 million are taken.",
     }
 
 
-def test_a_known_picture_an_unknown_one_and_none(source: Path, tmp_path: Path) -> None:
+def test_a_known_image_an_unknown_one_and_none(source: Path, tmp_path: Path) -> None:
     opened = app.open_source(source, points=30)
-    verdict, nearest, chart = app.answer(opened, str(tmp_path / "pictures" / "rising" / "20.png"), "l1")
+    verdict, nearest, chart = app.answer(opened, str(tmp_path / "images" / "rising" / "20.png"), "l1")
     assert verdict.startswith("**Known, 5 of 5 nearest are rising") and [len(pair) for pair in nearest] == [2] * 5
     assert nearest[0][1].startswith("rising ") and nearest[0][0].shape == (128, 128, 3) and chart.shape == (800, 900, 3)
     verdict, nearest, _ = app.answer(opened, str(unknown(tmp_path / "noise.png")), "cosine")
-    assert verdict.startswith("**I don't know this picture: ") and len(nearest) == 5
-    assert app.answer(opened, None, "l2")[:2] == ("Drop a picture.", [])
+    assert verdict.startswith("**I don't know this image: ") and len(nearest) == 5
+    assert app.answer(opened, None, "l2")[:2] == ("Drop an image.", [])
 
 
 def test_what_the_page_does_not_take_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,9 +186,9 @@ def clothes(tmp_path: Path) -> Path:
     data = "fashion_mnist-sample"
     resnet.main(resnet.Config(out=str(tmp_path / "run"), data=data, epochs=3, batch_size=128))
     assert index.main([data, "--weights", str(tmp_path / "run"), "--index", str(tmp_path / "index")]) == 0
-    pictures = open_pictures(data, "test")
+    images = open_images(data, "test")
     for label in ("trouser", "bag"):
-        image = pictures.read(pictures.labels.index(label))
+        image = images.read(images.labels.index(label))
         Image.fromarray(image[0].numpy()).save(tmp_path / f"{label}.png")
     digit = Image.new("L", (28, 28))
     ImageDraw.Draw(digit).text((14, 14), "5", fill=255, font=ImageFont.load_default(size=26), anchor="mm")
@@ -276,9 +276,9 @@ async def drive(address: str, port: int, folder: Path, shots: Path) -> None:
 async def visit(browser: Browser, address: str, folder: Path, shots: Path) -> None:
     """Choose file after file, and wait for what the page says of each."""
     await browser.send("Page.navigate", url=address)
-    await browser.until("document.body.innerText.includes('Drop a picture')")
+    await browser.until("document.body.innerText.includes('Drop an image')")
     (folder / "large.png").write_bytes(bytes(200 * 2**20))
-    visits = {"trouser.png": "Known, 5 of 5 nearest are trouser", "digit.png": "I don't know this picture"}
+    visits = {"trouser.png": "Known, 5 of 5 nearest are trouser", "digit.png": "I don't know this image"}
     visits |= odd_files(folder) | {"large.png": "exceed", "bag.png": "Known, 5 of 5 nearest are bag"}
     for path, message in ((folder / name, message) for name, message in visits.items()):
         await browser.choose(path)
@@ -301,7 +301,7 @@ def has_the_app() -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None or not has_the_app(), reason="no Chromium, gradio 5 or aiohttp")
 def test_the_page_in_chromium(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A known picture, a digit, a text, an empty file, 50 million pixels, 200 MB, and a known one again."""
+    """A known image, a digit, a text, an empty file, 50 million pixels, 200 MB, and a known one again."""
     shots = Path(os.environ.get("SCREENSHOTS", tmp_path))
     port = free_port()
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--remote-debugging-port={port}", "--window-size=1100,1500"]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dl.cli import catalogue
 from dl.modules.DataMining.ImageSearch import evaluate
-from dl.modules.DataMining.ImageSearch.pictures import open_pictures
+from dl.modules.DataMining.ImageSearch.images import open_images
 from dl.mytorch.config import UserError
 
 
@@ -32,13 +32,13 @@ def test_each_distance_ranks_by_itself() -> None:
 
 def test_queries_of_classes_that_the_index_lacks_find_nothing_and_are_no_error(tmp_path: Path) -> None:
     def of_colours(read: list[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([picture.float().mean((1, 2)) for picture in read])
+        return torch.stack([image.float().mean((1, 2)) for image in read])
 
     of_colours.about = {"backbone": "none", "preset": "", "layer": "", "size": 3}  # type: ignore[attr-defined]
     for part, label in (("train", "ants"), ("val", "ants"), ("val", "bees"), ("other", "wasps")):
         (tmp_path / part / label).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(tmp_path / part / label / "1.png")
-    train, val, other = (open_pictures(str(tmp_path / part)) for part in ("train", "val", "other"))
+    train, val, other = (open_images(str(tmp_path / part)) for part in ("train", "val", "other"))
     record = evaluate.evaluate("hymenoptera", of_colours, train, val, range(2), [], Path())  # type: ignore[arg-type]
     assert [(row["recall1"], row["map"]) for row in record["rows"]] == [(0.5, 1.0)] * 6
     with pytest.raises(UserError, match=r"no query is of a class of the index \(ants\)"):

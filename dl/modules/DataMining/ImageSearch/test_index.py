@@ -20,11 +20,11 @@ from dl.modules.CNN.LeNet import train as lenet
 from dl.modules.DataMining.features import features_and_logits
 from dl.modules.DataMining.ImageSearch import index, search, verdict
 from dl.modules.DataMining.ImageSearch.features import Extractor
+from dl.modules.DataMining.ImageSearch.images import open_images
 from dl.modules.DataMining.ImageSearch.index import Index, calibrate, update
-from dl.modules.DataMining.ImageSearch.pictures import open_pictures
 from dl.modules.DataMining.ImageSearch.store import write_manifest
-from dl.modules.DataMining.neighbours import Exact
 from dl.modules.DataMining.mahalanobis import Mahalanobis
+from dl.modules.DataMining.neighbours import Exact
 from dl.mytorch import Probe
 from dl.mytorch.config import UserError
 
@@ -32,31 +32,31 @@ NETWORK = {"backbone": "none", "weights": "", "preset": "", "layer": "", "size":
 
 
 class Colours:
-    """Features without a network: the mean colour. Counts its pictures, and stops where it is told to."""
+    """Features without a network: the mean colour. Counts its images, and stops where it is told to."""
 
     def __init__(self, stop_after: int = -1) -> None:
         self.count, self.stop_after = 0, stop_after
 
-    def __call__(self, pictures: Sequence[Tensor]) -> Tensor:
+    def __call__(self, images: Sequence[Tensor]) -> Tensor:
         if 0 <= self.stop_after <= self.count:
             raise KeyboardInterrupt
-        self.count += len(pictures)
-        return torch.stack([picture.float().mean((1, 2)) for picture in pictures])
+        self.count += len(images)
+        return torch.stack([image.float().mean((1, 2)) for image in images])
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """30 pictures of two classes; shards of 4, batches of 2."""
+    """30 images of two classes; shards of 4, batches of 2."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # which takes most of the time
     monkeypatch.setattr(index, "SHARD", 4)
     monkeypatch.setattr(index, "BATCH", 2)
     generator = np.random.default_rng(0)
     for label, base in (("dark", 20), ("light", 200)):
-        (tmp_path / "pictures" / label).mkdir(parents=True)
+        (tmp_path / "images" / label).mkdir(parents=True)
         for i in range(15):
             pixels = generator.integers(base, base + 50, (9, 7, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "pictures" / label / f"{i:02d}.png")
-    return tmp_path / "pictures"
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{i:02d}.png")
+    return tmp_path / "images"
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -68,9 +68,9 @@ def table(path: Path) -> dict[str, list[float]]:
     return dict(zip(found.names, torch.cat(found.vectors).tolist()))
 
 
-def make(out: Path, pictures: Path, embed: Colours | None = None) -> Colours:
+def make(out: Path, images: Path, embed: Colours | None = None) -> Colours:
     embed = embed or Colours()
-    update(out, open_pictures(str(pictures)), embed, NETWORK)
+    update(out, open_images(str(images)), embed, NETWORK)
     calibrate(out)
     return embed
 
@@ -87,7 +87,7 @@ def test_an_index_that_was_stopped_goes_on_to_the_same_bytes(folder: Path, tmp_p
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
 
 
-def test_only_new_and_changed_pictures_are_embedded_and_what_is_gone_leaves(folder: Path, tmp_path: Path) -> None:
+def test_only_new_and_changed_images_are_embedded_and_what_is_gone_leaves(folder: Path, tmp_path: Path) -> None:
     assert make(tmp_path / "index", folder).count == 30
     before = content(tmp_path / "index")
     assert make(tmp_path / "index", folder).count == 0 and content(tmp_path / "index") == before
@@ -100,15 +100,15 @@ def test_only_new_and_changed_pictures_are_embedded_and_what_is_gone_leaves(fold
     assert table(tmp_path / "index")["dark/07.png"] == [1, 2, 3] and len(table(tmp_path / "index")) == 30
 
 
-def test_what_is_no_picture_is_left_out_and_tried_again_when_it_changes(folder: Path, tmp_path: Path) -> None:
+def test_what_is_no_image_is_left_out_and_tried_again_when_it_changes(folder: Path, tmp_path: Path) -> None:
     bad = folder / "dark" / "bad.png"
     bad.write_text("no picture", encoding="utf-8")
     for _ in range(2):
-        problems = update(tmp_path / "index", open_pictures(str(folder)), Colours(), NETWORK)
-        assert problems == [f"{bad.resolve()} is not a picture of a known format"] or str(bad) in problems[0]
+        problems = update(tmp_path / "index", open_images(str(folder)), Colours(), NETWORK)
+        assert problems == [f"{bad.resolve()} is not an image of a known format"] or str(bad) in problems[0]
     assert len(table(tmp_path / "index")) == 30
     Image.new("RGB", (5, 5), (1, 2, 3)).save(bad)
-    assert update(tmp_path / "index", open_pictures(str(folder)), Colours(), NETWORK) == []
+    assert update(tmp_path / "index", open_images(str(folder)), Colours(), NETWORK) == []
     assert table(tmp_path / "index")["dark/bad.png"] == [1, 2, 3]
 
 
@@ -128,12 +128,12 @@ def test_a_damaged_file_is_named(folder: Path, tmp_path: Path, name: str) -> Non
         Index(tmp_path / "index")
 
 
-def test_an_index_of_other_pictures_or_of_another_network_is_left_alone(folder: Path, tmp_path: Path) -> None:
+def test_an_index_of_other_images_or_of_another_network_is_left_alone(folder: Path, tmp_path: Path) -> None:
     make(tmp_path / "index", folder)
     with pytest.raises(UserError, match="index of another source"):
         make(tmp_path / "index", folder / "dark")
     with pytest.raises(UserError, match="index of another network"):
-        update(tmp_path / "index", open_pictures(str(folder)), Colours(), NETWORK | {"layer": "c1"})
+        update(tmp_path / "index", open_images(str(folder)), Colours(), NETWORK | {"layer": "c1"})
 
 
 def test_vectors_are_mapped_not_read(folder: Path, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_vectors_are_mapped_not_read(folder: Path, tmp_path: Path) -> None:
     assert isinstance(mapped.base, np.memmap) or isinstance(mapped, np.memmap) or not mapped.flags.owndata
 
 
-def test_without_held_out_pictures_each_fifth_is_calibrated_by_the_others(tmp_path: Path, folder: Path) -> None:
+def test_without_held_out_images_each_fifth_is_calibrated_by_the_others(tmp_path: Path, folder: Path) -> None:
     make(tmp_path / "index", folder)
     index_ = Index(tmp_path / "index")
     features, labels = torch.cat(index_.vectors), torch.tensor([label == "light" for label in index_.labels])
@@ -160,13 +160,13 @@ def test_without_held_out_pictures_each_fifth_is_calibrated_by_the_others(tmp_pa
     assert found["distance"] == pytest.approx(index_.strangeness(features[:1]).sqrt().item())
 
 
-def test_labels_of_few_pictures_are_one_class() -> None:
+def test_labels_of_few_images_are_one_class() -> None:
     assert verdict.classes(["b"] * 10 + ["a"] * 10).tolist() == [1] * 10 + [0] * 10
     assert verdict.classes(["b"] * 10 + ["a"] * 9).tolist() == [0] * 19
 
 
 @pytest.mark.parity
-def test_a_large_index_is_searched_approximately_until_pictures_come_or_go(folder: Path, tmp_path: Path) -> None:
+def test_a_large_index_is_searched_approximately_until_images_come_or_go(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     make(tmp_path / "index", folder)
     index.approximate(tmp_path / "index", above=31)
@@ -201,13 +201,13 @@ def run(tmp_path: Path) -> Path:
 
 def test_features_are_what_the_classifier_reads_or_the_mean_of_a_named_map(run: Path) -> None:
     extractor = Extractor("LeNet", str(run))
-    model, picture = extractor.classifier.model, torch.randint(256, (3, 40, 30), dtype=torch.uint8)
+    model, image = extractor.classifier.model, torch.randint(256, (3, 40, 30), dtype=torch.uint8)
     with Probe(model, "c1") as probe:
-        logits = model(extractor.classifier.prepare(picture))
-    features = extractor([picture])
+        logits = model(extractor.classifier.prepare(image))
+    features = extractor([image])
     last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
     torch.testing.assert_close(last(features), logits)
-    maps, same = features_and_logits(model, extractor.classifier.prepare(picture), "c1")
+    maps, same = features_and_logits(model, extractor.classifier.prepare(image), "c1")
     torch.testing.assert_close(maps, probe["c1"].mean((2, 3)))
     torch.testing.assert_close(same, logits)
 
@@ -221,7 +221,7 @@ def test_index_and_search_from_the_command_line(
 ) -> None:
     where = words("--index", tmp_path / "index")
     assert index.main(words(folder, "--backbone", "lenet", "--weights", run) + where) == 0
-    assert "30 pictures" in capsys.readouterr().out
+    assert "30 images" in capsys.readouterr().out
     figure = tmp_path / "figure.png"
     query = folder / "light" / "04.png"
     assert search.main(words(query, "--figure", figure, "--distance", "l1", "--top", 4) + where) == 0
@@ -232,7 +232,7 @@ def test_index_and_search_from_the_command_line(
         assert drawn.width > drawn.height > 100
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (28, 28), dtype=np.uint8)).save(tmp_path / "noise.png")
     assert search.main(words(tmp_path / "noise.png", "--figure", figure) + where) == 0
-    assert capsys.readouterr().out.startswith("I don't know this picture: its Mahalanobis distance to the nearest class is")
+    assert capsys.readouterr().out.startswith("I don't know this image: its Mahalanobis distance to the nearest class is")
 
 
 def test_neighbours_that_cannot_be_read_any_more_are_white(folder: Path, run: Path, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_neighbours_that_cannot_be_read_any_more_are_white(folder: Path, run: Pa
     assert search.main(words(query, "--top", 1, "--figure", figure, *same)) == 0
     assert figure.exists()
     shown = Index(tmp_path / "index").shown([0, 1, 2])  # in the order of names
-    assert [bool((picture == 255).all()) for picture in shown] == [True, True, False]
+    assert [bool((image == 255).all()) for image in shown] == [True, True, False]
 
 
 def test_who_has_read_enough_gets_no_error(
@@ -271,7 +271,7 @@ def test_what_a_person_can_mend_is_one_line(
 
     there = ("--index", tmp_path / "index")
     assert "no folder and no data set" in refused(index, "nowhere", *there)
-    assert "holds no pictures" in refused(index, run, "--weights", run, "--backbone", "lenet", *there)
+    assert "holds no images" in refused(index, run, "--weights", run, "--backbone", "lenet", *there)
     other = refused(index, folder, "--backbone", "resnet", "--weights", run, *there)
     assert "is a run of CNN/LeNet, not of CNN/ResNet" in other
     by_lenet = ("--weights", run)
@@ -287,7 +287,7 @@ def test_what_a_person_can_mend_is_one_line(
 
 
 def test_a_folder_of_other_files_is_left_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Pictures with numbers for names, vectors, a folder, an index.json of another kind: nothing of it is the index's."""
+    """Images with numbers for names, vectors, a folder, an index.json of another kind: nothing of it is the index's."""
     mine = tmp_path / "mine"
     (mine / "2024").mkdir(parents=True)
     Image.new("RGB", (5, 5)).save(mine / "0000.png")
@@ -319,7 +319,7 @@ def test_an_index_is_searched_from_any_folder_and_follows_its_run(
 ) -> None:
     asked = words(folder / "dark" / "03.png", "--index", tmp_path / "index", "--figure", tmp_path / "figure.png", "--top", 1)
     monkeypatch.chdir(tmp_path)
-    assert index.main(words("pictures", "--weights", "run", "--index", "index")) == 0
+    assert index.main(words("images", "--weights", "run", "--index", "index")) == 0
     monkeypatch.chdir(folder)
     assert search.main(asked) == 0
     run.rename(tmp_path / "moved")

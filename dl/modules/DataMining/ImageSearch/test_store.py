@@ -15,32 +15,32 @@ import torch
 from torch import Tensor
 
 from dl.modules.DataMining.ImageSearch import index, store
+from dl.modules.DataMining.ImageSearch.images import Images
 from dl.modules.DataMining.ImageSearch.index import Index, calibrate, update
-from dl.modules.DataMining.ImageSearch.pictures import Pictures
 from dl.mytorch.config import UserError
 from dl.mytorch.files import write_json
 
 NETWORK = {"backbone": "none", "weights": "", "preset": "", "layer": "", "size": 3, "sha256": ""}
 
 
-def pictures(numbers: Sequence[int]) -> Pictures:
-    """Pictures without files: of one pixel each, with its number."""
+def images(numbers: Sequence[int]) -> Images:
+    """Images without files: of one pixel each, with its number."""
     names, labels = [f"{i:03d}" for i in numbers], ["even" if i % 2 == 0 else "odd" for i in numbers]
-    return Pictures("pictures", names, labels, lambda i: "stamp", lambda i: torch.full((3, 1, 1), numbers[i]))
+    return Images("images", names, labels, lambda i: "stamp", lambda i: torch.full((3, 1, 1), numbers[i]))
 
 
 def embed(read: Sequence[Tensor]) -> Tensor:
-    return torch.stack([picture[:, 0, 0] * torch.tensor([1.0, 0.5, 0.25]) + 1 for picture in read])
+    return torch.stack([image[:, 0, 0] * torch.tensor([1.0, 0.5, 0.25]) + 1 for image in read])
 
 
 def make(folder: Path, numbers: Sequence[int] = range(25)) -> Path:
-    update(folder, pictures(numbers), embed, NETWORK)
+    update(folder, images(numbers), embed, NETWORK)
     return folder
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index of 25 pictures in three shards, in a folder that is made with those above it."""
+    """An index of 25 images in three shards, in a folder that is made with those above it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index, "SHARD", 10)
         folder = make(tmp_path_factory.mktemp("made") / "new" / "folder" / "index")
@@ -88,7 +88,7 @@ def test_updating_refuses_a_changed_file_too_and_fresh_makes_it_anew(made: Path,
     (made / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name} was changed since it was written, or is damaged.*--fresh"):
         make(made)
-    update(made, pictures(range(25)), embed, NETWORK, fresh=True)
+    update(made, images(range(25)), embed, NETWORK, fresh=True)
     calibrate(made)
     assert values(made) == expected
 
@@ -272,21 +272,21 @@ def test_files_that_are_mapped_need_neither_be_replaced_nor_deleted(made: Path, 
     assert len(list(made.glob("*.npy"))) == len(store.read_manifest(made)["shards"])
 
 
-def test_pictures_whose_features_are_not_finite_are_left_out(tmp_path: Path) -> None:
+def test_images_whose_features_are_not_finite_are_left_out(tmp_path: Path) -> None:
     def spoilt(read: Sequence[Tensor]) -> Tensor:
         features = embed(read)
         features[3, 1], features[5, 0] = torch.nan, torch.inf
         return features
 
-    problems = update(tmp_path / "index", pictures(range(25)), spoilt, NETWORK)
+    problems = update(tmp_path / "index", images(range(25)), spoilt, NETWORK)
     assert problems == ["003: its features are not finite", "005: its features are not finite"]
     found = Index(tmp_path / "index")
     assert found.names == [f"{i:03d}" for i in range(25) if i not in (3, 5)]
     assert torch.equal(torch.cat(found.vectors), embed([torch.full((3, 1, 1), int(name)) for name in found.names]))
 
 
-def test_an_index_of_pictures_that_are_all_the_same_knows_no_picture(tmp_path: Path) -> None:
-    same = Pictures("same", [f"{i:03d}" for i in range(25)], [""] * 25, lambda i: "", lambda i: torch.full((3, 1, 1), 9))
+def test_an_index_of_images_that_are_all_the_same_knows_no_image(tmp_path: Path) -> None:
+    same = Images("same", [f"{i:03d}" for i in range(25)], [""] * 25, lambda i: "", lambda i: torch.full((3, 1, 1), 9))
     update(tmp_path / "index", same, embed, NETWORK)
     calibrate(tmp_path / "index")
     assert Index(tmp_path / "index").about["verdict"] is None

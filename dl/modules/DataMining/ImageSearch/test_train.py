@@ -41,7 +41,7 @@ def test_gradients_are_finite_for_twins_and_0_for_a_batch_without_pairs(loss: st
 
 
 @pytest.mark.parametrize("loss", list(task.LOSSES))
-def test_pictures_of_a_class_come_near_each_other(loss: str) -> None:
+def test_images_of_a_class_come_near_each_other(loss: str) -> None:
     batch = synthetic.images(24, num_classes=4)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 8))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)

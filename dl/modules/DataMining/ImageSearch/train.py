@@ -1,4 +1,4 @@
-"""Train a ResNet for search: pictures of a class near each other, those of other classes far.
+"""Train a ResNet for search: images of a class near each other, those of other classes far.
 
     python -m dl.modules.DataMining.ImageSearch.train
     python -m dl.modules.DataMining.ImageSearch.train --loss triplet --out runs/DataMining/MetricLearning-triplet
@@ -42,7 +42,7 @@ class Config(ImageConfig):
         super().__post_init__()
         self._check("embedding", self.embedding >= 2, "at least 2")
         for name in ("label_smoothing", "mixup", "cutmix"):
-            self._check(name, getattr(self, name) == 0, "0: pictures are compared, no class is predicted")
+            self._check(name, getattr(self, name) == 0, "0: images are compared, no class is predicted")
 
 
 def build_model(config: Config) -> ResNet:

@@ -1,7 +1,7 @@
-"""Whether an index knows a picture: how far its features are from the nearest class of what is indexed.
+"""Whether an index knows an image: how far its features are from the nearest class of what is indexed.
 
 The score is Mahalanobis's (Lee et al. 2018, see DataMining/OpenSet) with a shrunk covariance. Classes are the labels of the
-index; where one of them has fewer than 10 pictures, all pictures together are one class.
+index; where one of them has fewer than 10 images, all images together are one class.
 """
 
 from collections import Counter
@@ -16,8 +16,8 @@ from dl.modules.DataMining.threshold import quantile_threshold
 from dl.mytorch.config import UserError
 
 FITTED = 20_000  # rows at most that the score is fitted to
-LEAST = 20  # pictures, below which nothing can be said
-PER_CLASS = 10  # pictures, below which labels are not used
+LEAST = 20  # images, below which nothing can be said
+PER_CLASS = 10  # images, below which labels are not used
 PARTS = 5
 
 
@@ -36,8 +36,8 @@ def fit(exact: Exact, labels: Sequence[str]) -> Mahalanobis:
 
 
 def threshold(exact: Exact, labels: Sequence[str], held_out: Tensor | None = None) -> dict[str, Any] | None:
-    """The distance within which 95 % of known pictures are, and which these were; None for an index of too few pictures, or
-    of pictures that are all the same.
+    """The distance within which 95 % of known images are, and which these were; None for an index of too few images, or
+    of images that are all the same.
 
     Known are the features `held_out` (N, D). Without them the rows of the index, a fifth after the other, by the score that
     is fitted to the other four. Raises `UserError` for held-out features that are not finite.
@@ -45,7 +45,7 @@ def threshold(exact: Exact, labels: Sequence[str], held_out: Tensor | None = Non
     if len(labels) < LEAST:
         return None
     if held_out is not None and not held_out.isfinite().all():
-        raise UserError("the features of a held-out picture are not finite")
+        raise UserError("the features of a held-out image are not finite")
     try:
         if held_out is not None:
             distances, how = fit(exact, labels)(held_out), "held out"

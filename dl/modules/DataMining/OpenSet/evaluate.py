@@ -34,9 +34,9 @@ HERE = Path(__file__).parent
 FITTED = 20_000  # training images that the scores are fitted to
 OTHERS = 2_000  # images of noise, and inverted ones
 MEASURES = {
-    "auroc": "AUROC: how often an unknown picture scores above a known one.",
-    "fpr95": "FPR95: unknown pictures that are accepted where 95 % of the known test images are.",
-    "rejected": "Rejected: unknown pictures above the threshold that ships.",
+    "auroc": "AUROC: how often an unknown image scores above a known one.",
+    "fpr95": "FPR95: unknown images that are accepted where 95 % of the known test images are.",
+    "rejected": "Rejected: unknown images above the threshold that ships.",
     "aupr_out": "AUPR out: of finding the unknown.",
     "aupr_in": "AUPR in: of finding the known.",
     "accepted": "Accepted: known test images below the threshold that ships.",
@@ -162,7 +162,7 @@ def tables() -> list[tuple[Path, str, str]]:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(
-        description="Measure how well scores find unknown pictures.", prog="python -m dl.modules.DataMining.OpenSet.evaluate"
+        description="Measure how well scores find unknown images.", prog="python -m dl.modules.DataMining.OpenSet.evaluate"
     )
     parser.add_argument("runs", nargs="*", type=user_path, metavar="RUN", help="folders of runs of DataMining/OpenSet")
     parser.add_argument("--record", action="store_true", help="add the runs to the recorded results, and rewrite the README")

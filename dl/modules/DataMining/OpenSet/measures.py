@@ -1,4 +1,4 @@
-"""How well a score tells unknown pictures from known ones. Scores rise with the doubt.
+"""How well a score tells unknown images from known ones. Scores rise with the doubt.
 
 All raise `ValueError` unless there is a score of each kind, and none is NaN.
 """
@@ -10,7 +10,7 @@ from dl.mytorch.float64 import with_float64
 
 
 def auroc(known: Tensor, unknown: Tensor) -> float:
-    """Area under the ROC curve: the probability that an unknown picture scores above a known one, equal ones by half."""
+    """Area under the ROC curve: the probability that an unknown image scores above a known one, equal ones by half."""
     scores = torch.cat(_checked(known, unknown))
     _, place, counts = torch.unique(scores, return_inverse=True, return_counts=True)
     ranks = (counts.cumsum(0) - (counts - 1).double() / 2)[place]  # from 1, equal ones share the mean of theirs
@@ -38,7 +38,7 @@ def aupr_in(known: Tensor, unknown: Tensor) -> float:
 
 
 def fpr95(known: Tensor, unknown: Tensor) -> float:
-    """Share of the unknown that is accepted where just 95 % of these known pictures are."""
+    """Share of the unknown that is accepted where just 95 % of these known images are."""
     known, unknown = _checked(known, unknown)
     threshold = known.sort().values[-(-95 * len(known) // 100) - 1]
     return (unknown <= threshold).double().mean().item()
@@ -47,5 +47,5 @@ def fpr95(known: Tensor, unknown: Tensor) -> float:
 def _checked(known: Tensor, unknown: Tensor) -> list[Tensor]:
     """Both in float64."""
     if not len(known) or not len(unknown) or known.isnan().any() or unknown.isnan().any():
-        raise ValueError(f"one score or more of known and of unknown pictures, none NaN; got {len(known)} and {len(unknown)}")
+        raise ValueError(f"one score or more of known and of unknown images, none NaN; got {len(known)} and {len(unknown)}")
     return [with_float64(scores).double() for scores in (known, unknown)]

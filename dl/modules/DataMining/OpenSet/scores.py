@@ -1,7 +1,7 @@
-"""How little a network knows a picture: eight scores, each of its paper. All rise with the doubt.
+"""How little a network knows an image: eight scores, each of its paper. All rise with the doubt.
 
 Four read the logits alone, and are functions: `msp`, `max_logit`, `energy`, `entropy`. Four are fitted to the features or
-logits of training pictures, and are classes whose objects are called: `Mahalanobis` (beside this folder), `KNN`, `ViM`, `OpenMax`.
+logits of training images, and are classes whose objects are called: `Mahalanobis` (beside this folder), `KNN`, `ViM`, `OpenMax`.
 `fit_all` makes all eight for a network. The fitted ones compute in float64: on the CPU if the device has none (MPS).
 """
 
@@ -16,13 +16,13 @@ from dl.modules.DataMining.neighbours import Exact
 from dl.mytorch.config import UserError
 from dl.mytorch.float64 import with_float64
 
-# N pictures, C classes, D features
+# N images, C classes, D features
 
 Score = Callable[[Tensor, Tensor], Tensor]  # features (N, D), logits (N, C) -> (N,)
 
 
 class Known(NamedTuple):
-    """What a network makes of its training pictures, and its last layer: logits = features @ weight.T + bias."""
+    """What a network makes of its training images, and its last layer: logits = features @ weight.T + bias."""
 
     features: Tensor  # (N, D)
     logits: Tensor  # (N, C)
@@ -54,9 +54,9 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 class KNN:
-    """Distance to the k-th nearest training picture, of features brought to length 1.
+    """Distance to the k-th nearest training image, of features brought to length 1.
 
-    Sun et al. 2022, https://arxiv.org/abs/2204.06507, section 3. The paper's k is 50 for 50,000 training pictures. Of fewer
+    Sun et al. 2022, https://arxiv.org/abs/2204.06507, section 3. The paper's k is 50 for 50,000 training images. Of fewer
     than k it is the farthest. Raises `UserError` for features that are not finite.
     """
 
@@ -103,15 +103,15 @@ class ViM:
 
     def __call__(self, features: Tensor, logits: Tensor) -> Tensor:
         virtual = self.alpha * ((double(features) - self.origin) @ self.residual_space).norm(dim=-1)
-        # The virtual class's log-odds order pictures as its probability does, and do not all round to 0 or 1.
+        # The virtual class's log-odds order images as its probability does, and do not all round to 0 or 1.
         return virtual - double(logits).logsumexp(-1)
 
 
 class OpenMax:
-    """Probability of "unknown" after the logits of the likeliest classes are lowered by how far off the picture is.
+    """Probability of "unknown" after the logits of the likeliest classes are lowered by how far off the image is.
 
     Bendale & Boult 2016, https://arxiv.org/abs/1511.06233. Algorithm 1: for each class the mean logits of the training
-    pictures that are rightly classified, and a Weibull distribution of the `tail` largest Euclidean distances to it, moved
+    images that are rightly classified, and a Weibull distribution of the `tail` largest Euclidean distances to it, moved
     to begin 1 below the least of these, as libMR does. Algorithm 2: of the `alpha` largest logits, the i-th (from 0) loses
     the share (alpha - i) / alpha * F(distance) to the class "unknown". Raises `UserError` for a class without any.
     """
@@ -120,7 +120,7 @@ class OpenMax:
         logits, labels = double(logits), with_float64(labels)
         right = logits.argmax(-1) == labels
         if missing := set(range(logits.shape[1])) - set(labels[right].tolist()):
-            cause = f"no training picture of class {min(missing)} is rightly classified"
+            cause = f"no training image of class {min(missing)} is rightly classified"
             raise UserError(f"{cause}, and OpenMax needs some of each: train longer")
         self.alpha = min(alpha, logits.shape[1])
         self.means = torch.stack([logits[right & (labels == c)].mean(0) for c in range(logits.shape[1])])  # (C, C)

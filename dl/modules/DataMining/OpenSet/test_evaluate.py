@@ -18,7 +18,7 @@ from dl.mytorch.data import Batch, Loader, Splits, synthetic
 from dl.mytorch.introspect import without_values
 
 
-def pictures(count: int, seed: int) -> Batch:
+def images(count: int, seed: int) -> Batch:
     """Of ten classes, as bytes."""
     data = synthetic.images(count, seed=seed)
     return {"images": (data["images"] * 30 + 128).clamp(0, 255).byte(), "labels": data["labels"]}
@@ -28,7 +28,7 @@ def splits(_: object = None) -> Splits:
     def float_of(batch: Batch, __: torch.Generator) -> Batch:
         return {**batch, "images": batch["images"].float() / 100}
 
-    sets = [pictures(count, seed) for seed, count in enumerate((60, 40, 60))]
+    sets = [images(count, seed) for seed, count in enumerate((60, 40, 60))]
     return Splits(*(Loader(data, 16, shuffle=i == 0, transform=float_of) for i, data in enumerate(sets)))
 
 
@@ -78,12 +78,12 @@ def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to record into, and the small pictures in place of the real ones."""
+    """A folder to record into, and the small images in place of the real ones."""
     (tmp_path / "README.md").write_text("<!-- results -->\n<!-- /results -->\n", encoding="utf-8")
     monkeypatch.setattr(evaluate, "HERE", tmp_path)
     monkeypatch.setattr(results.catalogue, "ROOT", tmp_path)
     monkeypatch.setattr(evaluate, "image_splits", splits)
-    monkeypatch.setattr(evaluate, "load", lambda name: (pictures(9, 7), pictures(30, 8)))
+    monkeypatch.setattr(evaluate, "load", lambda name: (images(9, 7), images(30, 8)))
     monkeypatch.setattr(evaluate, "OTHERS", 25)
     return tmp_path
 
@@ -152,7 +152,7 @@ def test_a_run_too_poor_to_measure_is_one_line(here: Path, capsys: pytest.Captur
     run = make_run(config(here / "run"))
     assert evaluate.main([str(run)]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {run}: no training picture of class ") and error.endswith(": train longer\n")
+    assert error.startswith(f"error: {run}: no training image of class ") and error.endswith(": train longer\n")
 
 
 def test_who_has_read_enough_gets_no_error(

@@ -40,7 +40,7 @@ def test_mahalanobis_leaves_out_what_never_varies() -> None:
     assert Mahalanobis(features, torch.tensor([0, 0, 1, 1]))(torch.tensor([[2.0, 5]])).item() == pytest.approx(4)
 
 
-def test_shrinkage_grows_where_pictures_are_few_and_makes_every_direction_count() -> None:
+def test_shrinkage_grows_where_images_are_few_and_makes_every_direction_count() -> None:
     centred = torch.randn(400, 6, dtype=torch.float64) * torch.tensor([1.0, 2, 3, 1, 1, 1])
     shares = []
     for count in (5, 40, 400):
@@ -107,7 +107,7 @@ def test_openmax_refuses_a_class_that_the_network_never_gets_right() -> None:
         OpenMax(torch.tensor([[4.0, 0], [6, 0], [3, 2]]), torch.tensor([0, 0, 1]))
 
 
-def test_openmax_counts_rightly_classified_pictures_only() -> None:
+def test_openmax_counts_rightly_classified_images_only() -> None:
     logits = torch.tensor([[4.0, 0], [6, 0], [0, 50], [0, 5], [0, 7]])
     assert OpenMax(logits, torch.tensor([0, 0, 0, 1, 1])).means.tolist() == [[5, 0], [0, 6]]
 
@@ -143,7 +143,7 @@ DEGENERATE = {
 
 
 @pytest.mark.parametrize("change", list(DEGENERATE))
-def test_every_score_is_finite_and_tells_pictures_apart_with_degenerate_features(change: str) -> None:
+def test_every_score_is_finite_and_tells_images_apart_with_degenerate_features(change: str) -> None:
     features = torch.relu(torch.randn(60, 6)) + torch.eye(6)[torch.arange(60) % 2] * 5
     features = DEGENERATE[change](features)
     known = known_of(features, features[:, :2].argmax(1), 2)

@@ -9,7 +9,7 @@ from dl.mytorch.data import Batch, ImageConfig, Loader, image_set
 
 
 @dataclass(frozen=True)
-class PictureConfig(ImageConfig):
+class ImagesConfig(ImageConfig):
     """What a recipe that learns to draw images can be told. Raises `ValueError` for what would be learnt as an image."""
 
     classifies: ClassVar[bool] = False
@@ -21,7 +21,7 @@ class PictureConfig(ImageConfig):
 
 
 @dataclass(frozen=True)
-class DiffusionConfig(PictureConfig):
+class DiffusionConfig(ImagesConfig):
     """What the recipes of diffusion can be told beside."""
 
     model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)

@@ -1,4 +1,4 @@
-"""Draw samples of a run into a picture.
+"""Draw samples of a run into an image.
 
     python -m dl.modules.Diffusion.DDPM.sample --steps 50 --num 64 --label 3 --out grid.png     # the run runs/Diffusion/DDPM
     python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --label 3 --guidance 3 --sampler dpm_solver_2m --steps 10
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from dl.cli.command import SEEDS, check_range, command
 from dl.cli.runs import Run
 from dl.modules.Diffusion.DDPM.samplers import ddim, ddpm, dpm_solver_2m, guided
-from dl.modules.Diffusion.DDPM.task import picture
+from dl.modules.Diffusion.DDPM.task import image_grid
 from dl.modules.Diffusion.DDPM.train import Config
 from dl.modules.Diffusion.FlowMatching.flow import euler
 from dl.mytorch import plot
@@ -37,7 +37,7 @@ MOST = 1_000_000  # samples
 SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpm_solver_2m": dpm_solver_2m, "euler": euler}
 RECIPES = ("Diffusion/DDPM", "Diffusion/DiT", "Diffusion/FlowMatching")
 FRAMES = 8  # of an interpolation, with both ends
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff", ".gif", ".pdf")  # what can be written
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff", ".gif", ".pdf")  # what can be written
 
 
 class Diffusion:
@@ -145,7 +145,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--nearest", action="store_true", help="show each sample with the nearest training image behind it")
     parser.add_argument("--interpolate", action="store_true", help="draw the way from each sample to the next")
-    parser.add_argument("--out", type=user_path, default=Path("grid.png"), help="picture to write (default: %(default)s)")
+    parser.add_argument("--out", type=user_path, default=Path("grid.png"), help="image to write (default: %(default)s)")
     return parser.parse_args(argv)
 
 
@@ -165,9 +165,9 @@ def chosen_labels(asked: str, num: int, found: Diffusion) -> Tensor | None:
 
 
 def check_out(out: Path) -> None:
-    """Raises `UserError` for a name that no kind of picture has: before time is spent on what it shows."""
-    if out.suffix.lower() not in PICTURES:
-        raise UserError(f"--out {out}: the name of a picture ends in {', '.join(PICTURES)}")
+    """Raises `UserError` for a name that no kind of image has: before time is spent on what it shows."""
+    if out.suffix.lower() not in SUFFIXES:
+        raise UserError(f"--out {out}: the name of an image ends in {', '.join(SUFFIXES)}")
 
 
 def check(options: argparse.Namespace, found: Diffusion) -> None:
@@ -211,7 +211,7 @@ def main(options: argparse.Namespace) -> None:
     images = sample(found, noise, labels, options.sampler, options.steps, options.guidance, options.eta, options.seed)
     if options.nearest:
         images, columns = beside_nearest(images, image_splits(found.config).train), 8
-    plot.save_image(picture(images, columns), options.out)
+    plot.save_image(image_grid(images, columns), options.out)
     print(f"drawn: {options.out}")
 
 

@@ -1,4 +1,4 @@
-"""Denoising as a task: the loss of section 3.4, its course over time steps, and pictures of what the network dreams."""
+"""Denoising as a task: the loss of section 3.4, its course over time steps, and figures of what the network draws."""
 
 from typing import Any, Callable, Sequence
 
@@ -13,7 +13,7 @@ from dl.mytorch.data import Batch
 from dl.mytorch.distributed import all_reduce_sum
 from dl.mytorch.tasks import StepOutput
 
-BINS = 10  # of time steps, for the picture of the loss
+BINS = 10  # of time steps, for the figure of the loss
 BOUND_WEIGHT = 0.001  # lambda of Nichol & Dhariwal 2021, equation 16
 
 
@@ -77,7 +77,7 @@ class Denoising(Task):
         columns = getattr(model, "num_classes", 0) or 8
         labels = torch.arange(columns).repeat(rows)
         noise = self._noise(model, len(labels))
-        return picture(self.sampler(self._denoiser(model, labels), self.process, noise, self.steps), columns)
+        return image_grid(self.sampler(self._denoiser(model, labels), self.process, noise, self.steps), columns)
 
     def draw_denoising(self, model: nn.Module, frames: int = 8) -> Tensor:
         """Each row a sample, from noise (left) to image (right)."""
@@ -86,7 +86,7 @@ class Denoising(Task):
         labels = torch.arange(6) % max(1, getattr(model, "num_classes", 0))
         self.sampler(self._denoiser(model, labels), self.process, noise, self.steps, watch=lambda i, x: seen.append(x))
         chosen = [seen[round(i * (len(seen) - 1) / (frames - 1))] for i in range(frames)]
-        return picture(torch.stack(chosen, dim=1).flatten(0, 1), frames)
+        return image_grid(torch.stack(chosen, dim=1).flatten(0, 1), frames)
 
     def _noise(self, model: nn.Module, count: int) -> Tensor:
         noise = torch.randn(count, *self.shape, generator=torch.Generator().manual_seed(0))
@@ -115,6 +115,6 @@ class Denoising(Task):
         return StepOutput(loss, len(images), {}), losses.detach(), times
 
 
-def picture(images: Tensor, columns: int) -> Tensor:
+def image_grid(images: Tensor, columns: int) -> Tensor:
     """Images (N, C, H, W) in [-1, 1] as one, (C, height, width) in [0, 1]."""
     return plot.grid((images.float().cpu().clamp(-1, 1) + 1) / 2, columns, enlarge=2, stretch=False)

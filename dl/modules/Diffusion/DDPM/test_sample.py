@@ -1,4 +1,4 @@
-"""The command that draws samples: a picture for every way to ask, one line for what cannot be."""
+"""The command that draws samples: an image for every way to ask, one line for what cannot be."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / "run")
 
 
-def test_picture_has_a_column_for_each_class_or_the_one_asked_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_image_has_a_column_for_each_class_or_the_one_asked_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, shown = [], {}
     draw = sample.sample
     monkeypatch.setattr(sample, "sample", lambda *arguments: asked.append(arguments[2]) or draw(*arguments))
@@ -112,7 +112,7 @@ def test_nearest_training_images_stand_behind_the_samples(tmp_path: Path, monkey
         (["--sampler", "ddpm", "--interpolate"], "--interpolate takes a sampler that adds no noise"),
         (["--sampler", "dpm_solver_2m", "--eta", "0.5"], "--eta is the noise of ddim's steps; --sampler dpm_solver_2m"),
         (["--guidance", "nan"], "--guidance has to be a finite number; got nan"),
-        (["--out", "a.xyz"], "--out a.xyz: the name of a picture ends in .png, .jpg"),
+        (["--out", "a.xyz"], "--out a.xyz: the name of an image ends in .png, .jpg"),
         (["--num", "1", "--interpolate"], "--interpolate goes from sample to sample: --num at least 2"),
     ],
 )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dl.modules.Diffusion.DDPM import train
 from dl.modules.Diffusion.DDPM.model import build
 from dl.modules.Diffusion.DDPM.process import PREDICTIONS, DiffusionSchedule
-from dl.modules.Diffusion.DDPM.task import Denoising, picture
+from dl.modules.Diffusion.DDPM.task import Denoising, image_grid
 from dl.modules.Diffusion.DDPM.vlb import variational_bound
 from dl.modules.Diffusion.DiT import train as dit
 from dl.modules.Diffusion.FlowMatching import train as flow
@@ -79,7 +79,7 @@ def test_images_are_brought_to_the_ends_of_the_range() -> None:
     torch.testing.assert_close(signed({"images": pixels}, None)["images"], torch.tensor([-1.0, -0.6, 1.0]).expand(1, 2, 1, 3))
 
 
-def test_pictures_have_a_column_for_each_class_and_rows_from_noise_to_image() -> None:
+def test_figures_have_a_column_for_each_class_and_rows_from_noise_to_image() -> None:
     task = Denoising(DiffusionSchedule("linear", steps=10), (1, 8, 8), steps=5)
     with torch.no_grad():
         for model in (build("tiny", num_classes=3), build("tiny")):
@@ -89,10 +89,10 @@ def test_pictures_have_a_column_for_each_class_and_rows_from_noise_to_image() ->
             assert shown["samples"].shape == (1, 8 * 17 - 1, columns * 17 - 1)
             assert shown["denoising"].shape == (1, 6 * 17 - 1, 8 * 17 - 1)
             assert set(shown) == {"samples", "denoising", "loss_by_time"}
-    assert picture(torch.tensor([-1.0, 3.0]).view(2, 1, 1, 1), 2)[0, 0].tolist() == [0, 0, 1, 1, 1]
+    assert image_grid(torch.tensor([-1.0, 3.0]).view(2, 1, 1, 1), 2)[0, 0].tolist() == [0, 0, 1, 1, 1]
 
 
-def test_the_denoising_picture_goes_from_the_noise_to_the_last_image() -> None:
+def test_the_denoising_figure_goes_from_the_noise_to_the_last_image() -> None:
     def brighter(denoise: Any, process: DiffusionSchedule, noise: Tensor, steps: int, watch: Any) -> None:
         for i in range(steps):
             watch(i + 1, torch.full_like(noise, 2 * (i + 1) / steps - 1))

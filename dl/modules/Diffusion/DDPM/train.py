@@ -1,4 +1,4 @@
-"""Train a diffusion model on images; its samples are a picture of the run.
+"""Train a diffusion model on images; its samples are a figure of the run.
 
     python -m dl.modules.Diffusion.DDPM.train
     python -m dl.modules.Diffusion.DDPM.train --data fashion_mnist-sample --epochs 3 --out runs/Diffusion/DDPM-sample

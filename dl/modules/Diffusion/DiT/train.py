@@ -1,4 +1,4 @@
-"""Train DiT on images, as DDPM is trained; its samples are a picture of the run.
+"""Train DiT on images, as DDPM is trained; its samples are a figure of the run.
 
     python -m dl.modules.Diffusion.DiT.train
     python -m dl.modules.Diffusion.DiT.train --schedule linear --prediction epsilon --learned-variance \\

@@ -110,5 +110,5 @@ def test_the_paper_s_network_is_ddpm_s() -> None:
 
 
 @torch.no_grad()
-def test_a_picture_has_a_column_for_each_class() -> None:
+def test_a_figure_has_a_column_for_each_class() -> None:
     assert denoising(0.0).draw(build("tiny", num_classes=10), rows=1).shape == (1, 16, 10 * 17 - 1)

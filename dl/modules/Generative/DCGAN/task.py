@@ -1,4 +1,4 @@
-"""The two losses of the game, a distance that tells how it goes, and pictures of what the generator draws."""
+"""The two losses of the game, a distance that tells how it goes, and figures of what the generator draws."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from dl.modules.Diffusion.frechet import frechet_distance_of_moments
 from dl.modules.Generative.DCGAN.model import DCGAN, uniform_noise
 from dl.modules.Generative.DCGAN.step import Players
-from dl.modules.Generative.images import picture, samples, walks
+from dl.modules.Generative.images import image_grid, samples, walks
 from dl.mytorch import Task
 from dl.mytorch.data import Batch
 from dl.mytorch.distributed import all_reduce_sum
@@ -72,10 +72,10 @@ class Adversarial(Task):
         return {name: MeanWhereGiven(name) for name in ("discriminator_loss", "generator_loss")}
 
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
-        return {"samples": picture(samples(model, 64, seed=0), 8)}
+        return {"samples": image_grid(samples(model, 64, seed=0), 8)}
 
     def report(self, model: nn.Module) -> dict[str, Tensor | str]:
-        return self.preview(model) | {"interpolations": picture(walks(model, rows=8, seed=1), 10)}
+        return self.preview(model) | {"interpolations": image_grid(walks(model, rows=8, seed=1), 10)}
 
 
 class MeanWhereGiven(Mean):

@@ -202,7 +202,7 @@ def test_a_run_saves_both_optimizers_and_its_best_distance(
 
 
 @torch.no_grad()
-def test_pictures_show_samples_and_lines_between_them() -> None:
+def test_figures_show_samples_and_lines_between_them() -> None:
     shown = Adversarial(10).report(build("tiny").eval())
     assert shown["samples"].shape == (1, 8 * 57 - 1, 8 * 57 - 1)
     assert shown["interpolations"].shape == (1, 8 * 57 - 1, 10 * 57 - 1)

@@ -1,14 +1,14 @@
-"""Train a generative adversarial network on images; what its generator draws is a picture of the run.
+"""Train a generative adversarial network on images; what its generator draws is a figure of the run.
 
     python -m dl.modules.Generative.DCGAN.train
-    python -m dl.modules.Generative.DCGAN.train --data folder:pictures --image-size 64 --model lsun --out runs/Generative/lsun
+    python -m dl.modules.Generative.DCGAN.train --data folder:images --image-size 64 --model lsun --out runs/Generative/lsun
     python -m dl.modules.Generative.DCGAN.train --data fashion_mnist-sample --epochs 5 --out runs/Generative/DCGAN-sample
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-from dl.modules.Diffusion.DDPM.data import PictureConfig
+from dl.modules.Diffusion.DDPM.data import ImagesConfig
 from dl.modules.Generative.DCGAN.model import DCGAN, PRESETS, build
 from dl.modules.Generative.DCGAN.step import AdversarialStep
 from dl.modules.Generative.DCGAN.task import Adversarial
@@ -20,7 +20,7 @@ from dl.mytorch.optim import MakeOptimizer, adamw, constant, shown
 
 
 @dataclass(frozen=True)
-class Config(PictureConfig):
+class Config(ImagesConfig):
     """Train a DCGAN."""
 
     out: str = "runs/Generative/DCGAN"

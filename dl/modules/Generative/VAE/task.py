@@ -1,10 +1,10 @@
-"""The negative evidence lower bound as a task, and pictures: what is drawn, what comes back, what lies between."""
+"""The negative evidence lower bound as a task, and figures: what is drawn, what comes back, what lies between."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.modules.Generative.images import on_lines, picture, samples
+from dl.modules.Generative.images import image_grid, on_lines, samples
 from dl.mytorch import Task
 from dl.mytorch.data import Batch
 from dl.mytorch.metrics import Mean, Metric
@@ -28,7 +28,7 @@ class NegativeELBO(Task):
     a distribution over black-and-white images, and no density of grey ones.
     """
 
-    keep = 10  # images of an evaluation that are kept for the pictures
+    keep = 10  # images of an evaluation that are kept for the figures
 
     def __init__(self) -> None:
         self.seen: Tensor | None = None
@@ -53,24 +53,24 @@ class NegativeELBO(Task):
         return {name: Mean(name) for name in ("reconstruction_loss", "kl_loss")}
 
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
-        return {"samples": picture(samples(model, 64, seed=0), 8)} | self._reconstructions(model)
+        return {"samples": image_grid(samples(model, 64, seed=0), 8)} | self._reconstructions(model)
 
     def report(self, model: nn.Module) -> dict[str, Tensor | str]:
-        pictures = self.preview(model)
+        figures = self.preview(model)
         if self.seen is not None and len(self.seen) > 1:
             means = model.encode(self.seen)[0]  # (B, Z)
             pairs = len(means) // 2
-            pictures["interpolations"] = picture(on_lines(model, means[:pairs], means[pairs : 2 * pairs]), 10)
+            figures["interpolations"] = image_grid(on_lines(model, means[:pairs], means[pairs : 2 * pairs]), 10)
         if model.latent == 2:
-            pictures["manifold"] = picture(model.draw(manifold(20).to(next(model.parameters()).device)), 20)
-        return pictures
+            figures["manifold"] = image_grid(model.draw(manifold(20).to(next(model.parameters()).device)), 20)
+        return figures
 
     def _reconstructions(self, model: nn.Module) -> dict[str, Tensor | str]:
         """Above, images of the evaluation; below each, what the decoder makes of the mean of its distribution."""
         if self.seen is None or not len(self.seen):
             return {}
         again = model.draw(model.encode(self.seen)[0])
-        return {"reconstructions": picture(torch.cat([self.seen, again]), len(self.seen))}
+        return {"reconstructions": image_grid(torch.cat([self.seen, again]), len(self.seen))}
 
 
 def unit(images: Tensor) -> Tensor:

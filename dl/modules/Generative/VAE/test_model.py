@@ -183,7 +183,7 @@ test_standard = testing.standard_checks(
 
 
 @torch.no_grad()
-def test_pictures_show_samples_what_comes_back_lines_and_the_plane() -> None:
+def test_figures_show_samples_what_comes_back_lines_and_the_plane() -> None:
     task, model = NegativeELBO(), build("tiny", image_size=8)
     assert set(task.report(model)) == {"samples", "manifold"}  # before any image was seen
     task.begin_evaluation(model), task.eval_step(model, images(12))

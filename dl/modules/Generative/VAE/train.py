@@ -1,4 +1,4 @@
-"""Train a variational autoencoder on images; what it draws is a picture of the run.
+"""Train a variational autoencoder on images; what it draws is a figure of the run.
 
     python -m dl.modules.Generative.VAE.train
     python -m dl.modules.Generative.VAE.train --model mlp2 --out runs/Generative/VAE-mlp2    # draws the plane of both variables
@@ -7,7 +7,7 @@
 
 from dataclasses import dataclass
 
-from dl.modules.Diffusion.DDPM.data import PictureConfig
+from dl.modules.Diffusion.DDPM.data import ImagesConfig
 from dl.modules.Generative.VAE.model import PRESETS, VAE, build
 from dl.modules.Generative.VAE.task import NegativeELBO
 from dl.mytorch import History, Trainer, launch, seed_everything
@@ -18,7 +18,7 @@ from dl.mytorch.optim import adamw, warmup_cosine
 
 
 @dataclass(frozen=True)
-class Config(PictureConfig):
+class Config(ImagesConfig):
     """Train a variational autoencoder."""
 
     out: str = "runs/Generative/VAE"

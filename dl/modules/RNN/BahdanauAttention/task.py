@@ -12,7 +12,7 @@ from dl.mytorch.text.translation import Translation
 class AlignedTranslation(Translation):
     """`Translation` whose report draws the attention of some translations of the test."""
 
-    pictures = 3
+    figures = 3
 
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         if not self.lines:  # the first batch of an evaluation
@@ -21,7 +21,7 @@ class AlignedTranslation(Translation):
 
     def report(self, model: nn.Module) -> dict[str, Tensor | str]:
         shown = super().report(model)
-        places = torch.linspace(0, len(self.sources) - 1, self.pictures).long().unique().tolist()
+        places = torch.linspace(0, len(self.sources) - 1, self.figures).long().unique().tolist()
         for number, place in enumerate(places, start=1):
             source = self.sources[place]
             words, weights = self.aligned(model, source[source != self.padding])

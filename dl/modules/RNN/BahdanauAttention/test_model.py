@@ -1,4 +1,4 @@
-"""Attention against the paper's formulas, word by word; padded, packed and one by one; its pictures; the recipe."""
+"""Attention against the paper's formulas, word by word; padded, packed and one by one; its figures; the recipe."""
 
 from functools import partial
 from itertools import product

@@ -1,4 +1,4 @@
-"""translate: a run's words for new sentences, a picture of what it looked at, and every kind of folder and sentence."""
+"""translate: a run's words for new sentences, a figure of what it attended to, and every kind of folder and sentence."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ def test_signs_are_no_words_of_a_sentence(run: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "not in the vocabulary, read as <unk>: <pad>\n"
 
 
-def test_the_picture_shows_what_each_word_looked_at(
+def test_the_figure_shows_what_each_word_attended_to(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn: list[Any] = []

@@ -89,7 +89,7 @@ class Translator:
 
 
 def draw(translator: Translator, sentence: str, translated: Sequence[str], path: Path) -> None:
-    """A picture of `Translator.attention`."""
+    """A figure of `Translator.attention`."""
     weights = translator.attention(sentence, translated)
     plot.save_figure(plot.word_attention(weights, [*translated, END], [*tokenize(sentence), END], min(3, len(weights))), path)
 

@@ -24,7 +24,7 @@ def class_attention(model: ViT, images: Tensor, block: int = -1) -> Tensor:
 
 
 class AttentiveClassification(Classification):
-    """The report has a picture "attention" beside: `class_attention` of the first images of the test."""
+    """The report has a figure "attention" beside: `class_attention` of the first images of the test."""
 
     shown = 8
 
@@ -38,9 +38,9 @@ class AttentiveClassification(Classification):
 
     def report(self, model: ViT) -> dict[str, Tensor | str]:
         """Under several ranks, the attention is that of rank 0's images."""
-        pictures = super().report(model)
+        figures = super().report(model)
         if not self.first:  # a rank may have got none
-            return pictures
+            return figures
         titles = [self.class_names[label] for label in self.first["labels"]] if self.class_names else None
         weights = class_attention(model, self.first["images"])
-        return pictures | {"attention": plot.to_tensor(plot.attention_maps(self.first["images"], weights, titles))}
+        return figures | {"attention": plot.to_tensor(plot.attention_maps(self.first["images"], weights, titles))}

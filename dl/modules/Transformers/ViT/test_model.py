@@ -272,7 +272,7 @@ def test_weights_and_moments_of_version_0_1_are_found_by_their_names() -> None:
     testing.assert_earlier_names_load(build("tiny", depth=1), earlier)
 
 
-# ---- attention pictures --------------------------------------------------------------------------------------------
+# ---- attention figures ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("block", [0, -1])

@@ -71,7 +71,7 @@ def _opened(path: Path | str, use: Callable[["Image.Image"], Any], content: Bina
             with Image.open(content or path, formats=FORMATS) as image:
                 return use(image)
     except UnidentifiedImageError:
-        cause = "is not a picture of a known format" if content or Path(path).stat().st_size else "is empty"
+        cause = "is not an image of a known format" if content or Path(path).stat().st_size else "is empty"
     except Exception as error:  # the readers of the many formats raise whatever they come upon
         cause = f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
     raise UserError(f"{path} {cause}")

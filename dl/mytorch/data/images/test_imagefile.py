@@ -178,8 +178,8 @@ def damaged(kind: str, path: Path) -> str:
     contents = {
         "empty": (b"", "is empty"),
         "cut off": (content[: len(content) * 2 // 3], "cannot be read"),
-        "two bytes": (content[:2], "not a picture"),
-        "a web page": (b"<!DOCTYPE html><html>Not Found</html>", "not a picture"),
+        "two bytes": (content[:2], "not an image"),
+        "a web page": (b"<!DOCTYPE html><html>Not Found</html>", "not an image"),
     }
     path.write_bytes(contents[kind][0])
     return contents[kind][1]
@@ -202,7 +202,7 @@ def test_a_format_that_is_not_listed_is_not_opened(tmp_path: Path) -> None:
     icon = saved(Image.new("RGB", (16, 16)), tmp_path / "a.ico").read_bytes()
     for content in (eps, icon):
         (tmp_path / "a.jpg").write_bytes(content)
-        with pytest.raises(UserError, match="a.jpg is not a picture of a known format"):
+        with pytest.raises(UserError, match="a.jpg is not an image of a known format"):
             read_image(tmp_path / "a.jpg")
 
 

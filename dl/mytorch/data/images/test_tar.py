@@ -220,7 +220,7 @@ def test_a_run_is_not_resumed_with_other_shards(root: Path) -> None:
 
 
 def test_what_is_wrong_is_named(root: Path) -> None:
-    with pytest.raises(UserError, match="bytes .* is not a picture"):
+    with pytest.raises(UserError, match="bytes .* is not an image"):
         Tarred([write(root / "bad.tar", {"a.png": b"nothing", "a.cls": b"0"})], 4, 2)[0]
     with pytest.raises(UserError, match="b has the class 2; there are names of 2"):
         read_index(write(root / "bad.tar", {"b.png": png(1), "b.cls": b"2"}), 2)

@@ -1,4 +1,4 @@
-"""What can be indexed: a folder of pictures, however deep, or a data set by its name."""
+"""What can be indexed: a folder of images, however deep, or a data set by its name."""
 
 import hashlib
 from pathlib import Path
@@ -12,18 +12,18 @@ from dl.mytorch.data.images.imagefile import SUFFIXES
 from dl.mytorch.data.images.sets import IMAGE_SETS
 
 
-class Pictures(NamedTuple):
-    """Pictures in a fixed order."""
+class Images(NamedTuple):
+    """Images in a fixed order."""
 
-    source: str  # what `open_pictures` opens again
+    source: str  # what `open_images` opens again
     names: list[str]
     labels: list[str]  # "" for none
-    stamp: Callable[[int], str]  # number -> what changes when the picture of this name does; it takes reading its file
-    read: Callable[[int], Tensor]  # number -> (3, H, W) of bytes; raises `UserError` for what is no picture
+    stamp: Callable[[int], str]  # number -> what changes when the image of this name does; it takes reading its file
+    read: Callable[[int], Tensor]  # number -> (3, H, W) of bytes; raises `UserError` for what is no image
 
 
-def open_pictures(source: str, part: str = "train", seed: int = 0) -> Pictures:
-    """The pictures of a folder, labelled by the folders that they are in, or of a part of a data set.
+def open_images(source: str, part: str = "train", seed: int = 0) -> Images:
+    """The images of a folder, labelled by the folders that they are in, or of a part of a data set.
 
     The validation part of a data set is that of runs with this seed. Raises `UserError` when there are none.
     """
@@ -36,18 +36,18 @@ def open_pictures(source: str, part: str = "train", seed: int = 0) -> Pictures:
     data = getattr(image_splits(config), part).dataset
     names = [f"{part}/{i:05d}" for i in range(len(data["labels"]))]
     labels = [classes[label] for label in data["labels"].tolist()]
-    return Pictures(source, names, labels, lambda i: f"seed {seed}", lambda i: data["images"][i].expand(3, -1, -1))
+    return Images(source, names, labels, lambda i: f"seed {seed}", lambda i: data["images"][i].expand(3, -1, -1))
 
 
-def _of_folder(root: Path) -> Pictures:
+def _of_folder(root: Path) -> Images:
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     names = [path.relative_to(root).as_posix() for path in files]
     shown = [i for i, name in enumerate(names) if not any(word.startswith(".") for word in name.split("/"))]
     files, names = [files[i] for i in shown], [names[i] for i in shown]
     if not files:
-        raise UserError(f"{root} holds no pictures ({' '.join(sorted(SUFFIXES))})")
+        raise UserError(f"{root} holds no images ({' '.join(sorted(SUFFIXES))})")
     labels = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
-    return Pictures(str(root.resolve()), names, labels, lambda i: _stamp(files[i]), lambda i: read_image(files[i]))
+    return Images(str(root.resolve()), names, labels, lambda i: _stamp(files[i]), lambda i: read_image(files[i]))
 
 
 def _stamp(path: Path) -> str:
