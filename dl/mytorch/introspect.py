@@ -23,6 +23,7 @@ class _WithoutValues(DeviceContext):
     FILLINGS = {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
     # These come as a whole, with named arguments, and call the ones above out of sight of this mode.
     INITS = {nn.init.normal_, nn.init.uniform_, nn.init.constant_, nn.init.kaiming_uniform_}
+    ACTIVATIONS = {F.relu, F.hardtanh, F.gelu, F.dropout}
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -32,11 +33,12 @@ class _WithoutValues(DeviceContext):
             return args[0]
         if function is torch.zeros or function is torch.ones:
             function = torch.empty
-        elif function is F.relu and not kwargs["inplace"]:
-            return args[0].neg()
-        elif function is F.batch_norm and kwargs["weight"] is not None and args[0].shape[1] == len(kwargs["weight"]):
+        elif function in self.ACTIVATIONS:
+            return args[0] if kwargs.get("inplace") else F.silu(args[0])  # which is not computed in Python
+        elif function is F.batch_norm and all(kwargs[name] is not None for name in ("weight", "bias")):
             scale, shift = (kwargs[name].view(-1, *[1] * (args[0].ndim - 2)) for name in ("weight", "bias"))
-            return torch.addcmul(shift, args[0], scale)
+            if args[0].shape[1] == len(scale):
+                return torch.addcmul(shift, args[0], scale)
         return super().__torch_function__(function, types, args, kwargs)
 
 

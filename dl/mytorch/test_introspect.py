@@ -245,3 +245,19 @@ def test_the_peak_is_that_of_the_fastest_product_on_as_many_threads_as_asked_for
         raise ZeroDivisionError
     assert torch.get_num_threads() == before
     assert 1e6 < introspect.peak_flops(torch.device("cpu"), torch.float32, side=64, seconds=0.002) < 1e14
+
+
+def test_layers_without_values_have_their_shapes_their_graph_and_their_errors() -> None:
+    def build() -> nn.Module:
+        activations = {"relu": nn.ReLU(), "relu6": nn.ReLU6(inplace=True), "gelu": nn.GELU(), "drop": nn.Dropout()}
+        return sequential(conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), **activations)
+
+    expected = build()(torch.zeros(2, 3, 5, 6))
+    with without_values():
+        model = build()
+        found = model(torch.zeros(2, 3, 5, 6))
+        found.sum().backward()
+        assert all(parameter.is_meta and parameter.grad.shape == parameter.shape for parameter in model.parameters())
+        with pytest.raises(RuntimeError):
+            model.norm(torch.ones(2, 3, 5, 6))
+    assert found.is_meta and found.shape == expected.shape and found.dtype == expected.dtype

@@ -2,11 +2,12 @@
 
 import functools
 import gc
+import importlib
 import os
 import socket
 import sys
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -24,6 +25,16 @@ from dl.mytorch.tasks import Classification, Task
 from dl.mytorch.torchvision_compat import import_torchvision
 
 
+class _Compiler:
+    """torch._dynamo, imported when more is asked of it than what torch.utils.checkpoint does."""
+
+    config = SimpleNamespace(error_on_nested_fx_trace=True)
+    disable = staticmethod(lambda function: function)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("torch._dynamo"), name)
+
+
 def _spare_compiler() -> None:
     """Let parts of torch do without torch._dynamo, which takes as long to import as torch itself.
 
@@ -39,6 +50,8 @@ def _spare_compiler() -> None:
         if hasattr(kind.step, "__wrapped__"):
             kind.step = torch.no_grad()(kind.step.__wrapped__)
     torch._disable_dynamo = lambda function=None, recursive=True: function or (lambda later: later)  # what is defined from now on
+    if "torch._dynamo" not in sys.modules:
+        torch._dynamo = _Compiler()
     _comparison._HAS_DTENSOR = False  # `assert_close` would import these, which no test compares
 
 

@@ -41,7 +41,7 @@ def assert_resumes_exactly(main: Callable[[Any, Splits], Any], config: TrainConf
     """
     whole, broken = (dataclasses.replace(config, out=str(Path(config.out) / name)) for name in ("whole", "broken"))
     main(whole, make_data())
-    steps = checkpoint.load(Path(whole.out) / "last.pt")["position"][0]
+    steps = max(record["step"] for record in read_json(Path(whole.out) / "history.json"))
     data = make_data()
     stop_after = max(1, steps // 3) * config.accumulate
     data.train.transform = _stopping(data.train.transform, stop_after)
