@@ -107,7 +107,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
 def _add_explain(commands: argparse._SubParsersAction) -> None:
     """explain, and kernels and features, which are its names of version 0.1."""
     for name in ("explain", "kernels", "features"):
-        does = "draw what a trained network has learnt: kernels, or what its layers see in a picture" if name == "explain" else None
+        does = "draw what a trained network has learnt: kernels, or what its layers see in an image" if name == "explain" else None
         command = _add(commands, name, explain, does, usage="%(prog)s RUN [IMAGE] [flags]")
         command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/demo")
         if name != "kernels":
@@ -118,7 +118,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
             command.set_defaults(how=name)
         layers = "of features: layers as `python -m dl summary` names them; default: all parts that give maps"
         command.add_argument("--layers", metavar="LAYER", nargs="+", default=[], help=layers)
-        command.add_argument("--figure", type=expanduser, default="", help="picture to write (default: kernels.png, features.png)")
+        command.add_argument("--figure", type=expanduser, default="", help="figure to write (default: kernels.png, features.png)")
 
 
 def _add(

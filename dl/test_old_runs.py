@@ -25,7 +25,7 @@ def folder(name: str, tmp_path: Path) -> Path:
 
 
 def test_an_unfinished_run_goes_on_to_the_result_that_version_0_1_had(
-    tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = folder("linear", tmp_path)
     history = linear.main(linear.Config(out=str(out), **LINEAR))

@@ -129,7 +129,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("name", [name for name in CASES if name != "ResNet"])
-def test_ranks_equal_one_process_in_weights_and_metrics(folder: Path, no_pictures: None, name: str, ranks: int) -> None:
+def test_ranks_equal_one_process_in_weights_and_metrics(folder: Path, no_figures: None, name: str, ranks: int) -> None:
     alone = folder / name
     if not alone.exists():
         train(name, alone, "none")
@@ -142,7 +142,7 @@ def test_ranks_equal_one_process_in_weights_and_metrics(folder: Path, no_picture
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_batch_norms_see_the_part_of_their_rank(folder: Path, no_pictures: None, ranks: int) -> None:
+def test_batch_norms_see_the_part_of_their_rank(folder: Path, no_figures: None, ranks: int) -> None:
     """As one process that takes the parts one by one. Running statistics are those of rank 0, so metrics differ."""
     alone = folder / f"ResNet-{ranks}"
     train("ResNet", alone, "none", shards=ranks)

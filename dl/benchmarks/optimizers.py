@@ -107,7 +107,7 @@ def last(run: dict[str, Any]) -> float:
     return loss if math.isfinite(loss) else math.inf
 
 
-def picture(best: dict[str, dict[str, Any]]) -> "Figure":
+def draw(best: dict[str, dict[str, Any]]) -> "Figure":
     """Training and validation loss of each over the steps."""
     fig = plot.figure(11, 4.6)
     fig.subplots_adjust(left=0.05, right=0.8, bottom=0.11, top=0.92, wspace=0.15)
@@ -159,7 +159,7 @@ def main(options: argparse.Namespace) -> None:
     best = {name: min(of, key=last) for name, of in runs.items()}
     others = {name: {f"{run['lr']:.3g}": last(run) for run in of} for name, of in runs.items()}
     write(about | {"data": options.data, "epochs": options.epochs, "best": best, "val_loss_by_rate": others}, options.out)
-    plot.save_figure(picture(best), options.out.with_suffix(".png"))
+    plot.save_figure(draw(best), options.out.with_suffix(".png"))
     print(table(best))
 
 

@@ -17,7 +17,7 @@ momentum 0.9 and weight decay, in fp32.
 - transformers   Hugging Face's Trainer with its defaults; whole batches cut from memory by index
 
 What is timed, in seconds of the wall: training alone. Of ours, the `training_seconds` of speed.json, which is all of
-`fit` but evaluation and pictures: opening the run (a call of git), layer summary, loggers and saves are in. Of
+`fit` but evaluation and figures: opening the run (a call of git), layer summary, loggers and saves are in. Of
 Lightning, `on_train_start` to `on_train_end`, with validation off; of transformers, its `train_runtime`. Out for all:
 imports, reading the data, the test. Ours and the peers pay their start-up once a run.
 

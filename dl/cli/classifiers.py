@@ -1,4 +1,4 @@
-"""Networks that classify pictures: of a run, or pretrained weights in our network; and what their layers see."""
+"""Networks that classify images: of a run, or pretrained weights in our network; and what their layers see."""
 
 import functools
 import math
@@ -23,26 +23,26 @@ from dl.mytorch.torchvision_compat import import_torchvision
 
 
 class Classifier(NamedTuple):
-    """A network that classifies pictures, in evaluation mode."""
+    """A network that classifies images, in evaluation mode."""
 
     model: nn.Module
-    prepare: Callable[[Tensor], Tensor]  # picture (3, H, W) of bytes -> what the network takes, (1, C, size, size)
+    prepare: Callable[[Tensor], Tensor]  # image (3, H, W) of bytes -> what the network takes, (1, C, size, size)
     classes: Sequence[str]
 
 
 def classifier(run: Run) -> Classifier:
-    """Return the network of a run that classifies pictures. Raises `UserError` for one that does not."""
+    """Return the network of a run that classifies images. Raises `UserError` for one that does not."""
     if not getattr(run.module.Config, "classifies", False):
-        raise UserError(f"{run.path} is a run of {run.recipe}, whose network does not classify pictures")
+        raise UserError(f"{run.path} is a run of {run.recipe}, whose network does not classify images")
     about = image_set(run.config)
-    return Classifier(run.model(), lambda picture: prepare(picture, about), run.names)
+    return Classifier(run.model(), lambda image: prepare(image, about), run.names)
 
 
 def published(backbone: str, name: str = "", weights: Path | str = "") -> Classifier:
     """torchvision's network `name` for ImageNet, as ours of the folder `backbone`: with its newest weights or those of a file.
 
     `name` is one of the folder's presets that torchvision has too; default: the first. The file is a state dict under
-    torchvision's names; pictures are prepared as for the weights that torchvision publishes under the file's name, else as
+    torchvision's names; images are prepared as for the weights that torchvision publishes under the file's name, else as
     for the newest. Raises `UserError` when there is no such network, or the weights cannot be had or are of another.
     """
     models = import_torchvision().models
@@ -70,7 +70,7 @@ def published(backbone: str, name: str = "", weights: Path | str = "") -> Classi
     outputs = len(list(reference.parameters())[-1])
     if outputs != len(classes):
         classes = [f"class {i}" for i in range(outputs)]
-    return Classifier(model, lambda picture: transforms(picture)[None], classes)
+    return Classifier(model, lambda image: transforms(image)[None], classes)
 
 
 def _downloaded(url: str) -> Path:
@@ -104,8 +104,8 @@ def _torchvision_s(name: str, state: dict[str, Tensor], **options: int) -> nn.Mo
 
 
 @torch.no_grad()
-def feature_maps(classifier: Classifier, picture: Tensor, layers: Sequence[str] = ()) -> dict[str, Tensor]:
-    """What layers put out for a picture (3, H, W) of bytes, name -> (C, h, w); default: the network's parts that give maps.
+def feature_maps(classifier: Classifier, image: Tensor, layers: Sequence[str] = ()) -> dict[str, Tensor]:
+    """What layers put out for an image (3, H, W) of bytes, name -> (C, h, w); default: the network's parts that give maps.
 
     Raises `UserError` for a layer that is not there or gives no maps, and when no layer does.
     """
@@ -115,7 +115,7 @@ def feature_maps(classifier: Classifier, picture: Tensor, layers: Sequence[str] 
     blocks = [f"{name}.{block}" for name, child in several.items() for block, _ in child.named_children()]
     try:
         with Probe(model, *(layers or parts + blocks)) as probe:
-            model(classifier.prepare(picture))
+            model(classifier.prepare(image))
     except KeyError as error:
         raise UserError(str(error.args[0])) from None
     maps = {name: output for name, output in probe.outputs.items() if isinstance(output, Tensor) and output.ndim == 4}

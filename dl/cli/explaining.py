@@ -1,4 +1,4 @@
-"""`python -m dl explain`: pictures of what a trained network has learnt."""
+"""`python -m dl explain`: figures of what a trained network has learnt."""
 
 import argparse
 
@@ -22,9 +22,9 @@ def kernels(options: argparse.Namespace) -> int:
 
 
 def features(options: argparse.Namespace) -> int:
-    """Draw what layers see in a picture."""
+    """Draw what layers see in an image."""
     if not options.image:
-        raise UserError("--how features takes a picture: python -m dl explain RUN IMAGE --how features")
+        raise UserError("--how features takes an image: python -m dl explain RUN IMAGE --how features")
     maps = feature_maps(classifier(Run.open(options.folder)), read_image(options.image), options.layers)
     figure = options.figure or "features.png"
     plot.save_figure(plot.feature_maps(maps), figure)

@@ -77,7 +77,7 @@ class Run:
     def config(self) -> Any:
         """The `Config` of the recipe, under today's names: `out` is where the run lies now.
 
-        Flags of an earlier version are told in a line on stderr. Where its pictures are gone, `data` is "classes:FILE".
+        Flags of an earlier version are told in a line on stderr. Where its images are gone, `data` is "classes:FILE".
         """
         where, values = self.path / "config.json", self.described["config"]
         cls: type[TrainConfig] = self.module.Config
@@ -118,7 +118,7 @@ class Run:
         Raises `UserError` if config.json and best.pt do not belong together.
         """
         config = self.config
-        if isinstance(config, ImageConfig) and (classes := names_file(self.path)).exists():  # the pictures may be others by now
+        if isinstance(config, ImageConfig) and (classes := names_file(self.path)).exists():  # the images may be others by now
             config = dataclasses.replace(config, data=f"classes:{classes}")
         texts = (self.vocabularies,) if self.vocabularies else ()
         return load_best(lambda: self.module.build_model(config, *texts), self.path)

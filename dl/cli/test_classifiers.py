@@ -21,9 +21,9 @@ from dl.mytorch.introspect import without_values
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    Image.linear_gradient("L").resize((40, 30)).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
+def image(tmp_path: Path) -> Path:
+    Image.linear_gradient("L").resize((40, 30)).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
 
 
 @pytest.mark.parametrize(
@@ -35,12 +35,12 @@ def picture(tmp_path: Path) -> Path:
     ],
 )
 def test_kernels_and_features_are_drawn_for_any_network_of_convolutions(
-    tmp_path: Path, picture: Path, recipe: str, kernels: str, layers: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, image: Path, recipe: str, kernels: str, layers: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, figure = str(make_run(tmp_path / "run", recipe)), str(tmp_path / "figure.png")
     assert front.main(["kernels", run, "--figure", figure]) == 0
     assert capsys.readouterr().out.endswith(f"{kernels}\n") and read_image(figure).shape[2] > 100
-    assert front.main(["features", run, str(picture), "--figure", figure]) == 0
+    assert front.main(["features", run, str(image), "--figure", figure]) == 0
     assert f", {layers}" in capsys.readouterr().out and read_image(figure).shape[2] == 1200
 
 
@@ -53,7 +53,7 @@ def test_maps_of_layers_that_are_asked_for_are_theirs(tmp_path: Path) -> None:
     assert not resnet.model.training and len(resnet.classes) == 10
 
 
-def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(make_run(tmp_path / "mlp", "MLP/MLP"))
     resnet = str(make_run(tmp_path / "resnet", "CNN/ResNet"))
 
@@ -64,9 +64,9 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, picture: Path, capsys:
         return error
 
     assert "no convolution" in refused("kernels", run)
-    assert "no layer of MLP gives maps" in refused("features", run, str(picture))
-    assert "layer head of ResNet gives no maps" in refused("features", resnet, str(picture), "--layers", "head")
-    assert "no output of a layer 'blocks.7'" in refused("features", resnet, str(picture), "--layers", "blocks.7")
+    assert "no layer of MLP gives maps" in refused("features", run, str(image))
+    assert "layer head of ResNet gives no maps" in refused("features", resnet, str(image), "--layers", "head")
+    assert "no output of a layer 'blocks.7'" in refused("features", resnet, str(image), "--layers", "blocks.7")
     assert "does not exist" in refused("features", resnet, str(tmp_path / "none.png"))
     assert "holds no trained network" in refused("kernels", str(tmp_path))
 
@@ -80,26 +80,26 @@ def test_runs_of_other_kinds_are_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "CNN/LeNet")
     with pytest.raises(UserError, match="a run of CNN/LeNet, not of CNN/ResNet"):
         Run.open(run, "CNN/ResNet")
-    no_classes = "does not classify pictures"
+    no_classes = "does not classify images"
     for recipe, message in (("CNN/Torn", "no recipe"), ("Linear/LinearRegression", no_classes), ("Generative/VAE", no_classes)):
         write_recorded_json({"recipe": recipe, "config": {}}, run / "config.json")
         with pytest.raises(UserError, match=message):
             classifier(Run.open(run))
 
 
-def test_a_run_on_own_pictures_keeps_the_names_of_its_classes(tmp_path: Path, no_pictures: None) -> None:
-    pictures = tmp_path / "pictures"
+def test_a_run_on_own_images_keeps_the_names_of_its_classes(tmp_path: Path, no_figures: None) -> None:
+    images = tmp_path / "images"
     for i, name in enumerate(["apple", "banana", "sky"]):
-        (pictures / name).mkdir(parents=True)
+        (images / name).mkdir(parents=True)
         for number in range(4):
-            Image.new("RGB", (8, 8), (80 * i, 20 * number, 0)).save(pictures / name / f"{number}.png")
+            Image.new("RGB", (8, 8), (80 * i, 20 * number, 0)).save(images / name / f"{number}.png")
     recipe = catalogue.module("CNN/ResNet", "train")
-    flags = {"out": str(tmp_path / "run"), "data": f"folder:{pictures}", "model": "tiny", "image_size": 8, "precision": "fp32"}
+    flags = {"out": str(tmp_path / "run"), "data": f"folder:{images}", "model": "tiny", "image_size": 8, "precision": "fp32"}
     recipe.main(recipe.Config(**flags, epochs=1))
-    (pictures / "apple").rename(pictures / "red_apple")
+    (images / "apple").rename(images / "red_apple")
     with pytest.raises(UserError, match="4 new, red_apple/0.png first; 4 gone, apple/0.png first"):
         recipe.main(recipe.Config(**flags, epochs=1))
-    shutil.rmtree(pictures)
+    shutil.rmtree(images)
     assert classifier(Run.open(tmp_path / "run")).classes == ("apple", "banana", "sky")
 
 
@@ -147,9 +147,9 @@ def test_published_files_are_read_as_by_torchvision_s_own_builders(
     monkeypatch.setattr(type(entry), "get_state_dict", lambda *_, **__: dict(state))
     reference = models.get_model(name, weights=entry).eval()
     own = published(backbone, name, file)
-    picture = torch.randint(256, (3, 300, 300), dtype=torch.uint8)
-    images = entry.transforms()(picture)[None]
-    assert torch.equal(own.prepare(picture), images)
+    image = torch.randint(256, (3, 300, 300), dtype=torch.uint8)
+    images = entry.transforms()(image)[None]
+    assert torch.equal(own.prepare(image), images)
     with torch.no_grad():
         expected = reference(images)
         assert expected.std() > 0.01  # and so the inputs, whose scale may be wrong, show

@@ -121,7 +121,7 @@ def test_flags_that_change_the_result_are_in_the_name_and_others_are_not(project
     assert records.record(run).stem == "fashion_mnist-tiny-accumulate2-lr0.05-grad_clip1.0-seed0"
 
 
-def test_other_folders_of_pictures_have_other_records(project: Path) -> None:
+def test_other_folders_of_images_have_other_records(project: Path) -> None:
     names = []
     for i, data in enumerate(["folder:a/b", "folder:ab", "folder:" + "long/" * 100]):
         run = make_run(project / f"run{i}")

@@ -147,7 +147,7 @@ class Logger:
         paths = [] if self.charts is None else self.charts.finished(history, shown, config)
         self.history(history)  # last: a run whose history has a test is finished
         if paths:
-            self.say("\n".join(["pictures:", *(f"  {path}" for path in paths)]))
+            self.say("\n".join(["figures:", *(f"  {path}" for path in paths)]))
 
     def summary(self, model: nn.Module, step: Callable[[nn.Module, Any], Any], batch: dict[str, Tensor]) -> None:
         """Write summary.txt from a pass of one example; a model that does not take it is a `UserError`. All ranks call it."""

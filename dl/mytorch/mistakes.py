@@ -49,22 +49,22 @@ class Mistakes:
         if not self.kept:
             return {}
         names = names or [str(i) for i in range(self.classes)]
-        pictures = {}
+        figures = {}
         if self.confusion is not None:
             confusion = all_reduce_sum(self.confusion)
-            pictures["confusion"] = plot.to_tensor(plot.confusion_matrix(confusion, names))
+            figures["confusion"] = plot.to_tensor(plot.confusion_matrix(confusion, names))
         wrong = {name: kept[self.kept["surprise"] > 0].cpu() for name, kept in self.kept.items()}
         if not len(wrong["labels"]):
-            return pictures
+            return figures
         pairs = zip(wrong["labels"].tolist(), wrong["guesses"].tolist())
         titles = [f"{names[label]}\nas {names[guess]}" for label, guess in pairs]
-        pictures["mistakes"] = plot.to_tensor(plot.image_grid(wrong["images"][:32], titles[:32]))
+        figures["mistakes"] = plot.to_tensor(plot.image_grid(wrong["images"][:32], titles[:32]))
         rows = [] if self.confusion is None else _of_most_confused(confusion, wrong)
         images = torch.cat([wrong["images"], torch.zeros_like(wrong["images"][:1])])  # -1: an empty place
         titles = [*titles, ""]
         if rows:  # else none of the kept mistakes is of these pairs
-            pictures["most_confused"] = plot.to_tensor(plot.image_grid(images[rows], [titles[i] for i in rows]))
-        return pictures
+            figures["most_confused"] = plot.to_tensor(plot.image_grid(images[rows], [titles[i] for i in rows]))
+        return figures
 
 
 def _of_most_confused(confusion: Tensor, wrong: Batch, pairs: int = 5, examples: int = 8) -> list[int]:

@@ -1,6 +1,6 @@
-"""Pictures with matplotlib: each function returns a `Figure`, to show in a notebook, to save, or to log as an image.
+"""Figures with matplotlib: each function returns a `Figure`, to show in a notebook, to save, or to log as an image.
 
-matplotlib is imported when the first picture is drawn: training that draws none does not pay for it.
+matplotlib is imported when the first figure is drawn: training that draws none does not pay for it.
 """
 
 import contextlib
@@ -87,7 +87,7 @@ def grid(images: Tensor, columns: int = 8, enlarge: int = 1, gap: int = 1, stret
 
 
 def kernels(weight: Tensor) -> Tensor:
-    """Kernels (out, in, H, W) as one picture: in colour for 3 input channels, else each input channel in grey."""
+    """Kernels (out, in, H, W) as one image: in colour for 3 input channels, else each input channel in grey."""
     if weight.shape[1] != 3:
         weight = weight.flatten(0, 1).unsqueeze(1)[:256]
     return grid(weight, enlarge=max(1, 64 // weight.shape[-1]), gap=4)
@@ -114,12 +114,12 @@ def image_grid(images: Tensor, titles: Sequence[str], columns: int = 8) -> "Figu
     return fig
 
 
-def predictions(pictures: Sequence[Tensor], answers: Sequence[Sequence[tuple[str, float]]]) -> "Figure":
-    """Each picture (3, H, W) of bytes with its answers, (class, probability) with the likeliest first, as bars beside it."""
-    fig = figure(8, 2.6 * len(pictures))
+def predictions(images: Sequence[Tensor], answers: Sequence[Sequence[tuple[str, float]]]) -> "Figure":
+    """Each image (3, H, W) of bytes with its answers, (class, probability) with the likeliest first, as bars beside it."""
+    fig = figure(8, 2.6 * len(images))
     fig.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=0.98, wspace=0.05, hspace=0.1)
-    for (left, right), picture, answer in zip(fig.subplots(len(pictures), 2, squeeze=False), pictures, answers):
-        left.imshow(picture.permute(1, 2, 0).numpy())
+    for (left, right), image, answer in zip(fig.subplots(len(images), 2, squeeze=False), images, answers):
+        left.imshow(image.permute(1, 2, 0).numpy())
         right.barh(range(len(answer)), [probability for _, probability in answer], color="tab:blue", alpha=0.35)
         names, options = drawable(name for name, _ in answer)
         for i, (name, (_, probability)) in enumerate(zip(names, answer)):
@@ -279,9 +279,9 @@ def save_image(image: Tensor, path: Path | str) -> None:
 
 @contextlib.contextmanager
 def _written(path: Path | str) -> Iterator[str]:
-    """The kind of picture by the ending of `path`; what goes wrong in writing it becomes one line."""
+    """The kind of file by the ending of `path`; what goes wrong in writing it becomes one line."""
     try:
         yield Path(path).suffix.lower().removeprefix(".") or "png"
     except (OSError, ValueError, KeyError) as error:
-        reason = f"no kind of picture is named {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"the picture {path} cannot be written: {reason}") from None
+        reason = f"no kind of image file is named {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"the figure {path} cannot be written: {reason}") from None

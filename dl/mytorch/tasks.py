@@ -109,9 +109,9 @@ class Classification(Task):
         return {} if weight is None else {"kernels": plot.kernels(weight)}
 
     def report(self, model: nn.Module) -> dict[str, Tensor | str]:
-        pictures = self.mistakes.draw(self.class_names)
+        figures = self.mistakes.draw(self.class_names)
         self._forget()
-        return pictures | self.preview(model) if pictures else {}
+        return figures | self.preview(model) if figures else {}
 
     def _forget(self) -> None:
         from dl.mytorch.mistakes import Mistakes  # no part of the loop

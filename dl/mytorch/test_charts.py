@@ -38,13 +38,13 @@ def test_points_after_the_step_of_a_resumed_run_are_replaced(tmp_path: Path) -> 
     assert scalars(tmp_path / "tensorboard" / "val")["loss"] == [(10, 1.0), (20, 1.0), (30, 2.0)]
 
 
-def test_the_end_of_a_run_is_pictures_history_and_the_test_beside_the_flags(
+def test_the_end_of_a_run_is_figures_history_and_the_test_beside_the_flags(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     history = History([*HISTORY, TEST])
-    pictures = {"kernels": torch.rand(1, 4, 5), "confusion": torch.rand(3, 4, 5), "words": "hello"}
+    figures = {"kernels": torch.rand(1, 4, 5), "confusion": torch.rand(3, 4, 5), "words": "hello"}
     with Logger(tmp_path, step=40, total_steps=40) as log:
-        log.finished(history, pictures, TrainConfig(str(tmp_path), "numbers"))
+        log.finished(history, figures, TrainConfig(str(tmp_path), "numbers"))
     printed = capsys.readouterr().out
     for name in ("curves", "kernels", "confusion"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Pictures hold what they are given, where it belongs, in sizes that follow from the arguments."""
+"""Figures hold what they are given, where it belongs, in sizes that follow from the arguments."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ from dl.mytorch.config import UserError
 
 
 def read_pixels(path: Path) -> Tensor:
-    """The colours of a picture file (3, height, width), from 0 to 1."""
+    """The colours of an image file (3, height, width), from 0 to 1."""
     from matplotlib.image import imread  # slow to import, which collecting tests does without
 
     return torch.from_numpy(imread(path))[..., :3].permute(2, 0, 1)
@@ -75,8 +75,8 @@ def test_kernels_are_in_colour_for_3_channels_and_grey_one_by_one_else() -> None
     assert plot.kernels(torch.randn(6, 1, 5, 5)).shape == (1, 60, 6 * 60 + 5 * 4)
     assert plot.kernels(torch.randn(4, 2, 5, 5)).shape == (1, 60, 8 * 60 + 7 * 4)  # 4 x 2 in grey
     assert plot.kernels(torch.randn(512, 512, 3, 3))[0].shape == (32 * 67 - 4, 8 * 67 - 4)  # of many, 256
-    picture = plot.kernels(torch.randn(16, 3, 8, 8))
-    assert 0 <= picture.min() and picture.max() <= 1
+    image = plot.kernels(torch.randn(16, 3, 8, 8))
+    assert 0 <= image.min() and image.max() <= 1
 
 
 def lines(fig: Any, chart: int) -> dict[str, list[tuple[float, float]]]:
@@ -203,7 +203,7 @@ def test_any_confusion_matrix_can_be_drawn(counts: Tensor) -> None:
     assert image.isfinite().all() and image.shape[0] == 3
 
 
-def test_a_confusion_matrix_of_many_classes_stays_a_picture_of_moderate_size() -> None:
+def test_a_confusion_matrix_of_many_classes_stays_a_figure_of_moderate_size() -> None:
     counts = torch.eye(1000).long()
     assert plot.to_tensor(plot.confusion_matrix(counts, ["class"] * 1000)).shape == (3, 1680, 1680)
 
@@ -227,15 +227,15 @@ def test_a_saved_figure_is_what_is_drawn(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_a_line(tmp_path: Path, name: str) -> None:
     figure = plot.figure(1, 1)
     for save, content in ((plot.save_figure, figure), (plot.save_image, torch.zeros(1, 2, 2))):
-        with pytest.raises(UserError, match="^the picture .* cannot be written: .+$"):
+        with pytest.raises(UserError, match="^the figure .* cannot be written: .+$"):
             save(content, tmp_path / name)
         save(content, tmp_path / "without_ending")
         assert (tmp_path / "without_ending").read_bytes().startswith(b"\x89PNG")
 
 
-def test_predictions_show_each_picture_with_its_answers() -> None:
-    pictures = [torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8), torch.zeros(3, 1, 1, dtype=torch.uint8)]
-    figure = plot.predictions(pictures, [[("cat", 0.75), ("dog", 0.25)], [("night", 1.0)]])
+def test_predictions_show_each_image_with_its_answers() -> None:
+    images = [torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8), torch.zeros(3, 1, 1, dtype=torch.uint8)]
+    figure = plot.predictions(images, [[("cat", 0.75), ("dog", 0.25)], [("night", 1.0)]])
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert texts == ["75.0%  cat", "25.0%  dog", "100.0%  night"]
     assert [len(axes.images) for axes in figure.axes] == [1, 0, 1, 0]

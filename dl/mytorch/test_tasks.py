@@ -63,11 +63,11 @@ def test_shares_of_classes_are_learnt_where_a_batch_has_them_and_errors_count_la
 
 
 def test_mirror_averages_the_logits_of_an_image_and_its_mirror_image_in_evaluation_only() -> None:
-    pictures = batch([[1.0, 2.0, 3.0]], [0])
-    pictures["images"][0, 0, 0, 3] = 7.0  # the first row of pixels, 1 2 3 7, is 7 3 2 1 in the mirror
+    mirrored = batch([[1.0, 2.0, 3.0]], [0])
+    mirrored["images"][0, 0, 0, 3] = 7.0  # the first row of pixels, 1 2 3 7, is 7 3 2 1 in the mirror
     task = Classification(mirror=True)
-    assert task.eval_step(Fixed(), pictures).outputs["logits"].tolist() == [[4.0, 2.5, 2.5]]
-    assert task.step(Fixed(), pictures).outputs["logits"].tolist() == [[1.0, 2.0, 3.0]]
+    assert task.eval_step(Fixed(), mirrored).outputs["logits"].tolist() == [[4.0, 2.5, 2.5]]
+    assert task.step(Fixed(), mirrored).outputs["logits"].tolist() == [[1.0, 2.0, 3.0]]
 
 
 def test_the_loss_has_a_graph_and_the_outputs_have_none() -> None:
@@ -126,13 +126,13 @@ def splits(request: pytest.FixtureRequest, tiny_images: Splits, tiny_color_image
 
 
 @torch.no_grad()
-def test_a_report_is_of_pictures_that_a_logger_takes(splits: Splits) -> None:
+def test_a_report_is_of_figures_that_a_logger_takes(splits: Splits) -> None:
     task = Classification()
-    pictures = task.report(evaluated(task, splits))
-    assert set(pictures) == {"confusion", "mistakes", "most_confused", "kernels"}
-    for name, picture in pictures.items():
-        assert picture.ndim == 3 and picture.shape[0] in (1, 3), name
-        assert 0 <= picture.min() and picture.max() <= 1, name
+    figures = task.report(evaluated(task, splits))
+    assert set(figures) == {"confusion", "mistakes", "most_confused", "kernels"}
+    for name, figure in figures.items():
+        assert figure.ndim == 3 and figure.shape[0] in (1, 3), name
+        assert 0 <= figure.min() and figure.max() <= 1, name
     assert task.mistakes.confusion is None and task.mistakes.kept == {}
     assert task.report(nn.Flatten()) == {}
 

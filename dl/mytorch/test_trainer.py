@@ -138,7 +138,7 @@ def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     testing.assert_same_runs(tmp_path / "a", tmp_path / "b")
 
 
-def test_evaluation_takes_no_randomness_from_training(tmp_path: Path, no_pictures: None) -> None:
+def test_evaluation_takes_no_randomness_from_training(tmp_path: Path, no_figures: None) -> None:
     class Noisy(Classification):
         def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
             torch.rand(3)
@@ -152,7 +152,7 @@ def test_evaluation_takes_no_randomness_from_training(tmp_path: Path, no_picture
     assert_close(last_weights(often), last_weights(seldom), 0.0)
 
 
-def test_without_plots_a_run_draws_nothing_and_is_otherwise_the_same(tmp_path: Path, no_pictures: None) -> None:
+def test_without_plots_a_run_draws_nothing_and_is_otherwise_the_same(tmp_path: Path, no_figures: None) -> None:
     class Drawing(Classification):
         def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
             drawn.append("preview")

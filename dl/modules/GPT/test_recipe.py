@@ -64,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @BOTH
-def test_recipe_trains_block_by_block(tmp_path: Path, no_pictures: None, train: ModuleType) -> None:
+def test_recipe_trains_block_by_block(tmp_path: Path, no_figures: None, train: ModuleType) -> None:
     history = train.main(config(train, tmp_path, layerwise="greedy"), characters())
     assert [record["epoch"] for record in history] == [1, 2]  # there is nothing to test
     first, second = (load(tmp_path / f"block{place}" / "best.pt") for place in (0, 1))
@@ -72,7 +72,7 @@ def test_recipe_trains_block_by_block(tmp_path: Path, no_pictures: None, train: 
     assert not torch.equal(first["outside.norm.weight"], second["outside.norm.weight"])
 
 
-def test_a_run_is_tuned_by_adapters_alone_resumes_and_opens(tmp_path: Path, no_pictures: None) -> None:
+def test_a_run_is_tuned_by_adapters_alone_resumes_and_opens(tmp_path: Path, no_figures: None) -> None:
     train = gpt2_train
     first = config(train, tmp_path / "first", steps=1, eval_every=1)
     train.main(first, characters())
@@ -89,7 +89,7 @@ def test_a_run_is_tuned_by_adapters_alone_resumes_and_opens(tmp_path: Path, no_p
     torch.testing.assert_close(merged(tokens), after(tokens))
 
 
-def test_what_cannot_be_tuned_is_refused_in_a_line(tmp_path: Path, no_pictures: None, folder: Path) -> None:
+def test_what_cannot_be_tuned_is_refused_in_a_line(tmp_path: Path, no_figures: None, folder: Path) -> None:
     train = gpt2_train
     first = config(train, tmp_path / "first", steps=1, eval_every=1)
     train.main(first, characters())
@@ -104,7 +104,7 @@ def test_what_cannot_be_tuned_is_refused_in_a_line(tmp_path: Path, no_pictures: 
         config(train, tmp_path, lora_rank=2, layerwise="greedy")
 
 
-def test_the_schedule_is_nanogpt_s(tmp_path: Path, no_pictures: None) -> None:
+def test_the_schedule_is_nanogpt_s(tmp_path: Path, no_figures: None) -> None:
     gpt2_train.main(config(gpt2_train, tmp_path, warmup=3, steps=5, eval_every=1), characters())
     rates = [record["lr"] for record in read_json(tmp_path / "history.json")]
     assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.0055])  # up in equal parts, half a cosine to a tenth
@@ -112,7 +112,7 @@ def test_the_schedule_is_nanogpt_s(tmp_path: Path, no_pictures: None) -> None:
 
 @BOTH
 def test_a_run_continues_a_text(
-    tmp_path: Path, folder: Path, no_pictures: None, capsys: pytest.CaptureFixture, train: ModuleType
+    tmp_path: Path, folder: Path, no_figures: None, capsys: pytest.CaptureFixture, train: ModuleType
 ) -> None:
     runs = {"letters": characters(), "words": None}
     for name, data in runs.items():

@@ -114,4 +114,4 @@ def test_a_run_draws_when_its_images_are_gone(
     short = ["--steps", "2"] if command is diffusion else []
     assert command.main([str(run), "--num", "2", *short]) == 0
     assert command.main([str(run), "--num", "2", *short, "--nearest"]) == 1
-    assert "was trained on pictures that are not where they were" in capsys.readouterr().err
+    assert "was trained on images that are not where they were" in capsys.readouterr().err

@@ -42,14 +42,14 @@ def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StreamModeling, "length", 3)
 
 
-def test_the_state_that_is_carried_is_kept_in_the_checkpoint(tmp_path: Path, no_pictures: None) -> None:
+def test_the_state_that_is_carried_is_kept_in_the_checkpoint(tmp_path: Path, no_figures: None) -> None:
     history = lstm_train.main(config(lstm_train, tmp_path, steps=2), tiny_streams())
     state = checkpoint.load(tmp_path / "last.pt")["task"]
     assert state and all(len(part) == 4 and part.any() for part in state.values())  # else resuming would prove nothing
     assert history[0]["val"].keys() == history[-1]["test"].keys() == {"loss", "perplexity"}
 
 
-def test_averaged_sgd_resumes_exactly(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_averaged_sgd_resumes_exactly(tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AveragingTrainer, "patience", 1)
     asked = config(lstm_train, tmp_path, optimizer="ntasgd", lr=60.0, grad_clip=0.25, epochs=2, eval_every=2, save_every=2)
     testing.assert_resumes_exactly(lstm_train.main, asked, tiny_streams)
@@ -82,7 +82,7 @@ def test_evaluation_leaves_the_carried_state_alone() -> None:
     assert not any(part.requires_grad for part in before.values())  # gradients end with the batch
 
 
-def test_averaging_begins_when_validation_stalls_and_all_steps_since_count_alike(tmp_path: Path, no_pictures: None) -> None:
+def test_averaging_begins_when_validation_stalls_and_all_steps_since_count_alike(tmp_path: Path, no_figures: None) -> None:
     asked = config(lstm_train, tmp_path, dropout=0.0, epochs=1, eval_every=1)
     task = StreamModeling(tiny_streams().vocabularies["tokens"])
     trainer = AveragingTrainer(lstm_model.build("tiny", vocab_size=15), task, sgd(0.5), constant(), asked)
@@ -142,7 +142,7 @@ def test_flags_reach_model_task_and_trainer(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_awd_of_the_recipe_of_lstm_is_the_recipe_of_awd_lstm(
-    tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Commands and folders of version 0.1, in which AWD-LSTM was a preset of LSTM."""
     out, given, main = tmp_path / "run", [], awd_train.main
@@ -208,7 +208,7 @@ def test_a_text_is_written_as_one_call_would_score_it(words: bool) -> None:
     assert not torch.equal(*(generate(Recurrent(model), prompt, 9, seed=seed) for seed in (1, 2)))
 
 
-def test_a_run_continues_a_text(tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_continues_a_text(tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]) -> None:
     gru_train.main(config(gru_train, tmp_path / "run", epochs=1), tiny_streams())
     texts = []
     for seed in ("1", "1", "2"):

@@ -82,7 +82,7 @@ def _same_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
 
 
 @pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Like `plots=False`, for what makes its own config: no drawing, no TensorBoard, which take most of a tiny run's time."""
     monkeypatch.setattr(Classification, "report", lambda task, model: {})
     monkeypatch.setattr(Charts, "_writer", lambda charts, split: Mock())
@@ -92,7 +92,7 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No task shows what its model does: pictures, samples, translations."""
+    """No task shows what its model does: figures, samples, translations."""
     kinds = [Task]
     for kind in kinds:
         kinds += kind.__subclasses__()

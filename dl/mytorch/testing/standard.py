@@ -95,7 +95,7 @@ def _as_test(
             items.append(pytest.param(proof, case, id=f"{name}-{i}" if len(cases) > 1 else name, marks=marks))
 
     @pytest.mark.parametrize(("proof", "case"), items)
-    @pytest.mark.usefixtures("no_pictures", "no_reports")
+    @pytest.mark.usefixtures("no_figures", "no_reports")
     def test_standard(proof: Callable[[Path, Any], None], case: Any, tmp_path: Path) -> None:
         proof(tmp_path, case)
 

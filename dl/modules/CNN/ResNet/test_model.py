@@ -280,7 +280,7 @@ def test_it_trains_from_disk_with_the_same_gradients(tmp_path: Path) -> None:
 # ---- the recipe ----------------------------------------------------------------------------------------------------
 
 
-def test_recipe_trains_block_by_block(tmp_path: Path, no_pictures: None) -> None:
+def test_recipe_trains_block_by_block(tmp_path: Path, no_figures: None) -> None:
     flags = {"data": "fashion_mnist-sample", "model": "tiny", "epochs": 1, "batch_size": 16, "layerwise": "greedy"}
     history = train.main(train.Config(out=str(tmp_path), **flags), synthetic.image_splits())
     assert [record["epoch"] for record in history] == [1, 2, 2] and history.test

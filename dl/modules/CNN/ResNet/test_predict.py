@@ -94,7 +94,7 @@ def test_figures_are_files_to_look_at(weights: Path, image: Path) -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path, no_pictures: None, drawn: dict[str, Any]) -> str:
+def run(tmp_path: Path, no_figures: None, drawn: dict[str, Any]) -> str:
     """The folder of a run of the recipe."""
     config = train.Config(out=str(tmp_path / "run"), data="fashion_mnist-sample", model="tiny", batch_size=16, epochs=1)
     train.main(config, synthetic.image_splits())

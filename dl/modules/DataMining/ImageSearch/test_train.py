@@ -66,7 +66,7 @@ def config(out: Path, **flags: object) -> train.Config:
     return train.Config(out=str(out), data="fashion_mnist-sample", model="tiny", **same, **flags)
 
 
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
+def test_recipe_resumes_exactly(tmp_path: Path, no_figures: None) -> None:
     sets = [Loader(synthetic.images(48, seed=i), 16, shuffle=i == 0) for i in range(3)]
     testing.assert_resumes_exactly(train.main, config(tmp_path, embedding=6), lambda: Splits(*sets))
 

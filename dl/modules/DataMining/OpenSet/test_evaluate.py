@@ -72,7 +72,7 @@ def test_networks_for_imagenet_get_a_small_stem_and_the_default_is_what_it_was()
     assert own.keys() == before.keys() and all(torch.equal(own[name], before[name]) for name in own)
 
 
-def test_recipe_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
+def test_recipe_resumes_exactly(tmp_path: Path, no_figures: None) -> None:
     testing.assert_resumes_exactly(train.main, config(tmp_path, held_out="2"), splits)
 
 

@@ -189,7 +189,7 @@ def test_distance_falls_as_images_get_nearer_and_sees_that_all_look_alike() -> N
 
 
 def test_a_run_saves_both_optimizers_and_its_best_distance(
-    tmp_path: Path, no_pictures: None, no_reports: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, no_figures: None, no_reports: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PixelFrechetDistance, "most", 50)  # 784 numbers would take most of the time
     config = dataclasses.replace(CONFIG, out=str(tmp_path), ema=0.9)

@@ -106,7 +106,7 @@ def test_a_table_that_cannot_be_meant_is_refused(flags: dict[str, float]) -> Non
         train.Config(**flags)
 
 
-def test_recipe_is_as_good_as_the_closed_form(tmp_path: Path, no_pictures: None) -> None:
+def test_recipe_is_as_good_as_the_closed_form(tmp_path: Path, no_figures: None) -> None:
     config = train.Config(out=str(tmp_path))
     history = train.main(config)
     learn, _, test = (rows(1000, 10, 0.5, part=part) for part in range(3))

@@ -76,7 +76,7 @@ test_standard = testing.standard_checks(
 )
 
 
-def test_recipe_learns_tiny_data_and_leaves_a_run(tmp_path: Path, no_pictures: None, tiny_images: Splits) -> None:
+def test_recipe_learns_tiny_data_and_leaves_a_run(tmp_path: Path, no_figures: None, tiny_images: Splits) -> None:
     config = train.Config(out=str(tmp_path), data="fashion_mnist-sample", epochs=5, batch_size=16)
     history = train.main(config, tiny_images)
     assert history.test["top1_error"] < 0.2 < history[0]["train"]["top1_error"]

@@ -173,7 +173,7 @@ test_standard = testing.standard_checks(
 )
 
 
-def test_recipe_draws_what_each_word_attended_to(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_draws_what_each_word_attended_to(tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple] = []
     monkeypatch.setattr(plot, "word_attention", lambda *given, **options: drawn.append(given))
     monkeypatch.setattr(plot, "to_tensor", lambda figure: torch.zeros(3, 2, 2))

@@ -144,7 +144,7 @@ test_standard = testing.standard_checks(
 )
 
 
-def test_history_holds_bleu_beside_the_losses(tmp_path: Path, no_pictures: None) -> None:
+def test_history_holds_bleu_beside_the_losses(tmp_path: Path, no_figures: None) -> None:
     config = train.Config(out=str(tmp_path), model="tiny", steps=1, batch_size=12)
     tested = train.main(config, splits(config)).test
     assert sorted(tested) == ["bleu_error", "loss", "perplexity", "top1_error"]

@@ -145,7 +145,7 @@ test_standard = testing.standard_checks(
 )
 
 
-def test_recipe_learns(tmp_path: Path, no_pictures: None) -> None:
+def test_recipe_learns(tmp_path: Path, no_figures: None) -> None:
     history = train.main(train.Config(out=str(tmp_path), model="tiny", epochs=6, batch_size=8, lr=5e-2), splits())
     assert history.test["top1_error"] == 0 and history[0]["val"].keys() == {"loss", "top1_error"}
 

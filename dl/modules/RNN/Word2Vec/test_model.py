@@ -185,7 +185,7 @@ test_standard = testing.standard_checks(
 
 @pytest.mark.parametrize("objective", ["skipgram", "cbow"])
 def test_recipe_finds_the_sense_of_words(
-    tmp_path: Path, no_pictures: None, objective: drawing.Objective, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, no_figures: None, objective: drawing.Objective, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = train.Config(out=str(tmp_path), objective=objective, epochs=4, **SETTINGS)
     train.main(config, made_up_splits(config))

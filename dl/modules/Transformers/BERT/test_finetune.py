@@ -84,7 +84,7 @@ def test_encoders_without_pooler_or_with_heads_and_unknown_poolings_are_refused(
 
 
 def test_recipe_starts_from_pretrained_files_and_its_run_opens_and_is_evaluated(
-    tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "weights").mkdir()
     publish(tmp_path / "weights")
@@ -108,7 +108,7 @@ def test_recipe_starts_from_pretrained_files_and_its_run_opens_and_is_evaluated(
         Run.open(tmp_path).model()
 
 
-def test_a_run_is_not_resumed_from_other_weights(tmp_path: Path, no_pictures: None) -> None:
+def test_a_run_is_not_resumed_from_other_weights(tmp_path: Path, no_figures: None) -> None:
     (tmp_path / "weights").mkdir()
     publish(tmp_path / "weights")
     finetune.main(config(tmp_path, steps=1), splits())

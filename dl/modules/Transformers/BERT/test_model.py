@@ -275,7 +275,7 @@ test_standard = testing.standard_checks(
 
 
 @pytest.mark.parametrize("objectives", [{}, {"mlm": False}, {"nsp": False}])
-def test_history_holds_the_active_objectives(tmp_path: Path, no_pictures: None, objectives: dict[str, bool]) -> None:
+def test_history_holds_the_active_objectives(tmp_path: Path, no_figures: None, objectives: dict[str, bool]) -> None:
     train.main(config(tmp_path, epochs=1, **objectives), splits())
     names = {"loss"}
     if objectives.get("mlm", True):
@@ -292,7 +292,7 @@ def test_one_objective_reaches_every_parameter_of_its_network(objective: dict[st
     testing.assert_gradients_flow(build("tiny", max_length=16, **objective), batch(), PreTraining(**objective))
 
 
-def test_another_vocabulary_than_the_run_s_is_refused(tmp_path: Path, no_pictures: None) -> None:
+def test_another_vocabulary_than_the_run_s_is_refused(tmp_path: Path, no_figures: None) -> None:
     train.main(config(tmp_path, epochs=1), splits())
     with pytest.raises(UserError, match="vocabulary-tokens.json is another vocabulary: 25 tokens there, 24 here"):
         train.main(config(tmp_path, epochs=1), splits(words=19))

@@ -258,7 +258,7 @@ test_standard = testing.standard_checks(
 )
 
 
-def test_the_rate_is_equation_3_and_history_holds_bleu_beside_the_losses(tmp_path: Path, no_pictures: None) -> None:
+def test_the_rate_is_equation_3_and_history_holds_bleu_beside_the_losses(tmp_path: Path, no_figures: None) -> None:
     config = train.Config(out=str(tmp_path), model="tiny", epochs=2, batch_size=12, warmup=4)
     first, second, tested = train.main(config, splits(config))
     quantities = ["loss", "perplexity", "top1_error"]

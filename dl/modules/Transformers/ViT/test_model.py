@@ -286,7 +286,7 @@ def test_class_attention_is_the_softmax_of_the_class_token_s_scores(block: int) 
     torch.testing.assert_close(class_attention(model, images, block), weights[..., 1:].view(3, 2, 4, 4))
 
 
-def test_report_shows_the_first_images_of_the_test(monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> None:
+def test_report_shows_the_first_images_of_the_test(monkeypatch: pytest.MonkeyPatch, no_figures: None) -> None:
     drawn: list[tuple] = []
     monkeypatch.setattr(plot, "attention_maps", lambda *arguments: drawn.append(arguments) or plot.figure(1, 1))
     task, model = AttentiveClassification(class_names=[f"class {i}" for i in range(10)]), build("tiny").eval()

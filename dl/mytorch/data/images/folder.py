@@ -1,4 +1,4 @@
-"""Anyone's own pictures, `--data folder:PATH`: a folder for each class, PATH/cats/*.jpg, or PATH/train/cats/*.jpg and so on.
+"""Anyone's own images, `--data folder:PATH`: a folder for each class, PATH/cats/*.jpg, or PATH/train/cats/*.jpg and so on.
 
 As in torchvision's ImageFolder, a class has the images of its folder and of all folders inside it. PATH may also hold one
 folder that holds all this, as archives are often packed.
@@ -19,10 +19,10 @@ from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.split import Split, check_split
 
 IMAGENET = normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and std of ImageNet's photographs
-LAYOUT = "each class needs a folder of its pictures, as PATH/cats/1.jpg or PATH/train/cats/1.jpg"
+LAYOUT = "each class needs a folder of its images, as PATH/cats/1.jpg or PATH/train/cats/1.jpg"
 
 
-class Picture(NamedTuple):
+class ImageFile(NamedTuple):
     path: Path
     label: int
 
@@ -58,27 +58,27 @@ def class_names(root: Path) -> tuple[str, ...]:
 def folder_splits(
     config: TrainConfig, root: Path, size: int, augment: Transform | None = None, to_input: Transform = IMAGENET
 ) -> Splits:
-    """The pictures in `root`/train, val (or valid, or validation) and test. Of the classes in train (in `root`, if there is
+    """The images in `root`/train, val (or valid, or validation) and test. Of the classes in train (in `root`, if there is
     no train), each part that is missing gets a tenth, drawn by the seed from each class.
 
     Batches: "images" (B, 3, `size`, `size`), the squares in the middle, made by `to_input` of bytes; "labels" (B,).
-    Pictures are read when their batch comes, by `config.num_workers` processes; `augment` sees training images as bytes.
-    Raises `UserError` when a part or a class of training has no pictures, when a file is no picture (the beginnings of all
-    files are looked at before training), or when the run in `config.out` began with other pictures.
+    Images are read when their batch comes, by `config.num_workers` processes; `augment` sees training images as bytes.
+    Raises `UserError` when a part or a class of training has no images, when a file is no image (the beginnings of all
+    files are looked at before training), or when the run in `config.out` began with other images.
     """
     names, root = class_names(root), set_folder(root)
     parts = _listed(root, names)
-    if without := set(range(len(names))) - {picture.label for picture in parts["train"]}:
-        raise UserError(f"{root} has no pictures to train on of {', '.join(names[i] for i in sorted(without))}; {LAYOUT}")
+    if without := set(range(len(names))) - {image.label for image in parts["train"]}:
+        raise UserError(f"{root} has no images to train on of {', '.join(names[i] for i in sorted(without))}; {LAYOUT}")
     parts |= _held_out(parts["train"], [part for part in ("val", "test") if part not in parts], config.seed)
-    if empty := [part for part, pictures in parts.items() if not pictures]:
-        raise UserError(f"{root} has too few pictures: none are left for {' and '.join(empty)}")
-    check_images([picture.path for pictures in parts.values() for picture in pictures])
-    split = {part: [picture.path.relative_to(root).as_posix() for picture in of] for part, of in parts.items()}
-    return picture_splits(config, {part: Pictures(of, size) for part, of in parts.items()}, augment, to_input, names, split)
+    if empty := [part for part, images in parts.items() if not images]:
+        raise UserError(f"{root} has too few images: none are left for {' and '.join(empty)}")
+    check_images([image.path for images in parts.values() for image in images])
+    split = {part: [image.path.relative_to(root).as_posix() for image in of] for part, of in parts.items()}
+    return splits_of_files(config, {part: ImageFiles(of, size) for part, of in parts.items()}, augment, to_input, names, split)
 
 
-def picture_splits(
+def splits_of_files(
     config: TrainConfig,
     sets: dict[str, Dataset],
     augment: Transform | None,
@@ -102,23 +102,23 @@ def picture_splits(
     )
 
 
-class Pictures(Dataset):
-    """Pictures as squares of bytes: {"images" (3, `size`, `size`), "labels"}."""
+class ImageFiles(Dataset):
+    """Images as squares of bytes: {"images" (3, `size`, `size`), "labels"}."""
 
-    def __init__(self, pictures: list[Picture], size: int) -> None:
-        self.pictures = pictures
+    def __init__(self, files: list[ImageFile], size: int) -> None:
+        self.files = files
         self.size = size
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.files)
 
     def __getitem__(self, i: int) -> Batch:
-        path, label = self.pictures[i]
+        path, label = self.files[i]
         return {"images": centre_square(read_image(path), self.size), "labels": torch.tensor(label)}
 
 
 def part_of(root: Path, name: str) -> Path | None:
-    """The folder of a part, if it holds folders of classes: PATH/train/1.jpg are pictures of trains.
+    """The folder of a part, if it holds folders of classes: PATH/train/1.jpg are images of trains.
 
     That of "val" may be called valid or validation. Raises `UserError` when there are several.
     """
@@ -134,12 +134,12 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
 
 
-def list_pictures(root: Path, names: tuple[str, ...]) -> list[Picture]:
-    """Class by class, by name. Files that have no picture's suffix, and hidden ones, do not count."""
+def list_images(root: Path, names: tuple[str, ...]) -> list[ImageFile]:
+    """Class by class, by name. Files that have no image's suffix, and hidden ones, do not count."""
     if unknown := [path.name for path in _folders(root) if path.name not in names]:
         raise UserError(f"{root} holds classes that are not in train: {', '.join(unknown)}")
     folders = [(root / name, label) for label, name in enumerate(names) if (root / name).is_dir()]
-    return [Picture(path, label) for folder, label in folders for path in _images(folder)]
+    return [ImageFile(path, label) for folder, label in folders for path in _images(folder)]
 
 
 def _images(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
@@ -156,22 +156,22 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
 
 
-def _listed(root: Path, names: tuple[str, ...]) -> dict[str, list[Picture]]:
-    """The pictures of the parts that there are, "train" at least."""
+def _listed(root: Path, names: tuple[str, ...]) -> dict[str, list[ImageFile]]:
+    """The images of the parts that there are, "train" at least."""
     parts = {part: folder for part in ("train", "val", "test") if (folder := part_of(root, part))}
     if "train" in parts:
-        return {part: list_pictures(folder, names) for part, folder in parts.items()}
+        return {part: list_images(folder, names) for part, folder in parts.items()}
     for folder in parts.values():
         if {path.name for path in _folders(folder)} & set(names):
             raise UserError(f"{root} holds {folder.name} and no train: move the folders of the other classes into {root}/train")
-    return {"train": list_pictures(root, names)}
+    return {"train": list_images(root, names)}
 
 
-def _held_out(pictures: list[Picture], missing: list[str], seed: int) -> dict[str, list[Picture]]:
-    """A tenth of each class for each missing part, one picture at least if that leaves one to train on; the rest is "train"."""
-    parts: dict[str, list[Picture]] = {"train": [], **{part: [] for part in missing}}
+def _held_out(images: list[ImageFile], missing: list[str], seed: int) -> dict[str, list[ImageFile]]:
+    """A tenth of each class for each missing part, one image at least if that leaves one to train on; the rest is "train"."""
+    parts: dict[str, list[ImageFile]] = {"train": [], **{part: [] for part in missing}}
     generator = torch.Generator().manual_seed(seed)
-    for _, group in groupby(pictures, key=lambda picture: picture.label):
+    for _, group in groupby(images, key=lambda image: image.label):
         own = list(group)
         own = [own[i] for i in torch.randperm(len(own), generator=generator)]
         share = max(1, len(own) // 10) if len(own) > len(missing) else 0

@@ -46,7 +46,7 @@ def check_images(paths: Sequence[Path]) -> None:
             bad.append(str(error))
     if bad:
         more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise UserError(f"{len(bad)} of {len(paths)} pictures have to be repaired or removed: {'; '.join(bad[:3])}{more}")
+        raise UserError(f"{len(bad)} of {len(paths)} images have to be repaired or removed: {'; '.join(bad[:3])}{more}")
 
 
 def centre_square(image: Tensor, size: int) -> Tensor:

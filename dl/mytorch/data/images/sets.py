@@ -68,9 +68,9 @@ class ImageConfig(TrainConfig):
 
     data: str = flag(
         "fashion_mnist",
-        f"set of images: {NAMES}; or folder:PATH, a folder of pictures for each class, or tar:PATH, see data/tar.py",
+        f"set of images: {NAMES}; or folder:PATH, a folder of images for each class, or tar:PATH, see data/tar.py",
     )
-    image_size: int = flag(224, "height and width that the pictures of a folder are brought to; other sets have their own")
+    image_size: int = flag(224, "height and width that the images of a folder are brought to; other sets have their own")
     label_smoothing: float = flag(0.0, "share of the label that all classes get alike")
     crop: int = flag(0, "pad by so many pixels and crop at random to the old size; 0 = no crops")
     flip: bool = flag(False, "mirror half of the images; sets whose classes a mirror changes, as digits, never are")
@@ -94,8 +94,8 @@ class ImageConfig(TrainConfig):
 def image_set(config: ImageConfig) -> ImageSet:
     """The set that `config.data` names. Raises `UserError` for a name that is none.
 
-    Of "classes:FILE" there are no images, only the names that a run on somebody's own pictures keeps in its folder: all
-    that its network needs, wherever the pictures are by then.
+    Of "classes:FILE" there are no images, only the names that a run on somebody's own images keeps in its folder: all
+    that its network needs, wherever the images are by then.
     """
     if file := config.data_path("classes:"):
         return ImageSet(3, config.image_size, read_names(file), True, folder.IMAGENET)
@@ -111,7 +111,7 @@ def image_set(config: ImageConfig) -> ImageSet:
 
 
 def data_of_run(run: Path | str, data: str) -> str:
-    """The `--data` of a run's config; where its pictures are gone, "classes:FILE" with the names that the run keeps."""
+    """The `--data` of a run's config; where its images are gone, "classes:FILE" with the names that the run keeps."""
     kind, _, place = data.partition(":")
     names = names_file(run)
     return f"classes:{names}" if place and names.exists() and not user_path(place).exists() else data
@@ -140,14 +140,14 @@ def image_splits(config: ImageConfig, augment: Transform | None = None, to_input
 
         return tar.tar_splits(config, root, config.image_size, compose(*steps), to_input)
     if config.data_path("classes:"):
-        raise UserError(f"{config.out} was trained on pictures that are not where they were, and this takes them")
+        raise UserError(f"{config.out} was trained on images that are not where they were, and this takes them")
     functions = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
     return functions[config.data.removesuffix("-sample")](config, compose(*steps), to_input)
 
 
-def prepare(picture: Tensor, about: ImageSet) -> Tensor:
-    """A picture (3, H, W) of bytes as a network that was trained on such a set sees it: (1, channels, size, size)."""
-    square = centre_square(picture, about.size)[None]
+def prepare(image: Tensor, about: ImageSet) -> Tensor:
+    """An image (3, H, W) of bytes as a network that was trained on such a set sees it: (1, channels, size, size)."""
+    square = centre_square(image, about.size)[None]
     if about.channels == 1:
         red, green, blue = square.float().unbind(1)
         square = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]  # as Pillow makes grey, ITU-R 601

@@ -1,11 +1,11 @@
-"""Pictures in tar files, `--data tar:PATH`: as many as a disk holds, a few large files instead of millions of small ones.
+"""Images in tar files, `--data tar:PATH`: as many as a disk holds, a few large files instead of millions of small ones.
 
 The layout is WebDataset's (https://github.com/webdataset/webdataset): of a sample all files have one name up to the first
 dot, 0042.jpg and 0042.cls, the number of its class as text; other files of that name, 0042.json or 0042.seg.png, are let
 be. PATH/classes.json is the list of the classes' names, or PATH/classes.txt has one a line; the shards are PATH/train/*.tar,
-val and test, or PATH/*.tar. To make them from a folder of pictures:
+val and test, or PATH/*.tar. To make them from a folder of images:
 
-    python -m dl.mytorch.data.images.tar pictures shards
+    python -m dl.mytorch.data.images.tar images shards
 
 Beside each shard 000000.tar that this writes lies its index, 000000.json: the size of the shard, and of each sample its
 place and checksum, which is compared when the sample is read. Shards of other programs have none; they are read strictly.
@@ -37,7 +37,7 @@ UNKNOWN = -1  # checksum of a sample in a shard without an index
 
 
 class Place(NamedTuple):
-    """Where the picture of a sample lies in its shard, in bytes, its class, and the CRC-32 of its bytes."""
+    """Where the image of a sample lies in its shard, in bytes, its class, and the CRC-32 of its bytes."""
 
     start: int
     size: int
@@ -46,9 +46,9 @@ class Place(NamedTuple):
 
 
 def read_index(shard: Path, classes: int) -> list[Place]:
-    """Return where the pictures of a shard are, in the order of the file, by its index or else by its headers and labels.
+    """Return where the images of a shard are, in the order of the file, by its index or else by its headers and labels.
 
-    Raises `UserError` for a damaged file, for a picture without a class, a class without a picture, and a sample of two.
+    Raises `UserError` for a damaged file, for an image without a class, a class without an image, and a sample of two.
     """
     length, index = regular_file(shard).stat().st_size, shard.with_suffix(".json")
     if not index.exists():
@@ -64,7 +64,7 @@ def read_index(shard: Path, classes: int) -> list[Place]:
 
 
 def _scan(shard: Path, classes: int) -> list[Place]:
-    pictures: dict[str, list[tuple[int, int]]] = {}
+    images: dict[str, list[tuple[int, int]]] = {}
     labels: dict[str, int] = {}
     try:
         with open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -75,7 +75,7 @@ def _scan(shard: Path, classes: int) -> list[Place]:
                 if (is_image or suffix == "cls") and (not member.isreg() or member.issparse() or member.size < 0):
                     raise UserError(f"{shard}: {member.name} is no plain file but a link, a folder or a sparse file")
                 if is_image:
-                    pictures.setdefault(name, []).append((member.offset_data, member.size))
+                    images.setdefault(name, []).append((member.offset_data, member.size))
                 elif suffix == "cls":
                     if name in labels or member.size > 20:
                         raise UserError(f"{shard}: {name} has more than one class")
@@ -85,14 +85,14 @@ def _scan(shard: Path, classes: int) -> list[Place]:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{shard} is damaged or no plain tar file ({error})") from None
-    if wrong := [name for name in pictures if not 0 <= labels.get(name, -1) < classes]:
+    if wrong := [name for name in images if not 0 <= labels.get(name, -1) < classes]:
         raise UserError(f"{shard}: {wrong[0]} has the class {labels.get(wrong[0], 'none')}; there are names of {classes}")
-    if without := labels.keys() - pictures.keys():
-        raise UserError(f"{shard}: {min(without)} has a class and no picture ({' '.join(sorted(SUFFIXES))})")
-    if several := [name for name, places in pictures.items() if len(places) > 1]:
+    if without := labels.keys() - images.keys():
+        raise UserError(f"{shard}: {min(without)} has a class and no image ({' '.join(sorted(SUFFIXES))})")
+    if several := [name for name, places in images.items() if len(places) > 1]:
         way_out = f"give those that are not meant other names, as {several[0]}.seg.png"
-        raise UserError(f"{shard}: {several[0]} has {len(pictures[several[0]])} pictures: {way_out}")
-    return [Place(*place, labels[name]) for name, (place,) in pictures.items()]
+        raise UserError(f"{shard}: {several[0]} has {len(images[several[0]])} images: {way_out}")
+    return [Place(*place, labels[name]) for name, (place,) in images.items()]
 
 
 def _check_end(file: BinaryIO, offset: int) -> None:
@@ -113,7 +113,7 @@ def _check_end(file: BinaryIO, offset: int) -> None:
 
 
 class Tarred(Dataset):
-    """Pictures as squares of bytes, by their place: {"images" (3, `size`, `size`), "labels"}. Any order, any processes."""
+    """Images as squares of bytes, by their place: {"images" (3, `size`, `size`), "labels"}. Any order, any processes."""
 
     def __init__(self, shards: Sequence[Path], size: int, classes: int) -> None:
         self.shards, self.size = list(shards), size
@@ -175,7 +175,7 @@ def tar_splits(
     if empty := [part for part, samples in sets.items() if len(samples) == 0]:
         raise UserError(f"--data tar:{root}: there are too few samples in *.tar, none are left for {' and '.join(empty)}")
     split = {part: _described(read[part], root) if part in read else [] for part in ("train", "val", "test")}
-    return folder.picture_splits(config, sets, augment, to_input, names, split)
+    return folder.splits_of_files(config, sets, augment, to_input, names, split)
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -198,7 +198,7 @@ def _described(data: Tarred, root: Path) -> list[str]:
 
 
 def write_shards(root: Path, out: Path, samples: int = 1000) -> None:
-    """A folder of pictures, as `folder.folder_splits` takes it, as shards of so many `samples`, in an order drawn once.
+    """A folder of images, as `folder.folder_splits` takes it, as shards of so many `samples`, in an order drawn once.
 
     Raises `UserError` for a folder `out` that is not empty: older shards would be read as well, by the new names of classes.
     """
@@ -208,25 +208,25 @@ def write_shards(root: Path, out: Path, samples: int = 1000) -> None:
     parts = {part: path for part in ("train", "val", "test") if (path := folder.part_of(root, part))} or {"": root}
     for part, source in parts.items():
         (out / part).mkdir(parents=True, exist_ok=True)
-        pictures = folder.list_pictures(source, names)
-        order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0)).tolist()
+        images = folder.list_images(source, names)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
         for number, start in enumerate(range(0, len(order), samples)):
-            chosen = {i: pictures[i] for i in order[start : start + samples]}
+            chosen = {i: images[i] for i in order[start : start + samples]}
             _write_shard(out / part / f"{number:06d}.tar", chosen)
     write_recorded_json(list(names), out / "classes.json")
 
 
-def _write_shard(path: Path, pictures: dict[int, folder.Picture]) -> None:
+def _write_shard(path: Path, images: dict[int, folder.ImageFile]) -> None:
     """A shard, and before it its index: without the latter the former would be read unchecked."""
     places = []
     with atomic_write(path) as file:
         with tarfile.open(fileobj=file, mode="w") as tar:
-            for i, picture in pictures.items():
-                content = regular_file(picture.path).read_bytes()
-                _add(tar, f"{i:08d}{picture.path.suffix.lower()}", content)
+            for i, image in images.items():
+                content = regular_file(image.path).read_bytes()
+                _add(tar, f"{i:08d}{image.path.suffix.lower()}", content)
                 start = tar.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                places.append(Place(start, len(content), picture.label, zlib.crc32(content)))
-                _add(tar, f"{i:08d}.cls", str(picture.label).encode())
+                places.append(Place(start, len(content), image.label, zlib.crc32(content)))
+                _add(tar, f"{i:08d}.cls", str(image.label).encode())
         write_recorded_json({"bytes": file.tell(), "samples": places}, path.with_suffix(".json"))
 
 
@@ -238,14 +238,14 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     prog = "python -m dl.mytorch.data.images.tar"
-    parser = Parser(description="Write a folder of pictures as tar files for --data tar:SHARDS.", prog=prog)
+    parser = Parser(description="Write a folder of images as tar files for --data tar:SHARDS.", prog=prog)
     parser.add_argument(
-        "pictures", type=user_path, metavar="PICTURES", help="folder of pictures as --data folder:PICTURES takes it"
+        "images", type=user_path, metavar="IMAGES", help="folder of images as --data folder:IMAGES takes it"
     )
     parser.add_argument("shards", type=user_path, metavar="SHARDS", help="folder to write to, new or empty")
     options = parser.parse_args(argv)
     try:
-        write_shards(options.pictures, options.shards)
+        write_shards(options.images, options.shards)
     except (OSError, UserError) as error:
         print_error(str(error))
         return 1

@@ -1,4 +1,4 @@
-"""Folders of pictures: every layout, every kind of damage."""
+"""Folders of images: every layout, every kind of damage."""
 
 import multiprocessing
 import os
@@ -15,17 +15,17 @@ from dl.mytorch.data.augment import random_flip
 from dl.mytorch.data.images import sets
 
 
-def picture(path: Path, value: int = 0) -> Path:
+def image(path: Path, value: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 6), (value, value, value)).save(path)
     return path
 
 
 def fill(root: Path, counts: dict[str, int]) -> Path:
-    """`counts` pictures in each folder below `root`."""
+    """`counts` images in each folder below `root`."""
     for name, count in counts.items():
         for i in range(count):
-            picture(root / name / f"{i:03}.png", value=i)
+            image(root / name / f"{i:03}.png", value=i)
     return root
 
 
@@ -34,8 +34,8 @@ def config(root: Path, **changes: Any) -> ImageConfig:
 
 
 def names(splits: Any) -> list[list[str]]:
-    """Which pictures each split holds, as "cats/003"."""
-    return [[f"{path.parent.name}/{path.stem}" for path, _ in loader.dataset.pictures] for loader in splits]
+    """Which images each split holds, as "cats/003"."""
+    return [[f"{path.parent.name}/{path.stem}" for path, _ in loader.dataset.files] for loader in splits]
 
 
 def test_a_folder_for_each_class_is_a_set_of_images(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_batches_are_squares_standardised_like_imagenet_s(tmp_path: Path) -> Non
     for loader in splits:
         batch = next(loader.batches())
         assert batch["images"].shape[1:] == (3, 4, 4) and batch["labels"].dtype == torch.int64
-    stems = [int(path.stem) for path, _ in splits.test.dataset.pictures]  # which is also how they are filled
+    stems = [int(path.stem) for path, _ in splits.test.dataset.files]  # which is also how they are filled
     expected = (torch.tensor(stems)[:, None] / 255 - mean) / std
     torch.testing.assert_close(next(splits.test.batches())["images"][:, :, 1, 2], expected, atol=1e-5, rtol=0)
     assert next(splits.test.batches())["labels"].tolist() == [0, 1]
@@ -90,13 +90,13 @@ def test_the_part_that_validates_has_other_names_too(name: str, tmp_path: Path) 
         image_splits(config(root))
 
 
-def test_pictures_of_trains_are_no_part_of_the_set(tmp_path: Path) -> None:
+def test_images_of_trains_are_no_part_of_the_set(tmp_path: Path) -> None:
     root = fill(tmp_path, {"train": 10, "tram": 10})
     assert image_set(config(root)).classes == ("train", "tram")
     assert len(names(image_splits(config(root)))[0]) == 16
 
 
-def test_a_class_of_one_picture_is_trained_on(tmp_path: Path) -> None:
+def test_a_class_of_one_image_is_trained_on(tmp_path: Path) -> None:
     train, val, test = names(image_splits(config(fill(tmp_path, {"a": 5, "b": 1, "c": 2}))))
     assert sorted(name[0] for name in train) == ["a", "a", "a", "b", "c", "c"]
     assert [name[0] for name in val] == [name[0] for name in test] == ["a"]
@@ -105,10 +105,10 @@ def test_a_class_of_one_picture_is_trained_on(tmp_path: Path) -> None:
 def test_other_files_are_passed_over_and_links_are_followed(tmp_path: Path) -> None:
     root = fill(tmp_path / "set", {"a": 4, "b": 4})
     for name in ("notes.txt", "Thumbs.db", ".hidden.png", "LABELS", "imageNotFound.gif"):
-        (root / "a" / name).write_text("no picture", encoding="utf-8")
+        (root / "a" / name).write_text("no image", encoding="utf-8")
     (root / "a" / "deeper.png").mkdir()
     (root / "README.md").write_text("of the set", encoding="utf-8")
-    (root / "b" / "link.JPG").symlink_to(picture(tmp_path / "elsewhere.jpg"))
+    (root / "b" / "link.JPG").symlink_to(image(tmp_path / "elsewhere.jpg"))
     (root / "c").symlink_to(fill(tmp_path, {"more": 4}) / "more", target_is_directory=True)
     splits = image_splits(config(root))
     assert image_set(config(root)).classes == ("a", "b", "c")
@@ -139,7 +139,7 @@ def test_training_images_are_changed_as_bytes(tmp_path: Path) -> None:
         ({}, "no folders"),
         ({"a": 5}, "the one class a"),
         ({"train/a": 5, "other": 5}, "the one class a"),
-        ({"a": 5, "b": 0, "c": 0}, "no pictures to train on of b, c"),
+        ({"a": 5, "b": 0, "c": 0}, "no images to train on of b, c"),
         ({"a": 1, "b": 1}, "none are left for val and test"),
         ({"train/a": 5, "train/b": 5, "val/a": 0}, "none are left for val"),
         ({"train/a": 5, "train/b": 5, "test/a": 1, "test/d": 1}, "classes that are not in train: d"),
@@ -151,38 +151,38 @@ def test_a_folder_that_cannot_be_meant_is_refused_in_one_line(counts: dict[str, 
     for name in counts:
         (tmp_path / name).mkdir(parents=True)
     fill(tmp_path, counts)
-    picture(tmp_path / "beside.png")
+    image(tmp_path / "beside.png")
     with pytest.raises(UserError, match=cause) as refused:
         image_splits(config(tmp_path))
     assert str(tmp_path) in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "nowhere", picture(tmp_path / "file.png")):
+    for path in (tmp_path / "nowhere", image(tmp_path / "file.png")):
         with pytest.raises(UserError, match=f"{path}: there is no such folder"):
             config(path)
 
 
-def test_pictures_that_are_none_are_counted_and_named_before_training(tmp_path: Path) -> None:
+def test_images_that_are_none_are_counted_and_named_before_training(tmp_path: Path) -> None:
     root = fill(tmp_path, {"a": 9, "b": 9})
     bad = [root / "a" / f"bad{i}.jpg" for i in range(4)]
     for path in bad:
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
     (root / "b" / "lost.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(UserError) as refused:
         image_splits(config(root))
     message = str(refused.value)
-    assert message.startswith("5 of 23 pictures") and "; and 2 more" in message and "\n" not in message
+    assert message.startswith("5 of 23 images") and "; and 2 more" in message and "\n" not in message
     assert sum(str(path) in message for path in [*bad, root / "b" / "lost.png"]) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_is_cut_off_ends_training_with_one_line(workers: int, tmp_path: Path) -> None:
+def test_an_image_that_is_cut_off_ends_training_with_one_line(workers: int, tmp_path: Path) -> None:
     root = fill(tmp_path, {"a": 5, "b": 5})
     for path in root.glob("*/*.png"):
         Image.effect_noise((64, 64), 50).save(path)
         path.write_bytes(path.read_bytes()[:900])
-    splits = image_splits(config(root, num_workers=workers))  # the beginnings are those of pictures
+    splits = image_splits(config(root, num_workers=workers))  # the beginnings are those of images
     with pytest.raises(UserError, match=r"\.png cannot be read: ") as refused:
         next(splits.val.batches())
     assert str(refused.value).startswith(str(tmp_path)) and "\n" not in str(refused.value)
@@ -238,7 +238,7 @@ def test_a_run_is_not_resumed_with_other_images(tmp_path: Path) -> None:
     first = image_splits(of_run)
     split.record_split(first.split, tmp_path)
     assert names(image_splits(of_run)) == names(first)
-    added = picture(root / "a" / "000a.png")
+    added = image(root / "a" / "000a.png")
     with pytest.raises(UserError, match=r"not what the run in .* was begun with \(1 new, a/000a.png first\)"):
         image_splits(of_run)
     assert len(image_splits(config(root, out=str(tmp_path), fresh=True)).split["train"]) == 49

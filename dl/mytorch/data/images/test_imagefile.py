@@ -33,7 +33,7 @@ def test_colours_are_read_as_they_were_saved(suffix: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
-def test_lossy_pictures_come_out_nearly_as_they_went_in(suffix: str, tmp_path: Path) -> None:
+def test_lossy_images_come_out_nearly_as_they_went_in(suffix: str, tmp_path: Path) -> None:
     ramp = np.broadcast_to(np.arange(0, 256, 8, dtype=np.uint8)[None, :, None], (16, 32, 3))
     image = read_image(saved(Image.fromarray(ramp.copy()), tmp_path / f"a{suffix}", quality=95))
     assert image.shape == (3, 16, 32)
@@ -152,14 +152,14 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_pictures_stand_upright(orientation: int, tmp_path: Path) -> None:
+def test_images_stand_upright(orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = saved(Image.fromarray(PIXELS), tmp_path / "a.png", exif=exif)
     assert torch.equal(read_image(path), UPRIGHT[orientation](COLOURS))
 
 
-def test_one_pixel_is_a_picture(tmp_path: Path) -> None:
+def test_one_pixel_is_an_image(tmp_path: Path) -> None:
     path = saved(Image.new("RGB", (1, 1), (1, 2, 3)), tmp_path / "a.png")
     assert read_image(path).flatten().tolist() == [1, 2, 3]
     assert centre_square(read_image(path), 5).flatten(1).T.unique(dim=0).tolist() == [[1, 2, 3]]
@@ -187,14 +187,14 @@ def damaged(kind: str, path: Path) -> str:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif"])
 @pytest.mark.parametrize("kind", ["missing", "folder", "empty", "cut off", "two bytes", "a web page"])
-def test_what_is_no_picture_is_refused_in_one_line(kind: str, suffix: str, tmp_path: Path) -> None:
+def test_what_is_no_image_is_refused_in_one_line(kind: str, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     cause = damaged(kind, path)
     with pytest.raises(UserError) as refused:
         read_image(path)
     message = str(refused.value)
     assert message.startswith(str(path)) and "\n" not in message
-    assert cause in message or kind == "cut off"  # a short BMP, say, is no picture at all
+    assert cause in message or kind == "cut off"  # a short BMP, say, is no image at all
 
 
 def test_a_format_that_is_not_listed_is_not_opened(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_the_size_is_read_from_the_beginning(tmp_path: Path) -> None:
     assert image_size(path) == (300, 200)
 
 
-def test_a_picture_of_too_many_pixels_is_refused_with_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_too_many_pixels_is_refused_with_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(Image.new("1", (100, 100)), tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)  # up to twice of that is a warning only
     assert read_image(path).shape == (3, 100, 100)

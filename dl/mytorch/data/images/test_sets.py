@@ -177,7 +177,7 @@ def test_images_come_to_the_network_as_a_recipe_wants_them() -> None:
         assert images.dtype == torch.float32 and images.min() == -1 and images.max() == 1
 
 
-def test_a_run_with_every_change_resumes_exactly(tmp_path: Path, no_pictures: None) -> None:
+def test_a_run_with_every_change_resumes_exactly(tmp_path: Path, no_figures: None) -> None:
     every = {"crop": 2, "flip": True, "auto_augment": True, "erase": 0.5, "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1}
 
     def main(config: ImageConfig, data: Splits) -> Any:
@@ -190,7 +190,7 @@ def test_a_run_with_every_change_resumes_exactly(tmp_path: Path, no_pictures: No
     testing.assert_resumes_exactly(main, config, lambda: image_splits(config))
 
 
-def test_a_picture_is_prepared_as_the_images_of_its_set_were() -> None:
+def test_an_image_is_prepared_as_the_images_of_its_set_were() -> None:
     about = image_set(config())
     image = fashion_mnist(config()).test.dataset["images"][0]  # grey: the same in all three colours
     prepared = sets.prepare(image.expand(3, -1, -1), about)

@@ -98,7 +98,7 @@ def test_names_of_classes_and_held_out_parts(root: Path) -> None:
 
 
 def fill(root: Path, shades: range) -> Path:
-    """A picture of each shade, in the folder of its class."""
+    """An image of each shade, in the folder of its class."""
     for shade in shades:
         path = root / ("even", "odd")[shade % 2] / f"{shade}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,9 +107,9 @@ def fill(root: Path, shades: range) -> Path:
 
 
 def test_folders_become_shards(tmp_path: Path) -> None:
-    fill(tmp_path / "pictures" / "train", range(5))
-    fill(tmp_path / "pictures" / "val", range(5, 8))
-    write_shards(tmp_path / "pictures", tmp_path / "shards", samples=2)
+    fill(tmp_path / "images" / "train", range(5))
+    fill(tmp_path / "images" / "val", range(5, 8))
+    write_shards(tmp_path / "images", tmp_path / "shards", samples=2)
     shards = sorted((tmp_path / "shards" / "train").glob("*.tar"))
     assert [len(read_index(shard, 2)) for shard in shards] == [2, 2, 1]
     data = Tarred(shards, 4, 2)
@@ -121,20 +121,20 @@ def test_folders_become_shards(tmp_path: Path) -> None:
 def test_shards_are_not_written_among_older_ones(tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     shards.mkdir()
-    write_shards(fill(tmp_path / "pictures", range(6)), shards, samples=2)
+    write_shards(fill(tmp_path / "images", range(6)), shards, samples=2)
     before = {path: path.read_bytes() for path in shards.iterdir()}
     assert len(before) == 8  # three shards with their indices, the names of the classes, the checksums
-    (tmp_path / "pictures" / "even").rename(tmp_path / "pictures" / "zero")
+    (tmp_path / "images" / "even").rename(tmp_path / "images" / "zero")
     with pytest.raises(UserError, match="shards is not empty: name a new folder"):
-        write_shards(tmp_path / "pictures", shards, samples=6)
+        write_shards(tmp_path / "images", shards, samples=6)
     assert {path: path.read_bytes() for path in shards.iterdir()} == before
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures, shards = str(fill(tmp_path / "pictures", range(4))), str(tmp_path / "shards")
-    assert main([pictures, shards]) == 0 and capsys.readouterr() == ("", "")
+    images, shards = str(fill(tmp_path / "images", range(4))), str(tmp_path / "shards")
+    assert main([images, shards]) == 0 and capsys.readouterr() == ("", "")
     (tmp_path / "empty").mkdir()
-    for wrong, out in [(pictures, shards), (str(tmp_path / "empty"), shards), (pictures, f"{pictures}/odd/1.png")]:
+    for wrong, out in [(images, shards), (str(tmp_path / "empty"), shards), (images, f"{images}/odd/1.png")]:
         assert main([wrong, out]) == 1
         printed, said = capsys.readouterr()
         assert printed == "" and said.startswith("error: ") and said.count("\n") == 1
@@ -152,9 +152,9 @@ def test_the_command_runs_without_a_warning(tmp_path: Path) -> None:
 def test_names_of_classes_may_hold_what_ends_a_line(name: str, tmp_path: Path) -> None:
     if not name.isascii() and sys.getfilesystemencoding() != "utf-8":
         pytest.skip("file names are ASCII here")
-    fill(tmp_path / "pictures", range(4))
-    (tmp_path / "pictures" / "even").rename(tmp_path / "pictures" / name)
-    write_shards(tmp_path / "pictures", tmp_path / "shards")
+    fill(tmp_path / "images", range(4))
+    (tmp_path / "images" / "even").rename(tmp_path / "images" / name)
+    write_shards(tmp_path / "images", tmp_path / "shards")
     assert image_set(config(tmp_path / "shards")).classes == (name, "odd")
     if name != "a\nx":
         (tmp_path / "shards" / "classes.json").unlink()
@@ -184,7 +184,7 @@ def test_a_damaged_shard_is_no_shorter_set(how: str, tmp_path: Path) -> None:
 
 
 def test_a_shard_with_an_index_is_what_was_written_or_refused(tmp_path: Path) -> None:
-    write_shards(fill(tmp_path / "pictures", range(6)), tmp_path / "shards")
+    write_shards(fill(tmp_path / "images", range(6)), tmp_path / "shards")
     shard = tmp_path / "shards" / "000000.tar"
     content = shard.read_bytes()
     data = Tarred([shard], 4, 2)
@@ -226,9 +226,9 @@ def test_what_is_wrong_is_named(root: Path) -> None:
         read_index(write(root / "bad.tar", {"b.png": png(1), "b.cls": b"2"}), 2)
     with pytest.raises(UserError, match="b has the class none"):
         read_index(write(root / "bad.tar", {"b.png": png(1)}), 2)
-    with pytest.raises(UserError, match="bad.tar: b has a class and no picture .*png"):
+    with pytest.raises(UserError, match="bad.tar: b has a class and no image .*png"):
         read_index(write(root / "bad.tar", {"b.gif": png(1), "b.cls": b"1"}), 2)
-    with pytest.raises(UserError, match="bad.tar: b has 2 pictures: give .* as b.seg.png"):
+    with pytest.raises(UserError, match="bad.tar: b has 2 images: give .* as b.seg.png"):
         read_index(write(root / "bad.tar", {"b.jpg": png(1), "b.png": png(1), "b.cls": b"1"}), 2)
     with pytest.raises(UserError, match="bad.tar: b has more than one class"):
         read_index(write(root / "bad.tar", {"b.cls": b"1", "b.png": png(1), "./b.cls": b"1"} | {"b.cls": b"1" * 21}), 2)
