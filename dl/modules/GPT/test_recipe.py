@@ -185,13 +185,12 @@ def test_several_prompts_and_a_draft_change_no_text(
     monkeypatch.setattr(generate, "load", networks.__getitem__)
 
     def said(*words: str) -> str:
-        assert generate.main(["large", *words, "--tokens", "25", "--seed", "3"]) == 0
+        assert generate.main(["large", *words, "--tokens", "14", "--seed", "3"]) == 0
         return capsys.readouterr().out
 
     prompts = ("to be", "n", "or not")
-    for temperature in ("0", "1.5"):
-        alone = [said(prompt, "--temperature", temperature) for prompt in prompts]
-        assert said(*prompts, "--temperature", temperature) == "".join(alone) and len(set(alone)) == 3
+    alone = [said(prompt, "--temperature", "1.5") for prompt in prompts]
+    assert said(*prompts, "--temperature", "1.5") == "".join(alone) and len(set(alone)) == 3
     assert said("to be", "--draft", "small", "--temperature", "0") == said("to be", "--temperature", "0")
     for words, message in (
         (["n", "--draft", "other"], "--draft other has other tokens than large: it cannot draft for it"),

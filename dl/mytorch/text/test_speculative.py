@@ -53,13 +53,13 @@ def test_tokens_are_distributed_as_the_large_model_has_it() -> None:
     p = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
     q = torch.tensor([[0.1, 0.1, 0.4, 0.4]], dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
-    guesses = torch.multinomial(q.expand(3000, -1), 1, generator=generator)
+    guesses = torch.multinomial(q.expand(1000, -1), 1, generator=generator)
     found = [verify(guess, q, p, generator) for guess in guesses]
-    first = torch.bincount(torch.stack([tokens[0] for tokens in found]), minlength=4) / 3000
+    first = torch.bincount(torch.stack([tokens[0] for tokens in found]), minlength=4) / 1000
     second = torch.stack([tokens[1] for tokens in found if len(tokens) == 2])
-    assert (first - p[0]).abs().max() < 0.03
-    assert abs(len(second) / 3000 - 0.4) < 0.03  # 0.1 + 0.1 + 0.2: what p and q have in common
-    assert (torch.bincount(second, minlength=4) / len(second) - p[1]).abs().max() < 0.05
+    assert (first - p[0]).abs().max() < 0.05
+    assert abs(len(second) / 1000 - 0.4) < 0.05  # 0.1 + 0.1 + 0.2: what p and q have in common
+    assert (torch.bincount(second, minlength=4) / len(second) - p[1]).abs().max() < 0.08
 
 
 def test_the_seed_decides_and_top_k_holds() -> None:
