@@ -35,7 +35,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         most = min(linear.in_features, linear.out_features)
         if not 1 <= rank < most:
-            raise UserError(f"rank has to be at least 1 and below {most}, the layer's own; got {rank}")
+            raise UserError(f"LoRA's rank has to be at least 1 and below {most}, the layer's own; got {rank}")
         self.linear = linear.requires_grad_(False)
         self.down = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
         self.up = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
