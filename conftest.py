@@ -79,9 +79,41 @@ class TrainItem(pytest.Item):
         return self.path, self.line, f"train {self.path.parent.name}"
 
 
+class RecordFile(pytest.File):
+    """The record of a training, with `-m records`."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        item = RecordItem.from_parent(self, name="reproduces")
+        item.add_marker("records")
+        yield item
+
+
+class RecordItem(pytest.Item):
+    """A recorded training, as a test: passes when `python -m dl reproduce` finds it to hold."""
+
+    def runtest(self) -> None:
+        from dl.cli import records, reproduce
+
+        model = "/".join(self.path.parts[-4:-2])
+        outcome = reproduce.reproduce(next(record for record in records.of_model(model) if record["path"] == self.path))
+        if outcome.missed:
+            raise AssertionError(outcome.reason)
+        if not outcome.met:
+            pytest.skip(outcome.reason)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        return self.path, 0, f"reproduce {self.path.stem}"
+
+
+def _is_record(path: Path) -> bool:
+    return path.suffix == ".json" and path.parent.name == "results" and (path.parents[1] / "model.py").exists()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Iterator[None]:
     collectors = yield
+    if parent.config.option.markexpr == "records" and _is_record(file_path):
+        return [RecordFile.from_parent(parent, path=file_path)]
     return [TrainFile.from_parent(parent, path=file_path)] if file_path.name == "train.py" else collectors
 
 

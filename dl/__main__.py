@@ -100,6 +100,12 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     dirty = "record runs of code that is in no commit too; their rows say so"
     command.add_argument("--allow-dirty", action="store_true", help=dirty)
 
+    command = _add(commands, "reproduce", reproduce, "train again what is recorded, by the recorded commands, and compare")
+    command.epilog = NAMING
+    command.add_argument("model", metavar="MODEL", nargs="?", help="which one; without it, all")
+    minutes = "only records of trainings that took so long at most"
+    command.add_argument("--max-minutes", type=float, default=float("inf"), metavar="N", help=minutes)
+
     _add(commands, "doctor", doctor, "check versions, devices, data and disk, and say what helps")
     return parser, commands
 
@@ -209,6 +215,13 @@ def results(args: argparse.Namespace) -> int:
         print(report)
     print(facts.write())
     return 0
+
+
+def reproduce(args: argparse.Namespace) -> int:
+    """`python -m dl reproduce [MODEL] [--max-minutes N]`"""
+    from dl.cli import reproduce
+
+    return reproduce.main(args)
 
 
 def doctor(args: argparse.Namespace) -> int:

@@ -72,6 +72,12 @@ def test_trainings_asked_for_alone_are_not_skipped(monkeypatch: pytest.MonkeyPat
     assert len(seen.items) == len(asked) and not any(map(skipped, seen.items.values()))
 
 
+def test_records_are_items_with_their_marker_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / LENET / "results").glob("*.json"))
+    assert list(session(monkeypatch, "--collect-only", "-m", "records", LENET).items) == [f"{file}::reproduces" for file in files]
+    assert not [name for name in session(monkeypatch, "--collect-only", LENET).items if ".json" in name]
+
+
 @pytest.mark.parametrize(("lacking", "words"), [("torch", []), ("PIL", ["--train"])])
 def test_an_interpreter_without_the_packages_is_told_of_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, lacking: str, words: list[str]

@@ -64,6 +64,13 @@ def is_modified(record: Record) -> bool:
     return not record["commit"] or record["commit"].endswith("+")
 
 
+def scores(record: Record) -> dict[str, float]:
+    """What a run is judged by: its test, or, where its data has none, its validation, in which names say so."""
+    if "test" in record:
+        return record["test"]
+    return {f"validation_{quantity}": value for quantity, value in record["val"].items()}
+
+
 # ---- recording -----------------------------------------------------------------------------------------------------
 
 
@@ -155,18 +162,19 @@ def file_name(record: Record) -> str:
 # ---- what a record says of its config ----------------------------------------------------------------------------------
 
 
-def _config_class(record: Record) -> type[TrainConfig]:
+def config_class(record: Record) -> type[TrainConfig]:
+    """Return the class of the record's config, as its recipe has it today."""
     return catalogue.module(record["recipe"], record.get("file", "train")).Config
 
 
 def as_taken(record: Record) -> dict[str, Any]:
     """Return the config of a run under today's names, with the precision that was taken, which may differ on another machine."""
-    return current_names(_config_class(record), record["config"]) | ({"precision": record["precision"]} if "precision" in record else {})
+    return current_names(config_class(record), record["config"]) | ({"precision": record["precision"]} if "precision" in record else {})
 
 
 def changed(record: Record) -> dict[str, Any]:
     """The fields in which a run differs from what its recipe's defaults are today, without those that change no result."""
-    defaults = {field.name: field.default for field in dataclasses.fields(_config_class(record))}
+    defaults = {field.name: field.default for field in dataclasses.fields(config_class(record))}
     return {name: value for name, value in as_taken(record).items() if name not in FREE and value != defaults.get(name)}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Sequence
 
 from dl.cli import catalogue
-from dl.cli.records import Record, command, is_modified, of_model, settings
+from dl.cli.records import Record, command, is_modified, of_model, scores, settings
 from dl.mytorch.files import atomic_write
 
 MODEL_HEADINGS = {
@@ -30,13 +30,6 @@ def groups(name: str) -> list[list[Record]]:
         key = (record["config"]["data"], record["config"].get("model", ""), *settings(record))
         found.setdefault(key, []).append(record)
     return [sorted(found[key], key=lambda record: record["seed"]) for key in sorted(found)]
-
-
-def scores(record: Record) -> dict[str, float]:
-    """What a run is judged by: its test, or, where its data has none, its validation, in which names say so."""
-    if "test" in record:
-        return record["test"]
-    return {f"validation_{quantity}": value for quantity, value in record["val"].items()}
 
 
 def _spread(group: list[Record], quantity: str) -> str:
@@ -63,12 +56,17 @@ def best_results(name: str) -> list[str]:
         seconds = _time(statistics.mean(record["training_seconds"] for record in group))
         how = ", ".join(filter(None, [config.get("model"), seconds]))
         if config["data"] not in best or mean < best[config["data"]][0]:
-            words = f"{config['data']}: {_title(quantity)} {_spread(group, quantity)} ({how})"
+            words = f"{config['data']}: {title(quantity)} {_spread(group, quantity)} ({how})"
             best[config["data"]] = (mean, words)
     return [words for _, words in best.values()]
 
 
-def _title(quantity: str) -> str:
+def figure(quantity: str, value: float) -> str:
+    """Return a figure as people read it: an error in per cent, any other as it is."""
+    return f"{100 * value:.2f} %" if quantity.endswith("_error") else f"{value:.4f}"
+
+
+def title(quantity: str) -> str:
     return re.sub(r"top(\d+)", r"top-\1", quantity).replace("_", " ")
 
 
@@ -82,7 +80,7 @@ def results_table(name: str) -> str:
         return "No result is recorded yet."
     quantities = dict.fromkeys(quantity for group in found for quantity in scores(group[0]))
     quantities = sorted(quantities, key=lambda quantity: quantity.endswith("loss"))  # the errors first
-    titles = [_title(quantity if quantity.startswith("validation") else f"test_{quantity}") for quantity in quantities]
+    titles = [title(quantity if quantity.startswith("validation") else f"test_{quantity}") for quantity in quantities]
     headings = ["data", "preset", "settings", "epochs", "seeds", *titles, "training time", "device", "commit", "command"]
     rows = []
     for group in found:

@@ -3,60 +3,24 @@
 import dataclasses
 import hashlib
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from dl.cli import catalogue, records, results
+from dl.cli import records, results
+from dl.cli.testing import make_project
+from dl.cli.testing import make_finished_run as make_run
 from dl.modules.CNN.LeNet.train import Config
 from dl.modules.Transformers.BERT import finetune
 from dl.mytorch.config import UserError
 from dl.mytorch.files import read_json, write_recorded_json
 
-README = "# Title\n\n<!-- {0} -->\nold\n<!-- /{0} -->\n\nThe end, without a newline"
-
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with LeNet alone and its three READMEs."""
-    folder = tmp_path / "dl" / "modules" / "CNN" / "LeNet"
-    folder.mkdir(parents=True)
-    shutil.copy(catalogue.MODULES / "CNN" / "LeNet" / "model.py", folder)
-    (folder / "README.md").write_text(README.format("results"), encoding="utf-8")
-    for name in ("README.md", "README.zh-CN.md"):
-        (tmp_path / name).write_text(README.format("models"), encoding="utf-8")
-    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
-    monkeypatch.setattr(catalogue, "MODULES", tmp_path / "dl" / "modules")
-    monkeypatch.setattr(results, "OTHERS", ())
-    return tmp_path
-
-
-def make_run(folder: Path, error: float = 0.1, finished: bool = True, recipe: str = "CNN/LeNet", **flags: Any) -> Path:
-    """A run's folder as the trainer leaves it."""
-    folder.mkdir()
-    command = f"python -m dl.modules.CNN.LeNet.train --out {folder} --seed={flags.get('seed', 0)} --fresh"
-    described = {
-        **{"recipe": recipe, "command": command, "config": dataclasses.asdict(Config(out=str(folder), **flags))},
-        **{"optimizer": "sgd(lr=0.1, momentum=0.9)", "schedule": "warmup_cosine(warmup=0.05)"},
-        **{"commit": "abc1234", "versions": {"python": "3.11.7", "torch": "2.13.0"}, "ranks": 1},
-        **{"processor": "abacus", "capability": "beads", "threads": 1},
-    }
-    history: list[dict[str, Any]] = [
-        {"epoch": epoch, "step": 10 * epoch, "lr": 0.1, "train": {"loss": 1 / epoch}, "val": {"loss": abs(epoch - 2.0)}}
-        for epoch in (1, 2, 3)
-    ]
-    if finished:
-        history.append({"epoch": 2, "step": 20, "test": {"loss": 0.25, "top1_error": error}})
-    speed = {"device": "abacus", "seconds": 70.0, "training_seconds": 60.0, "examples": 9, "peak_memory_bytes": 1000}
-    speed["examples_per_second"] = 0.2
-    for name, content in (("config", described), ("history", history), ("speed", speed)):
-        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    (folder / "best.pt").write_bytes(b"weights")
-    return folder
+    return make_project(tmp_path, monkeypatch)
 
 
 def test_a_record_holds_the_run_at_its_best_epoch(project: Path) -> None:
@@ -92,7 +56,7 @@ def test_the_share_of_the_peak_counts_three_forward_passes_of_an_example(project
     run = make_run(project / "run", device="cpu")
     (run / "summary.txt").write_text("total  LeNet  (1, 10)  61,706  2,000\n", encoding="utf-8")
     monkeypatch.setattr(records.provenance, "machine", lambda: {"processor": "abacus"})
-    monkeypatch.setattr(records, "device_name", lambda where: "abacus")
+    monkeypatch.setattr(records, "device_name", lambda where: "abacus CPU")
     monkeypatch.setattr(records.introspect, "peak_flops", lambda where, dtype: 6000.0)
     record = json.loads(records.record(run).read_text(encoding="utf-8"))
     assert record["share_of_peak"] == 3 * 2000 * 0.2 / 6000
@@ -181,7 +145,7 @@ def test_seeds_make_one_row_with_mean_and_sample_deviation(project: Path) -> Non
     command = f"`python -m dl.modules.CNN.LeNet.train --out {project / 'run0'} --seed=0 --fresh`"
     errors = "11.00 \u00b1 1.00 % | 0.2500 \u00b1 0.0000"
     seeds = ", ".join(f"[{seed}](results/fashion_mnist-modern-seed{seed}.json)" for seed in (0, 2, 10))
-    row = f"{Config.epochs} | {seeds} | {errors} | 60 s | abacus | abc1234 | {command} |"
+    row = f"{Config.epochs} | {seeds} | {errors} | 60 s | abacus CPU | abc1234 | {command} |"
     assert lines[2] == f"| fashion_mnist | modern |  | {row}"
     seed = "[0](results/fashion_mnist-modern-steps7-lr0.2-seed0.json)"
     assert lines[3].startswith(f"| fashion_mnist | modern | lr 0.2 | 7 steps | {seed} | 50.00 % | 0.2500 |")

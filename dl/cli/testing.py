@@ -1,15 +1,21 @@
 """What tests of commands share: a run that looks trained."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
-from dl.cli import catalogue
+from dl.cli import catalogue, results
 from dl.mytorch.checkpoint import save
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.files import write_recorded_json
+
+
+README = "# Title\n\n<!-- {0} -->\nold\n<!-- /{0} -->\n\nThe end, without a newline"
 
 
 def make_run(folder: Path, recipe: str, **flags: object) -> Path:
@@ -37,4 +43,43 @@ def write_run(folder: Path, recipe: str = "CNN/LeNet", finished: bool = True, **
     means = {"loss": 0.5}
     history: list[dict[str, Any]] = [{"epoch": 1, "step": 2, "lr": 0.1, "train": means, "val": means}]
     write_recorded_json(history + finished * [{"epoch": 1, "step": 2, "test": means}], folder / "history.json")
+    return folder
+
+
+def make_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with LeNet alone and its three READMEs."""
+    folder = tmp_path / "dl" / "modules" / "CNN" / "LeNet"
+    folder.mkdir(parents=True)
+    shutil.copy(catalogue.MODULES / "CNN" / "LeNet" / "model.py", folder)
+    (folder / "README.md").write_text(README.format("results"), encoding="utf-8")
+    for name in ("README.md", "README.zh-CN.md"):
+        (tmp_path / name).write_text(README.format("models"), encoding="utf-8")
+    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
+    monkeypatch.setattr(catalogue, "MODULES", tmp_path / "dl" / "modules")
+    monkeypatch.setattr(results, "OTHERS", ())
+    return tmp_path
+
+
+def make_finished_run(folder: Path, error: float = 0.1, finished: bool = True, recipe: str = "CNN/LeNet", **flags: Any) -> Path:
+    """A run's folder as the trainer leaves it."""
+    folder.mkdir()
+    config = catalogue.module("CNN/LeNet", "train").Config(out=str(folder), **flags)
+    command = f"python -m dl.modules.CNN.LeNet.train --out {folder} --seed={config.seed} --fresh"
+    described = {
+        **{"recipe": recipe, "command": command, "config": dataclasses.asdict(config)},
+        **{"optimizer": "sgd(lr=0.1, momentum=0.9)", "schedule": "warmup_cosine(warmup=0.05)"},
+        **{"commit": "abc1234", "versions": {"python": "3.11.7", "torch": "2.13.0"}, "ranks": 1},
+        **{"processor": "abacus", "capability": "beads", "threads": 1, "precision": "fp32"},
+    }
+    history: list[dict[str, Any]] = [
+        {"epoch": epoch, "step": 10 * epoch, "lr": 0.1, "train": {"loss": 1 / epoch}, "val": {"loss": abs(epoch - 2.0)}}
+        for epoch in (1, 2, 3)
+    ]
+    if finished:
+        history.append({"epoch": 2, "step": 20, "test": {"loss": 0.25, "top1_error": error}})
+    speed = {"device": "abacus CPU", "seconds": 70.0, "training_seconds": 60.0, "examples": 9, "peak_memory_bytes": 1000}
+    speed["examples_per_second"] = 0.2
+    for name, content in (("config", described), ("history", history), ("speed", speed)):
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / "best.pt").write_bytes(b"weights")
     return folder
