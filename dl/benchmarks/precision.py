@@ -33,7 +33,7 @@ from dl.cli import catalogue
 from dl.cli.command import command
 from dl.cli.records import write
 from dl.mytorch import Trainer
-from dl.mytorch.data import Batch, Loader, Splits, TextSplits
+from dl.mytorch.data import Batch, Loader, Splits
 from dl.mytorch.data.text.vocabulary import PADDING, UNKNOWN, Vocabulary
 from dl.mytorch.distributed import to_device
 from dl.mytorch.files import read_json
@@ -49,7 +49,7 @@ def recipes() -> list[str]:
     return sorted(path.parent.relative_to(catalogue.MODULES).as_posix() for path in catalogue.MODULES.glob("*/*/train.py"))
 
 
-def random_words(name: str, config: Any) -> TextSplits | None:
+def random_words(name: str, config: Any) -> Splits | None:
     """Data for the recipes whose texts are not bundled: as many words as theirs, in the usual lengths."""
     rows, known = BATCHES * config.batch_size * config.accumulate, 15_000
     words = Vocabulary([PADDING, UNKNOWN, *(f"word{i}" for i in range(known - 2))])
@@ -61,7 +61,7 @@ def random_words(name: str, config: Any) -> TextSplits | None:
     else:
         return None
     loader = Loader(batch, config.batch_size)
-    return TextSplits(loader, loader, vocabularies={"tokens": words})
+    return Splits(loader, loader, vocabularies={"tokens": words})
 
 
 def made(name: str, folder: str, **flags: Any) -> tuple[Trainer, Splits]:

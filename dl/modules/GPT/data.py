@@ -6,7 +6,7 @@ import torch
 
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data import Loader, TextSplits, shakespeare
+from dl.mytorch.data import Loader, Splits, shakespeare
 from dl.mytorch.data.sequences import blocks, windows
 from dl.mytorch.data.text.shakespeare import SOURCES
 from dl.mytorch.data.text.tokens import map_tokens, shuffled_chunks
@@ -19,7 +19,7 @@ PART = 2**24  # tokens that are looked through at once
 WIKITEXT2_PIECES = 4000
 
 
-def text_splits(config: TrainConfig, length: int) -> TextSplits:
+def text_splits(config: TrainConfig, length: int) -> Splits:
     """The text that `config.data` names, cut into `length` tokens. Raises `UserError` when there is none of this name."""
     if config.data in SOURCES:
         return shakespeare(config, length)
@@ -30,21 +30,21 @@ def text_splits(config: TrainConfig, length: int) -> TextSplits:
     raise UserError(f"--data {config.data}: there are {', '.join(SOURCES)}, wikitext2 and folder:PATH")
 
 
-def wikitext2_splits(config: TrainConfig, length: int) -> TextSplits:
+def wikitext2_splits(config: TrainConfig, length: int) -> Splits:
     """WikiText-2 as one text without end marks, in pieces that are learnt from its training part.
 
     Each piece of validation and test but the first is predicted once, behind a quarter of `length` at least.
     """
     bpe = BPE.train(text("train"), WIKITEXT2_PIECES)
     train, val, test = (torch.tensor(bpe.encode(text(split))) for split in ("train", "valid", "test"))
-    return TextSplits(
+    return Splits(
         Loader(windows(train, length), config.batch_size, shuffle=True, seed=config.seed),
         *(Loader(blocks(ids, length, context=length // 4), config.batch_size) for ids in (val, test)),
         vocabularies={"tokens": bpe},
     )
 
 
-def folder_splits(config: TrainConfig, folder: Path, length: int) -> TextSplits:
+def folder_splits(config: TrainConfig, folder: Path, length: int) -> Splits:
     """The folder that `python -m dl.modules.GPT.BPE.prepare` makes: tokens.bin, which may be larger than memory, and its BPE.
 
     The last tenth validates, but at most 2^20 tokens, so that it fits into memory; nothing is left to test.
@@ -60,7 +60,7 @@ def folder_splits(config: TrainConfig, folder: Path, length: int) -> TextSplits:
         largest = int(map_tokens(folder / "tokens.bin")[start : start + PART].max())  # mapped anew: pages may leave memory
         if largest >= len(bpe):
             raise UserError(f"{folder}: tokens.bin has the id {largest}, the vocabulary only {len(bpe)}")
-    return TextSplits(
+    return Splits(
         shuffled_chunks(folder / "tokens.bin", length, config.batch_size, end=cut, seed=config.seed),
         Loader(blocks(validation, length), config.batch_size),
         vocabularies={"tokens": bpe},

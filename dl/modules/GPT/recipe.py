@@ -15,7 +15,7 @@ from dl.modules.GPT.task import TextModeling
 from dl.mytorch import History, TrainConfig, Trainer, seed_everything
 from dl.mytorch.checkpoint import put_weights
 from dl.mytorch.config import UserError, flag
-from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data import Splits, Vocabulary
 from dl.mytorch.files import read_json
 from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import MakeOptimizer, Schedule
@@ -87,7 +87,7 @@ def run_to_tune(path: str, tokens: Tokens) -> Run:
 def train(
     config: LanguageConfig,
     build: Callable[..., nn.Module],
-    data: TextSplits | None,
+    data: Splits | None,
     optimizer: MakeOptimizer,
     schedule: Schedule,
     task: Callable[..., TextModeling] = TextModeling,

@@ -28,7 +28,7 @@ from dl.mytorch import testing
 from dl.mytorch.checkpoint import load, save
 from dl.mytorch.command_line import parse
 from dl.mytorch.config import UserError
-from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data import Splits, Vocabulary
 from dl.mytorch.data.loader import Loader
 from dl.mytorch.data.sequences import IGNORED, blocks, windows
 from dl.mytorch.data.text import textfiles
@@ -51,11 +51,11 @@ def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TextModeling, "length", 3)
 
 
-def characters(batch_size: int = 12) -> TextSplits:
+def characters(batch_size: int = 12) -> Splits:
     vocabulary = Vocabulary.build(TEXT, reserved=())
     ids = torch.tensor(vocabulary.encode(TEXT))
     train = Loader(windows(ids[:700], 8), batch_size, shuffle=True)
-    return TextSplits(train, Loader(blocks(ids[700:], 8), batch_size), vocabularies={"tokens": vocabulary})
+    return Splits(train, Loader(blocks(ids[700:], 8), batch_size), vocabularies={"tokens": vocabulary})
 
 
 @pytest.fixture

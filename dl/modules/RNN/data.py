@@ -1,7 +1,7 @@
 """Texts as streams, for truncated back-propagation through time."""
 
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data import Loader, TextSplits
+from dl.mytorch.data import Loader, Splits
 from dl.mytorch.data.sequences import streams
 from dl.mytorch.data.text.shakespeare import SOURCES
 from dl.mytorch.data.text.shakespeare import encoded as characters
@@ -10,7 +10,7 @@ from dl.mytorch.data.text.wikitext2 import encoded as words
 EVALUATED = 10  # streams that validate and test: so few that nearly every token has its whole past
 
 
-def stream_splits(config: TrainConfig, length: int) -> TextSplits:
+def stream_splits(config: TrainConfig, length: int) -> Splits:
     """The text that `config.data` names: `config.batch_size` streams train, `length` tokens at a time.
 
     Characters of Shakespeare, with nothing to test, or the words of WikiText-2. Raises `UserError` for another name, and for
@@ -23,4 +23,4 @@ def stream_splits(config: TrainConfig, length: int) -> TextSplits:
         raise UserError(f"--batch-size {config.batch_size}: a text of {len(train):,} tokens has not so many streams")
     loaders = [Loader(streams(ids, length, EVALUATED), EVALUATED) for ids in others]
     train_loader = Loader(streams(train, length, config.batch_size), config.batch_size)
-    return TextSplits(train_loader, *loaders, vocabularies={"tokens": vocabulary})
+    return Splits(train_loader, *loaders, vocabularies={"tokens": vocabulary})

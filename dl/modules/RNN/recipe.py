@@ -10,7 +10,7 @@ from dl.modules.RNN.data import stream_splits
 from dl.modules.RNN.task import StreamModeling
 from dl.mytorch import History, TrainConfig, Trainer, seed_everything
 from dl.mytorch.config import flag
-from dl.mytorch.data import TextSplits
+from dl.mytorch.data import Splits
 from dl.mytorch.optim import adamw, constant, sgd, warmup_cosine
 
 
@@ -56,7 +56,7 @@ def build_for(config: StreamConfig, vocabularies: Mapping[str, Any], build: Call
     return build(config.model, vocab_size=len(vocabularies["tokens"]), **options)
 
 
-def train(config: StreamConfig, build: Callable[..., nn.Module], data: TextSplits | None = None) -> History:
+def train(config: StreamConfig, build: Callable[..., nn.Module], data: Splits | None = None) -> History:
     """The `main` of a recipe."""
     seed_everything(config.seed)
     data = data or stream_splits(config, config.bptt_length)

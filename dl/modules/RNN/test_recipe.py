@@ -24,7 +24,7 @@ from dl.modules.RNN.testing import STREAM_RUN, TEXT, tiny_streams
 from dl.mytorch import Trainer, checkpoint, testing
 from dl.mytorch.command_line import parse
 from dl.mytorch.config import UserError
-from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data import Splits, Vocabulary
 from dl.mytorch.data.sequences import streams
 from dl.mytorch.data.text import textfiles
 from dl.mytorch.files import read_json, write_recorded_json
@@ -98,7 +98,7 @@ def test_averaging_begins_when_validation_stalls_and_all_steps_since_count_alike
 
     trainer.step.apply_gradients = watched  # type: ignore[method-assign]
     data = tiny_streams()
-    trainer.fit(TextSplits(data.train, data.val, vocabularies=data.vocabularies))
+    trainer.fit(Splits(data.train, data.val, vocabularies=data.vocabularies))
     assert trainer.triggered() and trainer.step.ema.n_averaged == len(seen) - 4
     last = checkpoint.load(tmp_path / "last.pt")["ema"]["module.embedding.weight"]
     torch.testing.assert_close(last, torch.stack(seen[4:]).mean(0))

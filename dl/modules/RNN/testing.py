@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch.data import Batch, Loader, TextSplits, Vocabulary
+from dl.mytorch.data import Batch, Loader, Splits, Vocabulary
 from dl.mytorch.data.sequences import streams
 from dl.mytorch.data.text.translation import PairSplits, token_splits
 from dl.mytorch.text.testing import PAD, sources
@@ -25,13 +25,13 @@ def stream_batch() -> Batch:
     return {"tokens": read[:, :-1], "targets": read[:, 1:], "begins": torch.ones(3, dtype=torch.bool)}
 
 
-def tiny_streams(batch_size: int = 4, length: int = 8) -> TextSplits:
+def tiny_streams(batch_size: int = 4, length: int = 8) -> Splits:
     """Return the letters of `TEXT` in streams: 10 + 5 + 4 batches."""
     vocabulary = Vocabulary.build(TEXT, reserved=())
     ids = torch.tensor(vocabulary.encode(TEXT))
     parts = (ids[:333], ids[333:420], ids[420:])
     counts = (batch_size, 2, 2)
-    return TextSplits(
+    return Splits(
         *(Loader(streams(part, length, n), n) for part, n in zip(parts, counts)), vocabularies={"tokens": vocabulary}
     )
 
@@ -59,7 +59,7 @@ def pairs_batch() -> Batch:
     return {"source": source, "target": target}
 
 
-def splits(config: Any) -> TextSplits:
+def splits(config: Any) -> Splits:
     """36 + 7 + 7 pairs of 1 to 8 letters."""
     words = "a b c d e f g".split()
     lengths = torch.randint(1, 9, (50, 2), generator=torch.Generator().manual_seed(0)).tolist()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dl.modules.Transformers.Transformer import translate
 from dl.mytorch.config import UserError
-from dl.mytorch.data import TextSplits, translation
+from dl.mytorch.data import Splits, translation
 from dl.mytorch.data.text.vocabulary import BEGIN
 
 RECIPES = ("RNN/Seq2Seq", "RNN/BahdanauAttention")
@@ -30,7 +30,7 @@ class RecurrentTranslator(translate.Translator):
         target = torch.tensor([self.task.target.encode([BEGIN, *translated])])
         return {"attention": self.model.align(target, self.model.encode(self.encode(sentence)))[1][0]}
 
-    def data(self) -> TextSplits:
+    def data(self) -> Splits:
         return translation(self.config, self.config.min_count)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from dl.mytorch import History, Trainer, seed_everything
 from dl.mytorch.config import flag
-from dl.mytorch.data import TextSplits, Vocabulary, translation
+from dl.mytorch.data import Splits, Vocabulary, translation
 from dl.mytorch.optim import adamw, warmup_cosine
 from dl.mytorch.text.translation import Translation, TranslationConfig
 
@@ -38,7 +38,7 @@ def build_for(
 def train(
     config: RecurrentConfig,
     build: Callable[..., nn.Module],
-    data: TextSplits | None = None,
+    data: Splits | None = None,
     task: type[Translation] = Translation,
 ) -> History:
     """The `main` of a recipe."""

@@ -14,7 +14,7 @@ _READERS = {
     **dict.fromkeys(("cifar10", "cifar100"), "images.cifar"),
     **dict.fromkeys(("fashion_mnist", "mnist"), "images.idx"),
     "svhn": "images.mat",
-    **dict.fromkeys(("TextSplits", "Vocabulary"), "text.vocabulary"),
+    "Vocabulary": "text.vocabulary",
     "shakespeare": "text.shakespeare",
     "translation": "text.translation",
     "wikitext2": "text.wikitext2",

@@ -18,7 +18,7 @@ from dl.modules.GPT.Llama.task import BalancedTextModeling
 from dl.modules.GPT.recipe import LanguageConfig, build_for, train
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
-from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data import Splits, Vocabulary
 from dl.mytorch.optim import adamw, warmup_cosine
 
 
@@ -51,7 +51,7 @@ def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Mo
     return build_for(config, vocabularies, build)
 
 
-def main(config: Config, data: TextSplits | None = None) -> History:
+def main(config: Config, data: Splits | None = None) -> History:
     optimizer = adamw(config.lr, config.weight_decay, betas=(0.9, config.beta2), fused=True)
     schedule = warmup_cosine(config.warmup, floor=config.min_lr_ratio)
     return train(config, build, data, optimizer, schedule, partial(BalancedTextModeling, weight=config.aux_loss_weight))

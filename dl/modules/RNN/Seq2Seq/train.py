@@ -13,7 +13,7 @@ from dl.modules.RNN.Seq2Seq.model import PRESETS, build
 from dl.modules.RNN.translating import RecurrentConfig, build_for, train
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
-from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data import Splits, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Mo
     return build_for(config, vocabularies, build)
 
 
-def main(config: Config, data: TextSplits | None = None) -> History:
+def main(config: Config, data: Splits | None = None) -> History:
     return train(config, build, data)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.config import TrainConfig
-from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data import Splits, Vocabulary
 from dl.mytorch.data.text.sst2 import Review, review_splits, reviews
 from dl.mytorch.data.text.vocabulary import PADDING, UNKNOWN
 
@@ -27,7 +27,7 @@ class Words:
         return torch.tensor(self.vocabulary.encode(text.split()[:length]))
 
 
-def word_splits(config: TrainConfig, length: int, min_count: int) -> TextSplits:
+def word_splits(config: TrainConfig, length: int, min_count: int) -> Splits:
     """Batches "tokens" (B, T) and "labels" (B,), and the vocabulary of the training sentences."""
     splits = reviews(config)
     return review_splits(config, splits, Words.of(splits[0], min_count), length)

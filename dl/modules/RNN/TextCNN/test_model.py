@@ -10,7 +10,7 @@ from dl.modules.RNN.TextCNN import train
 from dl.modules.RNN.TextCNN.data import Words, word_splits
 from dl.modules.RNN.TextCNN.model import PRESETS, TextCNN, build
 from dl.mytorch import testing
-from dl.mytorch.data import TextSplits
+from dl.mytorch.data import Splits
 from dl.mytorch.data.text import textfiles
 from dl.mytorch.data.text.sst2 import Review, review_splits
 from dl.mytorch.introspect import count_parameters
@@ -120,7 +120,7 @@ def made(count: int) -> list[Review]:
     return [Review(f"{'good' if label else 'bad'} {'film ' * n}".strip(), label) for label, n in zip(labels, words)]
 
 
-def splits() -> TextSplits:
+def splits() -> Splits:
     parts = (made(40), made(9), made(7))
     return review_splits(train.Config(batch_size=8), parts, Words.of(parts[0], 1), 20)
 

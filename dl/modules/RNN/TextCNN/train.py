@@ -13,7 +13,7 @@ from dl.modules.RNN.TextCNN.data import Words, word_splits
 from dl.modules.RNN.TextCNN.model import PRESETS, TextCNN, build
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
-from dl.mytorch.data import TextSplits
+from dl.mytorch.data import Splits
 from dl.mytorch.optim import MakeOptimizer, Shown, adamw, warmup_linear
 from dl.mytorch.text.tasks import SentenceClassification
 
@@ -60,7 +60,7 @@ def build_model(config: Config, vocabularies: Mapping[str, Any]) -> nn.Module:
     return build(config.model, vocab_size=len(vocabularies["tokens"]))
 
 
-def main(config: Config, data: TextSplits | None = None) -> History:
+def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     data = data or word_splits(config, config.length, config.min_count)
     trainer = Trainer(

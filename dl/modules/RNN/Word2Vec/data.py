@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data import Batch, Loader, TextSplits, Vocabulary
+from dl.mytorch.data import Batch, Loader, Splits, Vocabulary
 from dl.mytorch.data.loader import Transform
 from dl.mytorch.data.text.shakespeare import SOURCES, load
 from dl.mytorch.data.text.vocabulary import UNKNOWN
@@ -71,7 +71,7 @@ def draw(ids: Tensor, counts: Tensor, window: int, negatives: int, objective: Ob
 
 def window_splits(
     config: TrainConfig, objective: Objective, window: int, negatives: int, min_count: int, threshold: float
-) -> TextSplits:
+) -> Splits:
     """The text that `config.data` names as batches of `draw`, `config.batch_size` places each.
 
     Words that are rarer than `min_count` in the training text are left out, and so, once and for all, are some of the frequent
@@ -91,4 +91,4 @@ def window_splits(
         examples = {"place": torch.arange(len(ids))}
         options = {"shuffle": not loaders, "seed": config.seed, "transform": draw(ids, counts, window, negatives, objective)}
         loaders.append(Loader(examples, config.batch_size, **options))
-    return TextSplits(*loaders, vocabularies={"tokens": vocabulary})
+    return Splits(*loaders, vocabularies={"tokens": vocabulary})

@@ -17,7 +17,7 @@ from dl.modules.RNN.Word2Vec.model import Word2Vec, build
 from dl.modules.RNN.Word2Vec.task import NegativeSampling, neighbours
 from dl.mytorch import testing
 from dl.mytorch.config import UserError
-from dl.mytorch.data import Batch, TextSplits, Vocabulary
+from dl.mytorch.data import Batch, Splits, Vocabulary
 from dl.mytorch.introspect import count_parameters, without_values
 
 VOCABULARY = Vocabulary([f"w{i}" for i in range(16)])
@@ -166,7 +166,7 @@ def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawing, "texts", lambda name: [["rare", *words], words[350:450], words[300:400]])
 
 
-def made_up_splits(config: train.Config) -> TextSplits:
+def made_up_splits(config: train.Config) -> Splits:
     return window_splits(config, config.objective, 3, 5, 5, 0.0)
 
 

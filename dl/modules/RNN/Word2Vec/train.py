@@ -14,7 +14,7 @@ from dl.modules.RNN.Word2Vec.model import PRESETS, build
 from dl.modules.RNN.Word2Vec.task import NegativeSampling
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
-from dl.mytorch.data import TextSplits
+from dl.mytorch.data import Splits
 from dl.mytorch.optim import adamw, warmup_linear
 
 
@@ -47,7 +47,7 @@ def build_model(config: Config, vocabularies: Mapping[str, Any]) -> nn.Module:
     return build(config.model, vocab_size=len(vocabularies["tokens"]))
 
 
-def main(config: Config, data: TextSplits | None = None) -> History:
+def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     drawing = (config.objective, config.window, config.negatives, config.min_count, config.threshold)
     data = data or window_splits(config, *drawing)

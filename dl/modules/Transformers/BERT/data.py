@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.config import TrainConfig, UserError
-from dl.mytorch.data import Batch, Loader, TextSplits, Vocabulary
+from dl.mytorch.data import Batch, Loader, Splits, Vocabulary
 from dl.mytorch.data.sequences import IGNORED, pad
 from dl.mytorch.data.text.vocabulary import PADDING, UNKNOWN
 from dl.mytorch.data.text.wikitext2 import documents, lines, sentences
@@ -23,7 +23,7 @@ Sentence = list[str]
 Paragraph = list[Sentence]
 
 
-def wikitext2_pairs(config: TrainConfig, length: int = 64, min_count: int = 5, spans: bool = False) -> TextSplits:
+def wikitext2_pairs(config: TrainConfig, length: int = 64, min_count: int = 5, spans: bool = False) -> Splits:
     """Sentence pairs of WikiText-2 in lower case: the paragraphs of two sentences or more, as the d2l book has them.
 
     With `spans`, what is called a sentence is as many in a row as fill half of a row, from whole articles: the paper's
@@ -57,7 +57,7 @@ def merged(text: Iterable[Sentence], size: int) -> Paragraph:
 
 def pair_splits(
     splits: Iterable[list[Paragraph]], config: TrainConfig, length: int = 64, min_count: int = 1
-) -> TextSplits:
+) -> Splits:
     """Training, validation and test paragraphs as batches for the task `PreTraining`, of `length` tokens a row.
 
     An example is a sentence that another follows in its paragraph. In training both the second sentence and the masks
@@ -78,7 +78,7 @@ def pair_splits(
         fixed.append(draw({"first": text.followed}, generator, text, vocabulary, length))
     text = Sentences.of(train, vocabulary, length)
     transform = partial(draw, text=text, vocabulary=vocabulary, length=length)
-    return TextSplits(
+    return Splits(
         Loader({"first": text.followed}, config.batch_size, shuffle=True, seed=config.seed, transform=transform),
         *(Loader(part, config.batch_size) for part in fixed),
         vocabularies={"tokens": vocabulary},

@@ -20,7 +20,7 @@ from dl.modules.Transformers.BERT.model import BERT
 from dl.modules.Transformers.BERT.wordpiece import WordPiece
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
-from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data import Splits, Vocabulary
 from dl.mytorch.data.text.sst2 import sst2
 from dl.mytorch.distributed import is_main
 from dl.mytorch.files import read_json, read_recorded_json, write_recorded_json
@@ -68,7 +68,7 @@ def check(encoder: BERT, vocabulary: Vocabulary, config: Config) -> None:
 class FineTuner(Trainer):
     """A trainer that keeps the configuration of the encoder in the run's folder, which opens without the pretrained weights."""
 
-    def open_folder(self, data: TextSplits) -> None:
+    def open_folder(self, data: Splits) -> None:
         super().open_folder(data)
         pretrained, kept = Path(self.config.weights) / "config.json", self.out / ENCODER
         config = {name: value for name, value in read_json(pretrained, SCHEMA).items() if name in DEFAULTS}
@@ -90,7 +90,7 @@ def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Mo
     return classifier(encoder_from(read_recorded_json(path, SCHEMA), path), config)
 
 
-def main(config: Config, data: TextSplits | None = None) -> History:
+def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     encoder, tokenizer = from_folder(config.weights, heads=False), WordPiece.load(config.weights)
     check(encoder, tokenizer.vocabulary, config)

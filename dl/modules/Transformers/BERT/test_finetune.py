@@ -18,7 +18,7 @@ from dl.mytorch import testing
 from dl.mytorch.checkpoint import load
 from dl.mytorch.command_line import parse
 from dl.mytorch.config import UserError
-from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data import Splits, Vocabulary
 from dl.mytorch.data.text.sst2 import Review, review_splits
 from dl.mytorch.text.tasks import SentenceClassification
 
@@ -36,7 +36,7 @@ def reviews(count: int) -> list[Review]:
     return made
 
 
-def splits() -> TextSplits:
+def splits() -> Splits:
     return review_splits(config(Path()), (reviews(40), reviews(9), reviews(7)), TOKENIZER, length=16)
 
 

@@ -28,7 +28,7 @@ from dl.modules.Transformers.BERT.testing import (
 from dl.mytorch import testing
 from dl.mytorch.command_line import parse
 from dl.mytorch.config import UserError
-from dl.mytorch.data import Batch, TextSplits
+from dl.mytorch.data import Batch, Splits
 from dl.mytorch.files import read_json
 from dl.mytorch.introspect import count_parameters
 
@@ -247,7 +247,7 @@ def config(out: Path, **changes: Any) -> train.Config:
     return train.Config(out=str(out), **{**settings, **changes})
 
 
-def splits(words: int = 20) -> TextSplits:
+def splits(words: int = 20) -> Splits:
     return pair_splits([paragraphs(i, words) for i in range(3)], train.Config(batch_size=16), length=16)
 
 

@@ -18,7 +18,7 @@ from dl.modules.Transformers.BERT.model import BERT, PRESETS, build
 from dl.modules.Transformers.BERT.task import PreTraining
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
-from dl.mytorch.data import TextSplits, Vocabulary
+from dl.mytorch.data import Splits, Vocabulary
 from dl.mytorch.data.text.vocabulary import PADDING
 from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import adamw, constant, warmup_linear
@@ -56,7 +56,7 @@ def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> BERT:
     return use_fast_dropout(build(config.model, vocab_size=len(vocabularies["tokens"]), mlm=config.mlm, nsp=config.nsp))
 
 
-def main(config: Config, data: TextSplits | None = None) -> History:
+def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     data = data or wikitext2_pairs(config, config.length, config.min_count, config.spans)
     vocabulary = data.vocabularies["tokens"]

@@ -3,11 +3,11 @@
 import torch
 
 from dl.modules.Transformers.Transformer import train
-from dl.mytorch.data import TextSplits
+from dl.mytorch.data import Splits
 from dl.mytorch.data.text.translation import PairSplits, token_splits
 
 
-def splits(config: train.Config, shared: bool = True) -> TextSplits:
+def splits(config: train.Config, shared: bool = True) -> Splits:
     words = "a b c d e f g".split()
     lengths = torch.randint(1, 9, (50, 2), generator=torch.Generator().manual_seed(0)).tolist()
     pairs = [tuple(" ".join(words[(i + k) % 7] for k in range(n)) for n in both) for i, both in enumerate(lengths)]

@@ -13,7 +13,7 @@ from torch import nn
 from dl.modules.Transformers.Transformer.model import PRESETS, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
-from dl.mytorch.data import TextSplits, Vocabulary, translation
+from dl.mytorch.data import Splits, Vocabulary, translation
 from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import Schedule, adamw, constant, noam, warmup_cosine
 from dl.mytorch.text.translation import Translation, TranslationConfig
@@ -54,14 +54,14 @@ def schedule(config: Config) -> Schedule:
     return warmup_cosine(config.warmup) if config.schedule == "cosine" else constant()
 
 
-def check_lengths(model: nn.Module, data: TextSplits) -> None:
+def check_lengths(model: nn.Module, data: Splits) -> None:
     """Raises `UserError` for a sentence that has no place in the network: better now than at some step."""
     longest = max(len(ids) for part in filter(None, data) for ids in part.dataset.sources + part.dataset.targets)
     if longest > model.max_length:
         raise UserError(f"the longest sentence has {longest} words and marks; the network has {model.max_length} positions")
 
 
-def main(config: Config, data: TextSplits | None = None) -> History:
+def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     data = data or translation(config, config.min_count, config.shared)
     model = build_model(config, data.vocabularies)

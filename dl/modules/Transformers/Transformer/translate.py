@@ -18,7 +18,7 @@ from dl.cli.runs import Run
 from dl.mytorch import Probe, plot
 from dl.mytorch.command_line import Parser
 from dl.mytorch.config import UserError, user_path
-from dl.mytorch.data import TextSplits, translation
+from dl.mytorch.data import Splits, translation
 from dl.mytorch.data.text.translation import tokenize
 from dl.mytorch.data.text.vocabulary import BEGIN, END, PADDING, UNKNOWN
 from dl.mytorch.text.decoding import MOST_BEAMS
@@ -72,7 +72,7 @@ class Translator:
         heads = probe[layer][0]  # (heads, T + 1, S)
         return {"mean": heads.mean(0)} | {f"head {i}": head for i, head in enumerate(heads, start=1)}
 
-    def data(self) -> TextSplits:
+    def data(self) -> Splits:
         """What the run was trained on."""
         return translation(self.config, self.config.min_count, self.config.shared)
 

@@ -7,7 +7,6 @@ from typing import Iterable, Sequence
 from torch import Tensor
 
 from dl.mytorch.config import UserError
-from dl.mytorch.data.loader import Splits
 from dl.mytorch.distributed import is_main
 from dl.mytorch.files import read_json, verify, write_json, write_recorded_json
 
@@ -111,6 +110,3 @@ class Vocabulary:
             self.check_same(path)
         elif is_main():
             write_recorded_json(list(self.tokens), path)
-
-
-TextSplits = Splits  # as version 0.1 called those with vocabularies
