@@ -168,22 +168,23 @@ def data_sets() -> Iterator[Finding]:
 def text_sets() -> Iterator[Finding]:
     """Which sets of text are there; the bundled ones have to be."""
     try:
+        from dl.mytorch.data import sources
         from dl.mytorch.data.text.shakespeare import SOURCES as plays
         from dl.mytorch.data.text.translation import SOURCES as pairs
         from dl.mytorch.data.text.wikitext2 import SOURCE as wikitext2
     except (ImportError, OSError):  # said already, with the data sets
         return
     sets = {**plays, "wikitext2": wikitext2, **pairs}
-    first = {source.place: name for name, source in reversed(sets.items())}  # a set may be read in two ways
+    first = {source.places: name for name, source in reversed(sets.items())}  # a set may be read in two ways
     for name, source in sets.items():
-        if first[source.place] != name:
+        if first[source.places] != name:
             continue
-        bundled = name.endswith("-sample")
-        if source.missing():
+        bundled, folder = name.endswith("-sample"), sources.find(source)
+        if folder is None:
             way = source.help if bundled else f"training downloads it; without a network: {source.help}"
-            yield Finding("problem" if bundled else "note", f"{name} is not in {source.place}: {way}")
+            yield Finding("problem" if bundled else "note", f"{name} is not in {source.folders[0]}: {way}")
         else:
-            yield Finding("ok", f"{name} in {source.place}")
+            yield Finding("ok", f"{name} in {folder}")
 
 
 def disk() -> Iterator[Finding]:

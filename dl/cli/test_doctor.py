@@ -13,8 +13,8 @@ import pytest
 from dl.cli import doctor
 from dl.cli.doctor import Finding
 from dl.mytorch import precision
+from dl.mytorch.data import sources
 from dl.mytorch.data.images import sets
-from dl.mytorch.data.text import textfiles
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_only_a_missing_bundled_set_is_a_problem(tmp_path: Path, monkeypatch: py
 
 def test_a_damaged_sample_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sample = sets.SOURCES["fashion_mnist-sample"]._replace(places=(tmp_path,))
-    for file in sample.checksums:
+    for file in sample.files:
         (tmp_path / file).write_bytes(b"not what was bundled")
     monkeypatch.setattr(sets, "SOURCES", {"fashion_mnist-sample": sample})
     (found,) = doctor.data_sets()
@@ -137,7 +137,7 @@ def test_text_is_found_and_only_a_missing_bundled_set_is_a_problem(tmp_path: Pat
     names = ["shakespeare", "shakespeare-sample", "wikitext2", "fra-eng", "fra-eng-sample", "multi30k"]
     found = dict(zip(names, doctor.text_sets()))
     assert found["shakespeare-sample"].mark == found["fra-eng-sample"].mark == "ok"
-    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    monkeypatch.setattr(sources, "DATA", tmp_path)
     found = dict(zip(names, doctor.text_sets(), strict=True))
     assert {name for name in names if found[name].mark == "problem"} == {"shakespeare-sample", "fra-eng-sample"}
     assert all(found[name].text.startswith(f"{name} is not in {tmp_path}") for name in names)

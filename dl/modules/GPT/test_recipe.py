@@ -28,10 +28,9 @@ from dl.mytorch import testing
 from dl.mytorch.checkpoint import load, save
 from dl.mytorch.command_line import parse
 from dl.mytorch.config import UserError
-from dl.mytorch.data import Splits, Vocabulary
+from dl.mytorch.data import Splits, Vocabulary, sources
 from dl.mytorch.data.loader import Loader
 from dl.mytorch.data.sequences import IGNORED, blocks, windows
-from dl.mytorch.data.text import textfiles
 from dl.mytorch.data.text.tokens import write_tokens
 from dl.mytorch.files import read_json, write_json
 from dl.mytorch.testing.runs import forget
@@ -216,7 +215,7 @@ def test_perplexity_per_word_counts_each_word_once_however_it_is_cut(tmp_path: P
     texts = {"train": " one two three\n" * 40, "valid": " one\n", "test": "\n one three three two\n one two\n"}
     for split, text in texts.items():
         (tmp_path / "wikitext-2" / f"wiki.{split}.tokens").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    monkeypatch.setattr(sources, "DATA", tmp_path)
     splits = text_splits(config(gpt2_train, tmp_path, data="wikitext2", batch_size=2), 8)
     bpe, test = splits.vocabularies["tokens"], splits.test.dataset["targets"]
     task = TextModeling(bpe, words=True)

@@ -24,9 +24,8 @@ from dl.modules.RNN.testing import STREAM_RUN, TEXT, tiny_streams
 from dl.mytorch import Trainer, checkpoint, testing
 from dl.mytorch.command_line import parse
 from dl.mytorch.config import UserError
-from dl.mytorch.data import Splits, Vocabulary
+from dl.mytorch.data import Splits, Vocabulary, sources
 from dl.mytorch.data.sequences import streams
-from dl.mytorch.data.text import textfiles
 from dl.mytorch.files import read_json, write_recorded_json
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.run import open_run
@@ -181,7 +180,7 @@ def test_texts_are_read_in_as_many_streams_as_a_batch_has_rows(tmp_path: Path, m
     (tmp_path / "wikitext-2").mkdir()
     for name in ("train", "valid", "test"):
         (tmp_path / "wikitext-2" / f"wiki.{name}.tokens").write_text(TEXT, encoding="utf-8")
-    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    monkeypatch.setattr(sources, "DATA", tmp_path)
     for data, parts in (("shakespeare", 2), ("wikitext2", 3)):
         found = stream_splits(config(lstm_train, tmp_path, data=data), 5)
         assert len([part for part in found if part]) == parts

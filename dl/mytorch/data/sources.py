@@ -2,12 +2,15 @@
 
 import gzip
 import hashlib
+import io
 import itertools
 import os
 import tempfile
+import urllib.request
+import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Mapping, NamedTuple
 
 import torch
 
@@ -15,40 +18,64 @@ from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.augment import Transform, compose
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.distributed import barrier, is_main
-from dl.mytorch.files import regular_file
+from dl.mytorch.files import atomic_write, regular_file
 
 DATA = Path(__file__).parents[3] / "data"
 LARGEST = 2**28  # bytes: no file of a published set here is larger, but what is in its place may unpack to more than memory
 
 
+class Remote(NamedTuple):
+    """Where a file is to be had, and which one it has to be."""
+
+    url: str
+    blob: str  # git's name for what is there: sha1 of "blob <bytes>\0<content>"
+    member: str = ""  # of a zip archive: the file in it
+
+
 class Source(NamedTuple):
     """Where a set comes from and what its files have to be."""
 
-    places: tuple[Path, ...]  # folders to look in; the first that holds all files wins
-    checksums: dict[str, str]  # file -> MD5 or SHA-256 of its content; it may lie there gzipped, as file.gz
+    places: tuple[Path | str, ...]  # folders to look in, relative ones below data/; the first that holds all files wins
+    # Of a file the MD5 or SHA-256 of its content, which may lie there gzipped, as file.gz; or where it is to be had as it is,
+    # if anywhere.
+    files: Mapping[str, str | Remote | None]
     help: str  # what to do when it is nowhere
-    fetch: Callable[[Any, str], Any] | None = None  # (torchvision.datasets, folder): download it into folders in there
+    fetch: Callable[[Any, str], Any] | None = None  # (torchvision.datasets, folder): download all into folders in there
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The places as paths."""
+        return tuple(DATA / place for place in self.places)
 
 
 def find(source: Source) -> Path | None:
     """The folder on this machine that holds all files of a set, or None: one of its places, or a folder in one of these."""
-    inside = (path for place in source.places if place.is_dir() for path in sorted(place.iterdir()) if path.is_dir())
-    folders = itertools.chain(source.places, inside)
-    return next((path for path in folders if all(_file(path, name).exists() for name in source.checksums)), None)
+    inside = (path for place in source.folders if place.is_dir() for path in sorted(place.iterdir()) if path.is_dir())
+    folders = itertools.chain(source.folders, inside)
+    return next((path for path in folders if all(_file(path, name, source).exists() for name in source.files)), None)
 
 
-def read(name: str, source: Source) -> dict[str, bytes]:
-    """The content of all files of the set `name`, downloaded if they are nowhere: what was altered is never trained on.
+def get(name: str, source: Source) -> Path:
+    """The folder with all files of the set `name`, downloaded if they are nowhere. All ranks may call it.
 
-    Raises `UserError` when the set is not to be had, or a file is damaged or not the published one.
+    Raises `UserError` when the set is not to be had.
     """
     if is_main() and find(source) is None:
-        _download(name, source)
+        _fetch(name, source) if source.fetch else _download(source)
     barrier()  # the other ranks wait for the download of the first
     folder = find(source)
     if folder is None:
-        raise UserError(f"{name} is not in {source.places[0]}: {source.help}")
-    return {file: read_checked(_file(folder, file), checksum) for file, checksum in source.checksums.items()}
+        raise UserError(f"{name} is not in {source.folders[0]}: {source.help}")
+    return folder
+
+
+def read(name: str, source: Source) -> dict[str, bytes]:
+    """The content of all files of the set `name`, which all have checksums: what was altered is never trained on.
+
+    Raises `UserError` when the set is not to be had, or a file is damaged or not the published one.
+    """
+    folder = get(name, source)
+    return {file: read_checked(_file(folder, file, source), str(checksum)) for file, checksum in source.files.items()}
 
 
 def read_bytes(path: Path, limit: int = -1) -> bytes:
@@ -99,27 +126,52 @@ def splits(
     )
 
 
-def _file(folder: Path, name: str) -> Path:
-    return folder / name if (folder / name).exists() else folder / f"{name}.gz"
+def _file(folder: Path, name: str, source: Source) -> Path:
+    packed = isinstance(source.files[name], str) and not (folder / name).exists()
+    return folder / (f"{name}.gz" if packed else name)
 
 
-def _download(name: str, source: Source) -> None:
+def _fetch(name: str, source: Source) -> None:
     """Let torchvision fetch the set into data/: nothing is put there before all of it has come."""
-    reason = "it cannot be downloaded"
-    if source.fetch:
-        from dl.mytorch.torchvision_compat import import_torchvision
+    from dl.mytorch.torchvision_compat import import_torchvision
 
-        print(f"{name} is on none of the usual places of this machine; downloading it into {DATA}", flush=True)
-        DATA.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=DATA, prefix=".download-") as folder:
-            try:
-                source.fetch(import_torchvision().datasets, folder)
-                for file in (path for path in Path(folder).glob("*/**/*") if path.is_file()):
-                    place = DATA / file.relative_to(folder)
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(file, place)
-                return
-            except (OSError, RuntimeError) as error:
-                reason = f"the download failed ({' '.join(str(error).split())})"
-    places = ", ".join(str(place) for place in source.places)
-    raise UserError(f"{name} was not found: looked in {places}; {reason}. What helps: {source.help}")
+    print(f"{name} is on none of the usual places of this machine; downloading it into {DATA}", flush=True)
+    DATA.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=DATA, prefix=".download-") as folder:
+        try:
+            source.fetch(import_torchvision().datasets, folder)
+            for file in (path for path in Path(folder).glob("*/**/*") if path.is_file()):
+                place = DATA / file.relative_to(folder)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, place)
+        except (OSError, RuntimeError) as error:
+            places = ", ".join(str(place) for place in source.folders)
+            raise UserError(
+                f"{name} was not found: looked in {places}; the download failed ({' '.join(str(error).split())}). "
+                f"What helps: {source.help}"
+            ) from None
+
+
+def _download(source: Source) -> None:
+    """Put each missing file into the first place, complete and as published."""
+    for path, remote in ((source.folders[0] / name, remote) for name, remote in source.files.items()):
+        if path.exists():
+            continue
+        if not isinstance(remote, Remote):
+            raise UserError(f"{path} does not exist. What helps: {source.help}")
+        content = _published(remote, path, source.help)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(content)
+
+
+def _published(remote: Remote, path: Path, help: str) -> bytes:
+    print(f"{path} does not exist; downloading it from {remote.url}", flush=True)
+    try:
+        with urllib.request.urlopen(remote.url, timeout=60) as response:
+            content = response.read()
+    except OSError as error:  # no network, no such page, cut off
+        raise UserError(f"{path} does not exist, and {remote.url} cannot be downloaded ({error}). What helps: {help}") from None
+    if hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != remote.blob:
+        raise UserError(f"{remote.url} no longer gives the published file (its checksum differs). What helps: {help}")
+    return zipfile.ZipFile(io.BytesIO(content)).read(remote.member) if remote.member else content

@@ -137,7 +137,7 @@ def test_data_comes_before_the_system_s_copy_and_both_before_a_download(
     write(source.places[0], {"images": b"others", "labels": b"others"}, gzipped)
     with pytest.raises(UserError, match="data/Set/raw"):  # it is looked at first, and is not what was published
         sources.read("set", source)
-    others = source._replace(checksums=dict.fromkeys(WANTED, md5(b"others")))
+    others = source._replace(files=dict.fromkeys(WANTED, md5(b"others")))
     assert sources.read("set", others) == {"images": b"others", "labels": b"others"}
     assert downloads.tried == 0
 

@@ -11,7 +11,6 @@ from dl.modules.RNN.TextCNN.data import Words, word_splits
 from dl.modules.RNN.TextCNN.model import PRESETS, TextCNN, build
 from dl.mytorch import testing
 from dl.mytorch.data import Splits
-from dl.mytorch.data.text import textfiles
 from dl.mytorch.data.text.sst2 import Review, review_splits
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.large.sharding import shard
@@ -151,7 +150,7 @@ def test_recipe_learns(tmp_path: Path, no_figures: None) -> None:
 
 
 def test_words_are_those_of_the_training_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    monkeypatch.setattr("dl.mytorch.data.sources.DATA", tmp_path)
     (tmp_path / "sst2").mkdir()
     for name in ("train", "dev"):
         lines = "".join(f"{text} {name}\t{label}\n" for text, label in made(20))

@@ -196,7 +196,7 @@ def test_empty_sentences_are_left_out_and_text_without_pairs_is_refused() -> Non
 def test_spans_of_wikitext_reach_over_paragraphs_but_not_over_articles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dl.mytorch.data.text.textfiles.DATA", tmp_path)
+    monkeypatch.setattr("dl.mytorch.data.sources.DATA", tmp_path)
     (tmp_path / "wikitext-2").mkdir()
     text = " \n = One = \n \n A b . C d . \n = = Part = = \n E f . \n \n = Two = \n \n G h . I j . \n"
     for split in ("train", "valid", "test"):
@@ -222,7 +222,7 @@ def test_another_data_set_is_refused() -> None:
     ],
 )
 def test_damaged_texts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str) -> None:
-    monkeypatch.setattr("dl.mytorch.data.text.textfiles.DATA", tmp_path)
+    monkeypatch.setattr("dl.mytorch.data.sources.DATA", tmp_path)
     (tmp_path / "wikitext-2").mkdir()
     for split in ("train", "valid", "test"):
         text = content if split == "train" else b" \n = A = \n \n one . two . \n"

@@ -15,7 +15,7 @@ from dl.mytorch.config import TrainConfig
 from dl.mytorch.data import sources
 from dl.mytorch.data.augment import Transform, normalize
 from dl.mytorch.data.loader import Batch, Splits
-from dl.mytorch.data.sources import DATA, Source
+from dl.mytorch.data.sources import Source
 
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 HUNDRED = tuple(
@@ -32,7 +32,7 @@ STANDARD_TEN = normalize([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])
 STANDARD_HUNDRED = normalize([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762])
 SOURCES = {
     "cifar10": Source(
-        (DATA / "cifar-10-batches-py",),
+        ("cifar-10-batches-py",),
         {
             "data_batch_1": "c99cafc152244af753f735de768cd75f",
             "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -45,7 +45,7 @@ SOURCES = {
         lambda datasets, folder: _unpack(datasets, folder, datasets.CIFAR10),
     ),
     "cifar100": Source(
-        (DATA / "cifar-100-python",),
+        ("cifar-100-python",),
         {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
         "unpack https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz in data/",
         lambda datasets, folder: _unpack(datasets, folder, datasets.CIFAR100),

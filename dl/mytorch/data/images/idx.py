@@ -9,7 +9,6 @@ Looked for in `data/`, then in system copies, then downloaded by torchvision.
 
 import math
 import struct
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from dl.mytorch.config import TrainConfig
 from dl.mytorch.data import sources
 from dl.mytorch.data.augment import Transform, normalize
 from dl.mytorch.data.loader import Batch, Splits
-from dl.mytorch.data.sources import DATA, Source
+from dl.mytorch.data.sources import Source
 
 DIGITS = tuple("0123456789")
 CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -35,7 +34,7 @@ def _sha256(*checksums: str) -> dict[str, str]:
 
 SOURCES = {
     "fashion_mnist": Source(
-        (DATA / "fashion_mnist", DATA / "FashionMNIST" / "raw", Path("/usr/share/datasets/fashion-mnist")),
+        ("fashion_mnist", "FashionMNIST/raw", "/usr/share/datasets/fashion-mnist"),
         _sha256(
             "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
             "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -46,7 +45,7 @@ SOURCES = {
         lambda datasets, folder: datasets.FashionMNIST(folder, download=True),
     ),
     "fashion_mnist-sample": Source(
-        (DATA / "fashion_mnist-sample",),
+        ("fashion_mnist-sample",),
         _sha256(
             "ed2e37ed5a3a57d212141a69fe0a0de5a7126ffba14ac3f7e76f5f52cc04b1f0",
             "a69f2dad024ca220a8c4d85f621fdf929042d40c444abde2868903e9220ad517",
@@ -56,7 +55,7 @@ SOURCES = {
         "git checkout data/fashion_mnist-sample brings it back",
     ),
     "mnist": Source(
-        (DATA / "mnist", DATA / "MNIST" / "raw"),
+        ("mnist", "MNIST/raw"),
         _sha256(
             "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
             "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",

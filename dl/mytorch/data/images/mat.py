@@ -18,7 +18,7 @@ from dl.mytorch.config import TrainConfig
 from dl.mytorch.data import sources
 from dl.mytorch.data.augment import Transform, normalize
 from dl.mytorch.data.loader import Batch, Splits
-from dl.mytorch.data.sources import DATA, Source
+from dl.mytorch.data.sources import Source
 
 STANDARD = normalize([0.4377, 0.4438, 0.4728], [0.1980, 0.2010, 0.1970])  # mean and std of the training set
 
@@ -31,7 +31,7 @@ def _fetch(datasets: Any, folder: str) -> None:
 
 SOURCES = {
     "svhn": Source(
-        (DATA / "svhn", DATA),
+        ("svhn", ""),
         {"train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373", "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"},
         "put train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers/ into data/svhn",
         _fetch,

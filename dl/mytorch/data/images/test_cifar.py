@@ -39,7 +39,7 @@ def rows(count: int, seed: int) -> np.ndarray:
 def install(name: str, folder: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the files of a small set into `folder`, and make it the published one."""
     checksums = {file: hashlib.md5(content).hexdigest() for file, content in contents.items()}
-    monkeypatch.setitem(cifar.SOURCES, name, cifar.SOURCES[name]._replace(places=(folder,), checksums=checksums))
+    monkeypatch.setitem(cifar.SOURCES, name, cifar.SOURCES[name]._replace(places=(folder,), files=checksums))
     for file, content in contents.items():
         (folder / file).write_bytes(content)
 
@@ -110,7 +110,7 @@ def test_a_pickle_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_checksums_and_addresses_are_torchvision_s(torchvision: ModuleType) -> None:
     datasets = torchvision.datasets
     for name, published in (("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)):
-        assert cifar.SOURCES[name].checksums == dict(published.train_list + published.test_list)
+        assert cifar.SOURCES[name].files == dict(published.train_list + published.test_list)
         assert published.url in cifar.SOURCES[name].help
         assert cifar.SOURCES[name].places[-1].name == published.base_folder
 

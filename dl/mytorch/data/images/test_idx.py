@@ -45,7 +45,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (tmp_path / f"{prefix}-{kind}-ubyte.gz").write_bytes(gzip.compress(content))
             checksums[f"{prefix}-{kind}-ubyte"] = hashlib.sha256(content).hexdigest()
     for name in ("fashion_mnist", "mnist"):
-        source = idx.SOURCES[name]._replace(places=(tmp_path,), checksums=checksums)
+        source = idx.SOURCES[name]._replace(places=(tmp_path,), files=checksums)
         monkeypatch.setitem(idx.SOURCES, name, source)
     return tmp_path
 

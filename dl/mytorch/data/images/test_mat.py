@@ -86,7 +86,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_bytes(content)
         checksums[name] = hashlib.md5(content).hexdigest()
     places = tuple(tmp_path / place.relative_to(DATA) for place in mat.SOURCES["svhn"].places)
-    monkeypatch.setitem(mat.SOURCES, "svhn", mat.SOURCES["svhn"]._replace(places=places, checksums=checksums, fetch=None))
+    monkeypatch.setitem(mat.SOURCES, "svhn", mat.SOURCES["svhn"]._replace(places=places, files=checksums, fetch=None))
     return tmp_path
 
 
@@ -107,7 +107,7 @@ def test_a_folder_of_its_own_comes_first(tiny: Path) -> None:
     source = mat.SOURCES["svhn"]
     assert find(source) == tiny
     (tiny / "svhn").mkdir()
-    for name in source.checksums:
+    for name in source.files:
         (tiny / "svhn" / name).write_bytes(b"")
     assert find(source) == tiny / "svhn"
 
@@ -124,7 +124,7 @@ def test_an_altered_or_short_file_is_refused_by_name(tiny: Path) -> None:
 def test_checksums_and_addresses_are_torchvision_s(monkeypatch: pytest.MonkeyPatch, torchvision: ModuleType) -> None:
     datasets, calls = torchvision.datasets, []
     published = {name: md5 for url, name, md5 in (datasets.SVHN.split_list[split] for split in ("train", "test"))}
-    assert mat.SOURCES["svhn"].checksums == published
+    assert mat.SOURCES["svhn"].files == published
     monkeypatch.setattr(datasets.utils, "download_url", lambda *call: calls.append(call))
     mat.SOURCES["svhn"].fetch(datasets, "folder")
     assert [call[1:] for call in calls] == [(str(Path("folder", "svhn")), name, md5) for name, md5 in published.items()]

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.data import sources
 from dl.mytorch.data.loader import Loader, Splits
 from dl.mytorch.data.sequences import blocks, windows
-from dl.mytorch.data.text.textfiles import Remote, Source, find, read_text
+from dl.mytorch.data.sources import Remote, Source
+from dl.mytorch.data.text.textfiles import read_text
 from dl.mytorch.data.text.vocabulary import Vocabulary
 
 _URL = "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
 _REMOTE = Remote(f"{_URL}/data/tinyshakespeare/input.txt", "7dcb3a2d4cc3b48b6283dd46870bfeb78f88aac9")
 SOURCES = {
-    "shakespeare": Source("tinyshakespeare", {"input.txt": _REMOTE}, "the bundled plays: --data shakespeare-sample"),
+    "shakespeare": Source(("tinyshakespeare",), {"input.txt": _REMOTE}, "the bundled plays: --data shakespeare-sample"),
     "shakespeare-sample": Source(
-        "shakespeare-sample", {"input.txt": None}, "git checkout data/shakespeare-sample brings it back"
+        ("shakespeare-sample",), {"input.txt": None}, "git checkout data/shakespeare-sample brings it back"
     ),
 }
 
@@ -52,4 +54,4 @@ def load(name: str) -> str:
     """The whole text, its lines ended by line feeds as published, whatever git on Windows has made of them."""
     if name not in SOURCES:
         raise UserError(f"--data {name}: this recipe's function loads Shakespeare; there are {', '.join(SOURCES)}")
-    return read_text(find(SOURCES[name]) / "input.txt").replace("\r\n", "\n")
+    return read_text(sources.get(name, SOURCES[name]) / "input.txt").replace("\r\n", "\n")

@@ -14,13 +14,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.data import sources
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.sequences import pad
-from dl.mytorch.data.text.textfiles import Source, find, read_lines
+from dl.mytorch.data.sources import Source
+from dl.mytorch.data.text.textfiles import read_lines
 from dl.mytorch.data.text.vocabulary import Vocabulary
 
 SOURCE = Source(
-    "sst2",
+    ("sst2",),
     {"train.tsv": None, "dev.tsv": None},
     "unpack train.tsv and dev.tsv of https://dl.fbaipublicfiles.com/glue/data/SST-2.zip there; or write both yourself from "
     'datasets.load_dataset("stanfordnlp/sst2"), its splits train and validation: a first line "sentence<tab>label", then '
@@ -97,7 +99,7 @@ def reviews(config: TrainConfig) -> tuple[list[Review], list[Review], list[Revie
     """
     if config.data != "sst2":
         raise UserError(f"--data {config.data}: this recipe's function loads sst2")
-    folder = find(SOURCE)
+    folder = sources.get("sst2", SOURCE)
     known = sorted(read(folder / "train.tsv"))
     if len(known) < 2:
         raise UserError(f"{folder / 'train.tsv'} holds one sentence; one to learn from and one to validate are the least")

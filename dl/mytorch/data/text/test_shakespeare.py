@@ -7,8 +7,7 @@ import torch
 
 from dl.mytorch import TrainConfig
 from dl.mytorch.config import UserError
-from dl.mytorch.data import shakespeare
-from dl.mytorch.data.text import textfiles
+from dl.mytorch.data import shakespeare, sources
 from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.data.text.shakespeare import load
 
@@ -23,7 +22,7 @@ def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     text = "to be, or not to be: that\nis the question"[:40]
     (tmp_path / "tinyshakespeare").mkdir()
     (tmp_path / "tinyshakespeare" / "input.txt").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    monkeypatch.setattr(sources, "DATA", tmp_path)
     return text
 
 
@@ -69,7 +68,7 @@ def test_training_chunks_are_shuffled_by_the_seed_and_validation_is_in_order(sho
 def test_chunks_have_256_characters_unless_said_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tinyshakespeare").mkdir()
     (tmp_path / "tinyshakespeare" / "input.txt").write_text("to be or " * 400, encoding="utf-8")
-    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    monkeypatch.setattr(sources, "DATA", tmp_path)
     train, val, _ = shakespeare(config("shakespeare"))
     assert [len(loader.dataset["tokens"][0]) for loader in (train, val)] == [256, 256]
 

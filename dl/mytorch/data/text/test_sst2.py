@@ -8,8 +8,7 @@ from torch import Tensor
 
 from dl.mytorch import TrainConfig, testing
 from dl.mytorch.config import UserError
-from dl.mytorch.data import Vocabulary
-from dl.mytorch.data.text import textfiles
+from dl.mytorch.data import Vocabulary, sources
 from dl.mytorch.data.text.sst2 import Review, read, review_splits, sst2
 
 
@@ -43,7 +42,7 @@ def write(folder: Path, train: str = "", dev: str = "sentence\tlabel\nbad .\t0\n
 
 
 def test_a_tenth_of_the_training_file_validates_whatever_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    monkeypatch.setattr(sources, "DATA", tmp_path)
     write(tmp_path / "sst2")
     first = sst2(config(), Words(), length=40)
     head, *lines = (tmp_path / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()
@@ -57,7 +56,7 @@ def test_a_tenth_of_the_training_file_validates_whatever_its_order(tmp_path: Pat
 
 
 def test_one_sentence_is_refused_and_two_are_parted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    monkeypatch.setattr(sources, "DATA", tmp_path)
     write(tmp_path / "sst2", "sentence\tlabel\ngood\t1\n")
     with pytest.raises(UserError, match="train.tsv holds one sentence; one to learn from and one to validate"):
         sst2(config(), Words())
@@ -66,7 +65,7 @@ def test_one_sentence_is_refused_and_two_are_parted(tmp_path: Path, monkeypatch:
 
 
 def test_a_set_that_is_not_there_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    monkeypatch.setattr(sources, "DATA", tmp_path)
     with pytest.raises(UserError, match=r"sst2/train.tsv does not exist. What helps: unpack .*SST-2.zip .*load_dataset"):
         sst2(config(), Words())
 

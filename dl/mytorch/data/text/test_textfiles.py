@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from dl.mytorch.config import UserError
-from dl.mytorch.data import Vocabulary
-from dl.mytorch.data.text import textfiles
+from dl.mytorch.data import Vocabulary, sources
+from dl.mytorch.data.sources import Remote, Source
 from dl.mytorch.data.text.sst2 import read
-from dl.mytorch.data.text.textfiles import Remote, Source, find, read_lines, read_text
+from dl.mytorch.data.text.textfiles import read_lines, read_text
 from dl.mytorch.data.text.tokens import map_tokens
 from dl.mytorch.data.text.translation import read_pairs
 
@@ -37,7 +37,7 @@ def internet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, bytes
         return io.BytesIO(pages[url])
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    monkeypatch.setattr(sources, "DATA", tmp_path)
     return pages
 
 
@@ -51,12 +51,12 @@ def test_text_comes_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_was_unpacked_in_its_place_is_found(tmp_path: Path, internet: dict[str, bytes]) -> None:
-    source = Source("set", {"a.txt": None, "b.txt": None}, "")
+    source = Source(("set",), {"a.txt": None, "b.txt": None}, "")
     (tmp_path / "set" / "published").mkdir(parents=True)
     for name in source.files:
-        assert source.place == tmp_path / "set"
+        assert sources.find(source) is None
         (tmp_path / "set" / "published" / name).touch()
-    assert find(source) == tmp_path / "set" / "published"
+    assert sources.get("set", source) == tmp_path / "set" / "published"
 
 
 def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_what_could_block_or_has_no_end_is_refused(tmp_path: Path, make: str) ->
 def test_a_file_that_is_there_is_not_downloaded(internet: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.txt").write_text("mine", encoding="utf-8")
-    assert find(Source("set", {"a.txt": Remote("http://x/a", blob(b"theirs"))}, "")) == tmp_path / "set"
+    assert sources.get("set", Source(("set",), {"a.txt": Remote("http://x/a", blob(b"theirs"))}, "")) == tmp_path / "set"
     assert (tmp_path / "set" / "a.txt").read_text(encoding="utf-8") == "mine"
 
 
@@ -123,8 +123,8 @@ def test_missing_files_are_downloaded_out_of_archives_too(internet: dict[str, by
     internet.update({"http://x/a": b"ay", "http://x/b.zip": archive.getvalue()})
     packed = Remote("http://x/b.zip", blob(archive.getvalue()), "inner/b.txt")
     remotes = {"a.txt": Remote("http://x/a", blob(b"ay")), "b.txt": packed}
-    assert Source("set", remotes, "").missing() == ["a.txt", "b.txt"]
-    folder = find(Source("set", remotes, ""))
+    assert sources.find(Source(("set",), remotes, "")) is None
+    folder = sources.get("set", Source(("set",), remotes, ""))
     assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == {"a.txt": "ay", "b.txt": "bee"}
 
 
@@ -141,5 +141,5 @@ def test_what_cannot_be_had_is_refused_with_help_and_leaves_nothing(internet: di
         (Remote(other, blob(b"ay")), f"{other} no longer gives the published file (its checksum differs)."),
     ):
         with pytest.raises(UserError, match=f"{re.escape(says)} What helps: ask a friend$"):
-            find(Source("set", {"a.txt": remote}, "ask a friend"))
+            sources.get("set", Source(("set",), {"a.txt": remote}, "ask a friend"))
     assert not list(tmp_path.rglob("*.*"))

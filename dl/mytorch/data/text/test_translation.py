@@ -9,8 +9,7 @@ import torch
 
 from dl.mytorch import TrainConfig
 from dl.mytorch.config import UserError
-from dl.mytorch.data import Batch, Loader, Vocabulary, translation
-from dl.mytorch.data.text import textfiles
+from dl.mytorch.data import Batch, Loader, Vocabulary, sources, translation
 from dl.mytorch.data.text.translation import (
     SOURCES,
     PairSplits,
@@ -80,7 +79,7 @@ def test_files_of_different_lengths_are_refused(tmp_path: Path) -> None:
 def test_another_name_and_a_missing_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--data latin: .* fra-eng, fra-eng-sample, multi30k"):
         translation(config(data="latin"))
-    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    monkeypatch.setattr(sources, "DATA", tmp_path)
     with pytest.raises(UserError, match="fra.txt does not exist. What helps: git checkout"):
         translation(config())
 
@@ -89,7 +88,7 @@ def test_multi30k_is_german_to_english_in_its_published_parts(tmp_path: Path, mo
     (tmp_path / "multi30k").mkdir()
     for name in SOURCES["multi30k"].files:
         (tmp_path / "multi30k" / name).write_bytes(gzip.compress(f"one of {name}\ntwo\n".encode()))
-    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    monkeypatch.setattr(sources, "DATA", tmp_path)
     data = sentence_pairs("multi30k")
     assert data.train == [("one of train.de.gz", "one of train.en.gz"), ("two", "two")]
     assert [part[0][1] for part in data[1:]] == ["one of val.en.gz", "one of test_2016_flickr.en.gz"]
@@ -113,7 +112,7 @@ def test_the_book_trains_on_the_first_pairs_and_tests_with_four_sentences() -> N
 
 
 def test_files_of_too_few_pairs_are_refused_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    monkeypatch.setattr(sources, "DATA", tmp_path)
     (tmp_path / "fra-eng").mkdir()
     path = tmp_path / "fra-eng" / "fra.txt"
     for content, message in (
@@ -174,7 +173,7 @@ def test_the_bundled_sample_holds_the_sentences_of_the_book(sample: tuple[PairSp
     assert len(pairs) == 1024 and [len(part) for part in sample[0]] == [len(p) for p in sentence_pairs("fra-eng-sample")]
     for english in ("Go.", "I lost.", "I'm home."):  # the fourth, "He's calm.", is for the model to find out
         assert any(source == english for source, _ in pairs)
-    assert [pair[0] for pair in read_pairs(textfiles.DATA / "fra-eng-sample" / "fra.txt")[:2]] == ["Go.", "Hi."]
+    assert [pair[0] for pair in read_pairs(sources.DATA / "fra-eng-sample" / "fra.txt")[:2]] == ["Go.", "Hi."]
 
 
 def test_sentences_of_a_length_share_a_batch(sample: tuple[PairSplits, Loader]) -> None:

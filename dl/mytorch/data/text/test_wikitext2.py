@@ -7,8 +7,7 @@ import torch
 
 from dl.mytorch import TrainConfig
 from dl.mytorch.config import UserError
-from dl.mytorch.data import wikitext2
-from dl.mytorch.data.text import textfiles
+from dl.mytorch.data import sources, wikitext2
 from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.data.text.wikitext2 import documents, lines, sentences, text, words
 
@@ -40,7 +39,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     texts = {"train": TRAIN, "valid": " \n = V = \n \n One new . \n", "test": " \n = T = \n \n Seven <unk> . \n"}
     for split, text in texts.items():
         (folder / f"wiki.{split}.tokens").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(textfiles, "DATA", tmp_path)
+    monkeypatch.setattr(sources, "DATA", tmp_path)
     return folder
 
 
@@ -102,7 +101,7 @@ def test_another_name_and_a_missing_file_are_refused(small: Path) -> None:
 
 @pytest.mark.slow
 def test_published_counts_hold() -> None:
-    if not (textfiles.DATA / "wikitext-2" / "wiki.train.tokens").exists():
+    if not (sources.DATA / "wikitext-2" / "wiki.train.tokens").exists():
         pytest.skip("WikiText-2 is not in data/wikitext-2")
     streams = {split: words(split) for split in ("train", "valid", "test")}
     assert {split: len(stream) for split, stream in streams.items()} == {"train": 2_088_628, "valid": 217_646, "test": 245_569}

@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.data import sources
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.sequences import pad
-from dl.mytorch.data.text.textfiles import Remote, Source, find, read_lines
+from dl.mytorch.data.sources import Remote, Source
+from dl.mytorch.data.text.textfiles import read_lines
 from dl.mytorch.data.text.vocabulary import BEGIN, END, PADDING, UNKNOWN, Vocabulary
 
 Pair = tuple[str, str]  # source, target
@@ -39,13 +41,13 @@ _BLOBS = {
 }
 SOURCES = {
     "fra-eng": Source(
-        "fra-eng",
+        ("fra-eng",),
         {"fra.txt": Remote(_FRA_ENG, "29208aee343c889c0dfb1559134da76b2d83a587", member="fra-eng/fra.txt")},
         "put the fra.txt of https://www.manythings.org/anki/fra-eng.zip there; the bundled pairs: --data fra-eng-sample",
     ),
-    "fra-eng-sample": Source("fra-eng-sample", {"fra.txt": None}, "git checkout data/fra-eng-sample brings it back"),
+    "fra-eng-sample": Source(("fra-eng-sample",), {"fra.txt": None}, "git checkout data/fra-eng-sample brings it back"),
     "multi30k": Source(
-        "multi30k",
+        ("multi30k",),
         {name: Remote(f"{_MULTI30K}/{name}", blob) for name, blob in _BLOBS.items()},
         "put its files there from data/task1/raw of https://github.com/multi30k/dataset",
     ),
@@ -73,7 +75,7 @@ def sentence_pairs(name: str, seed: int = 0) -> PairSplits:
     """
     if name not in SOURCES:
         raise UserError(f"--data {name}: no such set of pairs; there are {', '.join(SOURCES)}")
-    folder = find(SOURCES[name])
+    folder = sources.get(name, SOURCES[name])
     if name == "multi30k":
         parts = ("train", "val", "test_2016_flickr")
         return PairSplits(*(read_aligned(folder / f"{part}.de.gz", folder / f"{part}.en.gz") for part in parts))

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.data import sources
 from dl.mytorch.data.loader import Loader, Splits
 from dl.mytorch.data.sequences import blocks
-from dl.mytorch.data.text.textfiles import Remote, Source, find, read_lines
+from dl.mytorch.data.sources import Remote, Source
+from dl.mytorch.data.text.textfiles import read_lines
 from dl.mytorch.data.text.vocabulary import END, UNKNOWN, Vocabulary
 
 Split = Literal["train", "valid", "test"]
@@ -21,7 +23,7 @@ Split = Literal["train", "valid", "test"]
 _URL = "https://raw.githubusercontent.com/pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8"
 _FOLDER = f"{_URL}/word_language_model/data/wikitext-2"  # its old host is gone
 SOURCE = Source(
-    "wikitext-2",
+    ("wikitext-2",),
     {
         "wiki.train.tokens": Remote(f"{_FOLDER}/train.txt", "2d84b35af79e411d73ea7cae83c73964c6ac83b4"),
         "wiki.valid.tokens": Remote(f"{_FOLDER}/valid.txt", "eec944eb2d9e46061cd34a6913528797db6842fc"),
@@ -59,7 +61,7 @@ def encoded() -> tuple[list[Tensor], Vocabulary]:
 
 def lines(split: Split) -> list[str]:
     """The lines of a split, blank ones and headings too."""
-    return read_lines(find(SOURCE) / f"wiki.{split}.tokens")
+    return read_lines(sources.get("wikitext2", SOURCE) / f"wiki.{split}.tokens")
 
 
 def words(split: Split) -> list[str]:
