@@ -112,7 +112,7 @@ def test_checksums_and_addresses_are_torchvision_s(torchvision: ModuleType) -> N
     for name, published in (("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)):
         assert cifar.SOURCES[name].files == dict(published.train_list + published.test_list)
         assert published.url in cifar.SOURCES[name].help
-        assert cifar.SOURCES[name].places[-1].name == published.base_folder
+        assert cifar.SOURCES[name].folders[-1].name == published.base_folder
 
 
 def test_a_download_unpacks_the_checked_archive(monkeypatch: pytest.MonkeyPatch, torchvision: ModuleType) -> None:
