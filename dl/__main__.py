@@ -51,7 +51,16 @@ def _own_words(argv: list[str]) -> int:
 def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     parser = argparse.ArgumentParser(prog="python -m dl", description="Deep-learning papers in PyTorch: look, train, test.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_of_models(commands)
+    _add_of_runs(commands)
+    _add_explain(commands)
+    _add_of_records(commands)
+    _add(commands, "doctor", doctor, "check versions, devices, data and disk, and say what helps")
+    return parser, commands
 
+
+def _add_of_models(commands: argparse._SubParsersAction) -> None:
+    """Add list, train, sweep, test, summary."""
     command = _add(commands, "list", listing.show_models, "all models: paper, parameters, best recorded result")
     command.add_argument("category", nargs="?", default="", metavar="CATEGORY", help="only of this folder, say CNN")
     command.add_argument("--json", action="store_true", help="as JSON, with FLOPs")
@@ -76,6 +85,9 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     shape = "shape of the input, say 1 3 224 224; default: that of `example` in its model.py"
     command.add_argument("--input", metavar="N", type=int, nargs="+", help=shape)
 
+
+def _add_of_runs(commands: argparse._SubParsersAction) -> None:
+    """Add what a trained run does: generate, translate, sample, predict, search; evaluate; runs."""
     for name, does in verbs.VERBS.items():
         command = _add(commands, name, verb, does, usage="%(prog)s RUN_OR_MODEL ...")
         command.epilog = "RUN is the folder of a run; MODEL stands for its newest finished run below runs/. With --help behind "
@@ -92,8 +104,9 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     command.add_argument("folder", nargs="?", type=lambda text: Path(text).expanduser(), default=Path("runs"), metavar="FOLDER")
     command.add_argument("--prune", action="store_true", help="delete what only resuming needs, last.pt and shards, of finished runs")
 
-    _add_explain(commands)
 
+def _add_of_records(commands: argparse._SubParsersAction) -> None:
+    """Add results, reproduce."""
     command = _add(commands, "results", results, "rewrite the tables in the READMEs from the recorded results")
     runs = "first add finished runs (folders below runs/) to the recorded results of their models"
     command.add_argument("--record", type=expanduser, metavar="RUN", nargs="+", default=[], help=runs)
@@ -105,9 +118,6 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     command.add_argument("model", metavar="MODEL", nargs="?", help="which one; without it, all")
     minutes = "only records of trainings that took so long at most"
     command.add_argument("--max-minutes", type=float, default=float("inf"), metavar="N", help=minutes)
-
-    _add(commands, "doctor", doctor, "check versions, devices, data and disk, and say what helps")
-    return parser, commands
 
 
 def _add_explain(commands: argparse._SubParsersAction) -> None:

@@ -25,20 +25,27 @@ NORMS = [
 
 def variations(tv: ModuleType) -> dict[str, tuple[type, dict[str, Any], dict[str, list[Any]]]]:
     """Name -> class, arguments of a small network, and for each argument of the class other values."""
-    models, resnet = tv.models, tv.models.resnet
-    frozen = tv.ops.FrozenBatchNorm2d
+    return residual(tv) | mobile(tv) | others(tv)
+
+
+def residual(tv: ModuleType) -> dict[str, tuple[type, dict[str, Any], dict[str, list[Any]]]]:
+    resnet, frozen = tv.models.resnet, tv.ops.FrozenBatchNorm2d
     stages = {"block": [resnet.BasicBlock, resnet.Bottleneck], "layers": [[1, 2, 1, 1]], "num_classes": [4]}
     stages |= {"zero_init_residual": [True], "groups": [2], "width_per_group": [4, 128]}
     stages |= {"replace_stride_with_dilation": [[False, False, True], [True, True, True]], "norm_layer": [*NORMS, frozen]}
     small = {"block": resnet.Bottleneck, "layers": [1, 1, 1, 1], "num_classes": 3}
-    mobile = models.mobilenetv2
-    mb = partial(models.efficientnet.MBConvConfig, 6, 3, 2, 8, 16, 1)
-    fused = models.efficientnet.FusedMBConvConfig(4, 3, 2, 16, 16, 1)
-    cn = models.convnext.CNBlockConfig
     return {
         "ResNet": (resnet.ResNet, small, stages),
         "ResNeXt": (resnet.ResNet, small | {"groups": 2, "width_per_group": 4}, stages),
         "WideResNet": (resnet.ResNet, small | {"width_per_group": 128}, stages),
+    }
+
+
+def mobile(tv: ModuleType) -> dict[str, tuple[type, dict[str, Any], dict[str, list[Any]]]]:
+    models, frozen = tv.models, tv.ops.FrozenBatchNorm2d
+    mb = partial(models.efficientnet.MBConvConfig, 6, 3, 2, 8, 16, 1)
+    fused = models.efficientnet.FusedMBConvConfig(4, 3, 2, 16, 16, 1)
+    return {
         "MobileNetV2": (
             models.MobileNetV2,
             {"inverted_residual_setting": [[1, 8, 1, 1], [6, 8, 2, 2]], "num_classes": 3},
@@ -47,7 +54,7 @@ def variations(tv: ModuleType) -> dict[str, tuple[type, dict[str, Any], dict[str
                 "width_mult": [0.5],
                 "inverted_residual_setting": [[[2, 8, 1, 1]]],
                 "round_nearest": [4],
-                "block": [type("Other", (mobile.InvertedResidual,), {})],
+                "block": [type("Other", (models.mobilenetv2.InvertedResidual,), {})],
                 "norm_layer": [*NORMS, frozen],
                 "dropout": [0.0, 0.7],
             },
@@ -64,6 +71,12 @@ def variations(tv: ModuleType) -> dict[str, tuple[type, dict[str, Any], dict[str
                 "last_channel": [24],
             },
         ),
+    }
+
+
+def others(tv: ModuleType) -> dict[str, tuple[type, dict[str, Any], dict[str, list[Any]]]]:
+    models, cn = tv.models, tv.models.convnext.CNBlockConfig
+    return {
         "ConvNeXt": (
             models.ConvNeXt,
             {"block_setting": [cn(8, 16, 1), cn(16, 16, 1), cn(16, 16, 1), cn(16, None, 1)], "num_classes": 3},

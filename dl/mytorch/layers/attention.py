@@ -57,13 +57,7 @@ def fused_attention(
     # In bf16 on a CPU torch's kernel takes 2 to 10 times as long as the formula, most of it in its backward pass.
     plain = bool(weights is not None and weights._forward_hooks) or (query.dtype == torch.bfloat16 and query.device.type == "cpu")
     causal = causal and length > 1  # one query alone is the last position, which sees all
-    mask = None
-    if padding_mask is not None:
-        shape = (len(key), positions)
-        if padding_mask.dtype != torch.bool or padding_mask.shape != shape:
-            got = f"{padding_mask.dtype} {tuple(padding_mask.shape)}"
-            raise ValueError(f"padding_mask has to be bool {shape}, True where a key is padding; got {got}")
-        mask = padding_mask[:, None, None, :]  # (B, S) -> (B, 1, 1, S)
+    mask = None if padding_mask is None else _of_keys(padding_mask, (len(key), positions))
     if causal and (plain or mask is not None or length < positions):
         future = torch.ones(length, positions, dtype=torch.bool, device=query.device).triu(positions - length + 1)
         mask = future if mask is None else mask | future  # (T, S) or (B, 1, T, S)
@@ -81,6 +75,14 @@ def fused_attention(
     y = F.scaled_dot_product_attention(query, key, value, seen, p, is_causal=causal, enable_gqa=grouped)
     # Of a query that sees nothing, torch's kernels for a CPU make 0, those for CUDA the mean of all values.
     return y if mask is None else y.masked_fill(mask.all(-1, keepdim=True), 0.0)
+
+
+def _of_keys(padding_mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The mask as scores need it: (B, S) -> (B, 1, 1, S). Raises `ValueError` unless it is bool, and of `shape`."""
+    if padding_mask.dtype != torch.bool or padding_mask.shape != shape:
+        got = f"{padding_mask.dtype} {tuple(padding_mask.shape)}"
+        raise ValueError(f"padding_mask has to be bool {shape}, True where a key is padding; got {got}")
+    return padding_mask[:, None, None, :]
 
 
 class KeyValueCache:

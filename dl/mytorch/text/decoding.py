@@ -80,10 +80,7 @@ def beam_search(
     best of all these are kept. The length penalty is that of Wu et al. 2016, https://arxiv.org/abs/1609.08144, equation
     14. With one beam this is `greedy_search`. Raises `ValueError` for `beams` outside 1 to 1,000 and `alpha` outside 0 to 5.
     """
-    if not 1 <= beams <= MOST_BEAMS:
-        raise UserError(f"a beam holds 1 to {MOST_BEAMS:,} hypotheses; got {beams}")
-    if not 0 <= alpha <= 5:  # larger ones, to which all scores are 0, choose nothing
-        raise UserError(f"alpha, the power of the length penalty, has to be from 0 to 5; got {alpha}")
+    _check_beams(beams, alpha)
     mask = source == padding
     most = _most_tokens(model, mask, extra)[:, None]  # (B, 1)
     memory = model.encode(source, mask).repeat_interleave(beams, 0)  # (B, S, C) -> (B K, S, C)
@@ -114,6 +111,13 @@ def beam_search(
             cache.select(rows)
     winner = first[:, 0] + (log_probability / ((5 + length) / 6) ** alpha).argmax(1)
     return _sentences(target[winner], end)
+
+
+def _check_beams(beams: int, alpha: float) -> None:
+    if not 1 <= beams <= MOST_BEAMS:
+        raise UserError(f"a beam holds 1 to {MOST_BEAMS:,} hypotheses; got {beams}")
+    if not 0 <= alpha <= 5:  # larger ones, to which all scores are 0, choose nothing
+        raise UserError(f"alpha, the power of the length penalty, has to be from 0 to 5; got {alpha}")
 
 
 def _most_tokens(model: Translator, mask: Tensor, extra: int) -> Tensor:

@@ -136,14 +136,21 @@ def check_prompt(model: nn.Module, tokens: Tensor, padding_mask: Tensor | None, 
 
 
 def _note(seen: Tensor | None, logits: Tensor, tokens: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """`seen`, bool (B, V), with the tokens (B, T) that are not padding; begun where it is None."""
-    if seen is None:
-        seen = torch.zeros_like(logits, dtype=torch.bool)
+    """`seen`, bool (B, V), with the last of the tokens (B, T); begun with all that are not padding where it is None."""
+    if seen is not None:
+        return seen.scatter(1, tokens[:, -1:], True)
+    seen = torch.zeros_like(logits, dtype=torch.bool)
     if padding_mask is None:
         return seen.scatter(1, tokens, True)
     rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
     seen[rows[~padding_mask], tokens[~padding_mask]] = True
     return seen
+
+
+def _lengths(tokens: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """The tokens (B,) of each row that are not padding."""
+    columns = torch.full_like(tokens[:, 0], tokens.shape[1])
+    return columns if padding_mask is None else columns - padding_mask.sum(1)
 
 
 def _left_of(lengths: Tensor, columns: int) -> Tensor:
@@ -180,7 +187,6 @@ def stream(
     cached: bool = True,
 ) -> Iterator[Tensor]:
     """The next tokens of each row, (B,) for each step, as they come. The model is put into evaluation mode.
-
     When the text of a row, without its padding, outgrows the model's `max_length`, its last half is the row's new context.
 
     Args:
@@ -189,20 +195,16 @@ def stream(
         stop: tokens that end a row, which then goes on with the one it ended with; when all rows have ended, so does this.
         seed: of the draws; default: torch's generator as it is. One for each row: what it would draw alone.
 
-    Raises `ValueError` for invalid options, an empty prompt or one that is longer than `max_length`, and a
-    token that the model does not know.
+    Raises `ValueError` for invalid options, see `Sampler`, and prompts, see `check_prompt`.
     """
     sampler = Sampler(temperature, top_k, top_p, repetition_penalty)
     check_prompt(model, tokens, padding_mask, max_new_tokens)
     model.eval()
     generators = _generators(seed, tokens.device)
-    ends = torch.tensor(list(stop), dtype=torch.int64, device=tokens.device)
-    done = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-    first = 0  # of the columns in the context
-    padding = 0 if padding_mask is None else padding_mask.sum(1)
-    lengths = torch.full((len(tokens),), tokens.shape[1], device=tokens.device) - padding  # (B,) of each row's context
+    ends, done = tokens.new_tensor(list(stop)), torch.zeros_like(tokens[:, 0], dtype=torch.bool)
+    lengths = _lengths(tokens, padding_mask)  # (B,) of each row's context
+    first, seen, new = 0, None, tokens  # the first column in the context, tokens of the text, those to compute
     cache = model.new_cache() if cached else None
-    seen, new = None, tokens
     for step in range(max_new_tokens):
         if tokens.shape[1] - first > model.max_length:
             lengths = lengths.where(lengths <= model.max_length, max(1, model.max_length // 2))
@@ -210,8 +212,7 @@ def stream(
             cache, new = model.new_cache() if cached else None, tokens[:, first:]
         mask = None if padding_mask is None else _left_of(lengths, tokens.shape[1] - first)
         logits = model(new if cached else tokens[:, first:], mask, cache)[:, -1]  # (B, V)
-        if repetition_penalty != 1:
-            seen = _note(seen, logits, tokens if step == 0 else tokens[:, -1:], padding_mask if step == 0 else None)
+        seen = _note(seen, logits, tokens, padding_mask) if repetition_penalty != 1 else None
         token = _choose(sampler, logits, seen, generators)
         if stop:
             token = torch.where(done, tokens[:, -1], token)
