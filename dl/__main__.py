@@ -48,6 +48,11 @@ def _own_words(argv: list[str]) -> int:
     return len(argv)
 
 
+def user_path(text: str) -> Path:
+    """`dl.mytorch.config.user_path`, which would bring torch along."""
+    return Path(text).expanduser()
+
+
 def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     parser = argparse.ArgumentParser(prog="python -m dl", description="Deep-learning papers in PyTorch: look, train, test.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -101,7 +106,7 @@ def _add_of_runs(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--classifier", type=expanduser, metavar="RUN", help="run whose features --with frechet compares")
 
     command = _add(commands, "runs", listing.show_runs, "all runs: model, data, best figure, state, size, age")
-    command.add_argument("folder", nargs="?", type=lambda text: Path(text).expanduser(), default=Path("runs"), metavar="FOLDER")
+    command.add_argument("folder", nargs="?", type=user_path, default=Path("runs"), metavar="FOLDER")
     command.add_argument("--prune", action="store_true", help="delete what only resuming needs, last.pt and shards, of finished runs")
 
 
@@ -112,6 +117,11 @@ def _add_of_records(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--record", type=expanduser, metavar="RUN", nargs="+", default=[], help=runs)
     dirty = "record runs of code that is in no commit too; their rows say so"
     command.add_argument("--allow-dirty", action="store_true", help=dirty)
+
+    command = _add(commands, "compare", compare, "runs side by side: flags that differ, figures, rates, curves")
+    command.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="folders of runs, or of folders of runs")
+    command.add_argument("--figure", type=user_path, default=Path("compare.png"), help="to write (default: %(default)s)")
+    command.add_argument("--tensorboard", type=user_path, metavar="FOLDER", help="also write them for TensorBoard, into a new folder")
 
     command = _add(commands, "reproduce", reproduce, "train again what is recorded, by the recorded commands, and compare")
     command.epilog = NAMING
@@ -224,6 +234,14 @@ def results(args: argparse.Namespace) -> int:
     for report in results.rewrite_readmes():
         print(report)
     print(facts.write())
+    return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    """`python -m dl compare RUN RUN ...`"""
+    from dl.cli import compare
+
+    compare.main(args)
     return 0
 
 

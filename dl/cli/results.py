@@ -53,7 +53,7 @@ def best_results(name: str) -> list[str]:
         config, names = group[0]["config"], list(scores(group[0]))
         quantity = next((name for name in names if not name.endswith("loss")), names[0])
         mean = statistics.mean(scores(record)[quantity] for record in group)
-        seconds = _time(statistics.mean(record["training_seconds"] for record in group))
+        seconds = time(statistics.mean(record["training_seconds"] for record in group))
         how = ", ".join(filter(None, [config.get("model"), seconds]))
         if config["data"] not in best or mean < best[config["data"]][0]:
             words = f"{config['data']}: {title(quantity)} {_spread(group, quantity)} ({how})"
@@ -91,7 +91,7 @@ def results_table(name: str) -> str:
             f"{first['steps']} steps" if first["steps"] else str(first["epochs"]),
             ", ".join(f"[{record['seed']}](results/{record['path'].name})" for record in group),
             *(_spread(group, quantity) for quantity in quantities),
-            _time(statistics.mean(record["training_seconds"] for record in group)),
+            time(statistics.mean(record["training_seconds"] for record in group)),
             ", ".join(dict.fromkeys(record["device"] for record in group)),
             ", ".join(dict.fromkeys(_commit(record) for record in group)),
             _command(group[0]),
@@ -112,7 +112,8 @@ def _command(record: Record) -> str:
     return f"`{command(record)}` (recorded by an earlier version: command rebuilt)"
 
 
-def _time(seconds: float) -> str:
+def time(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -250,7 +250,7 @@ def test_a_recipe_beside_train_has_its_own_defaults_and_command(project: Path) -
 
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (100, "2 min"), (5990, "100 min"), (7200, "2.0 h")])
 def test_times_have_a_unit_that_suits_them(seconds: float, text: str) -> None:
-    assert results._time(seconds) == text
+    assert results.time(seconds) == text
 
 
 def test_a_cell_may_hold_the_signs_of_a_table() -> None:

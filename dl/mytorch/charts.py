@@ -49,11 +49,12 @@ class Charts:
         for path, image in images.items():
             plot.save_image(image, path)
         plot.save_figure(plot.curves(history), self.out / "curves.png")
-        if history.test:
-            self.scalars("test", history.test, step)
-            flags = {k: v for k, v in dataclasses.asdict(config).items() if isinstance(v, (bool, int, float, str))}
-            final = {f"test/{name}": value for name, value in history.test.items() if value is not None}
-            self._writer("test").add_hparams(flags, final)
+        part, means = ("test", history.test) if history.test else ("val", (history.best() or {}).get("val", {}))
+        if part == "test":
+            self.scalars("test", means, step)
+        flags = {k: v for k, v in dataclasses.asdict(config).items() if isinstance(v, (bool, int, float, str))}
+        final = {f"{part}/{name}": value for name, value in means.items() if value is not None}
+        self._writer(part).add_hparams(flags, final)
         return [self.out / "curves.png", *images]
 
     def _show(self, shown: Shown, step: int, split: str) -> None:

@@ -57,3 +57,11 @@ def test_the_end_of_a_run_is_figures_history_and_the_test_beside_the_flags(
     assert set(tags["images"]) == {"kernels", "confusion"} and any("words" in tag for tag in tags["tensors"])
     plugins = json.dumps(list(events.summary_metadata))
     assert "_hparams_/session_start_info" in plugins
+
+
+def test_a_run_without_a_test_is_in_the_table_of_runs_with_its_best_validation(tmp_path: Path) -> None:
+    with Logger(tmp_path, step=40, total_steps=40) as log:
+        log.finished(History(HISTORY), {}, TrainConfig(str(tmp_path), "numbers"))
+    events = read_events(tmp_path / "tensorboard" / "val")
+    assert "_hparams_/session_start_info" in json.dumps(list(events.summary_metadata))
+    assert events.Scalars("val/loss")[0].value == History(HISTORY).best()["val"]["loss"]
