@@ -46,7 +46,7 @@ def train(
     data = data or translation(config, config.min_count)
     trainer = Trainer(
         model=build_for(config, data.vocabularies, build),
-        task=task(data.vocabularies, config.label_smoothing, config.beams, config.monitor),
+        task=task(data.vocabularies, config.label_smoothing, config.num_beams, config.monitor),
         optimizer=adamw(config.lr, config.weight_decay, fused=True),
         schedule=warmup_cosine(warmup=0.05),
         config=config,

@@ -32,6 +32,6 @@ def test_bleu_counts_words_and_never_the_unknown_one(monkeypatch: pytest.MonkeyP
 def test_beams_choose_the_search() -> None:
     model, source = talkative(0), sources()
     vocabularies = dict.fromkeys(("source", "target"), Vocabulary([*RESERVED, *"abcdefghijkl"]))
-    greedy, beam = (Translation(vocabularies, beams=beams).translate(model, source) for beams in (1, 3))
-    assert greedy == greedy_search(model, source, begin=BEGIN, end=END) != beam
-    assert beam == beam_search(model, source, begin=BEGIN, end=END, beams=3)
+    greedy, beam = (Translation(vocabularies, num_beams=num_beams).translate(model, source) for num_beams in (1, 3))
+    assert greedy == greedy_search(model, source, bos_id=BEGIN, eos_id=END) != beam
+    assert beam == beam_search(model, source, bos_id=BEGIN, eos_id=END, num_beams=3)

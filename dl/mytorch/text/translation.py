@@ -24,15 +24,15 @@ class TranslationConfig(TrainConfig):
     )
     label_smoothing: float = flag(0.0, "label-smoothing epsilon")
     min_count: int = flag(2, "words that are rarer in the training pairs become <unk>")
-    beams: int = flag(1, "beam of the search whose BLEU is recorded, 1 = greedy")
+    num_beams: int = flag(1, "beam of the search whose BLEU is recorded, 1 = greedy", alias="beams")
     monitor: Literal["loss", "bleu_error"] = flag("loss", "validation quantity that chooses the best checkpoint")
     batch_size: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("min_count", "beams"):
+        for name in ("min_count", "num_beams"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        self._check("beams", self.beams <= MOST_BEAMS, f"at most {MOST_BEAMS:,}")
+        self._check("num_beams", self.num_beams <= MOST_BEAMS, f"at most {MOST_BEAMS:,}")
         self._check("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1")
 
 
@@ -44,18 +44,18 @@ class Translation(Seq2Seq):
 
     Args:
         vocabularies: "source" and "target", which may be the same.
-        beams: of the search, 1 for greedy search.
+        num_beams: of the search, 1 for greedy search.
         monitor: the validation quantity that chooses the best checkpoint.
     """
 
     shown = 5
 
     def __init__(
-        self, vocabularies: Mapping[str, Vocabulary], label_smoothing: float = 0.0, beams: int = 1, monitor: str = "loss"
+        self, vocabularies: Mapping[str, Vocabulary], label_smoothing: float = 0.0, num_beams: int = 1, monitor: str = "loss"
     ) -> None:
         self.source, self.target = vocabularies["source"], vocabularies["target"]
         super().__init__(self.target[PADDING], label_smoothing)
-        self.beams = beams
+        self.num_beams = num_beams
         self.monitor = monitor
         self.lines: list[str] = []
 
@@ -88,10 +88,10 @@ class Translation(Seq2Seq):
 
     def translate(self, model: nn.Module, source: Tensor) -> list[list[int]]:
         """Ids of the translations of source (B, S)."""
-        ids = {"begin": self.target[BEGIN], "end": self.target[END], "padding": self.padding}
-        if self.beams == 1:
+        ids = {"bos_id": self.target[BEGIN], "eos_id": self.target[END], "padding": self.padding}
+        if self.num_beams == 1:
             return greedy_search(model, source, **ids)
-        return beam_search(model, source, **ids, beams=self.beams)
+        return beam_search(model, source, **ids, num_beams=self.num_beams)
 
     def _words(self, ids: Tensor) -> list[list[int]]:
         """Rows (B, T) without padding, <bos> and <eos>."""

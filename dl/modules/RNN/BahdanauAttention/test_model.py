@@ -129,10 +129,10 @@ def test_weights_under_the_earlier_name_of_the_initial_state_load() -> None:
 def test_searches_with_a_state_are_those_that_read_all_again() -> None:
     model = randomized(build("tiny"))
     source = sources()
-    for never_ends, search in product((False, True), (greedy_search, partial(beam_search, beams=3))):
+    for never_ends, search in product((False, True), (greedy_search, partial(beam_search, num_beams=3))):
         if never_ends:
             model.output.bias.data[END] = -1e3
-        found = [search(model, source, begin=BEGIN, end=END, extra=6, cached=cached) for cached in (True, False)]
+        found = [search(model, source, bos_id=BEGIN, eos_id=END, max_extra_tokens=6, cached=cached) for cached in (True, False)]
         assert found[0] == found[1] and (all(found[0]) or not never_ends)
 
 

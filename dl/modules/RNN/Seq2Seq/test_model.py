@@ -121,10 +121,10 @@ def test_searches_with_a_state_are_those_that_read_all_again(options: dict[str, 
     for parameter in model.parameters():
         parameter.data *= 12  # sentences that vary and end
     source = sources()
-    for never_ends, search in product((False, True), (greedy_search, partial(beam_search, beams=3))):
+    for never_ends, search in product((False, True), (greedy_search, partial(beam_search, num_beams=3))):
         if never_ends:
             model.output.bias.data[END] = -1e3
-        found = [search(model, source, begin=BEGIN, end=END, extra=6, cached=cached) for cached in (True, False)]
+        found = [search(model, source, bos_id=BEGIN, eos_id=END, max_extra_tokens=6, cached=cached) for cached in (True, False)]
         assert found[0] == found[1] and (all(found[0]) or not never_ends)
 
 
@@ -151,7 +151,7 @@ def test_history_holds_bleu_beside_the_losses(tmp_path: Path, no_figures: None) 
 
 
 def test_recipe_refuses_impossible_flags() -> None:
-    wrong = [("dropout", 1.0), ("min_count", 0), ("beams", 0), ("beams", 10**9), ("label_smoothing", 1.0)]
+    wrong = [("dropout", 1.0), ("min_count", 0), ("num_beams", 0), ("num_beams", 10**9), ("label_smoothing", 1.0)]
     for name, value in wrong:
         with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} has to be"):
             train.Config(**{name: value})

@@ -24,12 +24,13 @@ def test_cached_and_uncached_searches_give_the_same_tokens(seed: int, norm_first
     model = talkative(seed, norm_first=norm_first)
     source = sources()
     for search in (greedy_search, beam_search):
-        cached, uncached = (search(model, source, begin=BEGIN, end=END, extra=6, cached=cached) for cached in (True, False))
+        options = {"bos_id": BEGIN, "eos_id": END, "max_extra_tokens": 6}
+        cached, uncached = (search(model, source, **options, cached=cached) for cached in (True, False))
         assert cached == uncached and any(cached)
 
 
 def test_a_search_keeps_within_the_positions() -> None:
     model = build("tiny", max_length=7).eval()
     model.embedding.weight.data[END] = 0  # no logit: <eos> is never the likeliest
-    lengths = [len(tokens) for tokens in greedy_search(model, sources(), begin=BEGIN, end=END)]
+    lengths = [len(tokens) for tokens in greedy_search(model, sources(), bos_id=BEGIN, eos_id=END)]
     assert lengths == [7, 7, 7]

@@ -268,7 +268,7 @@ def test_the_rate_is_equation_3_and_history_holds_bleu_beside_the_losses(tmp_pat
 
 def test_flags_reach_model_task_and_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train.Trainer, "fit", lambda trainer, data: trainer)
-    task = {"beams": 3, "label_smoothing": 0.2, "monitor": "bleu_error"}
+    task = {"num_beams": 3, "label_smoothing": 0.2, "monitor": "bleu_error"}
     config = train.Config(model="tiny", dropout=0.3, lr=2.0, norm_first=True, shared=False, warmup=9, **task)
     trainer = train.main(config, splits(config, shared=False))
     assert {name: getattr(trainer.task, name) for name in task} == task
@@ -295,9 +295,9 @@ def test_a_sentence_longer_than_the_network_is_refused_before_training(tmp_path:
 
 
 def test_invalid_flags_are_refused() -> None:
-    with pytest.raises(ValueError, match="--beams has to be at least 1; got 0"):
-        train.Config(beams=0)
-    with pytest.raises(ValueError, match="--beams has to be at most 1,000; got 1001"):
-        train.Config(beams=1001)
+    with pytest.raises(ValueError, match="--num-beams has to be at least 1; got 0"):
+        train.Config(num_beams=0)
+    with pytest.raises(ValueError, match="--num-beams has to be at most 1,000; got 1001"):
+        train.Config(num_beams=1001)
     with pytest.raises(ValueError, match="--dropout has to be at least 0 and below 1; got 1.0"):
         train.Config(dropout=1.0)

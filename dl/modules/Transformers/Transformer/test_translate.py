@@ -48,11 +48,11 @@ def test_sentences_are_translated_by_the_best_weights_and_the_search_that_is_ask
     source, target = (Vocabulary.load(run / f"vocabulary-{name}.json") for name in ("source", "target"))
     model = load_weights(build("tiny", vocabulary_size=len(target), source_vocabulary_size=len(source)), run / "best.pt").eval()
     rows = [torch.tensor([[*source.encode(words.split()), END]]) for words in ("a b .", "f e d c b g")]
-    searches = {"1": greedy_search, "3": lambda *args, **options: beam_search(*args, **options, beams=3)}
+    searches = {"1": greedy_search, "3": lambda *args, **options: beam_search(*args, **options, num_beams=3)}
     found = {}
     for beams, search in searches.items():
-        expected = [" ".join(target.decode(search(model, row, begin=BEGIN, end=END)[0])) for row in rows]
-        assert translate.main([str(run), "--beams", beams, *SENTENCES]) == 0
+        expected = [" ".join(target.decode(search(model, row, bos_id=BEGIN, eos_id=END)[0])) for row in rows]
+        assert translate.main([str(run), "--num-beams", beams, *SENTENCES]) == 0
         captured = capsys.readouterr()
         assert captured.out.splitlines() == [f"{sentence} -> {words}" for sentence, words in zip(SENTENCES, expected)]
         assert captured.err == "".join(f"not in the vocabulary, read as <unk>: {word}\n" for word in ".g")
@@ -114,7 +114,7 @@ def test_sentences_that_cannot_be_translated_are_refused_in_one_line(run: Path, 
     assert "'a a a a a'... has 512 words; the network has 511 places" in refused(capsys, run, "a " * 512)
     assert translate.Translator(Run.open(run)).encode("a " * 511).shape == (1, 512)
     assert "'a\\udcff' is not UTF-8" in refused(capsys, run, b"a\xff".decode(errors="surrogateescape"))
-    for arguments in ([], ["--figure", "a.png", "--test"], ["a", "--beams", "0"], ["a", "--beams", "1000000000"]):
+    for arguments in ([], ["--figure", "a.png", "--test"], ["a", "--num-beams", "0"], ["a", "--num-beams", "1000000000"]):
         with pytest.raises(SystemExit):
             translate.main([str(run), *arguments])
         assert capsys.readouterr().err.count("\n") == 1

@@ -68,7 +68,7 @@ def main(config: Config, data: Splits | None = None) -> History:
     check_lengths(model, data)
     trainer = Trainer(
         model=model,
-        task=Translation(data.vocabularies, config.label_smoothing, config.beams, config.monitor),
+        task=Translation(data.vocabularies, config.label_smoothing, config.num_beams, config.monitor),
         optimizer=adamw(config.lr, config.weight_decay, betas=(0.9, 0.98), eps=1e-9),  # section 5.3
         schedule=schedule(config),
         config=config,

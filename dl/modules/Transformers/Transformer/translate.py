@@ -1,8 +1,8 @@
 """Translate sentences with a trained run.
 
     python -m dl.modules.Transformers.Transformer.translate runs/Transformers/Transformer "I lost." "He's calm."
-    python -m dl.modules.Transformers.Transformer.translate RUN "I'm home." --beams 4 --figure attention.png
-    python -m dl.modules.Transformers.Transformer.translate RUN --test --beams 4     # BLEU of the run's test sentences
+    python -m dl.modules.Transformers.Transformer.translate RUN "I'm home." --num-beams 4 --figure attention.png
+    python -m dl.modules.Transformers.Transformer.translate RUN --test --num-beams 4     # BLEU of the run's test sentences
 """
 
 import argparse
@@ -28,11 +28,11 @@ SIGNS = (PADDING, BEGIN, END)  # never a word of a sentence
 
 
 class Translator:
-    """A run that translates, by a search with `beams`."""
+    """A run that translates, by a search with `num_beams`."""
 
-    def __init__(self, run: Run, beams: int = 1) -> None:
+    def __init__(self, run: Run, num_beams: int = 1) -> None:
         self.model, self.config = run.model(), run.config
-        self.task = Translation(run.vocabularies, beams=beams)  # has the vocabularies and the search
+        self.task = Translation(run.vocabularies, num_beams=num_beams)  # has the vocabularies and the search
 
     def encode(self, sentence: str) -> Tensor:
         """Words and <eos> as ids (1, S).
@@ -99,12 +99,13 @@ def parse(argv: Sequence[str] | None, module: str) -> argparse.Namespace:
     parser = Parser(description=(__doc__ or "").partition("\n")[0], prog=f"python -m {module}")
     parser.add_argument("run", type=user_path, help="folder of a run")
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="in the language of the run's sources")
-    parser.add_argument("--beams", type=int, default=1, help="beam of the search, 1 is greedy (default: %(default)s)")
+    parser.add_argument("--num-beams", type=int, default=1, help="beam of the search, 1 is greedy (default: %(default)s)")
+    parser.add_argument("--beams", dest="num_beams", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # of 0.1
     parser.add_argument("--figure", type=user_path, help="also draw what the first translation looked at into this file")
     parser.add_argument("--test", action="store_true", help="also translate the run's test sentences, for their BLEU")
     options = parser.parse_intermixed_args(argv)
-    if not 1 <= options.beams <= MOST_BEAMS:
-        parser.error(f"--beams has to be at least 1 and at most {MOST_BEAMS:,}; got {options.beams}")
+    if not 1 <= options.num_beams <= MOST_BEAMS:
+        parser.error(f"--num-beams has to be at least 1 and at most {MOST_BEAMS:,}; got {options.num_beams}")
     if not options.sentences and (options.figure or not options.test):
         parser.error("give a sentence to translate")
     return options
@@ -120,7 +121,7 @@ def main(
     options = parse(argv, module)
 
     def act() -> None:
-        translator = translator_of(Run.open(options.run, *recipes), options.beams)
+        translator = translator_of(Run.open(options.run, *recipes), options.num_beams)
         for i, sentence in enumerate(options.sentences):
             translated = translator(sentence)
             if unknown := translator.unknown(sentence):
