@@ -6,13 +6,18 @@ from torch import nn
 
 from dl.modules.CNN.ConvNeXt.model import ConvNeXt
 from dl.mytorch.introspect import check_same_layers
+from dl.mytorch.names import substituted
 
 # The classes that a torchvision ConvNeXt is made of.
 PARTS = {"ConvNeXt", "CNBlock", "Conv2dNormActivation", "LayerNorm2d", "StochasticDepth", "Permute", "Sequential"}
 PARTS |= {"Conv2d", "LayerNorm", "GELU", "AdaptiveAvgPool2d", "Flatten", "Linear"}
 
-# The layers of a block by their place in torchvision's.
-BLOCK = {"0": "depthwise", "2": "norm", "3": "expand", "5": "project"}
+# Their names as regular expressions, and ours; the stages are left to `_renamed`.
+NAMES = (
+    *((r"^classifier\.0", "norm"), (r"^classifier\.2", "head"), (r"layer_scale$", "layer_scale.weight")),
+    *((r"^features\.0\.0", "stem.conv"), (r"^features\.0\.1", "stem.norm")),
+    *((r"block\.0", "depthwise"), (r"block\.2", "norm"), (r"block\.3", "expand"), (r"block\.5", "project")),
+)
 
 
 def from_torchvision(reference: nn.Module) -> ConvNeXt:
@@ -39,12 +44,7 @@ def from_torchvision(reference: nn.Module) -> ConvNeXt:
 
 def _renamed(name: str) -> str:
     """Our name of torchvision's "features.1.0.block.3.weight" and so on."""
-    name = re.sub(r"^classifier\.0", "norm", name)
-    name = re.sub(r"^classifier\.2", "head", name)
-    name = re.sub(r"^features\.0\.0", "stem.conv", name)
-    name = re.sub(r"^features\.0\.1", "stem.norm", name)
-    name = re.sub(r"layer_scale$", "layer_scale.weight", name)
-    name = re.sub(r"block\.(\d)", lambda place: BLOCK[place[1]], name)
+    name = substituted(name, NAMES)
     place = re.match(r"features\.(\d+)\.(\d+)", name)
     if not place:
         return name
