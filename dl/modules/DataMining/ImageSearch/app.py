@@ -21,7 +21,7 @@ from dl.cli.command import command
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
 from dl.modules.DataMining.ImageSearch.map import chosen_rows, thumbnails
-from dl.modules.DataMining.ImageSearch.search import ask, printable
+from dl.modules.DataMining.ImageSearch.search import printable, query
 from dl.modules.DataMining.TSNE.tsne import place, tsne
 from dl.mytorch import plot
 from dl.mytorch.command_line import Parser
@@ -86,12 +86,12 @@ def answer(source: Source, path: str | None, distance: str) -> tuple[str, list[t
         return "Drop an image.", [], _map(source.chart, None)
     try:
         features = source.extractor([checked(path)])
-        found = ask(source.index, features, 5, distance)
+        found = query(source.index, features, 5, distance)
     except UserError as error:
         return f"**{error}**", [], _map(source.chart, None)
     images = [pixels(each) for each in source.index.shown([neighbour.row for neighbour in found.neighbours])]
     captions = [f"{neighbour.label or neighbour.name} {neighbour.distance:.4g}" for neighbour in found.neighbours]
-    return f"**{found.verdict}**", list(zip(images, captions)), _map(source.chart, features)
+    return f"**{found.decision}**", list(zip(images, captions)), _map(source.chart, features)
 
 
 def pixels(image: Tensor) -> np.ndarray:

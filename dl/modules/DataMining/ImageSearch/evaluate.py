@@ -25,9 +25,9 @@ from torch.nn import functional as F
 from dl.cli import records, results
 from dl.cli.command import command
 from dl.cli.runs import Run
+from dl.modules.DataMining.ImageSearch.decision import fit, threshold
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.images import Images, open_images
-from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.modules.DataMining.neighbours import Exact
 from dl.mytorch import plot
 from dl.mytorch.command_line import Parser

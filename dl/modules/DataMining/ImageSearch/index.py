@@ -26,6 +26,7 @@ from torch import Tensor
 
 from dl.cli.command import command
 from dl.modules.DataMining.ImageSearch.approximate import KINDS, Approximate, build
+from dl.modules.DataMining.ImageSearch.decision import fit, threshold
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.images import Images, open_images
 from dl.modules.DataMining.ImageSearch.store import (
@@ -39,7 +40,6 @@ from dl.modules.DataMining.ImageSearch.store import (
     verify,
     write_manifest,
 )
-from dl.modules.DataMining.ImageSearch.verdict import fit, threshold
 from dl.modules.DataMining.mahalanobis import Mahalanobis
 from dl.modules.DataMining.neighbours import Exact
 from dl.mytorch.command_line import Parser
@@ -153,7 +153,7 @@ def update(
 
 
 def calibrate(folder: Path | str, held_out: Tensor | None = None) -> None:
-    """Write into the index how near to it known images are, see `verdict.threshold`; once, until images come or go."""
+    """Write into the index how near to it known images are, see `decision.threshold`; once, until images come or go."""
     index = Index(folder)
     if index.about["verdict"] is None:
         write_manifest(index.folder, {**index.about, "verdict": threshold(index.exact, index.labels, held_out)})

@@ -40,14 +40,14 @@ class Answer(NamedTuple):
     """What an index says of an image."""
 
     known: bool | None  # None: the index is too small to tell
-    verdict: str  # one line, with the numbers behind it
+    decision: str  # one line, with the numbers behind it
     neighbours: list[Neighbour]  # nearest first
 
 
-def ask(index: Index, features: Tensor, top: int = 5, distance: str = "l2") -> Answer:
+def query(index: Index, features: Tensor, top: int = 5, distance: str = "l2") -> Answer:
     """The `top` nearest to an image's features (1, D), and whether it is known.
 
-    Known means that it is as near to a class of the index as 95 % of held-out known images, see `verdict.py`, whatever
+    Known means that it is as near to a class of the index as 95 % of held-out known images, see `decision.py`, whatever
     `distance` ranks the neighbours. Raises `ValueError` for an unknown distance.
     """
     distances, rows = index.nearest.search(features, top, distance)
@@ -81,7 +81,7 @@ def figure(image: Tensor, answer: Answer, images: Sequence[Tensor]) -> "Figure":
     drawn.set_size_inches(drawn.get_size_inches() + (0, 0.6))
     for axes in drawn.axes:
         axes.set_position((0, 0, 1, drawn.get_figheight() and 1 - 0.6 / drawn.get_figheight()))
-    words = answer.verdict.split(": ", 1)
+    words = answer.decision.split(": ", 1)
     drawn.text(0.01, 0.99, "\n".join(words), va="top", fontsize=7, color="tab:red" if answer.known is False else "black")
     return drawn
 
@@ -113,8 +113,8 @@ def main(options: argparse.Namespace) -> None:
     image = read_image(options.image)
     index = Index(options.index)
     extractor: Extractor = index.extractor()
-    answer = ask(index, extractor([image]), options.top, options.distance)
-    print(answer.verdict)
+    answer = query(index, extractor([image]), options.top, options.distance)
+    print(answer.decision)
     for neighbour in answer.neighbours:
         print(f"  {neighbour.distance:10.4f}  {neighbour.label or '-'}  {neighbour.name}")
     answer = answer._replace(neighbours=answer.neighbours[:DRAWN])

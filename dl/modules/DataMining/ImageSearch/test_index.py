@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dl.modules.CNN.LeNet import train as lenet
 from dl.modules.DataMining.features import features_and_logits
-from dl.modules.DataMining.ImageSearch import index, search, verdict
+from dl.modules.DataMining.ImageSearch import decision, index, search
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.images import open_images
 from dl.modules.DataMining.ImageSearch.index import Index, calibrate, update
@@ -161,8 +161,8 @@ def test_without_held_out_images_each_fifth_is_calibrated_by_the_others(tmp_path
 
 
 def test_labels_of_few_images_are_one_class() -> None:
-    assert verdict.classes(["b"] * 10 + ["a"] * 10).tolist() == [1] * 10 + [0] * 10
-    assert verdict.classes(["b"] * 10 + ["a"] * 9).tolist() == [0] * 19
+    assert decision.classes(["b"] * 10 + ["a"] * 10).tolist() == [1] * 10 + [0] * 10
+    assert decision.classes(["b"] * 10 + ["a"] * 9).tolist() == [0] * 19
 
 
 @pytest.mark.parity

@@ -20,8 +20,8 @@ from dl.cli import records, results
 from dl.cli.command import command
 from dl.cli.runs import Run
 from dl.modules.DataMining.features import features_and_logits
-from dl.modules.DataMining.OpenSet import measures
-from dl.modules.DataMining.OpenSet.scores import Known, fit_all
+from dl.modules.DataMining.OpenSet import metrics
+from dl.modules.DataMining.OpenSet.scores import TrainingStatistics, fit_all
 from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_only, only
 from dl.modules.DataMining.threshold import conformal_threshold, quantile_threshold
 from dl.mytorch.command_line import Parser
@@ -78,10 +78,10 @@ def measure(val: Tensor, known: Tensor, right: Tensor, unknown: Tensor) -> dict[
     threshold = quantile_threshold(val)
     accepted = known <= threshold
     return {
-        "auroc": measures.auroc(known, unknown),
-        "aupr_in": measures.aupr_in(known, unknown),
-        "aupr_out": measures.aupr_out(known, unknown),
-        "fpr95": measures.fpr95(known, unknown),
+        "auroc": metrics.auroc(known, unknown),
+        "aupr_in": metrics.aupr_in(known, unknown),
+        "aupr_out": metrics.aupr_out(known, unknown),
+        "fpr95": metrics.fpr95(known, unknown),
         "accepted": accepted.double().mean().item(),
         "accepted_conformal": (known <= conformal_threshold(val)).double().mean().item(),
         "rejected": (unknown > threshold).double().mean().item(),
@@ -95,7 +95,7 @@ def evaluate(run: Path) -> dict[str, Any]:
     config, model = found.config, found.model()
     train, val, test = (part.dataset for part in known_only(image_splits(config), known_classes(config)))
     features, logits = outputs(model, train["images"][:FITTED], config)
-    seen = Known(features, logits, train["labels"][:FITTED], model.head.weight.detach(), model.head.bias.detach())
+    seen = TrainingStatistics(features, logits, train["labels"][:FITTED], model.head.weight.detach(), model.head.bias.detach())
     try:
         scores = fit_all(seen)
     except UserError as error:

@@ -21,7 +21,7 @@ from dl.mytorch.float64 import with_float64
 Score = Callable[[Tensor, Tensor], Tensor]  # features (N, D), logits (N, C) -> (N,)
 
 
-class Known(NamedTuple):
+class TrainingStatistics(NamedTuple):
     """What a network makes of its training images, and its last layer: logits = features @ weight.T + bias."""
 
     features: Tensor  # (N, D)
@@ -87,7 +87,7 @@ class ViM:
     `dim`: default D / 2. Raises `ValueError` when it is not below D, and `UserError` for features that are not finite.
     """
 
-    def __init__(self, known: Known, dim: int = 0) -> None:
+    def __init__(self, known: TrainingStatistics, dim: int = 0) -> None:
         size = known.features.shape[1]
         dim = dim or size // 2
         if not 0 < dim < size:
@@ -162,7 +162,7 @@ def fit_weibull(values: Tensor) -> tuple[float, float]:
     return shape, (((shape * logs).logsumexp(0) - math.log(len(logs))) / shape).exp().item()
 
 
-def fit_all(known: Known) -> dict[str, Score]:
+def fit_all(known: TrainingStatistics) -> dict[str, Score]:
     """All eight scores by name."""
     mahalanobis, knn = Mahalanobis(known.features, known.labels), KNN(known.features)
     vim, openmax = ViM(known), OpenMax(known.logits, known.labels)

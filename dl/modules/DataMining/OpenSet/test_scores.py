@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from dl.modules.DataMining.mahalanobis import shrunk
-from dl.modules.DataMining.OpenSet import measures, scores
-from dl.modules.DataMining.OpenSet.scores import KNN, Known, Mahalanobis, OpenMax, ViM, fit_weibull
+from dl.modules.DataMining.OpenSet import metrics, scores
+from dl.modules.DataMining.OpenSet.scores import KNN, Mahalanobis, OpenMax, TrainingStatistics, ViM, fit_weibull
 from dl.modules.DataMining.threshold import conformal_threshold, quantile_threshold
 from dl.mytorch.config import UserError
 from dl.mytorch.testing.device import device_without_float64
@@ -63,7 +63,7 @@ def test_vim_by_hand() -> None:
     """Features (x, y), of which the classes read x + 1 and -x - 1: the origin is (-1, 0); x varies most, y is the residual."""
     weight, bias = torch.tensor([[1.0, 0], [-1, 0]]), torch.tensor([1.0, -1])
     features = torch.tensor([[9.0, 1], [-11, -1], [9, -1], [-11, 1]])
-    score = ViM(Known(features, features @ weight.T + bias, torch.tensor([0, 1, 0, 1]), weight, bias), dim=1)
+    score = ViM(TrainingStatistics(features, features @ weight.T + bias, torch.tensor([0, 1, 0, 1]), weight, bias), dim=1)
     assert score.alpha.item() == pytest.approx(10, rel=1e-2)  # the largest logits are 10, the residuals 1
     query = torch.tensor([[1.0, 3.0]])
     found = score(query, query @ weight.T + bias)
@@ -71,7 +71,7 @@ def test_vim_by_hand() -> None:
 
 
 def test_vim_refuses_a_space_that_leaves_no_residual() -> None:
-    known = Known(torch.randn(5, 3), torch.randn(5, 2), torch.zeros(5), torch.randn(2, 3), torch.zeros(2))
+    known = TrainingStatistics(torch.randn(5, 3), torch.randn(5, 2), torch.zeros(5), torch.randn(2, 3), torch.zeros(2))
     with pytest.raises(ValueError, match="dim 3"):
         ViM(known, dim=3)
 
@@ -117,7 +117,7 @@ def test_all_eight_scores_rise_far_from_what_was_seen() -> None:
     weight, bias = torch.eye(3, 5) * 4, torch.zeros(3)
     noise = 0.1 * torch.randn(300, 5) * torch.tensor([1, 1, 1, 1, 0.3])
     features = torch.eye(3, 5)[labels] + noise
-    known = Known(features, features @ weight.T + bias, labels, weight, bias)
+    known = TrainingStatistics(features, features @ weight.T + bias, labels, weight, bias)
     strange = torch.tensor([[0.3, 0.3, 0.3, 0, 2.0]])
     fitted = scores.fit_all(known)
     assert list(fitted) == ["MSP", "MaxLogit", "energy", "entropy", "Mahalanobis", "kNN", "ViM", "OpenMax"]
@@ -126,10 +126,10 @@ def test_all_eight_scores_rise_far_from_what_was_seen() -> None:
         assert seen.shape == (300,) and (score(strange, strange @ weight.T + bias) > seen.quantile(0.9)).item(), name
 
 
-def known_of(features: Tensor, labels: Tensor, classes: int) -> Known:
+def known_of(features: Tensor, labels: Tensor, classes: int) -> TrainingStatistics:
     """What a network whose weights are the first rows of the identity makes of these features."""
     weight, bias = torch.eye(classes, features.shape[1]), torch.zeros(classes)
-    return Known(features, features @ weight.T, labels, weight, bias)
+    return TrainingStatistics(features, features @ weight.T, labels, weight, bias)
 
 
 DEGENERATE = {
@@ -218,7 +218,7 @@ def test_a_device_without_float64_has_the_same_scores() -> None:
     known = known_of(features, torch.arange(40) % 2, 2)
     expected = [score(features[:5], known.logits[:5]) for score in scores.fit_all(known).values()]
     with device_without_float64() as device:
-        there = Known(*(tensor.to(device) for tensor in known))
+        there = TrainingStatistics(*(tensor.to(device) for tensor in known))
         fitted = scores.fit_all(there).values()
         found = [score(features[:5].to(device), known.logits[:5].to(device)).cpu() for score in fitted]
     for own, other in zip(found, expected, strict=True):
@@ -227,20 +227,20 @@ def test_a_device_without_float64_has_the_same_scores() -> None:
 
 def test_measures_refuse_nan_and_nothing() -> None:
     for known, unknown in (([], [1.0]), ([1.0], []), ([math.nan], [1.0]), ([1.0, 2.0], [math.nan])):
-        for measure in (measures.auroc, measures.aupr_in, measures.aupr_out, measures.fpr95):
+        for measure in (metrics.auroc, metrics.aupr_in, metrics.aupr_out, metrics.fpr95):
             with pytest.raises(ValueError, match="none NaN"):
                 measure(torch.tensor(known), torch.tensor(unknown))
 
 
 def test_measures_by_hand() -> None:
     known, unknown = torch.tensor([1.0, 2, 3, 4]), torch.tensor([3.0, 5])
-    assert measures.auroc(known, unknown) == pytest.approx((2.5 + 4) / 8)
+    assert metrics.auroc(known, unknown) == pytest.approx((2.5 + 4) / 8)
     # From above: 5 (right), 4, then both 3s: precision 1 at recall 1/2, 2/4 at recall 1.
-    assert measures.aupr_out(known, unknown) == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 4)
+    assert metrics.aupr_out(known, unknown) == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 4)
     # From below: 1, 2 (right), both 3s, 4: precision 1, 1, 3/4, 4/5.
-    assert measures.aupr_in(known, unknown) == pytest.approx((1 + 1 + 3 / 4 + 4 / 5) / 4)
-    assert measures.fpr95(known, unknown) == 0.5
-    assert measures.fpr95(torch.arange(100), torch.tensor([94, 95, 96, 97])) == 0.25
+    assert metrics.aupr_in(known, unknown) == pytest.approx((1 + 1 + 3 / 4 + 4 / 5) / 4)
+    assert metrics.fpr95(known, unknown) == 0.5
+    assert metrics.fpr95(torch.arange(100), torch.tensor([94, 95, 96, 97])) == 0.25
 
 
 def test_thresholds_accept_what_they_promise() -> None:
@@ -263,11 +263,11 @@ def test_measures_are_scikit_learn_s(decimals: int) -> None:
     sklearn = pytest.importorskip("sklearn.metrics")
     known, unknown = (torch.randn(3000) * 3).round(decimals=decimals), (torch.randn(800) * 3 + 2).round(decimals=decimals)
     both, truth = torch.cat([known, unknown]), torch.cat([torch.zeros(3000), torch.ones(800)])
-    assert measures.auroc(known, unknown) == pytest.approx(sklearn.roc_auc_score(truth, both), abs=1e-12)
-    assert measures.aupr_out(known, unknown) == pytest.approx(sklearn.average_precision_score(truth, both), abs=1e-12)
-    assert measures.aupr_in(known, unknown) == pytest.approx(sklearn.average_precision_score(1 - truth, -both), abs=1e-12)
+    assert metrics.auroc(known, unknown) == pytest.approx(sklearn.roc_auc_score(truth, both), abs=1e-12)
+    assert metrics.aupr_out(known, unknown) == pytest.approx(sklearn.average_precision_score(truth, both), abs=1e-12)
+    assert metrics.aupr_in(known, unknown) == pytest.approx(sklearn.average_precision_score(1 - truth, -both), abs=1e-12)
     accepted_unknown, accepted_known, _ = sklearn.roc_curve(1 - truth, -both, drop_intermediate=False)
-    assert measures.fpr95(known, unknown) == pytest.approx(accepted_unknown[accepted_known >= 0.95].min(), abs=1e-12)
+    assert metrics.fpr95(known, unknown) == pytest.approx(accepted_unknown[accepted_known >= 0.95].min(), abs=1e-12)
 
 
 @pytest.mark.parity
