@@ -28,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until all is imported and collected
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:  # an editor has taken the interpreter of the system
         advice = "run `make test`, which installs them into .venv, and choose the interpreter in .venv"
@@ -120,6 +121,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Iterator[N
 def pytest_collection_finish() -> None:
     gc.freeze()  # what is imported stays: without this, a tenth of the time goes into looking through it again
     gc.set_threshold(20_000)  # and a network is many objects
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)
