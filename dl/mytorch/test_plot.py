@@ -204,8 +204,8 @@ def test_any_confusion_matrix_can_be_drawn(counts: Tensor) -> None:
 
 
 def test_a_confusion_matrix_of_many_classes_stays_a_figure_of_moderate_size() -> None:
-    counts = torch.eye(1000).long()
-    assert plot.to_tensor(plot.confusion_matrix(counts, ["class"] * 1000)).shape == (3, 1680, 1680)
+    figure = plot.confusion_matrix(torch.eye(1000).long(), ["class"] * 1000)
+    assert figure.canvas.get_width_height() == (1680, 1680)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
