@@ -42,7 +42,7 @@ Timing = tuple[int, float]  # training examples, seconds
 
 def splits(job: Job) -> Splits:
     """What the recipe trains on, without its flips, which the others do not make either."""
-    return image_splits(train.Config(data=job.data, batch_size=BATCH, flip=False))
+    return image_splits(train.Config(data=job.data, batch_size=BATCH, hflip=False))
 
 
 class InMemory(Dataset):

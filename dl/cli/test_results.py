@@ -217,9 +217,9 @@ def test_a_readme_without_markers_is_left_alone(project: Path) -> None:
 
 
 def test_the_command_makes_the_run_with_the_defaults_of_today(project: Path) -> None:
-    run = make_run(project / "run", seed=3, lr=0.2, flip=not Config.flip, model="textbook", data="mnist", num_workers=2)
-    flip = "--no-flip" if Config.flip else "--flip"
-    expected = f"python -m dl.modules.CNN.LeNet.train --data mnist --lr 0.2 {flip} --model textbook"
+    run = make_run(project / "run", seed=3, lr=0.2, hflip=not Config.hflip, model="textbook", data="mnist", num_workers=2)
+    hflip = "--no-hflip" if Config.hflip else "--hflip"
+    expected = f"python -m dl.modules.CNN.LeNet.train --data mnist --lr 0.2 {hflip} --model textbook"
     assert records.command(json.loads(records.record(run).read_text(encoding="utf-8"))) == expected
 
 

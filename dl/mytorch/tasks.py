@@ -65,7 +65,7 @@ class Classification(Task):
     https://arxiv.org/abs/1512.00567) acts on the training loss only, so that validation losses compare. So do "targets"
     (B, classes), shares of the classes, where a training batch has them (mixup, CutMix); errors count the labels.
 
-    With `mirror`, evaluation takes the mean logits of each image and its mirror image, for twice the time (half of the
+    With `tta_flip`, evaluation takes the mean logits of each image and its mirror image, for twice the time (half of the
     ten-crop testing of Krizhevsky et al. 2012, section 4.1).
 
     The report shows the confusion matrix and the surest mistakes of the test, see mistakes.py.
@@ -76,12 +76,12 @@ class Classification(Task):
         label_smoothing: float = 0.0,
         class_names: Sequence[str] = (),
         monitor: str = "loss",
-        mirror: bool = False,
+        tta_flip: bool = False,
     ) -> None:
         self.label_smoothing = label_smoothing
         self.class_names = class_names
         self.monitor = monitor
-        self.mirror = mirror
+        self.tta_flip = tta_flip
         self._forget()
 
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:
@@ -92,7 +92,7 @@ class Classification(Task):
 
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         logits = model(batch["images"])
-        if self.mirror:
+        if self.tta_flip:
             logits = (logits + model(batch["images"].flip(-1))) / 2
         output = self.score(logits, batch, training=False)
         self.mistakes.update(batch["images"], batch["labels"], output.outputs["logits"])

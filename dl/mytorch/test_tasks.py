@@ -62,10 +62,10 @@ def test_shares_of_classes_are_learnt_where_a_batch_has_them_and_errors_count_la
     assert Classification().eval_step(Fixed(), mixed).loss.item() == pytest.approx((math.log(8 / 5) + math.log(8)) / 2)
 
 
-def test_mirror_averages_the_logits_of_an_image_and_its_mirror_image_in_evaluation_only() -> None:
+def test_tta_flip_averages_the_logits_of_an_image_and_its_mirror_image_in_evaluation_only() -> None:
     mirrored = batch([[1.0, 2.0, 3.0]], [0])
     mirrored["images"][0, 0, 0, 3] = 7.0  # the first row of pixels, 1 2 3 7, is 7 3 2 1 in the mirror
-    task = Classification(mirror=True)
+    task = Classification(tta_flip=True)
     assert task.eval_step(Fixed(), mirrored).outputs["logits"].tolist() == [[4.0, 2.5, 2.5]]
     assert task.step(Fixed(), mirrored).outputs["logits"].tolist() == [[1.0, 2.0, 3.0]]
 

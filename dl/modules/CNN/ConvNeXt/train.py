@@ -30,7 +30,7 @@ class Config(ImageConfig):
     lr: float = 2e-3
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
-    flip: bool = True
+    hflip: bool = True
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
 

@@ -35,7 +35,7 @@ class Config(ImageConfig):
     lr: float = 0.1
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
-    flip: bool = True
+    hflip: bool = True
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
 

@@ -30,7 +30,7 @@ class Config(ImageConfig):
     lr: float = 0.1
     weight_decay: float = 1e-4
     label_smoothing: float = 0.1
-    flip: bool = True
+    hflip: bool = True
     precision: Literal["auto", "fp32", "bf16"] = "fp32"  # faster than bf16 here: most of the time goes to norms and activations
     channels_last: bool = True
 

@@ -27,10 +27,10 @@ class Config(ImageConfig):
     lr: float = 0.4
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
-    flip: bool = True
+    hflip: bool = True
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # with channels_last, twice as fast on a CPU with avx512_bf16
     channels_last: bool = True
-    mirror: bool = flag(False, "evaluate each image together with its mirror image: twice the time, a lower error")
+    tta_flip: bool = flag(False, "evaluate each image together with its flipped one: twice the time, a lower error", alias="mirror")
 
 
 def build_model(config: Config, classes: int = 0) -> ResNet:
@@ -48,7 +48,7 @@ def main(config: Config, data: Splits | None = None) -> History:
     about = image_set(config)
     trainer = Trainer(
         model=build_model(config),
-        task=Classification(config.label_smoothing, about.classes, mirror=config.mirror and about.mirrored),
+        task=Classification(config.label_smoothing, about.classes, tta_flip=config.tta_flip and about.flip_invariant),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
         schedule=warmup_cosine(warmup=0.2),
         config=config,

@@ -32,7 +32,7 @@ class Config(ImageConfig):
     lr: float = 2e-3
     weight_decay: float = 0.01
     label_smoothing: float = 0.1
-    flip: bool = True
+    hflip: bool = True
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # with channels_last, faster on a CPU with avx512_bf16
     channels_last: bool = True
 

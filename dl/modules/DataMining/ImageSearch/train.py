@@ -34,7 +34,7 @@ class Config(ImageConfig):
     batch_size: int = 256
     lr: float = 0.2
     weight_decay: float = 5e-4
-    flip: bool = True
+    hflip: bool = True
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
 

@@ -70,10 +70,10 @@ def known_only(data: Splits, classes: list[int]) -> Splits:
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     about, classes = image_set(config), known_classes(config)
-    mirror = config.mirror and about.mirrored
+    tta_flip = config.tta_flip and about.flip_invariant
     trainer = Trainer(
         model=build_model(config),
-        task=Classification(config.label_smoothing, [about.classes[label] for label in classes], mirror=mirror),
+        task=Classification(config.label_smoothing, [about.classes[label] for label in classes], tta_flip=tta_flip),
         optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
         schedule=warmup_cosine(warmup=0.1),
         config=config,

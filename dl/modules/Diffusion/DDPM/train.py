@@ -2,7 +2,7 @@
 
     python -m dl.modules.Diffusion.DDPM.train
     python -m dl.modules.Diffusion.DDPM.train --data fashion_mnist-sample --epochs 3 --out runs/Diffusion/DDPM-sample
-    python -m dl.modules.Diffusion.DDPM.train --data cifar10 --model cifar10 --flip --steps 800000 --lr 2e-4 --ema 0.9999 \\
+    python -m dl.modules.Diffusion.DDPM.train --data cifar10 --model cifar10 --hflip --steps 800000 --lr 2e-4 --ema 0.9999 \\
         --batch-size 128 --schedule linear --prediction epsilon --no-classes --precision fp32 --out runs/Diffusion/DDPM-cifar10
 """
 

@@ -3,7 +3,7 @@
     python -m dl.modules.Diffusion.DiT.train
     python -m dl.modules.Diffusion.DiT.train --schedule linear --prediction epsilon --learned-variance \\
         --out runs/Diffusion/DiT-paper    # the paper's process
-    python -m dl.modules.Diffusion.DiT.train --data cifar10 --model dit_s_2 --flip --epochs 500 --lr 1e-4 --ema 0.9999 \\
+    python -m dl.modules.Diffusion.DiT.train --data cifar10 --model dit_s_2 --hflip --epochs 500 --lr 1e-4 --ema 0.9999 \\
         --out runs/Diffusion/DiT-S
 """
 

@@ -25,7 +25,7 @@ class Config(ImageConfig):
     epochs: int = 12
     lr: float = 0.03
     weight_decay: float = 1e-3
-    flip: bool = True
+    hflip: bool = True
 
 
 def build_model(config: Config) -> nn.Module:

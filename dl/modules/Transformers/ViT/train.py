@@ -32,7 +32,7 @@ class Config(ImageConfig):
     weight_decay: float = 0.05
     grad_clip: float = 1.0
     crop: int = 2
-    flip: bool = True
+    hflip: bool = True
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # 1.7 times as fast on a CPU with avx512_bf16
 
     def __post_init__(self) -> None:

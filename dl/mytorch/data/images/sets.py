@@ -35,7 +35,7 @@ class ImageSet(NamedTuple):
     channels: int
     size: int  # height and width in pixels
     classes: tuple[str, ...]  # names, in the order of the labels
-    mirrored: bool  # an image in a mirror is still of its class, as no digit is
+    flip_invariant: bool  # an image flipped from left to right is still of its class, as no digit is
     standard: Transform  # bytes to what the network sees
 
     @property
@@ -73,7 +73,7 @@ class ImageConfig(TrainConfig):
     image_size: int = flag(224, "height and width that the images of a folder are brought to; other sets have their own")
     label_smoothing: float = flag(0.0, "share of the label that all classes get alike")
     crop: int = flag(0, "pad by so many pixels and crop at random to the old size; 0 = no crops")
-    flip: bool = flag(False, "mirror half of the images; sets whose classes a mirror changes, as digits, never are")
+    hflip: bool = flag(False, "flip half of the images horizontally; never where that changes classes, as of digits", alias="flip")
     auto_augment: bool = flag(False, "AutoAugment: two changes of colour or shape for each image, see data/augment.py")
     erase: float = flag(0.0, "probability that a rectangle of an image becomes noise (Random Erasing)")
     mixup: float = flag(0.0, "alpha of mixup, which blends pairs of images and their labels; 0 = none")
@@ -125,7 +125,7 @@ def image_splits(config: ImageConfig, augment: Transform | None = None, to_input
     """
     about = image_set(config)
     to_input = to_input or about.standard
-    steps = [random_flip()] if config.flip and about.mirrored else []
+    steps = [random_flip()] if config.hflip and about.flip_invariant else []
     steps += [random_crop(config.crop)] if config.crop else []
     steps += [auto_augment(_policy(config, about))] if config.auto_augment else []
     steps += [random_erasing(config.erase)] if config.erase else []
@@ -156,4 +156,4 @@ def prepare(image: Tensor, about: ImageSet) -> Tensor:
 
 def _policy(config: ImageConfig, about: ImageSet) -> str:
     """AutoAugment's policy for the set that is most like this one."""
-    return "imagenet" if config.data not in IMAGE_SETS else "cifar10" if about.mirrored else "svhn"
+    return "imagenet" if config.data not in IMAGE_SETS else "cifar10" if about.flip_invariant else "svhn"

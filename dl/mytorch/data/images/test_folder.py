@@ -118,7 +118,7 @@ def test_other_files_are_passed_over_and_links_are_followed(tmp_path: Path) -> N
 
 def test_workers_give_the_same_batches(tmp_path: Path) -> None:
     root = fill(tmp_path, {"a": 12, "b": 12})
-    alone, helped = (image_splits(config(root, num_workers=n, batch_size=5, flip=True, crop=1)).train for n in (0, 2))
+    alone, helped = (image_splits(config(root, num_workers=n, batch_size=5, hflip=True, crop=1)).train for n in (0, 2))
     for own, other in zip(alone.batches(1), helped.batches(1), strict=True):
         assert torch.equal(own["images"], other["images"]) and torch.equal(own["labels"], other["labels"])
 

@@ -49,7 +49,7 @@ def test_every_name_describes_its_set(name: str) -> None:
     about = image_set(config(name))
     assert (about.channels, about.size) == ((1, 28) if "mnist" in name else (3, 32))
     assert len(set(about.classes)) == len(about.classes) == (100 if name == "cifar100" else 10)
-    assert about.mirrored == (about.classes != idx.DIGITS)
+    assert about.flip_invariant == (about.classes != idx.DIGITS)
     assert name in sets.SOURCES
 
 
@@ -97,7 +97,7 @@ def test_a_set_is_loaded_by_its_name() -> None:
 
 
 def test_flips_mirror_images_of_training_only() -> None:
-    flipped = config(flip=True)
+    flipped = config(hflip=True)
     splits, before = image_splits(flipped), plain(flipped)
     same = [torch.equal(new, old) for new, old in zip(first(splits.train), before)]
     mirrored = [torch.equal(new, old.flip(-1)) for new, old in zip(first(splits.train), before)]
@@ -107,9 +107,9 @@ def test_flips_mirror_images_of_training_only() -> None:
 
 
 def test_sets_that_a_mirror_changes_are_not_flipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    about = sets.IMAGE_SETS[SAMPLE]._replace(mirrored=False)
+    about = sets.IMAGE_SETS[SAMPLE]._replace(flip_invariant=False)
     monkeypatch.setattr(sets, "IMAGE_SETS", sets.IMAGE_SETS | {SAMPLE: about})
-    assert torch.equal(first(image_splits(config(flip=True)).train), plain(config()))
+    assert torch.equal(first(image_splits(config(hflip=True)).train), plain(config()))
 
 
 def test_crops_are_windows_of_training_images_padded_as_bytes() -> None:
@@ -172,13 +172,13 @@ def test_auto_augment_has_the_policy_of_the_nearest_set(name: str, monkeypatch: 
 
 
 def test_images_come_to_the_network_as_a_recipe_wants_them() -> None:
-    for split in image_splits(config(flip=True, crop=2), to_input=signed):
+    for split in image_splits(config(hflip=True, crop=2), to_input=signed):
         images = first(split)
         assert images.dtype == torch.float32 and images.min() == -1 and images.max() == 1
 
 
 def test_a_run_with_every_change_resumes_exactly(tmp_path: Path, no_figures: None) -> None:
-    every = {"crop": 2, "flip": True, "auto_augment": True, "erase": 0.5, "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1}
+    every = {"crop": 2, "hflip": True, "auto_augment": True, "erase": 0.5, "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1}
 
     def main(config: ImageConfig, data: Splits) -> Any:
         seed_everything(config.seed)

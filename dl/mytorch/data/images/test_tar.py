@@ -74,7 +74,7 @@ def test_ranks_together_see_every_sample_once_an_epoch(root: Path, monkeypatch: 
 
 
 def test_an_epoch_goes_on_from_any_batch(root: Path) -> None:
-    train = image_splits(config(root, flip=True)).train
+    train = image_splits(config(root, hflip=True)).train
     whole = list(train.batches(epoch=2))
     assert len(whole) == 4
     for batch, expected in zip(train.batches(epoch=2, start=2), whole[2:], strict=True):
