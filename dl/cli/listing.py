@@ -20,7 +20,7 @@ def show_models(options: argparse.Namespace) -> None:
     for name in catalogue.names():
         if not options.category or name.lower().startswith(f"{options.category.strip('/').lower()}/"):
             paper = catalogue.paper(name)
-            rows[name] = {"paper": paper.name, "year": paper.year, **known.get(name, {"presets": {}, "best": []})}
+            rows[name] = {"paper": paper.name, "year": paper.year, **{key: known.get(name, {}).get(key, empty) for key, empty in (("presets", {}), ("best", []))}}
     if not rows:
         categories = dict.fromkeys(name.partition("/")[0] for name in catalogue.names())
         raise catalogue.UnknownName(f"no category {options.category}; there are {', '.join(categories)}")

@@ -109,10 +109,9 @@ def data_is_here(data: str) -> bool:
     from dl.mytorch.data.images import sets
     from dl.mytorch.data.text import shakespeare, sst2, translation, wikitext2
 
-    if data in sets.SOURCES:
-        return sources.find(sets.SOURCES[data]) is not None
     texts = {**shakespeare.SOURCES, **translation.SOURCES, "wikitext2": wikitext2.SOURCE, "sst2": sst2.SOURCE}
-    return data not in texts or not texts[data].missing()
+    source = {**sets.SOURCES, **texts}.get(data)
+    return source is None or sources.find(source) is not None
 
 
 def words(record: Record) -> list[str]:

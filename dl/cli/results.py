@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Sequence
 
-from dl.cli import catalogue
+from dl.cli import catalogue, facts
 from dl.cli.records import Record, command, is_modified, of_model, scores, settings
 from dl.mytorch.files import atomic_write
 
@@ -119,23 +119,16 @@ def time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def model_row(name: str) -> list[str]:
-    """A model as people read it: folder, paper, parameters by preset, best results. A cell may have several lines."""
-    paper = catalogue.paper(name)
-    counts = [f"{preset} {count:,}" for preset, count in catalogue.parameters(name).items()]
-    return [name, ", ".join(filter(None, [paper.name, paper.year])), "\n".join(counts), "\n".join(best_results(name))]
-
-
 def models_rows() -> list[list[str]]:
     """All models as cells of Markdown, with links to their folders and papers, and what they cost."""
     rows = []
-    for name in catalogue.names():
+    for name, known in facts.current().items():
         paper = catalogue.paper(name)
         title = f"[{paper.title}]({paper.link})" if paper.link else paper.title
-        costs = [f"{preset} {_short(*catalogue.cost(name, preset))}" for preset in catalogue.presets(name)]
+        costs = [f"{preset} {_short(*cost)}" for preset, cost in known["presets"].items()]
         folder = f"[{name}](dl/modules/{name})"
         what = ", ".join(filter(None, [title, paper.year]))
-        rows.append([folder, what, "\n".join(costs), catalogue.reported(name), "\n".join(best_results(name))])
+        rows.append([folder, what, "\n".join(costs), catalogue.reported(name), "\n".join(known["best"])])
     return rows
 
 

@@ -148,6 +148,13 @@ def test_data_that_is_bundled_is_here() -> None:
     assert reproduce.data_is_here("numbers of its own")
 
 
+def test_published_data_that_would_be_downloaded_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dl.mytorch.data import sources
+
+    monkeypatch.setattr(sources, "find", lambda source: None)
+    assert not any(map(reproduce.data_is_here, ("cifar10", "wikitext2", "sst2", "fra-eng", "shakespeare-sample")))
+
+
 @pytest.mark.slow
 def test_a_training_is_reproduced_to_the_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["--data", "fashion_mnist-sample", "--model", "tiny", "--steps", "3", "--out", str(tmp_path / "run")]
