@@ -60,13 +60,8 @@ def room(folder: Path | str) -> str:
     return f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free there{out})"
 
 
-def _umask() -> int:
-    mask = os.umask(0)  # reading it is setting it
-    os.umask(mask)
-    return mask
-
-
-_UMASK = _umask()
+_UMASK = os.umask(0)  # reading it is setting it
+os.umask(_UMASK)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,17 +1,23 @@
-"""last.pt of a run: committed once its shards are on disk, with the one before beside it."""
+"""last.pt of a run: all that its next step depends on, committed once its shards are on disk, with the one before beside it."""
 
 import contextlib
+import math
 import os
 import shutil
 from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import torch
 
 from dl.mytorch import checkpoint
 from dl.mytorch.config import UserError
 from dl.mytorch.distributed import is_main
+from dl.mytorch.logger import History, read_history
+from dl.mytorch.state import check_position
+
+if TYPE_CHECKING:
+    from dl.mytorch.trainer import Trainer
 
 
 class LastCheckpoint:
@@ -23,6 +29,43 @@ class LastCheckpoint:
     def __init__(self, out: Path, committed: Callable[[dict[str, Any]], None]) -> None:
         self.out, self.path, self.committed = out, out / "last.pt", committed
         self.pending: tuple[dict[str, Any], Future | None] | None = None
+
+    def save(self, trainer: "Trainer") -> None:
+        """Save the state of a run between two steps; weights of a large model beside it, in shards."""
+        self.commit(block=True)  # the state before, if its shards are still being written
+        step = trainer.step
+        captured, writing = checkpoint.capture(self.out / f"shards-{step.steps_done}", step.model, step.optimizers, step.ema)
+        state = {
+            **captured,
+            "train_sums": step.train_metrics.state(),
+            "logged": trainer.logged,
+            "task": checkpoint.gather_rows(trainer.task.state()),
+            "position": (step.steps_done, trainer.epoch, trainer.batch),
+            "length": (trainer.steps_per_epoch, trainer.total_steps),
+            "history": list(trainer.history),
+            "best": trainer.best,
+        }
+        self.pending = (state, writing)
+        self.commit(block=False)
+
+    def restore(self, trainer: "Trainer") -> None:
+        """Put back what `save` wrote. Raises `UserError` if it cannot be, and says what helps."""
+        with self.read() as path:
+            step, monitor, length = trainer.step, trainer.task.monitor, (trainer.steps_per_epoch, trainer.total_steps)
+            state = checkpoint.load_state(path, mapped=step.placement.mapped)
+            check_position(state, length, trainer.config.accumulate, path)
+            checkpoint.restore(state, path, step.model, step.optimizers, step.ema)
+            step.train_metrics.load_state(state["train_sums"])
+            trainer.logged = tuple(state.get("logged", trainer.logged))
+            trainer.task.load_state(checkpoint.own_rows(state["task"]))
+            step.steps_done, trainer.epoch, trainer.batch = state["position"]
+            trainer.history = History.of(state["history"], str(path))
+            best = trainer.history.best(monitor)
+            trainer.best = math.inf if best is None else best["val"][monitor]
+            if trainer.best != state["best"]:
+                raise UserError(f"{path} is damaged: its best {monitor} is not that of its history")
+            if step.steps_done == trainer.total_steps and (self.out / "history.json").exists():
+                trainer.history = read_history(self.out / "history.json")  # the test may be in it already
 
     def commit(self, block: bool) -> None:
         """Write the pending state, if there is one, once its shards are on disk; wait for them if `block`, else do nothing yet.

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from itertools import islice
-from pathlib import Path
 from typing import Callable, Iterator
 
 import torch
@@ -19,12 +18,11 @@ from dl.mytorch.data.split import record
 from dl.mytorch.distributed import all_reduce_sum, fork_rng, is_main, rank, to_device, world_size
 from dl.mytorch.large import sharding
 from dl.mytorch.last import LastCheckpoint
-from dl.mytorch.logger import History, Logger, finite, read_history
+from dl.mytorch.logger import History, Logger, finite
 from dl.mytorch.metrics import Metrics
 from dl.mytorch.optim import MakeOptimizer, Schedule
 from dl.mytorch.progress import Progress
 from dl.mytorch.run import held, open_run, say_what_is_unverified
-from dl.mytorch.state import check_position
 from dl.mytorch.tasks import Task
 from dl.mytorch.train_step import NotFinite, TrainStep
 
@@ -235,8 +233,6 @@ class Trainer:
             yield model.eval()
         self.evaluation_seconds += time.perf_counter() - started
 
-    # ---- small things ----------------------------------------------------------------------------------------------
-
     def _log_point(self) -> None:
         """The one place where training reads sums from the device: the mean loss since the last point, and bad news."""
         self.step.check_health()
@@ -260,26 +256,10 @@ class Trainer:
         examples = self._examples(loader) - self.done_before
         self.logger.speed(self.device, seconds, seconds - self.evaluation_seconds, examples, finished)
 
-    # ---- state -----------------------------------------------------------------------------------------------------
-
     def _save(self, loader: Loader) -> None:
-        """Everything that the next step depends on, in one file; weights of a large model beside it, in shards."""
+        """Save everything that the next step depends on."""
         self.step.check_health()
-        self.last.commit(block=True)  # the state before, if its shards are still being written
-        folder = self.out / f"shards-{self.steps_done}"
-        captured, writing = checkpoint.capture(folder, self.model, self.step.optimizers, self.step.ema)
-        state = {
-            **captured,
-            "train_sums": self.step.train_metrics.state(),
-            "logged": self.logged,
-            "task": checkpoint.gather_rows(self.task.state()),
-            "position": (self.steps_done, self.epoch, self.batch),
-            "length": (self.steps_per_epoch, self.total_steps),
-            "history": list(self.history),
-            "best": self.best,
-        }
-        self.last.pending = (state, writing)
-        self.last.commit(block=False)
+        self.last.save(self)
         self._save_speed(loader)
         self.saved = True
 
@@ -288,23 +268,6 @@ class Trainer:
         if rank():  # weights are drawn alike on all ranks, dropout is not
             distributed.seed_everything(self.config.seed + rank())
         if os.path.lexists(self.last.path):
-            with self.last.read() as path:
-                self._restore(path)
+            self.last.restore(self)
             say_what_is_unverified(self.out, "config.json", "last.pt", "history.json")
-
-    def _restore(self, path: Path) -> None:
-        state = checkpoint.load_state(path, mapped=self.step.placement.mapped)
-        check_position(state, (self.steps_per_epoch, self.total_steps), self.config.accumulate, path)
-        checkpoint.restore(state, path, self.model, self.step.optimizers, self.step.ema)
-        self.step.train_metrics.load_state(state["train_sums"])
-        self.logged = tuple(state.get("logged", self.logged))
-        self.task.load_state(checkpoint.own_rows(state["task"]))
-        self.step.steps_done, self.epoch, self.batch = state["position"]
-        self.history = History.of(state["history"], str(path))
-        best = self.history.best(self.task.monitor)
-        self.best = math.inf if best is None else best["val"][self.task.monitor]
-        if self.best != state["best"]:
-            raise UserError(f"{path} is damaged: its best {self.task.monitor} is not that of its history")
-        self.saved = True
-        if self.steps_done == self.total_steps and (self.out / "history.json").exists():
-            self.history = read_history(self.out / "history.json")  # the test may be in it already
+            self.saved = True
