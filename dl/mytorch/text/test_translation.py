@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from dl.mytorch.config import UserError
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.data.text.translation import RESERVED
 from dl.mytorch.text.decoding import beam_search, greedy_search
 from dl.mytorch.text.metrics import BLEU
 from dl.mytorch.text.testing import BEGIN, END, PAD, Summing, sources, talkative
-from dl.mytorch.text.translation import Translation
+from dl.mytorch.text.translation import Translation, TranslationConfig
 
 
 def test_bleu_counts_words_and_never_the_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +36,11 @@ def test_beams_choose_the_search() -> None:
     greedy, beam = (Translation(vocabularies, num_beams=num_beams).translate(model, source) for num_beams in (1, 3))
     assert greedy == greedy_search(model, source, bos_id=BEGIN, eos_id=END) != beam
     assert beam == beam_search(model, source, bos_id=BEGIN, eos_id=END, num_beams=3)
+
+
+def test_a_translator_takes_published_pairs_and_own_ones_and_no_other_name() -> None:
+    for data in ("fra-eng", "multi30k", "pairs:/somewhere/own.csv"):
+        assert TranslationConfig(out="unused", data=data).data == data
+    for data in ("latin", "pairs:"):
+        with pytest.raises(UserError, match="--data has to be one of fra-eng, .*, or pairs:FILE"):
+            TranslationConfig(out="unused", data=data)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dl.mytorch.config import TrainConfig, flag
 from dl.mytorch.data import Batch, Vocabulary
+from dl.mytorch.data.text.translation import OWN, SOURCES
 from dl.mytorch.data.text.vocabulary import BEGIN, END, PADDING, UNKNOWN
 from dl.mytorch.metrics import Metric
 from dl.mytorch.tasks import StepOutput
@@ -19,8 +20,10 @@ from dl.mytorch.text.tasks import Seq2Seq
 class TranslationConfig(TrainConfig):
     """What every recipe that trains a translator can be told beside."""
 
-    data: Literal["fra-eng-sample", "fra-eng", "fra-eng-d2l", "multi30k"] = flag(
-        "fra-eng-sample", "pairs: English-French, all, those of the d2l book, or bundled ones; German-English"
+    data: str = flag(
+        "fra-eng-sample",
+        "fra-eng: English-French; fra-eng-d2l: those of the d2l book; fra-eng-sample: bundled ones; multi30k: German-English; "
+        "pairs:FILE: own ones, a .csv, or lines with a tab between a sentence and its translation",
     )
     label_smoothing: float = flag(0.0, "label-smoothing epsilon")
     min_count: int = flag(2, "words that are rarer in the training pairs become <unk>")
@@ -30,6 +33,8 @@ class TranslationConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        known = self.data in SOURCES or (self.data.startswith(OWN) and self.data != OWN)
+        self._check("data", known, f"one of {', '.join(SOURCES)}, or {OWN}FILE")
         for name in ("min_count", "num_beams"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         self._check("num_beams", self.num_beams <= MOST_BEAMS, f"at most {MOST_BEAMS:,}")

@@ -66,6 +66,25 @@ def test_a_line_that_is_no_pair_is_refused_by_its_number(line: str, tmp_path: Pa
         read_pairs(tmp_path / "a.txt")
 
 
+def test_own_pairs_are_a_csv_or_lines_with_tabs_with_or_without_a_heading(tmp_path: Path) -> None:
+    rows = [("A dog, a cat.", 'Un "chien".'), ("Two\nlines.", "Deux\nlignes."), ("Go.", "Va !"), ("Hi.", "Salut !")]
+    (tmp_path / "a.csv").write_text(
+        'source,target,by\n"A dog, a cat.","Un ""chien"".",me\n"Two\nlines.","Deux\nlignes."\nGo.,Va !\r\nHi.,Salut !', encoding="utf-8"
+    )
+    assert read_pairs(tmp_path / "a.csv") == rows
+    (tmp_path / "a.tsv").write_text('Source\tTarget\n"Go\t"Va\nHi\tSalut\nNo\tNon\n', encoding="utf-8")
+    assert read_pairs(tmp_path / "a.tsv") == [('"Go', '"Va'), ("Hi", "Salut"), ("No", "Non")]  # a quote is a sign there
+    found = sentence_pairs(f"pairs:{tmp_path / 'a.csv'}", seed=1)
+    assert sorted(pair for part in found for pair in part) == sorted(rows) and all(found)
+
+
+@pytest.mark.parametrize(("text", "wrong"), [("a,b\nc\n", "line 2: 'c' is not a sentence, a comma"), ('a,b\n"c,d\n', "line 2: unexpected")])
+def test_a_csv_that_is_none_is_refused_by_its_line(text: str, wrong: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=f"a.csv, {wrong}"):
+        read_pairs(tmp_path / "a.csv")
+
+
 def test_files_of_different_lengths_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.de").write_text("eins\nzwei\n", encoding="utf-8")
     (tmp_path / "a.en").write_text("one\n", encoding="utf-8")

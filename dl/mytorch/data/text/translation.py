@@ -7,6 +7,7 @@
 - multi30k: 29,000 + 1,014 + 1,000 German captions of images with their English (Elliott, Frank, Sima'an & Specia 2016,
   https://arxiv.org/abs/1605.00459; test set of 2016). Looked for as data/multi30k/{train,val,test_2016_flickr}.{de,en}.gz,
   else downloaded.
+- pairs:FILE: own ones, see `read_pairs`, split as fra-eng is.
 """
 
 import re
@@ -17,15 +18,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dl.mytorch.config import TrainConfig, UserError
+from dl.mytorch.config import TrainConfig, UserError, user_path
 from dl.mytorch.data import sources
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.sequences import pad
 from dl.mytorch.data.sources import Remote, Source
-from dl.mytorch.data.text.textfiles import read_lines
+from dl.mytorch.data.text.textfiles import read_lines, read_rows
 from dl.mytorch.data.text.vocabulary import BEGIN, END, PADDING, UNKNOWN, Vocabulary
 
 Pair = tuple[str, str]  # source, target
+OWN = "pairs:"  # before the path of own pairs
 RESERVED = (PADDING, UNKNOWN, BEGIN, END)  # with the ids 0, 1, 2, 3
 BOOK = [("Go.", "Va !"), ("I lost.", "J'ai perdu."), ("He's calm.", "Il est calme."), ("I'm home.", "Je suis chez moi.")]
 
@@ -73,8 +75,10 @@ def sentence_pairs(name: str, seed: int = 0) -> PairSplits:
 
     Raises `UserError` for another name and for files that are not to be had or not as they should be.
     """
+    if name.startswith(OWN):
+        return split_pairs(read_pairs(user_path(name.removeprefix(OWN))), seed)
     if name not in SOURCES:
-        raise UserError(f"--data {name}: no such set of pairs; there are {', '.join(SOURCES)}")
+        raise UserError(f"--data {name}: no such set of pairs; there are {', '.join(SOURCES)}, and {OWN}FILE")
     folder = sources.get(name, SOURCES[name])
     if name == "multi30k":
         parts = ("train", "val", "test_2016_flickr")
@@ -109,15 +113,20 @@ def split_pairs(pairs: list[Pair], seed: int = 0) -> PairSplits:
 
 
 def read_pairs(path: Path | str) -> list[Pair]:
-    """Lines of source, tab, target; what follows a second tab (newer files name the author) is left out.
+    """Lines of source, tab, target, or a .csv of the two; what follows (newer files name the author) is left out.
 
-    Raises `UserError` for a line without a tab or with an empty side, naming file and line.
+    A first row "source, target" is a heading. Raises `UserError` for a row with an empty side, naming file and line.
     """
+    comma = ".csv" in Path(path).suffixes
     pairs = []
-    for number, line in enumerate(read_lines(path), 1):
-        source, target = (*line.split("\t"), "")[:2]
+    for number, row in read_rows(path):
+        source, target = (*row, "", "")[:2]
+        if not pairs and (source.strip().lower(), target.strip().lower()) == ("source", "target"):
+            continue
         if not source.strip() or not target.strip():
-            raise UserError(f"{path}, line {number}: {line[:60]!r} is not a sentence, a tab and its translation")
+            shown = (", " if comma else "\t").join(row)[:60]
+            between = "comma" if comma else "tab"
+            raise UserError(f"{path}, line {number}: {shown!r} is not a sentence, a {between} and its translation")
         pairs.append((source, target))
     return pairs
 
