@@ -1,33 +1,38 @@
-"""SST-2 as words."""
+"""Labelled sentences as words."""
+
+from typing import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.data import Splits, Vocabulary
-from dl.mytorch.data.text.sst2 import Review, review_splits, reviews
+from dl.mytorch.data.text.labelled import labelled, labelled_splits
+from dl.mytorch.data.text.sst2 import Review
+from dl.mytorch.data.text.translation import tokenize
 from dl.mytorch.data.text.vocabulary import PADDING, UNKNOWN
 
 
 class Words:
-    """What stands between blanks, as SST-2 is written: words and marks in lower case."""
+    """What `cut` makes of a sentence; default: what stands between blanks, as SST-2 is written, words and marks in lower case."""
 
     padding = 0
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
+    def __init__(self, vocabulary: Vocabulary, cut: Callable[[str], list[str]] = str.split) -> None:
+        self.vocabulary, self.cut = vocabulary, cut
 
     @classmethod
-    def of(cls, sentences: list[Review], min_count: int) -> "Words":
+    def of(cls, sentences: Sequence[Review], min_count: int, cut: Callable[[str], list[str]] = str.split) -> "Words":
         """Those that are in the sentences `min_count` times or more."""
-        words = (word for text, _ in sentences for word in text.split())
-        return cls(Vocabulary.build(words, (PADDING, UNKNOWN), min_count))
+        words = (word for text, _ in sentences for word in cut(text))
+        return cls(Vocabulary.build(words, (PADDING, UNKNOWN), min_count), cut)
 
     def encode(self, text: str, length: int) -> Tensor:
-        return torch.tensor(self.vocabulary.encode(text.split()[:length]))
+        return torch.tensor(self.vocabulary.encode(self.cut(text)[:length]))
 
 
 def word_splits(config: TrainConfig, length: int, min_count: int) -> Splits:
-    """Batches "tokens" (B, T) and "labels" (B,), and the vocabulary of the training sentences."""
-    splits = reviews(config)
-    return review_splits(config, splits, Words.of(splits[0], min_count), length)
+    """Batches "tokens" (B, T) and "labels" (B,), and the vocabulary of the training sentences. Own ones are cut into words first."""
+    found = labelled(config)
+    words = Words.of(found.train, min_count, tokenize if found.names else str.split)
+    return labelled_splits(config, words, length, found)

@@ -1,10 +1,11 @@
-"""Train TextCNN to tell praise from blame: SST-2.
+"""Train TextCNN to tell praise from blame, SST-2, or by labels of one's own.
 
     python -m dl.modules.RNN.TextCNN.train
+    python -m dl.modules.RNN.TextCNN.train --data labelled:mails.csv
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, Mapping
+from typing import Any, Mapping
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from dl.modules.RNN.TextCNN.model import PRESETS, TextCNN, build
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import Splits
+from dl.mytorch.data.text.labelled import class_count, is_known
 from dl.mytorch.optim import MakeOptimizer, Shown, adamw, warmup_linear
 from dl.mytorch.text.tasks import SentenceClassification
 
@@ -23,7 +25,7 @@ class Config(TrainConfig):
     """Train TextCNN."""
 
     out: str = "runs/RNN/TextCNN"
-    data: Literal["sst2"] = flag("sst2", "name of the data set")
+    data: str = flag("sst2", "name of the data set, or labelled:FILE: own sentences, a .csv or lines with a tab before the label")
     model: str = flag("rand", "preset of the network, see model.py", choices=PRESETS)
     length: int = flag(64, "words of a sentence; longer ones are cut")
     min_count: int = flag(2, "words that are rarer in the training sentences become <unk>")
@@ -34,6 +36,7 @@ class Config(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check("data", is_known(self.data), "sst2, or labelled:FILE")
         for name in ("length", "min_count"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         self._check("max_norm", self.max_norm >= 0, "0 or more")
@@ -55,16 +58,16 @@ def bounded(make: MakeOptimizer, max_norm: float) -> MakeOptimizer:
     return Shown(optimizer, f"bounded({make!r}, {max_norm})") if max_norm else make
 
 
-def build_model(config: Config, vocabularies: Mapping[str, Any]) -> nn.Module:
-    """The network that the config asks for."""
-    return build(config.model, vocab_size=len(vocabularies["tokens"]))
+def build_model(config: Config, vocabularies: Mapping[str, Any], num_classes: int = 0) -> nn.Module:
+    """The network that the config asks for. num_classes: default those of the run in `config.out`."""
+    return build(config.model, vocab_size=len(vocabularies["tokens"]), num_classes=num_classes or class_count(config))
 
 
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     data = data or word_splits(config, config.length, config.min_count)
     trainer = Trainer(
-        model=build_model(config, data.vocabularies),
+        model=build_model(config, data.vocabularies, len(data.names) or 2),
         task=SentenceClassification(Words.padding),
         optimizer=bounded(adamw(config.lr, config.weight_decay, fused=True), config.max_norm),
         schedule=warmup_linear(0.02),

@@ -21,7 +21,7 @@ from dl.modules.Transformers.BERT.wordpiece import WordPiece
 from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Splits, Vocabulary
-from dl.mytorch.data.text.sst2 import sst2
+from dl.mytorch.data.text.labelled import class_count, is_known, labelled_splits
 from dl.mytorch.distributed import is_main
 from dl.mytorch.files import read_json, read_recorded_json, write_recorded_json
 from dl.mytorch.layers import use_fast_dropout
@@ -36,7 +36,7 @@ class Config(TrainConfig):
     """Fine-tune pretrained BERT to classify sentences."""
 
     out: str = "runs/Transformers/BERT-sst2"
-    data: Literal["sst2"] = flag("sst2", "name of the data set")
+    data: str = flag("sst2", "name of the data set, or labelled:FILE: own sentences, a .csv or lines with a tab before the label")
     weights: str = flag("", "folder with config.json, model.safetensors and vocab.txt")
     pooling: Literal["first", "mean", "both"] = flag("first", "what sums a sentence up: its first token, the mean of all, both")
     length: int = flag(64, "tokens of a sentence, with [CLS] and [SEP]; longer ones are cut")
@@ -50,6 +50,7 @@ class Config(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "weights", expanduser(self.weights))
+        self._check("data", is_known(self.data), "sst2, or labelled:FILE")
         self._check("weights", self.weights.strip() != "", "the folder of pretrained weights")
         self._check("length", self.length >= 3, "at least 3")
 
@@ -78,25 +79,25 @@ class FineTuner(Trainer):
             write_recorded_json(config, kept)
 
 
-def classifier(encoder: BERT, config: Config) -> nn.Module:
-    """The encoder with the output layer for both classes."""
-    return use_fast_dropout(SentenceClassifier(encoder, num_classes=2, pooling=config.pooling))
+def classifier(encoder: BERT, config: Config, num_classes: int) -> nn.Module:
+    """The encoder with an output layer for so many classes."""
+    return use_fast_dropout(SentenceClassifier(encoder, num_classes=num_classes, pooling=config.pooling))
 
 
 def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Module:
     """The network of a run, its weights drawn anew. Raises `UserError` if its configuration is not there, or damaged."""
     kept = Path(config.out) / ENCODER
     path = kept if kept.exists() else Path(config.weights) / "config.json"  # of a run that kept none
-    return classifier(encoder_from(read_recorded_json(path, SCHEMA), path), config)
+    return classifier(encoder_from(read_recorded_json(path, SCHEMA), path), config, class_count(config))
 
 
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     encoder, tokenizer = from_folder(config.weights, heads=False), WordPiece.load(config.weights)
     check(encoder, tokenizer.vocabulary, config)
-    data = data or sst2(config, tokenizer, config.length)
+    data = data or labelled_splits(config, tokenizer, config.length)
     trainer = FineTuner(
-        model=classifier(encoder, config),
+        model=classifier(encoder, config, len(data.names) or 2),
         task=SentenceClassification(padding=tokenizer.padding),
         optimizer=adamw(config.lr, config.weight_decay, fused=True),
         schedule=warmup_linear(0.1),

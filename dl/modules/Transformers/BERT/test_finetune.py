@@ -93,7 +93,7 @@ def test_recipe_starts_from_pretrained_files_and_its_run_opens_and_is_evaluated(
     batch, run = next(splits().test.batches()), Run.open(tmp_path)
     predicted = run.model()(batch["tokens"], batch["tokens"] == TOKENIZER.padding).argmax(1)
     assert (predicted != batch["labels"]).double().mean().item() == pytest.approx(history.test["top1_error"])
-    monkeypatch.setattr(finetune, "sst2", lambda *_: splits())
+    monkeypatch.setattr(finetune, "labelled_splits", lambda *_: splits())
     capsys.readouterr()
     assert front.main(["evaluate", str(tmp_path), "--with", "top1_error"]) == 0
     assert capsys.readouterr().out == f"top1 error {history.test['top1_error']:.2%}\n"
