@@ -52,6 +52,8 @@ def _spare_compiler() -> None:
     torch._disable_dynamo = lambda function=None, recursive=True: function or (lambda later: later)  # what is defined from now on
     if "torch._dynamo" not in sys.modules:
         torch._dynamo = _Compiler()
+    detect = torch._guards.detect_fake_mode  # a third of the time of `torch.load`
+    torch._guards.detect_fake_mode = lambda inputs=None: detect(inputs) if "torch._dynamo" in sys.modules else None
     _comparison._HAS_DTENSOR = False  # `assert_close` would import these, which no test compares
 
 
