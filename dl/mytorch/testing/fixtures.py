@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -83,11 +82,18 @@ def _same_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
     seed_everything(0)
 
 
+class _Nowhere:
+    """A writer whose every method does nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
+
+
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Like `plots=False`, for what makes its own config: no drawing, no TensorBoard, which take most of a tiny run's time."""
     monkeypatch.setattr(Classification, "report", lambda task, model: {})
-    monkeypatch.setattr(Charts, "_writer", lambda charts, split: Mock())
+    monkeypatch.setattr(Charts, "_writer", lambda charts, split: _Nowhere())
     monkeypatch.setattr(plot, "curves", lambda history: None)
     monkeypatch.setattr(plot, "save_figure", lambda figure, path: Path(path).touch())
 

@@ -63,7 +63,7 @@ def standard_checks(
         assert_overfits(network(case.options), data, learner, lr=case.lr, below=case.below)
 
     def resumes(folder: Path, _: None) -> None:
-        own = dataclasses.replace(config(folder) if callable(config) else config, out=str(folder / "runs"))
+        own = dataclasses.replace(config(folder) if callable(config) else config, out=str(folder / "runs"), plots=False)
         assert_resumes_exactly(main, own, lambda: splits(own))
 
     proofs = {
