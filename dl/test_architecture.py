@@ -28,7 +28,7 @@ LEVELS = {  # of the core
     **dict.fromkeys(["config", "files", "distributed", "optim", "torchvision_compat", "introspect", "plot", "layers"], 0),
     **dict.fromkeys(["command_line", "precision", "safetensors", "float64", "lock", "state", "names", "dtensor", "mapped"], 0),
     **dict.fromkeys(["fonts", "provenance"], 0),
-    **dict.fromkeys(["tasks", "mistakes", "metrics", "data", "checkpoint", "shards", "run", "logger", "charts"], 1),
+    **dict.fromkeys(["tasks", "mistakes", "metrics", "data", "checkpoint", "shards", "run", "logger", "charts", "rates", "profiling"], 1),
     **dict.fromkeys(["trainer", "train_step", "large", "text", "launcher", "last"], 2),
     **dict.fromkeys(["from_scratch", "testing"], 3),  # beside the levels: nothing of the core may import them
 }
@@ -41,9 +41,10 @@ BESIDE = {
     *(("plot", "config"), ("plot", "fonts")),
     *(("tasks", "metrics"), ("tasks", "data"), ("metrics", "data"), ("data", "checkpoint")),
     *(("tasks", "mistakes"), ("mistakes", "data")),
-    ("logger", "charts"),
+    *(("logger", "charts"), ("rates", "logger"), ("rates", "profiling")),
     *(("checkpoint", "shards"), ("checkpoint", "run")),
     *(("trainer", "large"), ("trainer", "last"), ("trainer", "train_step"), ("train_step", "large")),
+    ("launcher", "large"),
 }
 # Models that a paper takes from another paper: the folder, and whose model.py it imports.
 TAKEN = {

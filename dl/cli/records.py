@@ -140,7 +140,7 @@ def share_of_peak(run: Path, described: dict[str, Any], speed: dict[str, Any]) -
     there = described["ranks"] == 1 and (run / "summary.txt").exists()
     if not there or described["processor"] != provenance.machine()["processor"]:
         return None
-    flops = int((run / "summary.txt").read_text(encoding="utf-8").split()[-1].replace(",", ""))  # of an example
+    flops = introspect.flops_of(run / "summary.txt")
     with introspect.threads(described["threads"]):
         where = device(described["config"]["device"])
         if device_name(where) != speed["device"]:

@@ -69,6 +69,7 @@ class TrainConfig:
     eval_every: int = flag(0, "steps between two evaluations; 0 = each epoch")
     save_every: int = flag(0, "steps between two saves of the full state; 0 = each epoch")
     plots: bool = flag(True, "draw figures and write TensorBoard's charts; history.json is written anyway")
+    profile: int = flag(0, "steps to profile, behind the first five: profile.txt and a time line, profile.json, in --out; 0 = none")
     fresh: bool = flag(False, "start over although --out holds a run")
 
     def __post_init__(self) -> None:
@@ -89,7 +90,7 @@ class TrainConfig:
                 self._check(name, abs(value) < 2**31, "below 2^31")
         for name in ("epochs", "batch_size", "accumulate", "log_every"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("seed", "steps", "weight_decay", "grad_clip", "num_workers", "eval_every", "save_every"):
+        for name in ("seed", "steps", "weight_decay", "grad_clip", "num_workers", "eval_every", "save_every", "profile"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         self._check("seed", self.seed < 2**32, "below 2^32")
         self._check("num_workers", self.num_workers <= 256, "at most 256: each is a process of some 200 MB")

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import torch
@@ -97,6 +98,11 @@ def peak_flops(device: torch.device, dtype: torch.dtype, side: int = 0, seconds:
         fastest = min(fastest, time.perf_counter() - started)
         end = min(end, started + seconds)
     return 2 * side**3 / fastest
+
+
+def flops_of(summary: Path) -> int:
+    """Return the FLOPs of one example by a file that `summarize` has filled."""
+    return int(summary.read_text(encoding="utf-8").split()[-1].replace(",", ""))
 
 
 def layer_summary(model: nn.Module, *inputs: Any) -> str:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from dl import escape_output, explained, print_error
 from dl.mytorch import distributed
+from dl.mytorch.large import memory
 from dl.mytorch.command_line import parse
 from dl.mytorch.config import Config, TrainConfig, UserError
 from dl.mytorch.files import room
@@ -31,6 +32,7 @@ def launch(main: Callable[[Config], Result], config_class: type[Config], argv: S
     config = parse(config_class, argv)
     streamed = config.layerwise == "stream"
     try:
+        memory.check_before_building(main, config)
         with _process_group(config), init_on_disk(config.out) if streamed else contextlib.nullcontext():
             return main(config)
     except KeyboardInterrupt:

@@ -92,9 +92,7 @@ def device_name(device: torch.device) -> str:
 
 def peak_memory(device: torch.device) -> int:
     """Bytes that this process, or its CUDA device, has held at most."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return system.peak_memory()
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else system.peak_memory()
 
 
 class Logger:

@@ -22,6 +22,7 @@ class Task:
     """A model's folder subclasses this where it differs; nothing else of training has to be written again."""
 
     monitor: str = "loss"  # the validation quantity that chooses the best checkpoint; lower is better, always
+    unit: str = "example"  # what `StepOutput.count` counts
 
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:
         """Forward pass and loss on one batch."""

@@ -49,6 +49,7 @@ WORDS = {
     "log_every": ("5", 5),
     "eval_every": ("6", 6),
     "save_every": ("8", 8),
+    "profile": ("20", 20),
     "fresh": (None, True),
     "act": ("tanh", "tanh"),
     "width": ("-3", -3),

@@ -19,6 +19,7 @@ from dl.mytorch import StepOutput, TrainConfig, Trainer, checkpoint, layers, loa
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, synthetic
 from dl.mytorch.files import read_json, write_recorded_json
+from dl.mytorch.large import memory
 from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import Classification
 from dl.mytorch.testing.training import (
@@ -384,7 +385,8 @@ def test_a_run_goes_on_in_the_precision_that_auto_took_when_it_was_begun(
         monkeypatch.setattr(precision, "native_bf16", lambda device: (here, "a"))
         trainer = trainer_for(config)
         trainer.open_folder(data)
-        assert capsys.readouterr().out == f"precision: {taken} ({reason})\n"
+        memory.report(trainer.step)
+        assert capsys.readouterr().out.startswith(f"precision: {taken} ({reason})\nin memory: weights")
         with trainer.step.autocast():
             assert torch.is_autocast_enabled("cpu") is native
         described = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))

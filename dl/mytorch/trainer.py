@@ -16,7 +16,7 @@ from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.split import record
 from dl.mytorch.distributed import all_reduce_sum, fork_rng, is_main, rank, to_device, world_size
-from dl.mytorch.large import sharding
+from dl.mytorch.large import memory, sharding
 from dl.mytorch.last import LastCheckpoint
 from dl.mytorch.logger import History, Logger, finite
 from dl.mytorch.metrics import Metrics
@@ -55,9 +55,7 @@ class Trainer:
         self.make_optimizer = optimizer
         self.device = self.step.device
         self.epoch = self.batch = 0  # position of the next batch
-        self.history = History()
-        self.best = math.inf
-        self.saved = False
+        self.history, self.best, self.saved = History(), math.inf, False
         self.logged = (0.0, 0.0)  # loss and items of train_metrics at the last point of the curve
         self.evaluation_seconds = 0.0
 
@@ -89,7 +87,10 @@ class Trainer:
         self._resume()
         self.first_step, self.done_before = self.steps_done, self._examples(data.train)
         self.logger = Logger(self.out, self.steps_done, self.total_steps, self.config.plots)
-        with self.logger, distributed.catch_signals() as self.step.signals:
+        from dl.mytorch.rates import Rates
+
+        memory.report(self.step)
+        with self.logger, Rates(self) as self.rates, distributed.catch_signals() as self.step.signals:
             if 0 < self.steps_done < self.total_steps:
                 self.logger.say(f"going on with {self.out} at step {self.steps_done} of {self.total_steps}")
             try:
@@ -114,8 +115,6 @@ class Trainer:
     def open_folder(self, data: Splits) -> None:
         """Claim `config.out` for this run, and record what explains the ids in its batches, and its split."""
         self.out = open_run(self.config, self.step.precision.taken, optimizer=self.make_optimizer, schedule=self.schedule)
-        if self.config.precision != "fp32" and is_main():
-            print(f"precision: {self.step.precision.taken} ({self.step.precision.reason})")
         record(data, self.out)
 
     def _loop(self, data: Splits) -> None:
@@ -144,8 +143,9 @@ class Trainer:
             self.saved = False
             self.last.commit(block=False)
             self.logger.progress.update()
+            self.rates.step()
             if self.steps_done % self.config.log_every == 0:
-                self._log_point()
+                self._log_point(data.train)
             if self.step.signals and world_size() == 1:
                 raise _Stopped
             if world_size() > 1 and asked:  # ranks stop at the same step
@@ -171,10 +171,9 @@ class Trainer:
             raise UserError(f"the validation {self.task.monitor} is not finite at step {self.steps_done}: stopped")
         train = finite(self.step.train_metrics.compute())
         self.step.train_metrics.reset()
-        self.saved = False
-        self.logged = (0.0, 0.0)
-        lr = self.step.optimizer.param_groups[0]["lr"]
-        epoch = math.ceil(self.steps_done / self.steps_per_epoch)
+        self.saved, self.logged = False, (0.0, 0.0)
+        self.rates.restart(self._examples(data.train), self.evaluation_seconds)
+        lr, epoch = self.step.optimizer.param_groups[0]["lr"], math.ceil(self.steps_done / self.steps_per_epoch)
         self.history.append({"epoch": epoch, "step": self.steps_done, "lr": lr, "train": train, "val": finite(val)})
         better = val[self.task.monitor] < self.best
         if better:
@@ -233,7 +232,7 @@ class Trainer:
             yield model.eval()
         self.evaluation_seconds += time.perf_counter() - started
 
-    def _log_point(self) -> None:
+    def _log_point(self, loader: Loader) -> None:
         """The one place where training reads sums from the device: the mean loss since the last point, and bad news."""
         self.step.check_health()
         loss, items = all_reduce_sum(self.step.train_metrics.by_name["loss"].sums.cpu().double()).tolist()
@@ -242,10 +241,11 @@ class Trainer:
             "step/lr": self.step.optimizer.param_groups[0]["lr"],
             "step/gradient_norm": float(self.step.gradient_norm),
         }
+        point |= self.rates.point(items - self.logged[1], self._examples(loader), self.evaluation_seconds)
         self.logged = (loss, items)
         self.logger.scalars("train", point, self.steps_done)
         place = f"epoch {self.steps_done / self.steps_per_epoch:.1f}, loss {point['step/loss']:.4f}"
-        self.logger.progress.annotate(place)
+        self.logger.progress.annotate(f"{place}, {self.rates.shown(point)}")
 
     def _examples(self, loader: Loader) -> int:
         return self.epoch * loader.num_examples + min(self.batch * loader.batch_size, loader.num_examples)

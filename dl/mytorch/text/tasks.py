@@ -39,6 +39,8 @@ class LanguageModeling(Task):
     acts on the training loss only; perplexity is always that of the plain cross-entropy.
     """
 
+    unit = "token"
+
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = label_smoothing
 
