@@ -157,14 +157,14 @@ def test_initialisation_torch_leaves_the_layers_as_torch_starts_them() -> None:
 
 @pytest.fixture
 def narrow_reference(torchvision: ModuleType) -> nn.Module:
-    """torchvision's AlexNet with 32 units for 4096: it has no argument for them, and nearly all parameters are there."""
+    """torchvision's AlexNet with an eighth of the channels and 32 units for 4096: it has no arguments for them."""
     with without_values():
         reference = torchvision.models.AlexNet(num_classes=7, dropout=0.3)
-    reference.features.to_empty(device="cpu")
-    for layer in reference.features:
+    widths = iter([3, 8, 8, 24, 24, 48, 48, 32, 32, 32])
+    for place, layer in enumerate(reference.features):
         if isinstance(layer, nn.Conv2d):
-            layer.reset_parameters()
-    for place, (into, out) in {1: (256 * 36, 32), 4: (32, 32), 6: (32, 7)}.items():
+            reference.features[place] = nn.Conv2d(next(widths), next(widths), layer.kernel_size, layer.stride, layer.padding)
+    for place, (into, out) in {1: (32 * 36, 32), 4: (32, 32), 6: (32, 7)}.items():
         reference.classifier[place] = nn.Linear(into, out)
     return reference
 
