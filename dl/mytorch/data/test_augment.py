@@ -192,7 +192,8 @@ def test_cutmix_pastes_one_box_and_labels_have_the_share_of_their_pixels(channel
 
 
 def test_cutmix_pastes_what_beta_says_less_what_is_cut_at_the_edges() -> None:
-    shares = torch.tensor([with_partners(cutmix(1.0, 5), one_label_each(5, 1, 128, 128), seed)[1] for seed in range(500)])
+    step, batch = cutmix(1.0, 5), one_label_each(5, 1, 128, 128)
+    shares = torch.tensor([with_partners(step, batch, seed)[1] for seed in range(500)])
     # A box of side s = sqrt(1 - lambda) keeps s - s^2 / 4 of it on average; for a uniform lambda the mean of the area, the
     # square of that, is 1/2 - 1/2 * 2/5 + 1/16 * 1/3. A box of whole pixels is 1/100 smaller.
     assert abs(shares.mean() - (1 - (1 / 2 - 1 / 5 + 1 / 48))) < 0.025
