@@ -9,6 +9,7 @@ Both sides have the same weights and inputs, in float32. A round times every pai
 
 import argparse
 import sys
+from pathlib import Path
 from statistics import median
 from typing import Any, Callable, Sequence
 
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from dl.benchmarks import common
 from dl.cli.command import command
 from dl.cli.records import write
+from dl.mytorch.files import read_json
 from dl.mytorch.from_scratch import layers, losses, optimizers
 from dl.mytorch.from_scratch.layers.attention import scaled_dot_product_attention
 from dl.mytorch.from_scratch.layers.conv import conv2d_by_sums
@@ -175,6 +177,12 @@ def table(seconds: dict[str, list[tuple[float, float]]]) -> str:
         ratio = common.ratio(*zip(*rounds))
         lines.append(f"| {name} | {twin:.2f} | {own:.2f} | {ratio:.1f} | {REASONS[name]} |")
     return "\n".join(lines)
+
+
+def tables() -> list[tuple[Path, str, str]]:
+    """The README's table of what is recorded, see `dl.cli.results.OTHERS`."""
+    record = read_json(common.RESULTS / "layers.json", {"seconds": {str: [[float]]}})
+    return [(Path(layers.__path__[0]) / "README.md", "results", table(record["seconds"]))]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -13,6 +13,7 @@ import argparse
 import math
 import sys
 import time
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
@@ -25,6 +26,7 @@ from dl.cli.records import write
 from dl.modules.MLP.MLP.model import build
 from dl.mytorch import plot
 from dl.mytorch.data import ImageConfig, Splits, image_splits
+from dl.mytorch.files import read_json
 from dl.mytorch.from_scratch import optimizers
 from dl.mytorch.from_scratch.losses import cross_entropy
 from dl.mytorch.optim import warmup_cosine
@@ -132,6 +134,13 @@ def table(best: dict[str, dict[str, Any]]) -> str:
         losses = f"{run['train_loss'][-1]:.3f} | {run['val_loss'][-1]:.3f} | {run['val_top1_error'][-1]:.1%}"
         lines.append(f"| {name} | {run['lr']:.2g} | {losses} | {run['milliseconds']:.2f} |")
     return "\n".join(lines)
+
+
+def tables() -> list[tuple[Path, str, str]]:
+    """The README's table of what is recorded, see `dl.cli.results.OTHERS`."""
+    curve = {"lr": float, "milliseconds": float, **dict.fromkeys(("train_loss", "val_loss", "val_top1_error"), [float])}
+    record = read_json(common.RESULTS / "optimizers.json", {"best": {str: curve}})
+    return [(Path(optimizers.__path__[0]) / "README.md", "results", table(record["best"]))]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

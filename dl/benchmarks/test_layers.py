@@ -5,15 +5,13 @@ import pytest
 import torch
 
 from dl.benchmarks import common, layers
-from dl.mytorch.from_scratch.layers import conv
-
-README = Path(conv.__file__).with_name("README.md")
 
 
 def test_the_table_in_the_readme_is_the_recorded_one() -> None:
     record = json.loads((common.RESULTS / "layers.json").read_text(encoding="utf-8"))
     assert list(record["seconds"]) == list(layers.REASONS)
-    assert layers.table(record["seconds"]) in README.read_text(encoding="utf-8")
+    ((path, _, table),) = layers.tables()
+    assert table in path.read_text(encoding="utf-8")
 
 
 def test_the_table_has_medians_and_the_ratio_of_each_round() -> None:

@@ -25,6 +25,11 @@ def test_the_benchmark_records_what_it_measured(
     assert "| Muon |" in capsys.readouterr().out
 
 
+def test_the_table_in_the_readme_is_the_recorded_one() -> None:
+    ((path, _, table),) = optimizers.tables()
+    assert table in path.read_text(encoding="utf-8")
+
+
 def test_muon_has_the_hidden_matrices_and_another_the_rest() -> None:
     model = build("tiny")
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -155,7 +155,10 @@ def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
 # ---- READMEs -------------------------------------------------------------------------------------------------------
 
 # Modules with other records than those of trainings. Each has `tables()`: README, marker there, Markdown.
-OTHERS = ("DataMining.ImageSearch.evaluate", "DataMining.OpenSet.evaluate", "Diffusion.score")
+OTHERS = (
+    *("dl.modules.DataMining.ImageSearch.evaluate", "dl.modules.DataMining.OpenSet.evaluate", "dl.modules.Diffusion.score"),
+    *("dl.benchmarks.layers", "dl.benchmarks.optimizers"),
+)
 
 
 def models_tables() -> list[tuple[Path, str, str]]:
@@ -165,7 +168,7 @@ def models_tables() -> list[tuple[Path, str, str]]:
 
 def other_tables() -> list[tuple[Path, str, str]]:
     """The tables of `OTHERS`, likewise."""
-    return [table for name in OTHERS for table in importlib.import_module(f"dl.modules.{name}").tables()]
+    return [table for name in OTHERS for table in importlib.import_module(name).tables()]
 
 
 def front_tables() -> list[tuple[Path, str, str]]:
