@@ -256,7 +256,7 @@ def test_ctrl_c_is_status_130_without_a_traceback(monkeypatch: pytest.MonkeyPatc
 def test_what_a_terminal_lacks_is_shown_as_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", shown)
-    monkeypatch.setattr("dl.cli.results.rewrite_readmes", lambda: [])
+    monkeypatch.setattr("dl.cli.results.rewrite_readmes", list)
     monkeypatch.setattr("dl.cli.facts.write", lambda: "\u00b1 0.1")
     assert front.main(["results"]) == 0
     shown.flush()

@@ -5,7 +5,6 @@ import json
 import shutil
 import time
 from itertools import zip_longest
-from pathlib import Path
 from typing import Sequence
 
 from dl.cli import catalogue, facts, folders

@@ -136,11 +136,11 @@ def _short(parameters: int, flops: int) -> str:
     """Both with three digits, or in full below a thousand: "11.7M, 3.63G"."""
 
     def brief(number: float) -> str:
-        for unit in ("", "k", "M", "G", "T"):
+        for unit in ("", "k", "M", "G"):
             if number < 999.5:
-                break
+                return f"{number:.3g}{unit}"
             number /= 1000
-        return f"{number:.3g}{unit}"
+        return f"{number:.3g}T"
 
     return f"{brief(parameters)}, {brief(flops)}"
 

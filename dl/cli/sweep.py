@@ -171,7 +171,9 @@ def start(name: str, trial: Trial, jobs: int) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, "-m", "dl.cli.sweep", name, *trial.flags],
             env={**threads, **os.environ, "PYTHONIOENCODING": "utf-8"},
-            **{"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT},
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
 
 

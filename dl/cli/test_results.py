@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dl.cli import records, results
-from dl.cli.testing import make_project
 from dl.cli.testing import make_finished_run as make_run
+from dl.cli.testing import make_project
 from dl.modules.CNN.LeNet.train import Config
 from dl.modules.Transformers.BERT import finetune
 from dl.mytorch.config import UserError

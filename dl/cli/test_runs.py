@@ -28,7 +28,7 @@ def test_a_run_is_its_config_network_names_and_history(tmp_path: Path) -> None:
     assert not model.training and model is not run.model()
     assert len(run.names) == 10 and run.vocabularies == {} and run.history.test == {"loss": 0.5}
     with pytest.raises(UserError, match="speed.json"):
-        run.speed
+        _ = run.speed
 
 
 @pytest.mark.parametrize("recipe", ["RNN/GRU", "GPT/GPT2", "RNN/TextCNN"])

@@ -14,7 +14,6 @@ from dl.mytorch.checkpoint import save
 from dl.mytorch.data import Vocabulary
 from dl.mytorch.files import write_recorded_json
 
-
 README = "# Title\n\n<!-- {0} -->\nold\n<!-- /{0} -->\n\nThe end, without a newline"
 
 

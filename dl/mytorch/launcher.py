@@ -13,10 +13,10 @@ import torch.distributed as dist
 
 from dl import escape_output, explained, print_error
 from dl.mytorch import distributed
-from dl.mytorch.large import memory
 from dl.mytorch.command_line import parse
 from dl.mytorch.config import Config, TrainConfig, UserError
 from dl.mytorch.files import room
+from dl.mytorch.large import memory
 from dl.mytorch.mapped import init_on_disk
 
 Result = TypeVar("Result")

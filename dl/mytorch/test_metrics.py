@@ -219,12 +219,12 @@ def test_metrics_give_the_mean_loss_and_the_errors_by_name() -> None:
 
 def test_metrics_go_on_from_their_state_to_the_same_bits() -> None:
     whole, first, second = classified(), classified(), classified()
-    for metrics in (whole, first):
-        update(metrics, slice(0, 3), loss=0.1)
+    for each in (whole, first):
+        update(each, slice(0, 3), loss=0.1)
     state: dict[str, Tensor] = {name: sums.clone() for name, sums in first.state().items()}
     second.load_state(state)
-    for metrics in (whole, second):
-        update(metrics, slice(3, 4), loss=0.7)
+    for each in (whole, second):
+        update(each, slice(3, 4), loss=0.7)
     assert whole.compute() == second.compute()
     assert all(torch.equal(whole.state()[name], second.state()[name]) for name in state)
 

@@ -199,6 +199,7 @@ def test_two_optimizers_in_one_step_equal_a_loop_written_by_hand_and_resume(tmp_
     model = small_model().train()
     optimizers = two_optimizers(model)
     rates = [0.05, 0.01]
+    average = {}
     for step in range(12):
         batch = next(synthetic.image_splits().train.batches(step // 4, step % 4))
         for optimizer, rate in zip(optimizers, rates):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 from typing import Any, Callable
 
 import pytest
@@ -16,7 +17,7 @@ REDUCTIONS = ["mean", "sum", "none"]
 
 
 def compare(name: str, *inputs: Tensor, **options: Any) -> None:
-    own, twin = (lambda *x, f=getattr(module, name): f(*x, **options) for module in (losses, F))
+    own, twin = (partial(getattr(module, name), **options) for module in (losses, F))
     assert_same_function(own, twin, *inputs)
 
 

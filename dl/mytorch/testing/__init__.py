@@ -25,3 +25,28 @@ from dl.mytorch.testing.runs import (
 from dl.mytorch.testing.standard import Overfit, standard_checks
 from dl.mytorch.testing.torch_layers import TorchBlock, UnderTheirNames, torch_block_names, torch_names
 from dl.mytorch.testing.twins import assert_same_as, assert_same_function, randomize_norms
+
+__all__ = [
+    "Overfit",
+    "TorchBlock",
+    "UnderTheirNames",
+    "anonymous_layers",
+    "assert_batch_independent",
+    "assert_causal",
+    "assert_earlier_names_load",
+    "assert_gradients_flow",
+    "assert_overfits",
+    "assert_presets_build",
+    "assert_resumes_exactly",
+    "assert_same_as",
+    "assert_same_function",
+    "assert_same_runs",
+    "assert_same_state",
+    "assert_streams_exactly",
+    "has_compiler",
+    "randomize_norms",
+    "standard_checks",
+    "tiny_splits",
+    "torch_block_names",
+    "torch_names",
+]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.utils.flop_counter  # noqa: F401 (has to be there for _spare_compiler)
+import torch.utils.flop_counter  # has to be there for _spare_compiler
 from torch.optim import Optimizer
 from torch.testing import _comparison
 

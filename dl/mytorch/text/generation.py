@@ -205,7 +205,7 @@ def stream(
     lengths = _lengths(tokens, padding_mask)  # (B,) of each row's context
     first, seen, new = 0, None, tokens  # the first column in the context, tokens of the text, those to compute
     cache = model.new_cache() if cached else None
-    for step in range(max_new_tokens):
+    for _ in range(max_new_tokens):
         if tokens.shape[1] - first > model.max_length:
             lengths = lengths.where(lengths <= model.max_length, max(1, model.max_length // 2))
             first = tokens.shape[1] - int(lengths.max())

@@ -30,7 +30,7 @@ def parameters_by_hand(
     total, into = first_kernel * 3 * width, width
     for stage, depth in enumerate(depths):
         w = width * 2**stage
-        for block in range(depth):
+        for _ in range(depth):
             if kind == "basic":
                 out, kernels = w, [(9, into, w), (9, w, w)]
             else:

@@ -15,7 +15,6 @@ from dl.mytorch import Probe, testing
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
 
-
 # ---- sizes ---------------------------------------------------------------------------------------------------------
 
 

@@ -48,7 +48,7 @@ def odd(path: Path, kind: str) -> Path:
     elif kind == "RGBA":
         Image.fromarray(pixels).save(path)
     elif kind == "I;16":
-        Image.fromarray((pixels[..., 0].astype(np.uint16) * 257)).save(path)
+        Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(path)
     return path
 
 

@@ -17,7 +17,6 @@ from dl.mytorch.config import UserError
 from dl.mytorch.data import synthetic
 from dl.mytorch.introspect import count_parameters, without_values
 
-
 # ---- sizes ---------------------------------------------------------------------------------------------------------
 
 

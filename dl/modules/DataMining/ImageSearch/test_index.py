@@ -302,7 +302,7 @@ def test_a_folder_of_other_files_is_left_alone(run: Path, tmp_path: Path, capsys
 
 
 def test_in_the_folder_of_an_index_only_its_own_files_are_replaced(folder: Path, run: Path, tmp_path: Path) -> None:
-    out, mine = tmp_path / "index", {name: b"mine" for name in ("0000.png", "000001.png", "2024.txt", "my.faiss")}
+    out, mine = tmp_path / "index", dict.fromkeys(("0000.png", "000001.png", "2024.txt", "my.faiss"), b"mine")
     same = ("--weights", run, "--index", out)
     assert index.main(words(folder, *same)) == 0
     before = content(out)

@@ -109,7 +109,7 @@ def test_the_denoising_figure_goes_from_the_noise_to_the_last_image() -> None:
 def test_on_a_device_without_float64_the_losses_are_the_same(prediction: str) -> None:
     """Of images that are noise, as what is drawn on the device is another noise."""
     task = Denoising(DiffusionSchedule("cosine", prediction, steps=9, learned_variance=True), (1, 4, 4))
-    times, (x0, noise, x, output) = torch.arange(9), torch.randn(4, 9, 1, 4, 4)
+    times, (x0, noise, _, output) = torch.arange(9), torch.randn(4, 9, 1, 4, 4)
     output = torch.cat([output, noise], dim=1)
 
     def values(where: torch.device) -> list[Tensor]:

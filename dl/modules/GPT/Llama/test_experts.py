@@ -140,7 +140,7 @@ def their_names(copy: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def mixtral(transformers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:  # noqa: F811
+def mixtral(transformers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """With norms, angles and routers in the precision of the model, as `transformers` has Llama's."""
     from transformers.models.llama import modeling_llama as llama
     from transformers.models.mixtral import modeling_mixtral as theirs

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from dl.modules.Diffusion.frechet import frechet_distance
 from dl.modules.Generative.DCGAN import train
 from dl.modules.Generative.DCGAN.model import build
-from dl.modules.Generative.DCGAN.task import Adversarial, PixelFrechetDistance, discriminator_loss, generator_loss
 from dl.modules.Generative.DCGAN.step import AdversarialStep
+from dl.modules.Generative.DCGAN.task import Adversarial, PixelFrechetDistance, discriminator_loss, generator_loss
 from dl.mytorch import Trainer, checkpoint, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, synthetic

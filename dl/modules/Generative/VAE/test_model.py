@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Normal, kl_divergence as kl_of_distributions
+from torch.distributions import Bernoulli, Normal
+from torch.distributions import kl_divergence as kl_of_distributions
 
 from dl.modules.Generative.VAE import train
 from dl.modules.Generative.VAE.model import Reparameterization, build

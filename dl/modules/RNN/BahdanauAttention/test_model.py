@@ -17,8 +17,8 @@ from dl.mytorch import load_weights, plot, testing
 from dl.mytorch.data.text.translation import PairSplits, token_splits
 from dl.mytorch.introspect import count_parameters, without_values
 from dl.mytorch.names import renamed
-from dl.mytorch.text.tasks import Seq2Seq as Seq2SeqTask
 from dl.mytorch.text.decoding import beam_search, greedy_search
+from dl.mytorch.text.tasks import Seq2Seq as Seq2SeqTask
 from dl.mytorch.text.testing import BEGIN, END, LENGTHS, sources, unambiguous
 
 

@@ -14,8 +14,8 @@ from dl.modules.RNN.Seq2Seq.model import Seq2Seq, build, run_packed, turn_round
 from dl.modules.RNN.testing import example, pairs_batch, splits
 from dl.mytorch import testing
 from dl.mytorch.introspect import count_parameters, without_values
-from dl.mytorch.text.tasks import Seq2Seq as Seq2SeqTask
 from dl.mytorch.text.decoding import beam_search, greedy_search
+from dl.mytorch.text.tasks import Seq2Seq as Seq2SeqTask
 from dl.mytorch.text.testing import BEGIN, END, LENGTHS, sources
 
 CHO = {"layer": nn.GRU, "depth": 1, "reverse": False, "context": True}

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dl.modules.Transformers.Transformer.model import DecoderBlock, EncoderBlock, MultiHeadAttention, SinusoidalPositions, feed_forward
+from dl.modules.Transformers.Transformer.model import (
+    DecoderBlock,
+    EncoderBlock,
+    MultiHeadAttention,
+    SinusoidalPositions,
+    feed_forward,
+)
 from dl.mytorch import Probe, testing
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.layers import KeyValueCache

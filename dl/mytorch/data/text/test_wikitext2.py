@@ -11,24 +11,24 @@ from dl.mytorch.data import sources, wikitext2
 from dl.mytorch.data.sequences import IGNORED
 from dl.mytorch.data.text.wikitext2 import documents, lines, sentences, text, words
 
-TRAIN = """ 
- = First <unk> = 
- 
- One two . Three four . 
- The end . 
- 
- = = A part = = 
- 
- = = = A part of it = = = 
- 
- Five . Six 
- = Played , W = 
- 
- = Second = 
- 
- Seven . 
- 
-"""
+TRAIN = """
+ = First <unk> =
+
+ One two . Three four .
+ The end .
+
+ = = A part = =
+
+ = = = A part of it = = =
+
+ Five . Six
+ = Played , W =
+
+ = Second =
+
+ Seven .
+
+""".replace("\n", " \n")  # a space ends each line of the published files
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "wikitext-2"
     folder.mkdir()
     texts = {"train": TRAIN, "valid": " \n = V = \n \n One new . \n", "test": " \n = T = \n \n Seven <unk> . \n"}
-    for split, text in texts.items():
-        (folder / f"wiki.{split}.tokens").write_text(text, encoding="utf-8")
+    for split, content in texts.items():
+        (folder / f"wiki.{split}.tokens").write_text(content, encoding="utf-8")
     monkeypatch.setattr(sources, "DATA", tmp_path)
     return folder
 
