@@ -78,11 +78,11 @@ def fused_attention(
 
 
 def _of_keys(padding_mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The mask as scores need it: (B, S) -> (B, 1, 1, S). Raises `ValueError` unless it is bool, and of `shape`."""
+    """Return the mask as scores need it. Raises `ValueError` unless it is bool, and of `shape`."""
     if padding_mask.dtype != torch.bool or padding_mask.shape != shape:
         got = f"{padding_mask.dtype} {tuple(padding_mask.shape)}"
         raise ValueError(f"padding_mask has to be bool {shape}, True where a key is padding; got {got}")
-    return padding_mask[:, None, None, :]
+    return padding_mask[:, None, None, :]  # (B, S) -> (B, 1, 1, S)
 
 
 class KeyValueCache:
