@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dl.mytorch import TrainConfig
 from dl.mytorch.data import Splits
-from dl.mytorch.testing import Overfit, standard_checks
+from dl.mytorch.testing import Overfit, assert_presets_build, standard_checks
 from dl.mytorch.testing.training import Scaled, small_batch
 
 PRESETS = {"tiny": {}}
@@ -72,3 +72,10 @@ def test_variants_are_items_of_their_own_and_a_check_is_off_only_with_a_reason()
     for wrong in ({"batch_independence": " "}, {"batch_norm": "it has some"}):
         with pytest.raises(ValueError, match="it has a reason for each check that is off, of gradients_reach"):
             standard_checks(build, main, TrainConfig("unused", ""), small_batch, skip=wrong)
+
+
+def test_the_tiny_preset_takes_its_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_presets_build(build)
+    monkeypatch.setitem(globals(), "example", lambda preset: (torch.zeros(2, 5),))
+    with pytest.raises(RuntimeError, match="2x5 and 4x3"):
+        assert_presets_build(build)
