@@ -7,7 +7,6 @@ import gc
 import importlib
 import importlib.util
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Iterator
@@ -16,7 +15,6 @@ import pytest
 
 import dl  # noqa: F401 (ends an older Python with one line)
 
-MEMORY = Path("/dev/shm")  # tests write thousands of small files
 PACKAGES = ("torch", "torchvision", "numpy", "PIL", "tqdm", "tensorboard", "matplotlib")
 
 
@@ -38,8 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--threads is {threads}; it is at least 1")
     if not _trains(config):  # a training takes all processors
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that tests start
-        if "not slow" in config.option.markexpr and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**30:
-            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
         if not config.getoption("numprocesses", None):  # with `-n`, this process has no test, and does not wait for torch
             config.pluginmanager.import_plugin("dl.mytorch.testing.fixtures")
 
