@@ -4,10 +4,11 @@ WINDOWS := $(filter Windows_NT,$(OS))$(wildcard .venv/Scripts)
 PYTHON ?= $(if $(WINDOWS),python,python3)
 BIN := .venv/$(if $(WINDOWS),Scripts,bin)
 
-.PHONY: help demo test train clean
+.PHONY: help demo test check train clean
 help:
 	@echo "make demo                              LeNet on the bundled real sample: trained, tested, drawn (2 minutes)"
 	@echo "make test ARGS='...'                   the default tests; ARGS are flags of pytest"
+	@echo "make check                             ruff (lint and format) and pyright"
 	@echo "make train MODEL=CNN/LeNet ARGS='...'  train a model for real"
 	@echo "make clean                             remove the environment .venv (runs/ and data/ stay)"
 
@@ -26,6 +27,17 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+# The extra [check], installed when it is first asked for.
+.venv/checks: .venv/installed
+	@echo "installing ruff and pyright into .venv"
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -e ".[check]"
+	@touch $@
+
+check: .venv/checks
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m pyright
 
 train: .venv/installed
 	$(BIN)/python -m dl train $(MODEL) $(ARGS)

@@ -89,6 +89,10 @@ def image_cases() -> dict[str, Pair]:
 
 def token_cases() -> dict[str, Pair]:
     """Functions of tokens (32, 128, 256)."""
+
+    def in_heads(attend: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: attend(*[x.unflatten(2, (8, 32)).transpose(1, 2)] * 3)  # 8 heads: (32, 8, 128, 32)
+
     return {
         "Linear": layer("Linear", 256, 1024),
         "LayerNorm": layer("LayerNorm", 256),
@@ -98,10 +102,7 @@ def token_cases() -> dict[str, Pair]:
         "GELU": layer("GELU"),
         "SiLU": layer("SiLU"),
         "Softmax": layer("Softmax", dim=-1),
-        "attention": tuple(
-            lambda x, attend=attend: attend(*[x.unflatten(2, (8, 32)).transpose(1, 2)] * 3)  # 8 heads: (32, 8, 128, 32)
-            for attend in (scaled_dot_product_attention, F.scaled_dot_product_attention)
-        ),
+        "attention": (in_heads(scaled_dot_product_attention), in_heads(F.scaled_dot_product_attention)),
     }
 
 
@@ -153,7 +154,7 @@ def update(optimizer: type[torch.optim.Optimizer]) -> Run:
     return lambda: moving.step()
 
 
-def pairs() -> dict[str, tuple[Run, Run]]:
+def pairs() -> dict[str, tuple[Run, ...]]:
     """name -> what runs ours, what runs torch's."""
     cases = {name: (pair, (32, 64, 28, 28)) for name, pair in image_cases().items()}
     cases |= {name: (pair, (32, 128, 256)) for name, pair in token_cases().items()} | other_cases()

@@ -24,7 +24,9 @@ TIMEOUT = timedelta(minutes=10)  # the longest that a rank waits for the others,
 @functools.cache
 def background_group() -> dist.ProcessGroup:
     """A second group of all ranks, by way of the CPU, for what goes on beside training. All ranks make the first call."""
-    return dist.new_group(backend="gloo", timeout=TIMEOUT)
+    group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    assert isinstance(group, dist.ProcessGroup)  # of all ranks, so that this one is a member
+    return group
 
 
 def restarted() -> bool:

@@ -6,7 +6,7 @@ import errno
 import gc
 import os
 import sys
-from typing import Callable, Iterator, Sequence, TypeVar
+from typing import Callable, Iterator, NoReturn, Sequence, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -73,14 +73,14 @@ def _line(error: Exception, config: TrainConfig) -> str | None:
     return None
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, status: int) -> NoReturn:
     rank = distributed.rank()
     print_error(message, f"[rank {rank}] " if rank else "")
     sys.exit(status)
 
 
 @contextlib.contextmanager
-def _process_group(config: Config) -> Iterator[None]:
+def _process_group(config: TrainConfig) -> Iterator[None]:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
         yield
@@ -115,7 +115,7 @@ def _process_group(config: Config) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _check_alike(config: Config) -> None:
+def _check_alike(config: TrainConfig) -> None:
     """All ranks train one model: `UserError` on each of them when their flags differ."""
     first, *others = distributed.gather_objects(dataclasses.asdict(config))
     for place, other in enumerate(others, start=1):

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 Schedule = Callable[[int, int], float]
-MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer | list[torch.optim.Optimizer]]
+MakeOne = Callable[[nn.Module], torch.optim.Optimizer]
+MakeOptimizer = MakeOne | Callable[[nn.Module], list[torch.optim.Optimizer]]
 
 Arguments = ParamSpec("Arguments")
 
@@ -101,7 +102,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 @shown
-def sgd(lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> MakeOptimizer:
+def sgd(lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> MakeOne:
     """Stochastic gradient descent; decay on matrices and kernels only."""
     return lambda model: torch.optim.SGD(decay_groups(model, weight_decay), lr=lr, momentum=momentum, nesterov=nesterov)
 
@@ -109,7 +110,7 @@ def sgd(lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: b
 @shown
 def adamw(
     lr: float, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, fused: bool = False
-) -> MakeOptimizer:
+) -> MakeOne:
     """AdamW (Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101); decay on matrices and kernels only.
 
     `fused` is torch's faster kernel, which rounds otherwise: for networks with large embeddings.

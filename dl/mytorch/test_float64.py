@@ -16,7 +16,7 @@ def test_the_simulated_device_refuses_float64_and_what_is_elsewhere() -> None:
             with pytest.raises(TypeError, match="no float64"):
                 refused()
         with pytest.raises(RuntimeError, match="on the CPU and on the device"):
-            x + torch.ones(2)
+            _ = x + torch.ones(2)
 
 
 def test_float64_goes_to_the_cpu_only_where_the_device_has_none() -> None:

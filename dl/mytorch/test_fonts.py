@@ -1,6 +1,7 @@
 """Names in any script are drawn: in a font that has their characters, or as escapes."""
 
 from types import SimpleNamespace
+from typing import Iterator
 
 import pytest
 
@@ -10,7 +11,7 @@ CAT, DOG = "\u732b", "\u72ac"
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Fonts of a machine, name -> the characters they have; the usual one has Latin letters. No line was said yet."""
     found = {"DejaVu Sans": "\u00e4\u00e9", "Last Resort Boxes": CAT + DOG}
     import matplotlib.font_manager as manager

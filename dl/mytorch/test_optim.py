@@ -8,6 +8,7 @@ from torch import nn
 
 from dl.mytorch.layers import sequential
 from dl.mytorch.optim import (
+    MakeOne,
     MakeOptimizer,
     Schedule,
     adamw,
@@ -154,5 +155,5 @@ def test_optimizers_and_schedules_are_printed_as_the_call_that_made_them() -> No
     assert repr(shown(_twice)(sgd(0.1))) == "_twice(make=sgd(lr=0.1))"
 
 
-def _twice(make: MakeOptimizer) -> MakeOptimizer:
+def _twice(make: MakeOne) -> MakeOptimizer:
     return lambda model: [make(model), make(model)]

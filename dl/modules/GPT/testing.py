@@ -1,7 +1,7 @@
 """What the tests of GPT-2, Llama and what is built on them share."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.GPT2 import model as gpt2
 from dl.mytorch.data.text.tokens import write_tokens
+
+Model = TypeVar("Model", bound=nn.Module)
 
 TEXT = "to be or not to be, that is the question\n" * 20
 PADDING = torch.arange(9) < torch.tensor([[0], [3], [6]])  # on the left
@@ -35,7 +37,7 @@ class Unpadded(nn.Module):
         return self.model(tokens, padding).masked_fill(padding[..., None], 0)
 
 
-def randomized(model: nn.Module) -> nn.Module:
+def randomized(model: Model) -> Model:
     """Weights as after training, so that each shows in the output."""
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.3)

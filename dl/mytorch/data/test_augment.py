@@ -91,7 +91,7 @@ def test_about_half_of_the_images_are_mirrored_and_the_others_untouched() -> Non
 def rectangle(mask: Tensor) -> tuple[int, int, int, int]:
     """Top, left, height and width of the one full rectangle that a mask (H, W) is."""
     rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
-    top, left, height, width = rows[0].item(), columns[0].item(), len(rows), len(columns)
+    top, left, height, width = int(rows[0]), int(columns[0]), len(rows), len(columns)
     assert mask[top : top + height, left : left + width].all() and mask.sum() == height * width
     return top, left, height, width
 

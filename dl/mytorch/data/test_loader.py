@@ -128,7 +128,9 @@ def test_iterating_leaves_the_global_generators_untouched(make: Any) -> None:
 def test_batches_do_not_depend_on_the_global_generators() -> None:
     data = Loader(Noisy(), 5, shuffle=True, transform=add_noise)
     first = list(data.batches())
-    torch.rand(7), random.random(), np.random.rand(3)
+    torch.rand(7)
+    random.random()
+    np.random.rand(3)
     assert_same_batches(first, data.batches())
 
 

@@ -207,8 +207,9 @@ def test_a_set_that_cannot_be_downloaded_is_not_looked_for_on_the_network(source
 
 def load(name: str) -> tuple[Batch, Batch]:
     """90 + 8 images of one pixel; image i is filled with i."""
-    train, test = (torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1) for count in (90, 8))
-    return tuple({"images": images, "labels": images.flatten().long() % 10} for images in (train, test))
+    images = (torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1) for count in (90, 8))
+    train, test = ({"images": each, "labels": each.flatten().long() % 10} for each in images)
+    return train, test
 
 
 def split(seed: int = 0, augment: Any = None, data: str = "set") -> Splits:

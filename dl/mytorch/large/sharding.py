@@ -50,7 +50,8 @@ def shard(model: nn.Module, device_type: str, ranks: int, bf16: bool = False) ->
     mesh = init_device_mesh(device_type, (ranks,))
     for block in blocks(model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    return fully_shard(model, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    return model
 
 
 def has_batch_norm(model: nn.Module) -> bool:

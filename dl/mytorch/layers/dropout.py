@@ -1,8 +1,12 @@
 """Dropout that costs half of torch's on a CPU."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class FastDropout(nn.Dropout):
@@ -26,7 +30,7 @@ def fast_dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor
     return input.masked_fill(gone, 0.0) * (2**16 / (2**16 - drops))
 
 
-def use_fast_dropout(model: nn.Module) -> nn.Module:
+def use_fast_dropout(model: Model) -> Model:
     """Replace each `nn.Dropout` of `model` by a `FastDropout`, in place, and return the model.
 
     The papers' networks have `nn.Dropout`; a recipe that trains one on a CPU turns this on.

@@ -17,7 +17,6 @@ TYPE = "meta"  # a type of device that exists everywhere; its tensors have numbe
 class SimulatedTensor(Tensor):
     """A tensor that says it is on the simulated device; its numbers are in `own`, on the CPU."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
     own: Tensor
 
     @staticmethod
@@ -32,6 +31,9 @@ class SimulatedTensor(Tensor):
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         return compute(function, args, kwargs or {})
+
+
+SimulatedTensor.__torch_function__ = torch._C._disabled_torch_function_impl  # dispatch alone is simulated
 
 
 class SimulatedDevice(TorchDispatchMode):

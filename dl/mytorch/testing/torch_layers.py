@@ -1,7 +1,7 @@
 """Blocks of transformers as torch's own layers, or any reference, with the parameters of a copy of ours: twins."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ def torch_names(attention: nn.Module) -> dict[str, Tensor]:
     return names
 
 
-def torch_block_names(block: nn.Module) -> dict[str, Tensor]:
+def torch_block_names(block: nn.Module) -> Mapping[str, Tensor]:
     """The parameters of a transformer's block by the names of `nn.TransformerEncoderLayer` or the decoder's."""
     layers = {"linear1": block.feed_forward.fc1, "linear2": block.feed_forward.fc2}
     layers |= {name: layer for name, layer in block.named_children() if name.startswith("norm")}

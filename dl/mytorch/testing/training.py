@@ -92,7 +92,7 @@ def assert_close(a: Batch, b: Batch, tolerance: float) -> None:
         assert (a[name] - b[name]).abs().max() <= tolerance, name
 
 
-def stopped_run(config: TrainConfig, stop: Any, task: Task | None = None) -> int:
+def stopped_run(config: TrainConfig, stop: Any, task: Task | None = None) -> int | str | None:
     """Start the run, let `stop` act in the optimizer step it likes, and give the exit status."""
     trainer = trainer_for(config, task, dropout=0.5)
     step = trainer.step.learn

@@ -3,13 +3,15 @@
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def randomize_norms(model: nn.Module, scale: tuple[float, float] = (0.5, 1.5), shift: float = 0.1) -> nn.Module:
+
+def randomize_norms(model: Model, scale: tuple[float, float] = (0.5, 1.5), shift: float = 0.1) -> Model:
     """Batch norms as after training, so that their scales, shifts and running statistics show in the output; gives `model`.
 
     Scales and variances are uniform in `scale`, shifts and means normal with std `shift`.

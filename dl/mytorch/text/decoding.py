@@ -34,12 +34,15 @@ class Translator(Protocol):
 
     def encode(self, source: Tensor, padding_mask: Tensor) -> Tensor:
         """source (B, S), padding_mask (B, S) -> memory, a row for each sentence."""
+        ...
 
     def decode(self, target: Tensor, memory: Tensor, memory_padding_mask: Tensor, cache: Any) -> Tensor:
         """target (B, T), with a cache only the tokens that follow the calls before -> logits (B, T, V)."""
+        ...
 
     def new_cache(self, source_length: int, target_length: int) -> Cache:
         """Empty, for `decode` to fill."""
+        ...
 
 
 @torch.no_grad()

@@ -70,7 +70,7 @@ class _Context:
         """Return how many more than `length` tokens the model sees at once; where it has outgrown that, its context is new."""
         if length - self.first > self.model.max_length:
             self.first, self.cache = length - max(1, self.model.max_length // 2), self.model.new_cache()
-        return self.model.max_length - (length - self.first)
+        return int(self.model.max_length - (length - self.first))
 
     def logits(self, text: Tensor) -> Tensor:
         """Logits (1, T', V) after the last T' tokens of `text` (1, T), those that the cache does not have."""

@@ -105,5 +105,5 @@ class Translation(Seq2Seq):
 
     def _line(self, batch: Batch, i: int, hypothesis: list[int]) -> str:
         source, reference = (self._words(batch[name][i : i + 1])[0] for name in ("source", "target"))
-        hypothesis, reference = (" ".join(self.target.decode(ids)) for ids in (hypothesis, reference))
-        return f"{' '.join(self.source.decode(source))} -> {hypothesis} (reference: {reference})"
+        found, wanted = (" ".join(self.target.decode(ids)) for ids in (hypothesis, reference))
+        return f"{' '.join(self.source.decode(source))} -> {found} (reference: {wanted})"

@@ -131,7 +131,8 @@ def test_running_statistics_move_as_torchvision_s(torchvision: ModuleType) -> No
     reference = testing.randomize_norms(torchvision.models.DenseNet(**SHORT))
     model = from_torchvision(reference)
     images = torch.randn(2, 3, 48, 40)
-    model(images), reference(images)
+    model(images)
+    reference(images)
     for (name, own), other in zip(model.named_buffers(), reference.buffers(), strict=True):
         torch.testing.assert_close(own, other, msg=name)
 

@@ -189,7 +189,8 @@ def test_running_statistics_move_as_torchvision_s(torchvision: ModuleType) -> No
     reference = narrow(torchvision, aux_logits=True)
     model = from_torchvision(reference)
     images = torch.randn(2, 3, 64, 64)
-    model(images), reference(images)
+    model(images)
+    reference(images)
     for (name, own), other in zip(model.named_buffers(), reference.buffers(), strict=True):
         torch.testing.assert_close(own, other, msg=name)
 

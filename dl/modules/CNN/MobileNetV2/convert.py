@@ -37,4 +37,4 @@ def _stage(body: nn.Sequential) -> tuple[int, int, int, int]:
     """(expansion, channels, 1 block, stride) of an inverted residual: [expand,] depthwise, project, norm."""
     *expand, depthwise, project, _ = body
     expansion = depthwise[0].in_channels // expand[0][0].in_channels if expand else 1
-    return expansion, project.out_channels, 1, depthwise[0].stride[0]
+    return expansion, int(project.out_channels), 1, depthwise[0].stride[0]

@@ -108,7 +108,8 @@ def test_running_statistics_move_as_torchvision_s(torchvision: ModuleType) -> No
     reference = randomized(torchvision.models.mobilenet_v2(inverted_residual_setting=SHORT, num_classes=2))
     model = from_torchvision(reference)
     images = torch.randn(2, 3, 32, 32)
-    model(images), reference(images)
+    model(images)
+    reference(images)
     for (name, own), other in zip(model.named_buffers(), reference.buffers(), strict=True):
         torch.testing.assert_close(own, other, msg=name)
 
@@ -142,7 +143,8 @@ def test_the_bottleneck_is_linear(into: int, out: int, stride: int, expansion: i
     once = block(x) - (x if block.has_shortcut else 0)
     assert once.min() < 0
     with torch.no_grad():
-        norm.weight.mul_(-3), norm.bias.mul_(-3)
+        norm.weight.mul_(-3)
+        norm.bias.mul_(-3)
     torch.testing.assert_close(block(x) - (x if block.has_shortcut else 0), -3 * once, rtol=1e-4, atol=1e-4)
 
 

@@ -151,7 +151,8 @@ def test_running_statistics_move_as_torchvision_s(torchvision: ModuleType) -> No
     reference = short(torchvision, [1, 1, 1], groups=2, width_per_group=4)
     model = from_torchvision(reference)
     images = torch.randn(2, 3, 32, 32)
-    model(images), reference(images)
+    model(images)
+    reference(images)
     for (name, own), other in zip(model.named_buffers(), reference.buffers(), strict=True):
         torch.testing.assert_close(own, other, msg=name)
 

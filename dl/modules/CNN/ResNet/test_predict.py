@@ -76,8 +76,8 @@ def test_published_weights_give_the_classes_that_torchvision_gives(
     lines = capsys.readouterr().out.splitlines()
     best = torchvision.models.ResNet18_Weights.DEFAULT
     for place, path in enumerate((image, pixel)):
-        with torch.no_grad(), Image.open(path) as image:
-            likely = reference(best.transforms()(image)[None]).softmax(-1)[0].topk(5)
+        with torch.no_grad(), Image.open(path) as opened:
+            likely = reference(best.transforms()(opened)[None]).softmax(-1)[0].topk(5)
         names = [best.meta["categories"][i] for i in likely.indices]
         assert lines[6 * place :][:6] == [str(path), *(f"  {p:6.1%}  {name}" for p, name in zip(likely.values, names))]
         assert [name for name, _ in drawn["figure.png"][place]] == names

@@ -158,7 +158,8 @@ def test_network_is_the_paper_s_in_outputs_gradients_and_steps(
 def test_running_statistics_move_as_the_twin_s(depth: int, k: int, dropout: float, stem: str) -> None:
     model, twin = (network.double() for network in twins(depth, k, dropout, stem))
     images = torch.randn(3, 3, 16, 16, dtype=torch.float64)
-    model(images), twin(images)
+    model(images)
+    twin(images)
     own = {name: buffer for name, buffer in model.named_buffers() if buffer.ndim}
     for (name, buffer), other in zip(own.items(), twin.buffers(), strict=True):
         torch.testing.assert_close(buffer, other, rtol=0, atol=1e-12, msg=name)

@@ -83,7 +83,8 @@ def test_figures_have_a_column_for_each_class_and_rows_from_noise_to_image() -> 
     task = Denoising(DiffusionSchedule("linear", steps=10), (1, 8, 8), steps=5)
     with torch.no_grad():
         for model in (build("tiny", num_classes=3), build("tiny")):
-            task.begin_evaluation(model), task.eval_step(model, synthetic.images(6, size=8, num_classes=3))
+            task.begin_evaluation(model)
+            task.eval_step(model, synthetic.images(6, size=8, num_classes=3))
             shown = task.report(model)
             columns = model.num_classes or 8
             assert shown["samples"].shape == (1, 8 * 17 - 1, columns * 17 - 1)

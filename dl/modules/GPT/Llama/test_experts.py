@@ -38,7 +38,7 @@ class ByHand(nn.Module):
         probabilities = probabilities / probabilities.sum()
         best = sorted(range(len(probabilities)), key=lambda i: -probabilities[i].item())[:count]
         total = sum(probabilities[i] for i in best) if count > 1 else 1.0
-        return sum(probabilities[i] / total * self.layer.experts[i](token) for i in best)
+        return torch.stack([probabilities[i] / total * self.layer.experts[i](token) for i in best]).sum(0)
 
 
 def tiny(**overrides: Any) -> Llama:

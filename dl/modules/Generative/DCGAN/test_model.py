@@ -1,5 +1,7 @@
 """Both networks against plain stacks of torch's layers, with the counts of the paper's figure and of PyTorch's tutorial."""
 
+from typing import Sequence
+
 import pytest
 import torch
 from torch import nn
@@ -32,10 +34,10 @@ def test_lsun_has_the_parameters_of_figure_1() -> None:
 def twins(f: int, kernel: dict[str, int]) -> tuple[nn.Module, nn.Module]:
     """Figure 1 for 64x64 as stacks, f maps at the widest resolution."""
 
-    def up(wide: int, narrow: int) -> list[nn.Module]:
+    def up(wide: int, narrow: int) -> Sequence[nn.Module]:
         return [nn.ConvTranspose2d(wide, narrow, **kernel, bias=False), nn.BatchNorm2d(narrow), nn.ReLU()]
 
-    def down(narrow: int, wide: int) -> list[nn.Module]:
+    def down(narrow: int, wide: int) -> Sequence[nn.Module]:
         own = {name: value for name, value in kernel.items() if name != "output_padding"}
         return [nn.Conv2d(narrow, wide, **own, bias=False), nn.BatchNorm2d(wide), nn.LeakyReLU(0.2)]
 

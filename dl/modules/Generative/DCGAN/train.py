@@ -16,7 +16,7 @@ from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Splits, image_set, image_splits
 from dl.mytorch.data.augment import signed
-from dl.mytorch.optim import MakeOptimizer, adamw, constant, shown
+from dl.mytorch.optim import MakeOne, MakeOptimizer, adamw, constant, shown
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def build_model(config: Config) -> DCGAN:
 
 
 @shown
-def for_both(make: MakeOptimizer) -> MakeOptimizer:
+def for_both(make: MakeOne) -> MakeOptimizer:
     """Return what makes two optimizers, the generator's and the discriminator's."""
     return lambda model: [make(model.generator), make(model.discriminator)]
 

@@ -187,7 +187,8 @@ test_standard = testing.standard_checks(
 def test_figures_show_samples_what_comes_back_lines_and_the_plane() -> None:
     task, model = NegativeELBO(), build("tiny", image_size=8)
     assert set(task.report(model)) == {"samples", "manifold"}  # before any image was seen
-    task.begin_evaluation(model), task.eval_step(model, images(12))
+    task.begin_evaluation(model)
+    task.eval_step(model, images(12))
     shown = task.report(model)
     assert shown["samples"].shape == (1, 8 * 17 - 1, 8 * 17 - 1) and shown["manifold"].shape == (1, 20 * 17 - 1, 20 * 17 - 1)
     assert shown["reconstructions"].shape == (1, 2 * 17 - 1, 10 * 17 - 1)

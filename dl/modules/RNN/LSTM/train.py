@@ -36,4 +36,5 @@ def main(config: Config, data: Splits | None = None) -> History:
 
 
 if __name__ == "__main__":
-    catalogue.hand_over("RNN/LSTM", Config, sys.argv[1:]) or launch(main, Config)  # `--model awd` of earlier versions
+    if not catalogue.hand_over("RNN/LSTM", Config, sys.argv[1:]):  # `--model awd` of earlier versions
+        launch(main, Config)

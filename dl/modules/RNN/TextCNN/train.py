@@ -16,7 +16,7 @@ from dl.mytorch import History, TrainConfig, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import Splits
 from dl.mytorch.data.text.labelled import class_count, is_known
-from dl.mytorch.optim import MakeOptimizer, Shown, adamw, warmup_linear
+from dl.mytorch.optim import MakeOne, Shown, adamw, warmup_linear
 from dl.mytorch.text.tasks import SentenceClassification
 
 
@@ -42,7 +42,7 @@ class Config(TrainConfig):
         self._check("max_norm", self.max_norm >= 0, "0 or more")
 
 
-def bounded(make: MakeOptimizer, max_norm: float) -> MakeOptimizer:
+def bounded(make: MakeOne, max_norm: float) -> MakeOne:
     """The optimizer, and after each of its steps the rows of the output layer cut to `max_norm` (section 2.1)."""
 
     def optimizer(model: TextCNN) -> torch.optim.Optimizer:

@@ -4,13 +4,15 @@ import json
 import random
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dl.modules.Transformers.BERT.data import Paragraph
 from dl.modules.Transformers.BERT.model import BERT, build
+
+Model = TypeVar("Model", bound=nn.Module)
 
 # Ours -> the published names, for one block.
 PUBLISHED = {
@@ -72,7 +74,7 @@ class Joined(nn.Module):
         return torch.cat([part.flatten(1) for part in parts if part is not None], dim=1)
 
 
-def randomized(model: nn.Module) -> nn.Module:
+def randomized(model: Model) -> Model:
     """Weights as after training, so that each shows in the output."""
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.3)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ class TorchTwin(nn.Module):
         reference = nn.Transformer(8, 2, custom_encoder=encoder, custom_decoder=decoder, batch_first=True)
         self.reference = [reference]  # in a list: its own parameters do not count
 
-    def named(self) -> dict[str, Tensor]:
+    def named(self) -> Mapping[str, Tensor]:
         """Our parameters by torch's names."""
         layers, named = {"encoder.norm": self.model.encoder_norm, "decoder.norm": self.model.decoder_norm}, {}
         for stack in ("encoder", "decoder"):

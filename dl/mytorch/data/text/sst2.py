@@ -38,6 +38,7 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, length: int) -> Tensor:
         """Text -> ids (T,), `length` of them at most."""
+        ...
 
 
 class Review(NamedTuple):

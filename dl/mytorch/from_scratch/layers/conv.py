@@ -137,9 +137,9 @@ def conv1d(
     groups: int = 1,
 ) -> Tensor:
     """`conv2d` of images one pixel high: input (B, C, W), weight (G D, C / G, J), bias (G D,) -> (B, G D, X)."""
-    stride, dilation = (1, *single(stride)), (1, *single(dilation))
-    padding = padding if isinstance(padding, str) else (0, *single(padding))
-    return conv2d(input.unsqueeze(2), weight.unsqueeze(2), bias, stride, padding, dilation, groups).squeeze(2)
+    strides, dilations = (1, *single(stride)), (1, *single(dilation))
+    pads = padding if isinstance(padding, str) else (0, *single(padding))
+    return conv2d(input.unsqueeze(2), weight.unsqueeze(2), bias, strides, pads, dilations, groups).squeeze(2)
 
 
 def conv_transpose2d(
