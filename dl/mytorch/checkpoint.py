@@ -6,7 +6,7 @@ import re
 import zipfile
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Sequence, TypeVar
+from typing import Any, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,6 @@ from dl.mytorch.files import recorded_write, regular_file, shown, verify
 from dl.mytorch.names import by_name, by_position, renamed
 from dl.mytorch.run import say_what_is_unverified
 from dl.mytorch.state import check_optimizer, check_state, problem_of_weight
-
-Model = TypeVar("Model", bound=nn.Module)
 
 LARGE = 2**30  # bytes
 
@@ -186,7 +184,7 @@ def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
     return model
 
 
-def put_weights(model: Model, weights: Any, path: Path | str) -> Model:
+def put_weights(model: nn.Module, weights: Any, path: Path | str) -> nn.Module:
     """`load_state_dict`, checked first: a state dict of another model is a `UserError` that says what differs."""
     own = model.state_dict()
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):

@@ -58,8 +58,8 @@ class TrainConfig:
     )
     checkpoint_activations: bool = flag(False, "blocks compute their inside again in the backward pass: less memory, more time")
     layerwise: Literal["none", "greedy", "stream"] = flag(
-        "none", "block by block: stream, blocks live on disk and visit the device in turn, with the gradients of the ordinary "
-        "way; greedy, each block is trained under a head of its own when those before it are done"
+        "none",
+        "stream: blocks live on disk and visit the device in turn, same gradients; greedy: trained in turn, each under a head",
     )
     compile: bool = flag(False, "torch.compile the model: a slow first step, faster ones after")
     channels_last: bool = flag(False, "store images with the channel innermost: faster convolutions")
@@ -69,7 +69,7 @@ class TrainConfig:
     eval_every: int = flag(0, "steps between two evaluations; 0 = each epoch")
     save_every: int = flag(0, "steps between two saves of the full state; 0 = each epoch")
     plots: bool = flag(True, "draw figures and write TensorBoard's charts; history.json is written anyway")
-    profile: int = flag(0, "steps to profile, behind the first five: profile.txt and a time line, profile.json, in --out; 0 = none")
+    profile: int = flag(0, "steps to profile, after the first five: profile.txt and profile.json (a trace) in --out; 0 = none")
     fresh: bool = flag(False, "start over although --out holds a run")
 
     def __post_init__(self) -> None:

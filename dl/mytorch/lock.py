@@ -51,5 +51,5 @@ def _lock(handle: int, path: Path, busy: str) -> None:
             return
         os.lseek(handle, 0, os.SEEK_SET)
         number = os.read(handle, 20).decode(errors="replace").strip()
-        raise UserError(f"{busy}{f' (process {number})' if number.isdigit() else ''}; wait for it or choose another --out") from None
-
+        holder = f" (process {number})" if number.isdigit() else ""
+        raise UserError(f"{busy}{holder}; wait for it or choose another --out") from None

@@ -24,7 +24,8 @@ def substituted(name: str, table: Sequence[tuple[str, str]]) -> str:
 
 def renamed(model: nn.Module, weights: Mapping[str, Any]) -> Weights:
     """Return `weights`, in their order, under today's names, by the tables `RENAMED` of `model` and of the networks in it."""
-    tables = [(f"{prefix}." if prefix else "", part.RENAMED) for prefix, part in model.named_modules() if hasattr(part, "RENAMED")]
+    parts = [(name, part.RENAMED) for name, part in model.named_modules() if hasattr(part, "RENAMED")]
+    tables = [(f"{name}." if name else "", table) for name, table in parts]
     return {_renamed(name, tables) if isinstance(name, str) else name: weight for name, weight in weights.items()}
 
 
@@ -58,7 +59,8 @@ def by_position(
     if any(isinstance(name, int) for name in [*state, *chain(*(_parameters(group, where) for group in groups))]):
         earlier = [name for names in own for name in order if name in names]
         places = range(sum(map(len, own)))
-        if len(earlier) < len(places) or [i for group in groups for i in group["params"]] != list(places) or not set(state) <= set(places):
+        numbers = [i for group in groups for i in group["params"]]
+        if len(earlier) < len(places) or numbers != list(places) or not set(state) <= set(places):
             raise UserError(f"{where} is of other parameters than the optimizer's")
         state = {earlier[i]: of_one for i, of_one in state.items()}
     else:

@@ -24,9 +24,9 @@ FILES = (
     *("best.pt", "last.pt", "last-before.pt", "last.pt.tmp", "best.pt.tmp"),  # .tmp: of format 1, left by a kill
 )
 DESCRIBED = {
-    **{"recipe": str, "config": {str: (str, bool, int, float, None)}},
-    **{"file?": str, "command?": str, "commit?": str, "versions?": {str: str}, "ranks?": int, "precision?": str, "format?": int},
-    **{"optimizer?": str, "schedule?": str, "processor?": str, "capability?": str, "threads?": int},
+    **{"recipe": str, "config": {str: (str, bool, int, float, None)}, "file?": str, "versions?": {str: str}},
+    **dict.fromkeys(("command?", "commit?", "precision?", "optimizer?", "schedule?", "processor?", "capability?"), str),
+    **dict.fromkeys(("ranks?", "format?", "threads?"), int),
 }
 
 

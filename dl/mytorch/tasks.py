@@ -142,5 +142,3 @@ class Regression(Task):
 
     def metrics(self) -> dict[str, Metric]:
         return {"rmse": RMSE(), "unexplained": UnexplainedVariance()}
-
-

@@ -70,9 +70,8 @@ def record_names(names: Sequence[str], folder: Path) -> None:
         if is_main():
             write_recorded_json(list(names), path)
     elif (recorded := read_names(path)) != tuple(names):
-        pairs = enumerate(zip(recorded, names))
-        first = next((f"class {i} is {there} there, {here} here" for i, (there, here) in pairs if there != here), "some are gone")
-        raise UserError(f"{path} names other classes: {len(recorded)} there, {len(names)} here; {first}")
+        differ = (f"class {i} is {a} there, {b} here" for i, (a, b) in enumerate(zip(recorded, names)) if a != b)
+        raise UserError(f"{path} has {len(recorded)} classes, the data {len(names)}: {next(differ, 'some are gone')}")
 
 
 def read_names(path: Path) -> tuple[str, ...]:

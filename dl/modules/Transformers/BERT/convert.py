@@ -100,7 +100,8 @@ def from_folder(folder: Path | str, heads: bool = True) -> BERT:
         model = network(config, weights)
     except ValueError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from None
-    return put_weights(model, weights, path)
+    put_weights(model, weights, path)
+    return model
 
 
 def check_sizes(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
