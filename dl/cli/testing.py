@@ -52,7 +52,7 @@ def make_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(catalogue.MODULES / "CNN" / "LeNet" / "model.py", folder)
     (folder / "README.md").write_text(README.format("results"), encoding="utf-8")
     for name in ("README.md", "README.zh-CN.md"):
-        (tmp_path / name).write_text(README.format("models"), encoding="utf-8")
+        (tmp_path / name).write_text(README.format("models: basics"), encoding="utf-8")
     monkeypatch.setattr(catalogue, "ROOT", tmp_path)
     monkeypatch.setattr(catalogue, "MODULES", tmp_path / "dl" / "modules")
     monkeypatch.setattr(results, "OTHERS", ())
