@@ -25,7 +25,7 @@ EARLIER = (Path(__file__).parent / "testdata" / "commands-0.1.txt").read_text(en
 
 
 def of_module(words: list[str]) -> list[str] | None:
-    """Return a command line as [module, word, ...], of the command that `python -m dl` would call; None if it runs none of ours."""
+    """Return a command line as [module, word, ...], where `python -m dl` is what it calls; None if it runs none of ours."""
     if words[0] not in ("python", "torchrun") or "-m" not in words:
         return None
     module, *rest = words[words.index("-m") + 1 :]
@@ -110,7 +110,9 @@ def test_other_programs_in_the_readmes_are_called_with_what_there_is(words: list
         assert program in (*PROGRAMS, ".", ".venv/Scripts/activate"), f"no program {program}"
 
 
-PYTHON = [(path, block) for path in READMES for language, block in fenced(path.read_text(encoding="utf-8")) if language == "python"]
+PYTHON = [
+    (path, block) for path in READMES for language, block in fenced(path.read_text(encoding="utf-8")) if language == "python"
+]
 
 
 @pytest.mark.parametrize(("path", "block"), PYTHON, ids=[path.parent.name for path, _ in PYTHON])

@@ -1,4 +1,4 @@
-"""The tables of all models on the front page, in the order in which one learns them: front.json says which, records what of them."""
+"""The tables of all models on the front page, in the order in which one learns them: see front.json."""
 
 import json
 import re
@@ -35,10 +35,15 @@ def translated(cell: str, readme: str) -> str:
 
 
 def row(name: str, presets: dict[str, list[int]]) -> list[str]:
-    """Return a model as cells of Markdown; of its records, the best on the paper's data, else on one that many models have, else the first."""
+    """Return a model as cells of Markdown.
+
+    Of its records, the best on the data of the paper is shown, else on a set that many models have, else on the first.
+    """
     folder, paper, reported = f"[{name.partition('/')[2]}](dl/modules/{name})", catalogue.paper(name), _reported(name)
     source = f"[{_authors(name)} {paper.year}]({paper.link})"
-    best = {data: found for data, found in best_groups(name).items() if not data.endswith("-d2l")}  # which tests on its training
+    best = {
+        data: found for data, found in best_groups(name).items() if not data.endswith("-d2l")
+    }  # which tests on its training
     if not best:
         return [folder, source, ABOUT["proven"][name], reported, "", "not trained here yet"]
     on_paper_s = [data for data in best if re.sub(r"\W", "", reported.lower()).startswith(data.replace("_", ""))]

@@ -10,7 +10,6 @@ from dl.cli import catalogue
 from dl.cli.records import Record, command, is_modified, of_model, scores, settings
 from dl.mytorch.files import atomic_write
 
-
 # ---- groups of seeds -----------------------------------------------------------------------------------------------
 
 

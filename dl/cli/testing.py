@@ -89,7 +89,22 @@ def make_finished_run(folder: Path, error: float = 0.1, finished: bool = True, r
 # ---- what READMEs document ------------------------------------------------------------------------------------------
 
 READMES = sorted([*catalogue.ROOT.glob("*.md"), *catalogue.ROOT.glob(".github/*.md"), *catalogue.ROOT.glob("dl/**/*.md")])
-PROGRAMS = ("python", "python3", "py", "pip", "pytest", "make", "torchrun", "tensorboard", "git", "cd", "cp", "for", "do", "done")
+PROGRAMS = (
+    "python",
+    "python3",
+    "py",
+    "pip",
+    "pytest",
+    "make",
+    "torchrun",
+    "tensorboard",
+    "git",
+    "cd",
+    "cp",
+    "for",
+    "do",
+    "done",
+)
 
 
 def fenced(text: str) -> Iterator[tuple[str, str]]:

@@ -82,7 +82,9 @@ class Constant(nn.Module):
 
 def test_the_text_is_distributed_as_that_of_the_large_model_whatever_the_draft() -> None:
     p, q = [0.5, 0.3, 0.1, 0.1], [0.1, 0.1, 0.4, 0.4]
-    drawn = [speculated(Constant(p), Constant(q), torch.tensor([[3, 1]]), max_new_tokens=2, seed=seed)[0, 2] for seed in range(500)]
+    drawn = [
+        speculated(Constant(p), Constant(q), torch.tensor([[3, 1]]), max_new_tokens=2, seed=seed)[0, 2] for seed in range(500)
+    ]
     assert (torch.bincount(torch.stack(drawn), minlength=4) / 500 - torch.tensor(p)).abs().max() < 0.08
 
 
