@@ -4,7 +4,7 @@ WINDOWS := $(filter Windows_NT,$(OS))$(wildcard .venv/Scripts)
 PYTHON ?= $(if $(WINDOWS),python,python3)
 BIN := .venv/$(if $(WINDOWS),Scripts,bin)
 
-.PHONY: help demo test check train clean
+.PHONY: help demo test check constraints train clean
 help:
 	@echo "make demo                              LeNet on the bundled real sample: trained, tested, drawn (2 minutes)"
 	@echo "make test ARGS='...'                   the default tests; ARGS are flags of pytest"
@@ -13,7 +13,7 @@ help:
 	@echo "make clean                             remove the environment .venv (runs/ and data/ stay)"
 
 # Made anew when the pins change. Written to the last moment: an interrupted install starts over.
-.venv/installed: requirements.txt pyproject.toml
+.venv/installed: requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c "import dl"  # ends an older Python with one line
 	$(PYTHON) -m venv .venv
 	@echo "installing what requirements.txt pins into .venv: a minute, or some with a slow network"
@@ -31,13 +31,18 @@ test: .venv/installed
 # The extra [check], installed when it is first asked for.
 .venv/checks: .venv/installed
 	@echo "installing ruff and pyright into .venv"
-	@$(BIN)/python -m pip install --disable-pip-version-check -q -e ".[check]"
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[check]"
 	@touch $@
 
 check: .venv/checks
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m pyright
+
+# Pin anew: first empty constraints.txt and `make clean check`, which installs the newest packages that fit.
+constraints: .venv/checks
+	(echo "# Every installed package but torch's, whose builds differ, pinned by: make constraints"; \
+	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude torchvision) > constraints.txt
 
 train: .venv/installed
 	$(BIN)/python -m dl train $(MODEL) $(ARGS)
