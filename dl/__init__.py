@@ -2,11 +2,15 @@
 
 import importlib
 import importlib.util
+import os
 import sys
 
 if sys.version_info < (3, 11):
     found = "%d.%d (%s)" % (sys.version_info[0], sys.version_info[1], sys.executable)
     sys.exit("dl needs Python 3.11 or newer, and this is %s. `make test PYTHON=python3.11` installs all into .venv." % found)
+
+if not os.path.exists(os.path.join(os.path.dirname(__file__), "cli", "facts.json")):  # a wheel holds no records and no samples
+    sys.exit("dl was installed without its records and samples. Clone its repository, and there: pip install -r requirements.txt")
 
 
 def print_error(message: str, where: str = "") -> None:

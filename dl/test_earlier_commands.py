@@ -1,8 +1,10 @@
-"""Every command line in the READMEs of version 0.1 still runs: testdata/commands-0.1.txt, a line each, without `python -m`."""
+"""Every command line in the READMEs runs, and those of version 0.1 still do: testdata/commands-0.1.txt, without `python -m`."""
 
 import argparse
+import ast
 import dataclasses
 import importlib
+import re
 import runpy
 import shlex
 import sys
@@ -12,14 +14,36 @@ from typing import Any
 
 import pytest
 
-from dl.cli import catalogue, records
+from dl.cli import catalogue, records, verbs
 from dl.cli.runs import restore
+from dl.cli.testing import PROGRAMS, READMES, commands, fenced
 from dl.mytorch.command_line import Parser, parse
 from dl.mytorch.config import current_names
 from dl.mytorch.run import FREE
 
-LINES = (Path(__file__).parent / "testdata" / "commands-0.1.txt").read_text(encoding="utf-8").splitlines()
-MODULES = list(dict.fromkeys(line.split()[0] for line in LINES))
+EARLIER = (Path(__file__).parent / "testdata" / "commands-0.1.txt").read_text(encoding="utf-8").splitlines()
+
+
+def of_module(words: list[str]) -> list[str] | None:
+    """Return a command line as [module, word, ...], where `python -m dl` is what it calls; None if it runs none of ours."""
+    if words[0] not in ("python", "torchrun") or "-m" not in words:
+        return None
+    module, *rest = words[words.index("-m") + 1 :]
+    if module != "dl" or not rest or "--help" in rest:
+        return [module, *rest] if module.startswith("dl") else None
+    verb, *rest = rest
+    if verb == "train":
+        return [f"dl.modules.{catalogue.find(rest[0]).replace('/', '.')}.train", *rest[1:]]
+    if verb not in verbs.VERBS:
+        return [module, verb, *rest]
+    run = rest.pop(0) if verb != "search" else ""
+    recipe = "/".join(run.removeprefix("runs/").split("/")[:2]).partition("-")[0]  # runs/GPT/GPT2-gpu is of GPT/GPT2
+    return [verbs.find_command(verb, recipe).__name__, *(["--run", run] if verb == "predict" else [run] if run else []), *rest]
+
+
+DOCUMENTED = [words for path in READMES for words in commands(path.read_text(encoding="utf-8"))]
+LINES = [shlex.split(line) for line in EARLIER] + [line for line in map(of_module, DOCUMENTED) if line]
+MODULES = list(dict.fromkeys(line[0] for line in LINES))
 
 
 class Parsed(Exception):
@@ -49,14 +73,14 @@ def as_program(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("module", [pytest.param(m, marks=pytest.mark.slow) if "benchmarks" in m else m for m in MODULES])
-def test_the_command_lines_of_version_0_1_are_understood(
+def test_the_command_lines_of_the_readmes_and_of_version_0_1_are_understood(
     module: str, only_parsed: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         as_program(module, ["--help"], monkeypatch)
     assert ended.value.code == 0 and capsys.readouterr().out.startswith("usage: ")
     imported = importlib.import_module(module)
-    for words in (shlex.split(line)[1:] for line in LINES if line.split()[0] == module):
+    for words in (line[1:] for line in LINES if line[0] == module):
         try:
             if "awd" in words or not hasattr(imported, "main"):  # which another module takes
                 as_program(module, words, monkeypatch)
@@ -69,6 +93,34 @@ def test_the_command_lines_of_version_0_1_are_understood(
             pass
         except SystemExit as ended:
             assert ended.code == 0 and "--help" in words, f"{words}: {capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("words", [words for words in DOCUMENTED if of_module(words) is None], ids=" ".join)
+def test_other_programs_in_the_readmes_are_called_with_what_there_is(words: list[str]) -> None:
+    program, *rest = words
+    if program == "make":
+        assert re.search(f"^{rest[0]}:", (catalogue.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    elif program == "pytest" or rest[:2] == ["-m", "pytest"]:
+        assert all((catalogue.ROOT / word).exists() for word in rest if "/" in word)
+    elif program == "cp":
+        assert (catalogue.ROOT / rest[-2]).exists()
+    elif program == "pip" and "-r" in rest:
+        assert (catalogue.ROOT / rest[rest.index("-r") + 1]).exists()
+    else:
+        assert program in (*PROGRAMS, ".", ".venv/Scripts/activate"), f"no program {program}"
+
+
+PYTHON = [
+    (path, block) for path in READMES for language, block in fenced(path.read_text(encoding="utf-8")) if language == "python"
+]
+
+
+@pytest.mark.parametrize(("path", "block"), PYTHON, ids=[path.parent.name for path, _ in PYTHON])
+def test_python_in_the_readmes_compiles_and_imports_what_there_is(path: Path, block: str) -> None:
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "dl":
+            module = importlib.import_module(str(node.module))
+            assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
 def test_the_commands_of_version_0_1_have_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -201,6 +202,13 @@ def test_doctor_and_results_are_called(monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_a_mistyped_name_is_answered_without_torch() -> None:
     program = "import sys; from dl.__main__ import main; main(['train', 'LeNit']); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_a_copy_without_records_ends_with_a_line_that_says_to_clone(tmp_path: Path) -> None:
+    """As `pip install git+...` makes it."""
+    shutil.copy(dl.__file__, tmp_path)
+    with pytest.raises(SystemExit, match="^dl was installed without its records and samples. Clone its repository[^\\n]*$"):
+        runpy.run_path(str(tmp_path / "__init__.py"))
 
 
 COMMANDS = [path for path in sorted(catalogue.MODULES.rglob("*.py")) if "__doc__ or" in path.read_text(encoding="utf-8")]

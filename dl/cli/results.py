@@ -6,19 +6,9 @@ import statistics
 from pathlib import Path
 from typing import Sequence
 
-from dl.cli import catalogue, facts
+from dl.cli import catalogue
 from dl.cli.records import Record, command, is_modified, of_model, scores, settings
 from dl.mytorch.files import atomic_write
-
-MODEL_HEADINGS = {
-    "README.md": ["model", "paper", "parameters, FLOPs", "the paper's figure", "best test result here, training time"],
-    # The same in Chinese.
-    "README.zh-CN.md": [
-        *("\u6a21\u578b", "\u8bba\u6587", "\u53c2\u6570\u91cf\u3001FLOPs", "\u8bba\u6587\u7ed3\u679c"),
-        "\u672c\u9879\u76ee\u6700\u4f73\u6d4b\u8bd5\u7ed3\u679c\u3001\u8bad\u7ec3\u65f6\u95f4",
-    ],
-}
-
 
 # ---- groups of seeds -----------------------------------------------------------------------------------------------
 
@@ -46,19 +36,30 @@ def spread(values: Sequence[float], digits: str, scale: float = 1) -> str:
     return f"{scale * statistics.mean(values):{digits}}{deviation}"
 
 
-def best_results(name: str) -> list[str]:
-    """For each data set, the best group of seeds, judged by the first metric of the task, or its loss if it has none."""
-    best: dict[str, tuple[float, str]] = {}
+def best_groups(name: str) -> dict[str, tuple[str, list[Record]]]:
+    """Return for each data set the best group of seeds, and the quantity that judged: the task's first metric, or its loss."""
+    best: dict[str, tuple[float, str, list[Record]]] = {}
     for group in groups(name):
-        config, names = group[0]["config"], list(scores(group[0]))
+        data, names = group[0]["config"]["data"], list(scores(group[0]))
         quantity = next((name for name in names if not name.endswith("loss")), names[0])
         mean = statistics.mean(scores(record)[quantity] for record in group)
-        seconds = time(statistics.mean(record["training_seconds"] for record in group))
-        how = ", ".join(filter(None, [config.get("model"), seconds]))
-        if config["data"] not in best or mean < best[config["data"]][0]:
-            words = f"{config['data']}: {title(quantity)} {_spread(group, quantity)} ({how})"
-            best[config["data"]] = (mean, words)
-    return [words for _, words in best.values()]
+        if data not in best or mean < best[data][0]:
+            best[data] = (mean, quantity, group)
+    return {data: (quantity, group) for data, (_, quantity, group) in best.items()}
+
+
+def best_results(name: str) -> list[str]:
+    """Return the best result on each data set, in words."""
+    words = []
+    for data, (quantity, group) in best_groups(name).items():
+        how = ", ".join(filter(None, [group[0]["config"].get("model"), time(mean_seconds(group))]))
+        words.append(f"{data}: {title(quantity)} {_spread(group, quantity)} ({how})")
+    return words
+
+
+def mean_seconds(group: list[Record]) -> float:
+    """Return the mean seconds of training over seeds."""
+    return statistics.mean(record["training_seconds"] for record in group)
 
 
 def figure(quantity: str, value: float) -> str:
@@ -91,7 +92,7 @@ def results_table(name: str) -> str:
             f"{first['steps']} steps" if first["steps"] else str(first["epochs"]),
             ", ".join(f"[{record['seed']}](results/{record['path'].name})" for record in group),
             *(_spread(group, quantity) for quantity in quantities),
-            time(statistics.mean(record["training_seconds"] for record in group)),
+            time(mean_seconds(group)),
             ", ".join(dict.fromkeys(record["device"] for record in group)),
             ", ".join(dict.fromkeys(_commit(record) for record in group)),
             _command(group[0]),
@@ -117,32 +118,6 @@ def time(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def models_rows() -> list[list[str]]:
-    """All models as cells of Markdown, with links to their folders and papers, and what they cost."""
-    rows = []
-    for name, known in facts.current().items():
-        paper = catalogue.paper(name)
-        title = f"[{paper.title}]({paper.link})" if paper.link else paper.title
-        costs = [f"{preset} {_short(*cost)}" for preset, cost in known["presets"].items()]
-        folder = f"[{name}](dl/modules/{name})"
-        what = ", ".join(filter(None, [title, paper.year]))
-        rows.append([folder, what, "\n".join(costs), catalogue.reported(name), "\n".join(known["best"])])
-    return rows
-
-
-def _short(parameters: int, flops: int) -> str:
-    """Both with three digits, or in full below a thousand: "11.7M, 3.63G"."""
-
-    def brief(number: float) -> str:
-        for unit in ("", "k", "M", "G"):
-            if number < 999.5:
-                return f"{number:.3g}{unit}"
-            number /= 1000
-        return f"{number:.3g}T"
-
-    return f"{brief(parameters)}, {brief(flops)}"
 
 
 def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
@@ -172,9 +147,10 @@ def other_tables() -> list[tuple[Path, str, str]]:
 
 
 def front_tables() -> list[tuple[Path, str, str]]:
-    """The table of all models, for the READMEs of the project."""
-    rows = models_rows()
-    return [(catalogue.ROOT / name, "models", markdown_table(headings, rows)) for name, headings in MODEL_HEADINGS.items()]
+    """The tables of all models for the READMEs of the project, see front.py."""
+    from dl.cli import front  # which formats figures by this file
+
+    return front.tables()
 
 
 def rewrite_readmes() -> list[str]:

@@ -189,10 +189,10 @@ def test_tables_go_between_the_markers_and_nothing_else_changes(project: Path) -
     assert [report.splitlines()[0].rpartition(": ")[2] for report in reports] == ["rewritten"] * 3
     for path in (project / "README.md", project / "README.zh-CN.md"):
         text = path.read_text(encoding="utf-8")
-        assert text.startswith("# Title\n\n<!-- models -->\n\n| ") and "old" not in text
-        assert text.endswith(" |\n\n<!-- /models -->\n\nThe end, without a newline")
-        assert "| [CNN/LeNet](dl/modules/CNN/LeNet) | [Gradient-Based Learning Applied to Document Recognition](http" in text
-        assert "modern 61.7k, 833k<br>textbook 61.7k, 833k<br>lenet5 60k, " in text
+        assert text.startswith("# Title\n\n<!-- models: basics -->\n\n| ") and "old" not in text
+        assert text.endswith(" |\n\n<!-- /models: basics -->\n\nThe end, without a newline")
+        assert "| [LeNet](dl/modules/CNN/LeNet) | [LeCun et al. 1998](http" in text
+        assert "10.00 %](dl/modules/CNN/LeNet/README.md#results) | modern 61.7k" in text
     assert "| 10.00 % |" in (project / "dl" / "modules" / "CNN" / "LeNet" / "README.md").read_text(encoding="utf-8")
 
 
@@ -208,7 +208,7 @@ def test_a_model_without_records_says_so(project: Path) -> None:
 
 
 def test_a_readme_without_markers_is_left_alone(project: Path) -> None:
-    text = "Tables stand between `<!-- models -->` and `<!-- /models -->`.\n"
+    text = "Tables stand between `<!-- models: basics -->` and `<!-- /models: basics -->`.\n"
     (project / "README.md").write_text(text, encoding="utf-8")
     (project / "README.zh-CN.md").unlink()
     reports = results.rewrite_readmes()
@@ -276,14 +276,5 @@ def test_tables_in_the_models_readmes_are_those_of_the_recorded_results() -> Non
     assert_up_to_date(results.models_tables())
 
 
-@pytest.mark.slow
 def test_table_of_all_models_is_that_of_the_models_and_their_recorded_results() -> None:
     assert_up_to_date(results.front_tables())
-
-
-@pytest.mark.parametrize(
-    ("parameters", "flops", "short"),
-    [(11, 20, "11, 20"), (999, 1_000, "999, 1k"), (61_706, 833_040, "61.7k, 833k"), (999_600, 3_628_146_688, "1M, 3.63G")],
-)
-def test_costs_are_shown_with_three_digits(parameters: int, flops: int, short: str) -> None:
-    assert results._short(parameters, flops) == short

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import pytest
 import torch
@@ -52,7 +54,7 @@ def make_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(catalogue.MODULES / "CNN" / "LeNet" / "model.py", folder)
     (folder / "README.md").write_text(README.format("results"), encoding="utf-8")
     for name in ("README.md", "README.zh-CN.md"):
-        (tmp_path / name).write_text(README.format("models"), encoding="utf-8")
+        (tmp_path / name).write_text(README.format("models: basics"), encoding="utf-8")
     monkeypatch.setattr(catalogue, "ROOT", tmp_path)
     monkeypatch.setattr(catalogue, "MODULES", tmp_path / "dl" / "modules")
     monkeypatch.setattr(results, "OTHERS", ())
@@ -82,3 +84,43 @@ def make_finished_run(folder: Path, error: float = 0.1, finished: bool = True, r
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     (folder / "best.pt").write_bytes(b"weights")
     return folder
+
+
+# ---- what READMEs document ------------------------------------------------------------------------------------------
+
+READMES = sorted([*catalogue.ROOT.glob("*.md"), *catalogue.ROOT.glob(".github/*.md"), *catalogue.ROOT.glob("dl/**/*.md")])
+PROGRAMS = (
+    "python",
+    "python3",
+    "py",
+    "pip",
+    "pytest",
+    "make",
+    "torchrun",
+    "tensorboard",
+    "git",
+    "cd",
+    "cp",
+    "for",
+    "do",
+    "done",
+)
+
+
+def fenced(text: str) -> Iterator[tuple[str, str]]:
+    """Yield language and content of each fenced block of Markdown."""
+    for block in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL):
+        yield block[2], block[3]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of each command in the fenced blocks of Markdown that hold commands; other blocks show output.
+
+    A block holds commands if one of its lines runs a program of `PROGRAMS`, or a module of ours by any other.
+    Comments are cut off, lines that end in a backslash are joined, the variables of a loop have a value.
+    """
+    for language, block in fenced(text):
+        lines = [line for line in block.replace("\\\n", " ").splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        if language in ("", "sh", "bash") and any(line.split()[0] in PROGRAMS or " -m dl" in line for line in lines):
+            for part in (part for line in lines for part in re.split(r" && | *; *", re.sub(r"\s#.*", "", line))):
+                yield shlex.split(part.replace("\\", "/").replace("$seed", "0").replace("$pair", "2,6"))

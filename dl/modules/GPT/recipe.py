@@ -99,7 +99,7 @@ def train(
     start = run_to_tune(config.init_from, vocabulary) if config.init_from else None
     trainer = Trainer(
         model=build_for(config, data.vocabularies, build, start),
-        task=task(vocabulary, words=config.data == "wikitext2"),
+        task=task(vocabulary, per="words" if config.data == "wikitext2" else "bytes" if config.data_path("folder:") else ""),
         optimizer=optimizer,
         schedule=schedule,
         config=config,

@@ -1,11 +1,14 @@
 """Language modelling that shows what the model writes."""
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from dl.mytorch.data import Batch
 from dl.mytorch.data.sequences import IGNORED
-from dl.mytorch.metrics import Metric, total
+from dl.mytorch.metrics import Mean, Metric, total
 from dl.mytorch.tasks import StepOutput
 from dl.mytorch.text.generation import Tokens, generate, to_text
 from dl.mytorch.text.metrics import Perplexity
@@ -22,32 +25,49 @@ class WordPerplexity(Perplexity):
         self.add(total(outputs["loss"], outputs["count"]), outputs["words"])
 
 
+class BitsPerByte(WordPerplexity):
+    """The bits that a byte of the text takes: the same measure for all tokens, and for all languages' letters.
+
+    `outputs["loss"]` is a mean over `outputs["count"]` tokens, which have `outputs["bytes"]` bytes.
+    """
+
+    def update(self, outputs: Batch) -> None:
+        self.add(total(outputs["loss"], outputs["count"]) / math.log(2), outputs["bytes"])
+
+    def formula(self, *sums: float) -> float:
+        return Mean.formula(self, *sums)
+
+
 class TextModeling(LanguageModeling):
     """The loss per token, and some text after each evaluation, as TensorBoard shows it.
 
     Args:
-        words: evaluation counts the perplexity per word, too. The text has one blank for each word, a space or a line's
-            end, and the tokens are a `BPE`.
+        per: "words", evaluation counts the perplexity per word, too: the text has one blank for each word, a space or a line's
+            end, and the tokens are a `BPE`. "bytes", it counts the bits per byte; special tokens have none.
     """
 
     length = 100  # tokens of the text that is shown
 
-    def __init__(self, tokens: Tokens, words: bool = False) -> None:
+    def __init__(self, tokens: Tokens, per: Literal["", "words", "bytes"] = "") -> None:
         super().__init__()
-        self.tokens = tokens
-        self.words = torch.tensor([t.count(b" ") + t.count(b"\n") for t in tokens.tokens]) if words else None  # by id
+        self.tokens, self.per = tokens, per
+        if per == "words":
+            self.counts = torch.tensor([t.count(b" ") + t.count(b"\n") for t in tokens.tokens])  # by id
+        elif per == "bytes":
+            self.counts = torch.tensor([len(t.encode() if isinstance(t, str) else t) for t in tokens.tokens])
+            self.counts[list(getattr(tokens, "special", {}).values())] = 0  # characters have none
 
     def metrics(self) -> dict[str, Metric]:
-        return {} if self.words is None else {"word_perplexity": WordPerplexity()}
+        return {"": {}, "words": {"word_perplexity": WordPerplexity()}, "bytes": {"bits_per_byte": BitsPerByte()}}[self.per]
 
     def train_metrics(self) -> dict[str, Metric]:
         return {}
 
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         output = super().eval_step(model, batch)
-        if self.words is not None:
+        if self.per:
             predicted = batch["targets"][batch["targets"] != IGNORED]
-            output.outputs["words"] = self.words.to(predicted.device)[predicted].sum()
+            output.outputs[self.per] = self.counts.to(predicted.device)[predicted].sum()
         return output
 
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:

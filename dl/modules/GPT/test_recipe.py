@@ -123,7 +123,7 @@ def test_a_run_continues_a_text(
             texts.append(capsys.readouterr().out)
         assert texts[0] == texts[1] != texts[2] and texts[0].startswith("to be") and len(texts[0]) > 10
     assert BPE.read(tmp_path / "words" / "vocabulary-tokens.json") == BPE.load(folder)
-    assert read_json(tmp_path / "words" / "history.json")[0]["val"].keys() == {"loss"}
+    assert read_json(tmp_path / "words" / "history.json")[0]["val"].keys() == {"loss", "bits_per_byte"}
     for prompt, message in (("", "one at least"), ("to be or not", "a prompt of 12 tokens is longer than the 8"), ("X", "'X'")):
         assert generate.main([str(tmp_path / "letters"), prompt]) == 1
         assert message in capsys.readouterr().err
@@ -218,7 +218,7 @@ def test_perplexity_per_word_counts_each_word_once_however_it_is_cut(tmp_path: P
     monkeypatch.setattr(sources, "DATA", tmp_path)
     splits = text_splits(config(gpt2_train, tmp_path, data="wikitext2", batch_size=2), 8)
     bpe, test = splits.vocabularies["tokens"], splits.test.dataset["targets"]
-    task = TextModeling(bpe, words=True)
+    task = TextModeling(bpe, per="words")
     metric = task.metrics()["word_perplexity"]
     for batch in splits.test.batches():
         output = task.eval_step(lambda tokens: torch.zeros(*tokens.shape, len(bpe)), batch)
@@ -226,6 +226,21 @@ def test_perplexity_per_word_counts_each_word_once_however_it_is_cut(tmp_path: P
     predicted = int((test != IGNORED).sum())
     assert predicted == len(bpe.encode("\n one three three two\n one two\n")) - 1
     assert metric.compute() == pytest.approx(math.exp(predicted * math.log(len(bpe)) / 8))  # six words, two ends of lines
+
+
+def test_bits_per_byte_count_each_byte_once_however_it_is_cut(tmp_path: Path) -> None:
+    """With a model to which all tokens are as likely, they are log2 V for each token. An end of text has no bytes."""
+    text = "Tag f\u00fcr Tag, jeden Tag." * 9
+    for name, merges in (("bytes", 0), ("pieces", 12)):
+        bpe = BPE.train(text, 257 + merges)
+        ids = [*bpe.encode(text), bpe.special["<|endoftext|>"], *bpe.encode("Tag")]
+        targets = torch.tensor([[*ids[1:], IGNORED]])
+        batch = {"tokens": torch.tensor([ids]), "targets": targets}
+        task = TextModeling(bpe, per="bytes")
+        metric = task.metrics()["bits_per_byte"]
+        metric.update(task.eval_step(lambda tokens: torch.zeros(*tokens.shape, len(bpe)), batch).outputs)
+        predicted = len(text.encode()) + 3 - len(bpe.tokens[ids[0]])  # all but the first token
+        assert metric.compute() == pytest.approx((len(ids) - 1) * math.log2(len(bpe)) / predicted), name
 
 
 def test_a_perplexity_per_word_that_is_too_large_for_a_number_is_infinite() -> None:

@@ -1,5 +1,6 @@
 """Speculative decoding writes what the large model writes alone, whatever the small one guesses."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,6 +61,31 @@ def test_tokens_are_distributed_as_the_large_model_has_it() -> None:
     assert (first - p[0]).abs().max() < 0.05
     assert abs(len(second) / 1000 - 0.4) < 0.05  # 0.1 + 0.1 + 0.2: what p and q have in common
     assert (torch.bincount(second, minlength=4) / len(second) - p[1]).abs().max() < 0.08
+
+
+class Constant(nn.Module):
+    """A model whose next token has the same probabilities everywhere."""
+
+    max_length = 10
+
+    def __init__(self, probabilities: list[float]) -> None:
+        super().__init__()
+        self.token_embedding, self.scores = nn.Embedding(len(probabilities), 1), torch.tensor(probabilities).log()
+
+    def new_cache(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(length=0)]
+
+    def forward(self, tokens: Tensor, mask: None, cache: list[SimpleNamespace]) -> Tensor:
+        cache[0].length += tokens.shape[1]
+        return self.scores.expand(*tokens.shape, -1)
+
+
+def test_the_text_is_distributed_as_that_of_the_large_model_whatever_the_draft() -> None:
+    p, q = [0.5, 0.3, 0.1, 0.1], [0.1, 0.1, 0.4, 0.4]
+    drawn = [
+        speculated(Constant(p), Constant(q), torch.tensor([[3, 1]]), max_new_tokens=2, seed=seed)[0, 2] for seed in range(500)
+    ]
+    assert (torch.bincount(torch.stack(drawn), minlength=4) / 500 - torch.tensor(p)).abs().max() < 0.08
 
 
 def test_the_seed_decides_and_top_k_holds() -> None:

@@ -1,0 +1,104 @@
+"""The tables of all models on the front page, in the order in which one learns them: see front.json."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+from dl.cli import catalogue, facts
+from dl.cli.records import Record, scores
+from dl.cli.results import best_groups, markdown_table, mean_seconds, spread, time, title
+
+ABOUT: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def tables() -> list[tuple[Path, str, str]]:
+    """Return the table of each group of models in each language: the README, the marker there, and the Markdown."""
+    there, known = set(catalogue.names()), facts.current()
+    found = []
+    for group, names in ABOUT["groups"].items():
+        rows = [row(name, known[name]["presets"]) for name in names if name in there]
+        if not rows:
+            continue
+        for readme, headings in ABOUT["headings"].items():
+            in_words = [[cells[0], cells[1], *(translated(cell, readme) for cell in cells[2:])] for cells in rows]
+            found.append((catalogue.ROOT / readme, f"models: {group}", markdown_table(headings, in_words)))
+    return found
+
+
+def translated(cell: str, readme: str) -> str:
+    """Return a cell in the language of a README."""
+    for pattern, words in ABOUT["words"][readme].items():
+        cell = re.sub(pattern, words, cell)
+    return cell
+
+
+def row(name: str, presets: dict[str, list[int]]) -> list[str]:
+    """Return a model as cells of Markdown.
+
+    Of its records, the best on the data of the paper is shown, else on a set that many models have, else on the first.
+    """
+    folder, paper, reported = f"[{name.partition('/')[2]}](dl/modules/{name})", catalogue.paper(name), _reported(name)
+    source = f"[{_authors(name)} {paper.year}]({paper.link})"
+    best = {
+        data: found for data, found in best_groups(name).items() if not data.endswith("-d2l")
+    }  # which tests on its training
+    if not best:
+        return [folder, source, ABOUT["proven"][name], reported, "", "not trained here yet"]
+    on_paper_s = [data for data in best if re.sub(r"\W", "", reported.lower()).startswith(data.replace("_", ""))]
+    data = next(data for data in (*on_paper_s, "fashion_mnist", "wikitext2", *best) if data in best)
+    quantity, group = best[data]
+    here = f"[{ABOUT['data'].get(data, data)}: {_figure(quantity, group)}](dl/modules/{name}/README.md#results)"
+    return [folder, source, ABOUT["proven"][name], reported, here, _training(group, presets)]
+
+
+def _authors(name: str) -> str:
+    """Return the authors of a paper as one cites them, "He et al.": in model.py they stand between title and year."""
+    text = " ".join((catalogue.MODULES / name / "model.py").read_text(encoding="utf-8")[3:2000].split())
+    listed = re.search(r'"[^"]+", (.+?),? (?:18|19|20)\d\d', text)
+    people = re.split(r", | & | and ", listed[1]) if listed else ["?"]
+    surnames = [person.split()[-1] for person in people]
+    return " & ".join(surnames) if len(surnames) < 3 and "others" not in surnames else f"{surnames[0]} et al."
+
+
+def _reported(name: str) -> str:
+    """Return what the paper reports, in short: data, figure with its quantity, network."""
+    whole = re.fullmatch(r"(?P<data>[^:]+): (?P<figure>.+?) \((?P<network>[^()]*)\)", catalogue.reported(name))
+    if whole is None:
+        return ""
+    figure = re.sub(r" \(.*", "", whole["figure"]).partition(",")[0].replace(":", "")
+    if not re.search("[a-zA-Z]", figure):
+        figure = f"{'error' if '%' in figure else 'BLEU' if 'WMT' in whole['data'] else 'perplexity'} {figure}"
+    return f"{whole['data']}: {figure} ({whole['network'].partition(',')[0]})"
+
+
+def _figure(quantity: str, group: list[Record]) -> str:
+    """Return mean and deviation over seeds in the unit that papers report: BLEU, R2, an error in percent."""
+    values = [scores(record)[quantity] for record in group]
+    if quantity in ("bleu_error", "unexplained"):
+        return f"{'BLEU' if quantity == 'bleu_error' else 'R2'} {spread([1 - value for value in values], '.2f', 100)}"
+    if quantity.endswith("_error"):
+        return f"{title(quantity).replace('top-1 ', '')} {spread(values, '.2f', 100)} %"
+    return f"{title(quantity)} {spread(values, '.1f' if 'perplexity' in quantity or statistics.mean(values) > 10 else '.3f')}"
+
+
+def _training(group: list[Record], presets: dict[str, list[int]]) -> str:
+    """Return what was trained, for how long, with how many seeds; where, unless on two cores."""
+    config, device = group[0]["config"], group[0]["device"]
+    preset = config.get("model") or (f"{Path(config['weights']).name} tuned" if "weights" in config else next(iter(presets)))
+    size = f" {_brief(presets[preset][0])}" if preset in presets else ""
+    gpu = re.search(r"NVIDIA (\S+)", device)
+    where = f" ({gpu[1]})" if gpu else " (1 core)" if device.endswith(" 1 threads") else ""
+    long = f"{config['steps']} steps" if config["steps"] else f"{config['epochs']} epochs"
+    seeds = "1 seed" if len(group) == 1 else f"{len(group)} seeds"
+    return f"{preset}{size}, {long}, {time(mean_seconds(group))}{where}, {seeds}"
+
+
+def _brief(number: float) -> str:
+    """Return a number with three digits, or in full below a thousand: "11.7M"."""
+    for unit in ("", "k", "M", "G"):
+        if number < 999.5:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}T"

@@ -1,0 +1,115 @@
+"""The front page: its tables, and that both languages say the same."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from dl.cli import catalogue, front, records
+from dl.cli.testing import commands, fenced, write_run
+
+ENGLISH, CHINESE = ((catalogue.ROOT / name).read_text(encoding="utf-8") for name in front.ABOUT["headings"])
+EXAMPLES = [block for language, block in fenced(ENGLISH) if language == "python"]
+
+
+def test_every_model_stands_in_one_group_of_at_most_14() -> None:
+    groups = front.ABOUT["groups"].values()
+    assert sorted(name for names in groups for name in names) == catalogue.names() == sorted(front.ABOUT["proven"])
+    assert all(len(names) <= 14 for names in groups)
+
+
+@pytest.mark.parametrize("name", catalogue.names())
+def test_the_reference_of_a_model_is_used_by_its_tests(name: str) -> None:
+    files = [catalogue.MODULES / name, catalogue.MODULES / name.partition("/")[0]]
+    tests = "".join(path.read_text(encoding="utf-8") for folder in files for path in folder.glob("test_*.py"))
+    for library in re.findall(
+        "torchvision|transformers|diffusers|lstsq|LSTM|GRU|Transformer|[Tt]win", front.ABOUT["proven"][name]
+    ):
+        assert library.lower() in tests.lower()
+
+
+def test_a_row_is_the_paper_and_the_best_record_in_the_paper_s_unit() -> None:
+    cells = front.row("Transformers/Transformer", {"medium": [6_510_000, 0]})
+    assert cells[0] == "[Transformer](dl/modules/Transformers/Transformer)" and cells[2] == "torch (Transformer)"
+    assert cells[1] == "[Vaswani et al. 2017](https://arxiv.org/abs/1706.03762)"
+    assert cells[3].startswith("WMT 2014 English-German: BLEU 28.4 (big)")
+    (record,) = [record for record in records.of_model("Transformers/Transformer") if record["config"]["data"] == "multi30k"]
+    figure = f"Multi30k: BLEU {100 - 100 * record['test']['bleu_error']:.2f}"
+    assert cells[4] == f"[{figure}](dl/modules/Transformers/Transformer/README.md#results)"
+    assert cells[5].startswith("medium 6.51M, 12 epochs, ") and cells[5].endswith(", 1 seed")
+
+
+@pytest.mark.parametrize(
+    ("name", "cited"), [("CNN/ResNet", "He et al."), ("CNN/VGG", "Simonyan & Zisserman"), ("RNN/TextCNN", "Kim")]
+)
+def test_authors_are_named_as_one_cites_them(name: str, cited: str) -> None:
+    assert front._authors(name) == cited
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(11, "11"), (999, "999"), (61_706, "61.7k"), (999_600, "1M"), (3_628_146_688, "3.63G")]
+)
+def test_numbers_are_shown_with_three_digits(number: int, text: str) -> None:
+    assert front._brief(number) == text
+
+
+# ---- the pages ------------------------------------------------------------------------------------------------------
+
+
+def outside_blocks(page: str) -> str:
+    return re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+
+
+def without_comments(code: str) -> list[str]:
+    return [line for line in (re.sub(r"\s*#.*", "", line) for line in code.splitlines()) if line]
+
+
+def test_both_languages_have_the_same_sections_tables_links_and_commands() -> None:
+    for pattern in (
+        r"^#+ ",
+        r"^\|.*?(?=\|)",
+        r"^(?:<!-- .*|!\[)",
+        r"^\d+\. ",
+        r"\]\(((?!README|#)[^)]+)\)",
+    ):  # anchors are in words
+        found = [re.findall(pattern, outside_blocks(page), re.MULTILINE) for page in (ENGLISH, CHINESE)]
+        if pattern.startswith(r"^\|"):  # a row may begin in words: how many there are, with how many cells
+            found = [[line.count("|") for line in page.splitlines() if line.startswith("|")] for page in (ENGLISH, CHINESE)]
+        assert sorted(found[0]) == sorted(found[1]) if "(?!README" in pattern else found[0] == found[1], pattern
+    assert list(commands(ENGLISH)) == list(commands(CHINESE))
+    examples = ([without_comments(block) for language, block in fenced(page) if language] for page in (ENGLISH, CHINESE))
+    assert next(examples) == next(examples)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: without_comments(example)[-1])
+def test_examples_run(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_figures: None) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs" / "demo")
+    (tmp_path / "example.py").write_text(example, encoding="utf-8")
+    assert "history" in runpy.run_path("example.py") or "Run.open" in example
+
+
+def test_the_first_120_lines_answer_what_a_reader_asks_first() -> None:
+    start = "\n".join(ENGLISH.splitlines()[:120])
+    answers = ("--data folder:", "Run.open(", "results/*.json", "What do I read first?", "\n## Add a model\n")
+    assert all(answer in start for answer in answers)
+
+
+@pytest.mark.parametrize("name", front.ABOUT["headings"])
+def test_what_the_page_links_to_is_there(name: str) -> None:
+    page = (catalogue.ROOT / name).read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    }
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", page):
+        path, _, anchor = target.partition("#")
+        assert (catalogue.ROOT / path).exists() if path else anchor in headings, target
+    assert (catalogue.ROOT / "docs" / "images" / "front.png").stat().st_size < 150_000
+
+
+def test_the_tests_that_exclude_public_errors_are_there() -> None:
+    rows = re.findall(r"^\|.*\]\(https://github\.com/\S+/\d+\) \| \[(.+?)\]\((.+?)\) \|", ENGLISH, re.MULTILINE)
+    assert 5 <= len(rows) <= 10
+    for words, path in rows:
+        assert f"def test_{re.sub(r'[^a-z0-9]', '_', words)}(" in (catalogue.ROOT / path).read_text(encoding="utf-8"), words
