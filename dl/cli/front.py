@@ -6,19 +6,19 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from dl.cli import catalogue, facts
+from dl.cli import catalogue
 from dl.cli.records import Record, scores
 from dl.cli.results import best_groups, markdown_table, mean_seconds, spread, time, title
 
 ABOUT: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+USUAL = "fashion_mnist"  # the set that is not named in the tables
 
 
 def tables() -> list[tuple[Path, str, str]]:
     """Return the table of each group of models in each language: the README, the marker there, and the Markdown."""
-    there, known = set(catalogue.names()), facts.current()
-    found = []
+    there, found = set(catalogue.names()), []
     for group, names in ABOUT["groups"].items():
-        rows = [row(name, known[name]["presets"]) for name in names if name in there]
+        rows = [row(name) for name in names if name in there]
         if not rows:
             continue
         for readme, headings in ABOUT["headings"].items():
@@ -34,7 +34,7 @@ def translated(cell: str, readme: str) -> str:
     return cell
 
 
-def row(name: str, presets: dict[str, list[int]]) -> list[str]:
+def row(name: str) -> list[str]:
     """Return a model as cells of Markdown.
 
     Of its records, the best on the data of the paper is shown, else on a set that many models have, else on the first.
@@ -47,10 +47,11 @@ def row(name: str, presets: dict[str, list[int]]) -> list[str]:
     if not best:
         return [folder, source, ABOUT["proven"][name], reported, "", "not trained here yet"]
     on_paper_s = [data for data in best if re.sub(r"\W", "", reported.lower()).startswith(data.replace("_", ""))]
-    data = next(data for data in (*on_paper_s, "fashion_mnist", "wikitext2", *best) if data in best)
+    data = next(data for data in (*on_paper_s, USUAL, "wikitext2", *best) if data in best)
     quantity, group = best[data]
-    here = f"[{ABOUT['data'].get(data, data)}: {_figure(quantity, group)}](dl/modules/{name}/README.md#results)"
-    return [folder, source, ABOUT["proven"][name], reported, here, _training(group, presets)]
+    where = "" if data == USUAL else f"{ABOUT['data'].get(data, data)}: "
+    here = f"[{where}{_figure(quantity, group)}](dl/modules/{name}/README.md#results)"
+    return [folder, source, ABOUT["proven"][name], reported, here, _training(group)]
 
 
 def _authors(name: str) -> str:
@@ -83,22 +84,12 @@ def _figure(quantity: str, group: list[Record]) -> str:
     return f"{title(quantity)} {spread(values, '.1f' if 'perplexity' in quantity or statistics.mean(values) > 10 else '.3f')}"
 
 
-def _training(group: list[Record], presets: dict[str, list[int]]) -> str:
-    """Return what was trained, for how long, with how many seeds; where, unless on two cores."""
+def _training(group: list[Record]) -> str:
+    """Return what was trained and for how long; where, unless on two cores, and with how many seeds, unless with one."""
     config, device = group[0]["config"], group[0]["device"]
-    preset = config.get("model") or (f"{Path(config['weights']).name} tuned" if "weights" in config else next(iter(presets)))
-    size = f" {_brief(presets[preset][0])}" if preset in presets else ""
+    preset = config.get("model") or (f"{Path(config['weights']).name} tuned" if "weights" in config else "")
     gpu = re.search(r"NVIDIA (\S+)", device)
     where = f" ({gpu[1]})" if gpu else " (1 core)" if device.endswith(" 1 threads") else ""
     long = f"{config['steps']} steps" if config["steps"] else f"{config['epochs']} epochs"
-    seeds = "1 seed" if len(group) == 1 else f"{len(group)} seeds"
-    return f"{preset}{size}, {long}, {time(mean_seconds(group))}{where}, {seeds}"
-
-
-def _brief(number: float) -> str:
-    """Return a number with three digits, or in full below a thousand: "11.7M"."""
-    for unit in ("", "k", "M", "G"):
-        if number < 999.5:
-            return f"{number:.3g}{unit}"
-        number /= 1000
-    return f"{number:.3g}T"
+    seeds = f"{len(group)} seeds" if len(group) > 1 else ""
+    return ", ".join(filter(None, [preset, long, time(mean_seconds(group)) + where, seeds]))
