@@ -17,6 +17,7 @@ def test_every_model_stands_in_one_group_of_at_most_14() -> None:
     groups = front.ABOUT["groups"].values()
     assert sorted(name for names in groups for name in names) == catalogue.names() == sorted(front.ABOUT["proven"])
     assert all(len(names) <= 14 for names in groups)
+    assert f"| {len(catalogue.names())} models," in ENGLISH  # in the comparison with others
 
 
 @pytest.mark.parametrize("name", catalogue.names())
