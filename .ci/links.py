@@ -47,7 +47,13 @@ def places(files: Iterable[Path]) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    paths = [*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *ROOT.glob("d*/**/*.md"), *ROOT.glob("dl/**/*.py")]
+    paths = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob(".github/*.md"),
+        *ROOT.glob("dl/**/*.md"),
+        *ROOT.glob("data/*/*.md"),
+        *ROOT.glob("dl/**/*.py"),
+    ]
     named = places(path for path in paths if not path.name.startswith("test_"))
     with ThreadPoolExecutor(16) as pool:
         reasons = dict(zip(named, pool.map(gone, named)))

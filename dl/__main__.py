@@ -1,4 +1,4 @@
-"""The front door: `python -m dl COMMAND`.
+"""The command line: `python -m dl COMMAND`.
 
 Each command imports what it needs when it runs: `--help` and a mistyped name do not wait for torch.
 """
@@ -18,7 +18,7 @@ NAMING = "MODEL is a name (CNN/LeNet, or lenet) or the path of its folder or of 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 1 for what the user can mend, 2 for a wrong call."""
+    """Run one command and return the exit status: 1 for what the user can fix, 2 for a wrong call."""
     argv = list(sys.argv[1:] if argv is None else argv)
     return run(lambda: _run(argv))
 
@@ -95,7 +95,7 @@ def _add_of_runs(commands: argparse._SubParsersAction) -> None:
     """Add what a trained run does: generate, translate, sample, predict, search; evaluate; runs."""
     for name, does in verbs.VERBS.items():
         command = _add(commands, name, verb, does, usage="%(prog)s RUN_OR_MODEL ...")
-        command.epilog = "RUN is the folder of a run; MODEL stands for its newest finished run below runs/. With --help behind "
+        command.epilog = "RUN is the folder of a run; MODEL stands for its newest finished run below runs/. With --help after "
         command.epilog += "it, the flags of its own command are shown."
         command.set_defaults(verb=name)
 

@@ -31,7 +31,7 @@ def test_an_unfinished_run_goes_on_to_the_result_that_version_0_1_had(
     history = linear.main(linear.Config(out=str(out), **LINEAR))
     assert history.test["loss"] == pytest.approx(6.711431083679199, rel=1e-4)
     captured = capsys.readouterr()
-    assert f"going on with {out} at step 13 of 30" in captured.out
+    assert f"resuming {out} at step 13 of 30" in captured.out
     assert captured.err.count("written before checksums: not verified") == 1
     assert {"last.pt", "best.pt", "history.json", "speed.json"} <= read_json(out / "checksums.json").keys()
 

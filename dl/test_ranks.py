@@ -38,9 +38,9 @@ class Denoise(Task):
 
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:
         process = DiffusionSchedule(steps=20)
-        noised = process.q_sample(batch["images"], batch["noise"], batch["times"])
-        loss = (model(noised, batch["times"], batch["labels"]) - batch["noise"]).square().mean()
-        return StepOutput(loss, len(noised), {})
+        noisy = process.q_sample(batch["images"], batch["noise"], batch["times"])
+        loss = (model(noisy, batch["times"], batch["labels"]) - batch["noise"]).square().mean()
+        return StepOutput(loss, len(noisy), {})
 
 
 def numbers(*shape: int, below: int = 0) -> Tensor:

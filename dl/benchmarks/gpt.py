@@ -14,7 +14,7 @@ Training: one batch of random tokens in memory, no dropout (as in nanoGPT's benc
 - + bf16          the same with the forward pass in bfloat16
 - + both          compiled and in bfloat16
 
-Writing: 240 tokens behind one, at temperature 1, by networks of the same size with room for 256, batch 1 and 16.
+Generation: 240 tokens after one, at temperature 1, by networks of the same size with room for 256, batch 1 and 16.
 
 - nanoGPT         its `generate`, which has no cache
 - transformers    its `generate` with its cache
@@ -130,7 +130,7 @@ def trainers(network: str, module: ModuleType, batch: Batch, folder: str, compil
 
 
 def writers(network: str, module: ModuleType, batch_size: int, compiled: bool) -> Contenders:
-    """name -> the writing of `NEW_TOKENS` by each row of a batch."""
+    """name -> the generation of `NEW_TOKENS` for each row of a batch."""
     sizes = {**PRESETS[network], "max_length": 256, "dropout": 0.0}
     nano, theirs = nanogpt(module, sizes).eval(), transformers_gpt2(sizes).eval()
     own, faster = build(network, **sizes), build(network, **sizes)

@@ -23,7 +23,7 @@ imports, reading the data, the test. Ours and the peers pay their start-up once 
 
 Each measurement is a process of its own that first trains 10 steps on the bundled sample, to have imports, threads and
 allocator warm. So no contender inherits another's settings or heap, luck in memory layout and thread placement is
-drawn anew each time, and the same process tells its peak memory (resident set, without DataLoader's workers, with the
+drawn again each time, and the same process tells its peak memory (resident set, without DataLoader's workers, with the
 data). How rounds go is said in `dl.benchmarks.common`. Progress bars draw into a make-believe terminal.
 """
 

@@ -29,7 +29,7 @@ def command(parse: Callable[[Sequence[str] | None], Options]) -> Callable[[Calla
 def run(action: Callable[[], int | None]) -> int:
     """Call `action` and return the exit status of the command that it is; None is 0.
 
-    What the user can mend (`UserError`, a file that is missing or cannot be read, too little memory) is one line on stderr and
+    What the user can fix (`UserError`, a file that is missing or cannot be read, too little memory) is one line on stderr and
     status 1, a name that there is not status 2; Ctrl-C is 130; a reader that has gone is no error. Any other exception is a bug
     and keeps its traceback. What the terminal's encoding lacks is printed as escapes.
     """
@@ -39,7 +39,7 @@ def run(action: Callable[[], int | None]) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # `python -m dl list | head` has read enough
-        let_go()
+        silence_broken_pipe()
         return 0
     except KeyboardInterrupt:
         print()
@@ -53,14 +53,14 @@ def run(action: Callable[[], int | None]) -> int:
 
 
 def _line(error: Exception) -> str | None:
-    """Return what helps against an error that the user can mend, in one line; None for any other error."""
+    """Return what helps against an error that the user can fix, in one line; None for any other error."""
     catalogue = sys.modules.get("dl.cli.catalogue")  # if nobody has imported it, it has raised nothing
     if isinstance(error, OSError) or (catalogue and isinstance(error, catalogue.UnknownName)):
         return explained(error) or str(error)
     return explained(error)
 
 
-def let_go() -> None:
+def silence_broken_pipe() -> None:
     """After a `BrokenPipeError` of the standard output: what is still to be written goes nowhere.
 
     Python would else complain once more at its end.

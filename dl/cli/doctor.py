@@ -91,7 +91,7 @@ def torchvision_build() -> Iterator[Finding]:
         yield Finding(
             "note",
             "torchvision is built for another torch than this one (CUDA and CPU, say): `import torchvision` fails with "
-            '"operator torchvision::nms does not exist". This project works around it. To mend it, install torchvision '
+            '"operator torchvision::nms does not exist". This project works around it. To fix it, install torchvision '
             f"from where torch is from: pip install --force-reinstall --no-deps torchvision{index}",
         )
     else:

@@ -86,7 +86,7 @@ def record(run: Path | str, allow_dirty: bool = False) -> Path:
     verify(run / "best.pt")
     if is_modified(described) and not allow_dirty:
         code = "in no git repository" if not described["commit"] else f"from a modified tree, commit {described['commit'][:7]}"
-        raise UserError(f"{run} was trained {code}: nobody can train it again. Commit and train anew, or record it by --allow-dirty")
+        raise UserError(f"{run} was trained {code}: nobody can train it again. Commit and train again, or record it by --allow-dirty")
     recipe, config = described["recipe"], described["config"]
     tested = history[-1] if "test" in history[-1] else None
     best = history.best() if tested is None else next(e for e in history if e["step"] == tested["step"])
@@ -119,9 +119,9 @@ def _finished(run: Path) -> tuple[dict[str, Any], History, dict[str, Any]]:
     if described["recipe"] not in catalogue.names():
         raise UserError(f"{run} is a run of {described['recipe']}, which is no model in {catalogue.MODULES}")
     if not folders.is_finished(run, history, speed):
-        raise UserError(f"{run} is not finished, it has no test result: the same command, without --fresh, goes on")
+        raise UserError(f"{run} is not finished, it has no test result: the same command, without --fresh, resumes it")
     if missing := [name for name in ("command", "commit", "versions", "ranks", "threads") if name not in described]:
-        raise UserError(f"{run} was trained by an earlier version, which did not note its {missing[0]}: train it anew to record it")
+        raise UserError(f"{run} was trained by an earlier version, which did not note its {missing[0]}: train it again to record it")
     return described, history, speed
 
 

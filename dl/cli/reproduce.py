@@ -152,7 +152,7 @@ def threads(record: Record) -> int | None:
 
 
 def train(record: Record, precision: str, out: Path) -> str:
-    """Train anew in the folder `out`, in a process of its own; return the last line of its log if it failed, else ""."""
+    """Train again in the folder `out`, in a separate process; return the last line of its log if it failed, else ""."""
     module = f"dl.modules.{record['recipe'].replace('/', '.')}.{record.get('file', 'train')}"
     command = [sys.executable, "-m", module, *words(record), f"--out={out}", f"--precision={precision}", "--fresh"]
     command += ["--device=cpu"] if "CPU" in record["device"] else []

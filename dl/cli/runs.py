@@ -77,7 +77,7 @@ class Run:
     def config(self) -> Any:
         """The `Config` of the recipe, under today's names: `out` is where the run lies now.
 
-        Flags of an earlier version are told in a line on stderr. Where its images are gone, `data` is "classes:FILE".
+        Flags of an earlier version are named in one line on stderr. Where its images are gone, `data` is "classes:FILE".
         """
         where, values = self.path / "config.json", self.described["config"]
         cls: type[TrainConfig] = self.module.Config

@@ -3,7 +3,7 @@
     python -m dl sweep CNN/LeNet --lr 0.05,0.1 --seeds 3 --jobs 2
 
 Values with commas between them make the grid; a switch takes "on,off". All other flags go to every training. The same command
-goes on with a sweep that was stopped, in whatever way: trainings that are finished are not run again.
+resumes a sweep that was stopped, in whatever way: trainings that are finished are not run again.
 """
 
 import dataclasses
@@ -103,7 +103,7 @@ def grid(config_class: type[TrainConfig], words: Sequence[str]) -> dict[str, tup
         if not flag.startswith("--"):
             raise UserError(f"{flag} is no flag; `python -m dl sweep MODEL --help` shows the usage")
         if flag in ("--seed", "--fresh", "--help"):
-            raise UserError(f"{flag} is not for a sweep: --seeds N takes the seeds 0 to N - 1, another --out begins anew")
+            raise UserError(f"{flag} is not for a sweep: --seeds N takes the seeds 0 to N - 1, another --out starts a new sweep")
         if not equals and words and not words[0].startswith("--"):
             value = words.pop(0)
         name = flag.removeprefix("--").replace("-", "_")

@@ -1,4 +1,4 @@
-"""How commands end: one line for what can be mended, escapes for what a terminal lacks, nothing for a reader that has gone."""
+"""How commands end: one line for what the user can fix, escapes for what a terminal lacks, nothing for a reader that has gone."""
 
 import argparse
 import importlib
@@ -120,7 +120,7 @@ def test_a_reader_that_has_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -> 
         raise BrokenPipeError
 
     told = []
-    monkeypatch.setattr(command, "let_go", lambda: told.append(True))
+    monkeypatch.setattr(command, "silence_broken_pipe", lambda: told.append(True))
     assert command.run(action) == 0 and told
 
 

@@ -23,7 +23,7 @@ TIMEOUT = timedelta(minutes=10)  # the longest that a rank waits for the others,
 
 @functools.cache
 def background_group() -> dist.ProcessGroup:
-    """A second group of all ranks, by way of the CPU, for what goes on beside training. All ranks make the first call."""
+    """Return a second group of all ranks, on the CPU, for what runs beside training. All ranks make the first call."""
     group = dist.new_group(backend="gloo", timeout=TIMEOUT)
     assert isinstance(group, dist.ProcessGroup)  # of all ranks, so that this one is a member
     return group
@@ -188,7 +188,7 @@ def all_gather(x: Tensor) -> Tensor:
 
 
 def gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """The small Python object `value` of every rank, in the order of ranks; by way of `group`, if given, one of all ranks."""
+    """The small Python object `value` of every rank, in the order of ranks; through `group`, if given, one of all ranks."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()

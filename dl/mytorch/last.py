@@ -115,6 +115,6 @@ class LastCheckpoint:
             if not isinstance(error, UserError):  # somebody else's value met code that did not expect it
                 reason = f"{path} is damaged, or not of this run ({type(error).__name__}: {reason.partition(chr(10))[0][:100]})"
             if "--fresh" not in reason:
-                helps = f"rename {before.name} to {path.name} to go on from the save before, or " if before.exists() else ""
+                helps = f"rename {before.name} to {path.name} to resume from the save before, or " if before.exists() else ""
                 reason = f"{reason}. What helps: {helps}--fresh starts the run over"
             raise UserError(reason) from None

@@ -23,9 +23,9 @@ Result = TypeVar("Result")
 
 
 def launch(main: Callable[[Config], Result], config_class: type[Config], argv: Sequence[str] | None = None) -> Result:
-    """Parse the command line and run `main(config)`, under `python` or under `torchrun` alike.
+    """Parse the command line and run `main(config)`, under `python` or under `torchrun`.
 
-    What a person can mend (`UserError`, a full disk, missing rights, too little memory) becomes one line on stderr
+    An error that the user can fix (`UserError`, a full disk, missing rights, too little memory) becomes one line on stderr
     and exit status 1; Ctrl-C outside training exits with 130. Any other exception is a bug and keeps its traceback.
     """
     escape_output()
@@ -36,7 +36,7 @@ def launch(main: Callable[[Config], Result], config_class: type[Config], argv: S
         with _process_group(config), init_on_disk(config.out) if streamed else contextlib.nullcontext():
             return main(config)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from what was saved last", 130)
+        _fail("interrupted; the same command resumes from the last save", 130)
     except Exception as error:
         line = _line(error, config)
         if line is None:
@@ -106,7 +106,7 @@ def _process_group(config: TrainConfig) -> Iterator[None]:
     try:
         _check_alike(config)
         yield
-        dist.barrier()  # so that gloo's threads have let go of the tensors before
+        dist.barrier()  # so that gloo's threads have released the tensors before
     finally:
         # It ends gloo's threads, unless something still holds the group: then one that has a tensor to free may abort
         # Python at its exit. FSDP holds it; torch.distributed.nn.functional would, as a default, if imported after this.

@@ -15,7 +15,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-_FAR = 2**30  # the byte that is locked, behind the text: on Windows nobody else could read a locked one
+_FAR = 2**30  # the byte that is locked, after the text: on Windows nobody else could read a locked one
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         os.write(handle, f"{os.getpid()}\n".encode())
         yield
     finally:
-        os.close(handle)  # which lets go of the lock
+        os.close(handle)  # which releases the lock
 
 
 def _lock(handle: int, path: Path, busy: str) -> None:

@@ -108,7 +108,7 @@ class Logger:
         self.progress = Progress(total_steps, done=step, shown=is_main())
         earlier = out / "speed.json"
         self.earlier = read_recorded_json(earlier, SPEED) if earlier.exists() and step else {}
-        self.was_finished = self.earlier.get("finished", False)  # before this session, on all ranks alike
+        self.was_finished = self.earlier.get("finished", False)  # before this session, the same on all ranks
 
     def __enter__(self) -> "Logger":
         return self

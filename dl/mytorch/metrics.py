@@ -1,4 +1,4 @@
-"""Numbers that fall when a model gets better, the same however the data is cut into batches and ranks.
+"""Lower-is-better metrics whose value does not depend on how the data is split into batches or ranks.
 
 A metric keeps sums over examples on the device where they arise; only `compute` adds up the ranks and reads them.
 """
@@ -206,7 +206,7 @@ class Metrics:
         return {name: all_reduce_sum(metric.sums) for name, metric in self.by_name.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state`, which the ranks hold together: rank 0 takes it, for all."""
+        """Continue from `state`, which the ranks hold together: rank 0 takes it, for all."""
         for name in self.by_name.keys() & state.keys() if is_main() else ():  # runs of 0.1 have a top5_error of two classes
             if state[name].shape != self.by_name[name].sums.shape:
                 raise ValueError(f"{name} is not of {len(self.by_name[name].sums)} sums")

@@ -9,9 +9,9 @@ WARM = 5  # steps before: the first ones allocate, compile and choose algorithms
 
 
 def profiler(out: Path, steps: int) -> torch.profiler.profile:
-    """Return a profiler, whose `step` is to be called after each step, of `steps` behind the first few.
+    """Return a profiler, whose `step` is to be called after each step, of `steps` after the first few.
 
-    profile.txt in `out` has the dearest operations, profile.json every call on a time line, for https://ui.perfetto.dev.
+    profile.txt in `out` has the most expensive operations, profile.json a trace of all calls, for https://ui.perfetto.dev.
     """
 
     def write(profiled: Any) -> None:

@@ -48,7 +48,7 @@ class Task:
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from what `state` gave."""
 
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
         """Images (C, H, W) in [0, 1], or texts, to log after each evaluation. Keep it cheap. All ranks call it."""

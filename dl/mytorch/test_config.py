@@ -1,4 +1,4 @@
-"""What cannot be meant is refused, in a line that names the flag, wherever a config is made."""
+"""An invalid value is refused in one line that names the flag, wherever a config is made."""
 
 import dataclasses
 import random

@@ -46,7 +46,7 @@ def test_shards_that_four_ranks_wrote_are_taken_up_by_two_and_by_one(recipe: Pat
             name: tensor.shape for name, tensor in checkpoint.load(whole / "best.pt").items()
         }
     output = finish(start(recipe, "--out", str(broken), *flags))
-    assert f"going on with {broken} at step {step} of" in output
+    assert f"resuming {broken} at step {step} of" in output
     for name, weights in checkpoint.load(whole / "best.pt").items():
         assert (weights - checkpoint.load(broken / "best.pt")[name]).abs().max() <= 1e-5, name
     assert not list(broken.glob("shards-*"))  # what one process saved is in last.pt
@@ -155,7 +155,7 @@ def test_a_signal_to_all_processes_of_a_run_with_workers_saves_and_stops(recipe:
     for one in (*workers_of(process), process.pid):
         os.kill(one, number)
     output = finish(process, 128 + number)
-    assert "saved; the same command goes on" in output and "rror" not in output, output
+    assert "saved; the same command resumes" in output and "rror" not in output, output
 
 
 def test_a_killed_worker_is_a_line(recipe: Path) -> None:

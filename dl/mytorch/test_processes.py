@@ -95,7 +95,7 @@ def test_ranks_that_are_asked_to_stop_do_so_after_the_step_and_are_saved(recipe:
     wait_for_change(out / "summary.txt", 0, process)
     time.sleep(2)
     process.send_signal(signal.SIGTERM)
-    assert "saved; the same command goes on" in finish(process, 1)
+    assert "saved; the same command resumes" in finish(process, 1)
     step = checkpoint.load(out / "last.pt")["position"][0]
     assert 0 < step < 100
 
@@ -108,7 +108,7 @@ def test_shards_of_two_ranks_are_taken_up_by_one_process(recipe: Path) -> None:
     wait_for_change(broken / "last.pt", 0, process)
     subprocess.run(["pkill", "-9", "-P", str(process.pid)], check=False)
     finish(process, 1)
-    assert "going on with" in finish(start(recipe, "--out", str(broken), *flags))
+    assert "resuming " in finish(start(recipe, "--out", str(broken), *flags))
     for name, weights in checkpoint.load(whole / "best.pt").items():
         assert (weights - checkpoint.load(broken / "best.pt")[name]).abs().max() <= 1e-5, name
 
@@ -122,7 +122,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_last_good_state(recipe: 
     output = finish(start(recipe, "--out", str(out), "--epochs", "20"), 1)
     errors = [line for line in output.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and "No space left" in errors[0] and "Traceback" not in output, output
-    # With more room the same command goes on: nothing on the disk is half a file.
+    # With more space the same command resumes: nothing on the disk is half a file.
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
     finish(start(recipe, "--out", str(out), "--epochs", "20"))
     finish(start(recipe, "--out", str(recipe.parent / "whole"), "--epochs", "20"))

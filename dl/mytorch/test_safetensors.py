@@ -61,7 +61,7 @@ def changed(**fields: Any) -> dict[str, Any]:
         changed(shape=[1.0]),
         changed(shape=[2**70, 0], data_offsets=[0, 0]),
         changed(data_offsets=[4, 8]),  # as those of b
-        changed(data_offsets=[8, 12]),  # behind the end, and a gap
+        changed(data_offsets=[8, 12]),  # after the end, and a gap
         changed(data_offsets=[-4, 0]),
         changed(data_offsets=[0]),
         {"a": HEADER["a"]},  # bytes that belong to nothing

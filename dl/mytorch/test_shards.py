@@ -48,7 +48,7 @@ def test_the_parts_of_several_ranks_are_put_together(folder: Path) -> None:
 def test_one_process_writes_and_reads_the_state_as_it_was_when_it_was_given(tmp_path: Path) -> None:
     tensors = {name: tensor.clone() for name, tensor in WHOLE.items()}
     writing = shards.write(tmp_path / "shards-1", tensors)
-    tensors["w"].zero_()  # training goes on
+    tensors["w"].zero_()  # training continues
     assert writing.result() is None
     testing.assert_same_state(shards.read(tmp_path / "shards-1"), WHOLE, "shards")
     assert sorted(os.listdir(tmp_path / "shards-1")) == ["index.json", "rank-0.safetensors"]

@@ -41,7 +41,7 @@ def test_a_state_that_no_run_has_is_a_line_that_says_what_helps(tmp_path: Path, 
     with pytest.raises(UserError, match=f"{path}.*{says}") as refused:
         fit(config)
     assert "\n" not in str(refused.value)
-    assert str(refused.value).endswith("rename last-before.pt to last.pt to go on from the save before, or --fresh starts the run over")
+    assert str(refused.value).endswith("rename last-before.pt to last.pt to resume from the save before, or --fresh starts the run over")
 
 
 def test_the_save_before_stands_in_for_a_damaged_last_one(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ class Trainer:
         memory.report(self.step)
         with self.logger, Rates(self) as self.rates, distributed.catch_signals() as self.step.signals:
             if 0 < self.steps_done < self.total_steps:
-                self.logger.say(f"going on with {self.out} at step {self.steps_done} of {self.total_steps}")
+                self.logger.say(f"resuming {self.out} at step {self.steps_done} of {self.total_steps}")
             try:
                 self._loop(data)
                 self.last.commit(block=True)
@@ -101,7 +101,7 @@ class Trainer:
                 if not self.saved:
                     self._save(data.train)
                 self.last.commit(block=True)
-                self.logger.say(f"stopped at step {self.steps_done} of {self.total_steps}, saved; the same command goes on")
+                self.logger.say(f"stopped at step {self.steps_done} of {self.total_steps}, saved; the same command resumes")
                 raise SystemExit(128 + self.step.signals[0]) from None
             except NotFinite as error:
                 epoch, place = divmod(error.step - 1, self.steps_per_epoch)
@@ -265,7 +265,7 @@ class Trainer:
 
     def _resume(self) -> None:
         """Put back what `_save` wrote, if there is anything. Raises `UserError` if it cannot be, and says what helps."""
-        if rank():  # weights are drawn alike on all ranks, dropout is not
+        if rank():  # weights are drawn the same on all ranks, dropout is not
             distributed.seed_everything(self.config.seed + rank())
         if os.path.lexists(self.last.path):
             self.last.restore(self)

@@ -33,7 +33,7 @@ def text_splits(config: TrainConfig, length: int) -> Splits:
 def wikitext2_splits(config: TrainConfig, length: int) -> Splits:
     """WikiText-2 as one text without end marks, in pieces that are learnt from its training part.
 
-    Each piece of validation and test but the first is predicted once, behind a quarter of `length` at least.
+    Each piece of validation and test but the first is predicted once, after a quarter of `length` at least.
     """
     bpe = BPE.train(text("train"), WIKITEXT2_PIECES)
     train, val, test = (torch.tensor(bpe.encode(text(split))) for split in ("train", "valid", "test"))
@@ -57,7 +57,7 @@ def folder_splits(config: TrainConfig, folder: Path, length: int) -> Splits:
     cut = len(ids) - min(len(ids) // 10, MOST_VALIDATION)
     validation = torch.from_numpy(ids[cut:].astype("int64"))
     for start in range(0, len(ids), PART):
-        largest = int(map_tokens(folder / "tokens.bin")[start : start + PART].max())  # mapped anew: pages may leave memory
+        largest = int(map_tokens(folder / "tokens.bin")[start : start + PART].max())  # mapped again: pages may leave memory
         if largest >= len(bpe):
             raise UserError(f"{folder}: tokens.bin has the id {largest}, the vocabulary only {len(bpe)}")
     return Splits(

@@ -34,7 +34,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--interpolate", action="store_true", help="draw what lies between two samples each, a row for each pair")
-    way.add_argument("--nearest", action="store_true", help="show each sample with the nearest training image behind it")
+    way.add_argument("--nearest", action="store_true", help="show each sample with the nearest training image beside it")
     parser.add_argument("--out", type=user_path, default=Path("grid.png"), help="image to write (default: %(default)s)")
     return parser.parse_args(argv)
 

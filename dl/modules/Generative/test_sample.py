@@ -54,7 +54,7 @@ def test_every_way_to_ask_gives_its_image(
     with torch.no_grad():
         first = samples(Run.open(run).model(), 1, seed=0)[0]
     torch.testing.assert_close(shown["c.png"][:, :56:2, :56:2], first)
-    second = shown["c.png"][:, :56:2, 57:113:2]  # behind it, an image of the training set
+    second = shown["c.png"][:, :56:2, 57:113:2]  # beside it, an image of the training set
     assert any(torch.allclose(second, image / 255) for image in pixels)
 
 

@@ -14,12 +14,12 @@ class AveragingStep(TrainStep):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.ema = AveragedModel(self.model)  # a mean in which all count alike
+        self.ema = AveragedModel(self.model)  # a mean with equal weights
         self.triggered: Callable[[], bool] = lambda: False
 
     def learn(self, batches: list[Batch]) -> None:
         if not self.triggered():
-            self.ema.n_averaged.zero_()  # the mean begins anew: it is the weights themselves
+            self.ema.n_averaged.zero_()  # the mean restarts from the weights themselves
         super().learn(batches)
 
 
@@ -28,7 +28,7 @@ class AveragingTrainer(Trainer):
 
     Once an evaluation is worse than the best of those more than `patience` before it (the paper's n), what is evaluated
     and kept is the mean of the weights after each step since. Whether it is so is read from the history alone, so a run
-    goes on exactly. Not for `--ema`, `--layerwise` and `--parallel fsdp`.
+    resumes exactly. Not for `--ema`, `--layerwise` and `--parallel fsdp`.
     """
 
     patience = 5

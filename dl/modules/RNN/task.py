@@ -16,9 +16,9 @@ State = list[Tensor]  # of a model: an example a row
 
 
 class StreamModeling(Task):
-    """The next token of each stream; each batch goes on from the state in which the one before has left the model.
+    """The next token of each stream; each batch starts from the state in which the one before has left the model.
 
-    Batches: those of `dl.mytorch.data.sequences.streams`. Evaluation has a state of its own, which begins anew each time.
+    Batches: those of `dl.mytorch.data.sequences.streams`. Evaluation has a separate state, which starts from zero each time.
 
     Args:
         ar_alpha: weight of AR, the penalty on the squares of the last layer's output, after dropout.

@@ -1,4 +1,4 @@
-"""Batches by position: batch t of an epoch is a function of (seed, epoch, t) alone, so any run can go on anywhere."""
+"""Batches by position: batch t of an epoch is a function of (seed, epoch, t) alone, so any run can resume anywhere."""
 
 import math
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Loader:
         batch_size: examples per batch over all ranks; a rank takes every world-th example of each batch.
         shuffle: a new order each epoch, drawn from (seed, epoch).
         lengths: of each example, where `collate` pads to the longest: examples of about one length share a batch, so that
-            little is padding. With `shuffle`, each epoch draws anew which ones, and the order of the batches; without,
+            little is padding. With `shuffle`, each epoch draws again which ones, and the order of the batches; without,
             the longest come first. Inside a batch they always do.
         collate: list of examples -> batch; default: torch's.
         transform: (batch, generator) -> batch, on whole batches; the generator is seeded by (seed, epoch, t, rank).

@@ -195,7 +195,7 @@ def ctc_loss(
     if (torch.stack([steps, lengths]) < 0).any():
         raise ValueError("lengths have to be 0 or more")
     final = _log_beginnings(log_probs, targets, blank)[steps, torch.arange(len(steps), device=device)]  # (B, 2S + 1)
-    in_blank = final.gather(1, 2 * lengths[:, None])  # paths that end with the blank behind the last symbol
+    in_blank = final.gather(1, 2 * lengths[:, None])  # paths that end with the blank after the last symbol
     in_symbol = final.gather(1, (2 * lengths[:, None] - 1).clamp_min(0)).masked_fill(lengths[:, None] == 0, NEVER)
     likelihood = torch.logaddexp(in_blank, in_symbol).squeeze(1)
     loss = torch.where(likelihood < NEVER / 2, 0.0 if zero_infinity else math.inf, -likelihood)
@@ -205,7 +205,7 @@ def ctc_loss(
 def _log_beginnings(log_probs: Tensor, targets: Tensor, blank: int) -> Tensor:
     """Equations 6 and 7 in logarithms: (T + 1, B, 2S + 1), of all beginnings of paths that after t steps stand at a place.
 
-    Places are those of the target with a blank before, between and behind its symbols. Before the first step, all stand
+    Places are those of the target with a blank before, between and after its symbols. Before the first step, all stand
     at the first blank: from there they come to it, or to the first symbol.
     """
     steps, batch, _ = log_probs.shape

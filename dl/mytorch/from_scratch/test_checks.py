@@ -1,4 +1,4 @@
-"""What torch's layers refuse, ours refuse: they don't compute something else without a word."""
+"""What torch's layers refuse, ours refuse: they never silently compute something else."""
 
 import importlib
 from types import SimpleNamespace

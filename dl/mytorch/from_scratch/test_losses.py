@@ -128,7 +128,7 @@ def test_ctc_is_torch_s(reduction: str, joined: bool, blank: int) -> None:
     lengths, ends = torch.tensor([3, 2, 1, 3]), torch.tensor([7, 3, 7, 5])
     wanted = torch.cat([row[:length] for row, length in zip(targets, lengths)]) if joined else targets
     options = {"blank": blank, "reduction": reduction}
-    # torch's gradient is the one behind a log-softmax
+    # torch's gradient is the one after a log-softmax
     own, twin = (lambda x, f=f: f(x.log_softmax(2), wanted, ends, lengths, **options) for f in (losses.ctc_loss, F.ctc_loss))
     assert_same_function(own, twin, torch.randn(7, 4, 4))
 

@@ -86,7 +86,7 @@ class Sharded(Placement):
         model.to(self.device)  # shards take weights of the usual layout alone
 
     def compile(self, model: nn.Module) -> None:
-        """Compile the blocks, between which shards come and go; blocks that are alike share a program."""
+        """Compile the blocks, between which shards come and go; identical blocks share a program."""
         for part in sharding.outermost_blocks(model) or [model]:
             part.compile()
 

@@ -20,7 +20,7 @@ def attention(
 
     query (B, H, T, D), key and value (B, H, S, D), mask (B, H, T, S) or what broadcasts to it -> output (B, H, T, D),
     weights (B, H, T, S) before `dropout`, a layer. A query that may see no key has an output of zero, as in
-    `F.scaled_dot_product_attention`, and weights all alike; `nn.MultiheadAttention` gives NaN.
+    `F.scaled_dot_product_attention`, and equal weights; `nn.MultiheadAttention` gives NaN.
     """
     scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)  # (B, H, T, S)
     if mask is not None:
@@ -116,5 +116,5 @@ class KeyValueCache:
         return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows of the batch, in this order, each as often as it is named: the step of a beam search."""
+        """Keep these rows of the batch, in this order, each as often as it is named: the step of a beam search."""
         self.keys, self.values = self.keys[rows], self.values[rows]

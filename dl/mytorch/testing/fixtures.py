@@ -64,7 +64,7 @@ def _same_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
     """Each test starts from one seed, on one thread of the CPU (`--threads`), without network."""
     if not request.node.get_closest_marker("gpu"):
         for backend in (torch.cuda, torch.backends.mps):
-            absent = functools.wraps(backend.is_available)(lambda: False)  # torch._dynamo looks behind a cached function
+            absent = functools.wraps(backend.is_available)(lambda: False)  # torch._dynamo unwraps a cached function
             monkeypatch.setattr(backend, "is_available", absent)
         for device in (torch.cuda, torch.xpu, torch.mtia):  # each seed would be kept, with a stack trace, for when it is there
             monkeypatch.setattr(device, "manual_seed_all", lambda seed: None)

@@ -47,7 +47,7 @@ class TorchBlock(nn.Module):
     """A copy of a transformer's block, run through torch's `reference`: `nn.TransformerEncoderLayer` or the decoder's.
 
     For `assert_same_as`. The last inputs are those that `masks` names; `options` are further arguments of the reference. Its
-    dropouts behind the layers are set to 0: they draw in another order of memory.
+    dropouts after the layers are set to 0: they draw in another order of memory.
     """
 
     def __init__(self, block: nn.Module, reference: nn.Module, masks: Sequence[str] = (), **options: Any) -> None:

@@ -24,7 +24,7 @@ class Cache(Protocol):
     """What a decoder remembers of the target positions so far."""
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows of the batch."""
+        """Keep these rows of the batch."""
 
 
 class Translator(Protocol):
@@ -86,7 +86,7 @@ def beam_search(
 ) -> list[list[int]]:
     """The hypothesis of the highest score that a beam finds: log P(y | x) / ((5 + |y|) / 6)^alpha, with `eos_id` in |y|.
 
-    At each step every hypothesis of the beam goes on with every token, one that has ended stays as it is, and the
+    At each step every hypothesis of the beam is extended by every token, one that has ended stays as it is, and the
     `num_beams` best of all these are kept. alpha is `length_penalty`, as in Wu et al. 2016,
     https://arxiv.org/abs/1609.08144, equation 14. With one beam this is `greedy_search`. Raises `ValueError` for `num_beams`
     outside 1 to 1,000 and `length_penalty` outside 0 to 5.
@@ -107,7 +107,7 @@ def beam_search(
         logits = model.decode(target[:, -1:] if cached else target, memory, mask, cache)[:, -1]
         steps = logits.float().log_softmax(-1).unflatten(0, (-1, num_beams))  # (B K, V) -> (B, K, V)
         ended = torch.full_like(steps[0, 0], -torch.inf)
-        ended[eos_id] = 0  # a sentence that has ended goes on with `eos_id`, at no cost
+        ended[eos_id] = 0  # a sentence that has ended is extended by `eos_id`, at no cost
         total = log_probability[..., None] + torch.where(finished[..., None], ended, steps)  # (B, K, V)
         length += ~finished
         score = total / ((5 + length) / 6)[..., None] ** length_penalty

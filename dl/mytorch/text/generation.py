@@ -1,4 +1,4 @@
-"""From logits to text: a language model goes on with its prompts, token by token.
+"""From logits to text: a language model continues its prompts, token by token.
 
 A model here is called as model(tokens, padding_mask, cache) for logits (B, T, V), and has `max_length`, `token_embedding` and
 `new_cache()`.
@@ -120,7 +120,7 @@ def left_pad(prompts: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tensor
 
 
 def check_prompt(model: nn.Module, tokens: Tensor, padding_mask: Tensor | None, max_new_tokens: int) -> None:
-    """Raises `ValueError` when the model cannot go on with these prompts."""
+    """Raises `ValueError` when the model cannot continue these prompts."""
     vocab_size, length = model.token_embedding.num_embeddings, tokens.shape[-1]
     if tokens.ndim != 2 or length == 0:
         raise UserError(f"prompts are tokens (B, T), one at least in each row; got {tuple(tokens.shape)}")
@@ -192,7 +192,7 @@ def stream(
     Args:
         tokens: (B, T), the prompts; padding_mask (B, T) of `left_pad` when they differ in length.
         temperature, top_k, top_p, repetition_penalty: see `Sampler`.
-        stop: tokens that end a row, which then goes on with the one it ended with; when all rows have ended, so does this.
+        stop: tokens that end a row, which then repeats the one it ended with; when all rows have ended, so does this.
         seed: of the draws; default: torch's generator as it is. One for each row: what it would draw alone.
 
     Raises `ValueError` for invalid options, see `Sampler`, and prompts, see `check_prompt`.

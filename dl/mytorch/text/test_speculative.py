@@ -1,4 +1,4 @@
-"""Speculative decoding writes what the large model writes alone, whatever the small one guesses."""
+"""Speculative decoding writes what the large model writes alone, whatever the small one drafts."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +35,7 @@ def test_the_greedy_text_is_that_of_the_large_model(build: Any, ahead: int) -> N
 
 @pytest.mark.parametrize("lengths", [(12, 64), (12, 5), (5, 12), (1, 4)], ids=str)
 def test_a_text_may_outgrow_either_context(lengths: tuple[int, int]) -> None:
-    """The large model's context begins anew where it does without a draft."""
+    """The large model's context restarts where it does without a draft."""
     model, draft = (tiny(max_length=length) for length in lengths)
     prompt = PROMPT[:, : lengths[0]]
     expected = generate(model, prompt, max_new_tokens=24, temperature=0.0)
@@ -46,11 +46,11 @@ def test_right_guesses_save_calls_of_the_large_model() -> None:
     model, draft, lengths = tiny(), tiny(), []
     model.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
     speculated(model, draft, max_new_tokens=20, num_draft_tokens=4, temperature=0.8, seed=0)
-    assert lengths == [7, 5, 5, 5]  # the prompt and 4 guesses; then the last token and 4 guesses
+    assert lengths == [7, 5, 5, 5]  # the prompt and 4 drafted tokens; then the last token and 4 drafted
 
 
 def test_tokens_are_distributed_as_the_large_model_has_it() -> None:
-    """Exact shares: p = 0.5, 0.3, 0.2, 0 for the first, then 0.1, 0.2, 0.3, 0.4, whatever the guesses' shares are."""
+    """Exact shares: p = 0.5, 0.3, 0.2, 0 for the first, then 0.1, 0.2, 0.3, 0.4, whatever the draft probabilities are."""
     p = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
     q = torch.tensor([[0.1, 0.1, 0.4, 0.4]], dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)

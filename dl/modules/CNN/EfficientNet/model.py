@@ -12,7 +12,7 @@ Deviations:
   (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet).
 - Batch norm: the paper's momentum (0.99 there, 0.01 in torch's words) and its code's epsilon 1e-3 are in B5, B6 and B7
   only; B0 to B4 have torch's 0.1 and 1e-5, because their pretrained weights in torchvision need this epsilon.
-- Convolutions with stride 2 pad both sides alike, as torchvision's; the authors' code pads right and below first.
+- Convolutions with stride 2 pad both sides equally, as torchvision's; the authors' code pads right and below first.
 """
 
 import math

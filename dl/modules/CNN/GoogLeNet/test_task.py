@@ -33,7 +33,7 @@ def test_loss_is_that_of_the_last_head_and_0_3_of_each_other() -> None:
 
 def test_label_smoothing_acts_on_all_three_heads() -> None:
     batch = {"images": torch.zeros(1, 1, 1, 1), "labels": torch.tensor([0])}
-    # A tenth of the label goes to both classes alike: 0.95 of the loss for class 0, 0.05 of that for class 1.
+    # A tenth of the label goes to both classes in equal parts: 0.95 of the loss for class 0, 0.05 of that for class 1.
     first = 0.95 * math.log(4) + 0.05 * math.log(4 / 3)
     second = 0.95 * math.log(8) + 0.05 * math.log(8 / 7)
     task = AuxiliaryClassification(label_smoothing=0.1)

@@ -120,7 +120,7 @@ class LeNet(nn.Module):
             self.init_weights()
 
     def init_weights(self) -> None:
-        """Appendix A: uniform within +-2.4 / fan-in, for kernels and biases alike; a subsampling unit has 4 inputs."""
+        """Appendix A: uniform within +-2.4 / fan-in, for both kernels and biases; a subsampling unit has 4 inputs."""
         fan_in = {self.c1: 25 * self.c1.in_channels, self.s2: 4, self.s4: 4, self.c5: 400, self.f6: 120}
         for layer, inputs in fan_in.items():
             for parameter in layer.parameters():

@@ -48,9 +48,9 @@ class Approximate:
             try:
                 index = faiss.read_index(str(path))
             except RuntimeError:
-                raise UserError(f"{path} is not faiss's: --fresh makes the index anew") from None
+                raise UserError(f"{path} is not faiss's: --fresh rebuilds the index") from None
             if (index.ntotal, index.d) != (len(exact), exact.length):
-                raise UserError(f"{path} is of other vectors: --fresh makes the index anew")
+                raise UserError(f"{path} is of other vectors: --fresh rebuilds the index")
             index.nprobe = CELLS
             self.indices[kind] = index
 

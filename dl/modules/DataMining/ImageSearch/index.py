@@ -4,7 +4,7 @@
     python -m dl.modules.DataMining.ImageSearch.index IMAGES --backbone CNN/SqueezeNet --weights squeezenet1_0.pth
 
 The same command again adds what is new or changed, removes what is gone, and embeds nothing else. Killed at any moment,
-it goes on from the last whole shard, and ends with the same bytes as if nothing had happened.
+it resumes after the last whole shard, and ends with the same bytes as if nothing had happened.
 
 The folder: `index.json`, and for each shard of up to 1,024 images the features `000000.npy`, (images, D) in float32,
 and their names, labels and stamps (checksums of the images' files), `000000.json`. A file is written under another name
@@ -125,7 +125,7 @@ class Index:
 def update(
     folder: Path | str, images: Images, embed: Embed, network: dict[str, Any], seed: int = 0, fresh: bool = False
 ) -> list[str]:
-    """Bring the index in `folder` to what `images` are now, or make it anew; a line for each image that cannot be read.
+    """Bring the index in `folder` to what `images` are now, or rebuild it; a line for each image that cannot be read.
 
     Raises `UserError` when the folder holds an index of other images or of another network, or what is no index.
     """
@@ -263,7 +263,7 @@ def main(options: argparse.Namespace) -> None:
     try:
         problems = update(options.index, images, extractor, extractor.about, options.seed, options.fresh)
     except KeyboardInterrupt:
-        print(f"stopped: the same command goes on from the last {SHARD:,} images that are indexed", file=sys.stderr)
+        print(f"stopped: the same command resumes after the last {SHARD:,} images that are indexed", file=sys.stderr)
         raise
     if len(problems) == len(images.names):
         raise UserError(f"none of the {len(problems)} images can be indexed: {problems[0]}")

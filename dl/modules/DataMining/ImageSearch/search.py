@@ -40,7 +40,7 @@ class Answer(NamedTuple):
     """What an index says of an image."""
 
     known: bool | None  # None: the index is too small to tell
-    decision: str  # one line, with the numbers behind it
+    decision: str  # one line, with the numbers that it follows from
     neighbours: list[Neighbour]  # nearest first
 
 

@@ -19,7 +19,7 @@ from dl.mytorch.files import atomic_write, check, read_json, regular_file, write
 
 # The names of an index's files; others in the folder are somebody else's.
 OWN = re.compile(r"\d{6}\.(npy|json)(\.(.*\.)?tmp)?|index\.json\.(.*\.)?tmp|(l2|cosine)\.faiss|faiss\.tmp")
-ANEW = "--fresh makes the index anew"
+ANEW = "--fresh rebuilds the index"
 
 MANIFEST = {
     "source": str,

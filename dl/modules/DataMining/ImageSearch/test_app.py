@@ -49,7 +49,7 @@ def unknown(path: Path) -> Path:
 
 def odd_files(folder: Path) -> dict[str, str]:
     """Files that are no images to search with, and what the page says of each."""
-    (folder / "text.png").write_text("no picture", encoding="utf-8")
+    (folder / "text.png").write_text("no image", encoding="utf-8")
     (folder / "empty.png").touch()
     Image.new("1", (10_000, 5_000)).save(folder / "bomb.png")
     return {

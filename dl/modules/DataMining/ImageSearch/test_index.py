@@ -102,7 +102,7 @@ def test_only_new_and_changed_images_are_embedded_and_what_is_gone_leaves(folder
 
 def test_what_is_no_image_is_left_out_and_tried_again_when_it_changes(folder: Path, tmp_path: Path) -> None:
     bad = folder / "dark" / "bad.png"
-    bad.write_text("no picture", encoding="utf-8")
+    bad.write_text("no image", encoding="utf-8")
     for _ in range(2):
         problems = update(tmp_path / "index", open_images(str(folder)), Colours(), NETWORK)
         assert problems == [f"{bad.resolve()} is not an image of a known format"] or str(bad) in problems[0]
@@ -239,7 +239,7 @@ def test_neighbours_that_cannot_be_read_any_more_are_white(folder: Path, run: Pa
     same = ("--index", tmp_path / "index")
     assert index.main(words(folder, "--weights", run, *same)) == 0
     query, figure = shutil.copy(folder / "dark" / "00.png", tmp_path / "query.png"), tmp_path / "figure.png"
-    (folder / "dark" / "00.png").write_text("no picture", encoding="utf-8")
+    (folder / "dark" / "00.png").write_text("no image", encoding="utf-8")
     (folder / "dark" / "01.png").unlink()
     assert search.main(words(query, "--top", 1, "--figure", figure, *same)) == 0
     assert figure.exists()

@@ -53,7 +53,7 @@ def test_an_image_is_placed_among_few_of_which_one_cannot_be_read_any_more(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draw.Index, "extractor", lambda self: mean_colours)
-    (tmp_path / "images" / "a" / "0.png").write_text("no picture", encoding="utf-8")
+    (tmp_path / "images" / "a" / "0.png").write_text("no image", encoding="utf-8")
     words = ["--index", index, "--points", 8, "--perplexity", 2, "--iterations", 5, "--figure", tmp_path / "map.png"]
     assert draw.main([str(word) for word in [*words, "--place", tmp_path / "images" / "a" / "2.png"]]) == 0
     first, second = draw.thumbnails(draw.Index(index), torch.tensor([0, 1]))

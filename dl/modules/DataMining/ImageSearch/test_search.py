@@ -79,7 +79,7 @@ def test_ctrl_c_while_indexing_is_one_line_and_keeps_what_is_done(
     monkeypatch.setattr(Colours, "limit", 20)
     assert run(images) == 130
     error = capsys.readouterr().err
-    assert error.startswith("stopped: the same command goes on") and error.count("\n") == 1
+    assert error.startswith("stopped: the same command resumes") and error.count("\n") == 1
     assert len(Index("index").names) == 16
     monkeypatch.setattr(Colours, "limit", 10**9)
     Colours.count = 0
@@ -146,7 +146,7 @@ def test_empty_folders_and_folders_without_images_are_one_line(images: Path, cap
     for folder in (empty, texts, bad):
         folder.mkdir()
     (texts / "a.txt").write_bytes(b"text")
-    (bad / "a.png").write_bytes(b"no picture")
+    (bad / "a.png").write_bytes(b"no image")
     lines = {empty: "holds no images", texts: "holds no images", bad: "none of the 1 images can be indexed: "}
     for folder, line in lines.items():
         assert run(folder, "--fresh") == 1

@@ -198,7 +198,7 @@ def test_a_shard_with_a_right_checksum_and_other_content_is_refused(made: Path, 
 @pytest.mark.parametrize("text", ['{"sha256": "", "index": ' + "[" * 100_000, '{"sha256": NaN}', "[1e999]", "\xff", "", '"x"'])
 def test_an_index_json_that_is_no_json_is_refused(made: Path, text: str) -> None:
     (made / "index.json").write_bytes(text.encode("latin1"))
-    with pytest.raises(UserError, match="index.json.*--fresh makes the index anew"):
+    with pytest.raises(UserError, match="index.json.*--fresh rebuilds the index"):
         Index(made)
 
 

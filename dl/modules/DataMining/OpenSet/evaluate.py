@@ -114,7 +114,7 @@ def evaluate(run: Path) -> dict[str, Any]:
 
 
 def check_alike(found: Sequence[dict[str, Any]]) -> None:
-    """Raises `UserError` unless all networks were trained alike, but for seeds and held-out classes: a table is of such."""
+    """Raises `UserError` unless the networks differ only in seeds and held-out classes: a table compares such."""
     for record in found[1:]:
         own, first = records.changed(record), records.changed(found[0])
         names = sorted(n for n in own.keys() | first.keys() if n not in ("seed", "held_out") and own.get(n) != first.get(n))

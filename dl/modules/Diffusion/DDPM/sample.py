@@ -117,7 +117,7 @@ def between(noise: Tensor, frames: int = FRAMES) -> Tensor:
 
 
 def beside_nearest(images: Tensor, training: Loader, batch: int = 1000) -> Tensor:
-    """Each image (N, C, H, W) in [-1, 1] and behind it that of the training set with the smallest squared difference of
+    """Each image (N, C, H, W) in [-1, 1] and beside it that of the training set with the smallest squared difference of
     pixels, (2N, C, H, W). A `batch` of the set is in memory at a time, for it may be on disk."""
     best, least = torch.zeros_like(images), torch.full((len(images),), math.inf)
     for part in Loader(training.dataset, batch, num_workers=training.num_workers).batches():
@@ -143,7 +143,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--eta", type=float, default=0.0, help="noise of ddim's steps, 0 to 1 (default: %(default)s)")
     parser.add_argument("--prediction", default="", help="insist that the run predicts this: epsilon, x0, v or velocity")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--nearest", action="store_true", help="show each sample with the nearest training image behind it")
+    parser.add_argument("--nearest", action="store_true", help="show each sample with the nearest training image beside it")
     parser.add_argument("--interpolate", action="store_true", help="draw the way from each sample to the next")
     parser.add_argument("--out", type=user_path, default=Path("grid.png"), help="image to write (default: %(default)s)")
     return parser.parse_args(argv)

@@ -265,8 +265,8 @@ def test_schedules_and_forward_process_are_diffusers(diffusers: ModuleType) -> N
         process, reference = DiffusionSchedule(ours, "v"), diffusers.DDPMScheduler(beta_schedule=theirs)
         torch.testing.assert_close(process.alpha_bar, reference.alphas_cumprod, atol=1e-9, rtol=1e-9)
         times = torch.tensor([0, 400, 999])
-        noised, velocity = (f(images(), noise(), times) for f in (reference.add_noise, reference.get_velocity))
-        torch.testing.assert_close(process.q_sample(images(), noise(), times), noised, atol=1e-9, rtol=0)
+        noisy, velocity = (f(images(), noise(), times) for f in (reference.add_noise, reference.get_velocity))
+        torch.testing.assert_close(process.q_sample(images(), noise(), times), noisy, atol=1e-9, rtol=0)
         torch.testing.assert_close(process.target(images(), noise(), times), velocity, atol=1e-9, rtol=0)
 
 

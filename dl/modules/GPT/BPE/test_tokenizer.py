@@ -61,7 +61,7 @@ def test_no_character_is_lost() -> None:
 
 
 def test_the_most_frequent_pair_is_joined_each_time() -> None:
-    """Merges by counting all pairs anew, as Sennrich et al. wrote it down."""
+    """Merges by counting all pairs again, as Sennrich et al. wrote it down."""
     bpe = BPE.train(TEXT, 256 + 1 + 60)
     words = Counter(tuple(BYTES.index(byte) for byte in word.encode()) for word in word_pattern().findall(TEXT))
     for pair, new in bpe.merges.items():
@@ -86,7 +86,7 @@ def test_a_text_in_parts_and_one_that_runs_out_of_pairs() -> None:
     assert BPE.train([TEXT[:100], TEXT[100:]], 300) == BPE.train([TEXT[:100]] + [TEXT[100:]], 300)
     bpe = BPE.train("aaaa", 1000)
     assert bpe.tokens[256:] == [b"aa", b"aaaa", END_OF_TEXT.encode()] and len(bpe) == 259
-    assert bpe.encode("aaaaaaa") == [257, 256, 64]  # 64: "a", behind 33 signs and 31 letters before it
+    assert bpe.encode("aaaaaaa") == [257, 256, 64]  # 64: "a", after 33 signs and 31 letters
 
 
 def test_sizes_and_texts_that_are_invalid_are_refused() -> None:

@@ -49,7 +49,7 @@ class MixtureOfExperts(nn.Module):
     https://arxiv.org/abs/2101.03961, equation 2): else the router would learn nothing. No token is dropped.
 
     forward: (B, T, C) -> (B, T, C). Afterwards `balance` is the load-balancing loss of Fedus et al., equations 4 to 6: E times
-    the sum over experts of the share of tokens and the mean probability; 1 when all are used alike. How many tokens an
+    the sum over experts of the share of tokens and the mean probability; 1 when all are used equally. How many tokens an
     expert gets has to be read from the device.
 
     Raises `ValueError` for more experts a token than there are.

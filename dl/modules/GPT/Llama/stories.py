@@ -34,7 +34,7 @@ class Pieces:
         content = regular_file(path).read_bytes()
         self.pieces: list[bytes] = []
         self.scores: dict[bytes, float] = {}
-        place = 4  # behind the length of the longest piece
+        place = 4  # after the length of the longest piece
         try:
             while place < len(content):
                 score, length = struct.unpack_from("<fi", content, place)
@@ -47,7 +47,7 @@ class Pieces:
         self.ids = {piece: i for i, piece in reversed(list(enumerate(self.pieces)))}
 
     def decode(self, token: int, before: int) -> bytes:
-        """What `token` adds to the text behind the token `before`. The first piece of a text loses its space."""
+        """Return what `token` adds to the text after the token `before`. The first piece of a text loses its space."""
         piece = self.pieces[token]
         if raw := re.fullmatch(rb"<0x([0-9A-F]{2})>", piece):
             return bytes.fromhex(raw[1].decode())
@@ -65,7 +65,7 @@ class Pieces:
         return [BEGIN, *(i for part in parts for i in self._ids(part))]
 
     def _ids(self, part: bytes) -> Iterable[int]:
-        return [self.ids[part]] if part in self.ids else [byte + 3 for byte in part]  # bytes stand behind three special pieces
+        return [self.ids[part]] if part in self.ids else [byte + 3 for byte in part]  # bytes follow three special pieces
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Language modelling by experts that are to be used alike."""
+"""Language modelling with a mixture of experts, which an auxiliary loss balances."""
 
 from typing import Any
 

@@ -87,7 +87,7 @@ class DCGAN(nn.Module):
     """Both networks.
 
     Args:
-        latent: numbers of noise behind an image.
+        latent: size of the noise vector of an image.
         widths: channels of the generator's maps, each twice as large as the one before; of the discriminator's, backwards.
         kernel_size: of all convolutions but those from and to one pixel.
 

@@ -89,7 +89,7 @@ class MeanWhereGiven(Mean):
 class PixelFrechetDistance(Metric):
     """Frechet distance of the pixels of `outputs["drawn"]` from those of `outputs["real"]`, each (B, C, X, X) in [-1, 1].
 
-    It compares the means of all pixels and their covariances: noise, blur and images that all look alike raise it. It is not
+    It compares the means of all pixels and their covariances: noise, blur and images that all look the same raise it. It is not
     the FID of papers, which compares features of a classifier; it needs none, and adds up over batches and ranks. Large images
     are shrunk, so that at most 1024 numbers are compared.
     """

@@ -1,7 +1,7 @@
 """Long short-term memory.
 
 "Long Short-Term Memory", Sepp Hochreiter & Jurgen Schmidhuber, 1997, https://doi.org/10.1162/neco.1997.9.8.1735: a cell
-that adds to its memory instead of writing it anew, so that errors flow back through it undiminished, with gates that open
+that adds to its memory instead of overwriting it, so that errors flow back through it undiminished, with gates that open
 and close it. With the forget gate of Gers, Schmidhuber & Cummins 2000, https://doi.org/10.1162/089976600300015015.
 
 One step of a layer, as `nn.LSTM` computes it, from the input x, the state h and the cell c; * is elementwise, and

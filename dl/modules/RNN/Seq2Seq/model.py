@@ -1,7 +1,7 @@
 """Sequence to sequence.
 
 "Sequence to Sequence Learning with Neural Networks", Ilya Sutskever, Oriol Vinyals & Quoc V. Le, 2014,
-https://arxiv.org/abs/1409.3215: one deep LSTM reads a sentence, turned round, into its state; another one goes on from that
+https://arxiv.org/abs/1409.3215: one deep LSTM reads a sentence, turned round, into its state; another one starts from that
 state and says the translation. "sutskever" is the network of section 3.4. "cho" gives every step of the decoder the state of
 the encoder as well, as Cho et al. 2014, https://arxiv.org/abs/1406.1078, section 2.2, with one layer of 1,000 GRUs and
 15,000 words. "small" is ours, for captions on a CPU; "tiny" is for tests.
@@ -25,7 +25,7 @@ class StateCache:
     state: Tensor | None = None
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these hypotheses."""
+        """Keep these hypotheses."""
         self.state = self.state[rows]
 
 
@@ -99,7 +99,7 @@ class Seq2Seq(nn.Module):
         return self.decode(target, self.encode(source, source_padding_mask), source_padding_mask)
 
     def encode(self, source: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """source (B, S) -> the last states of all layers, of an LSTM its cells behind them: (B, layers or 2 layers, C)."""
+        """source (B, S) -> the last states of all layers, of an LSTM its cells after them: (B, layers or 2 layers, C)."""
         if self.reverse:
             source = turn_round(source, padding_mask)
         _, last = run_packed(self.encoder, self.dropout(self.source_embedding(source)), padding_mask)

@@ -1,4 +1,4 @@
-"""Train TextCNN to tell praise from blame, SST-2, or by labels of one's own.
+"""Train TextCNN on sentiment classification (SST-2) or on other labelled sentences.
 
     python -m dl.modules.RNN.TextCNN.train
     python -m dl.modules.RNN.TextCNN.train --data labelled:mails.csv

@@ -1,6 +1,6 @@
 """Words and those around them: windows, rare words kept, negative words drawn.
 
-Each batch is drawn from (seed, epoch, batch) alone, so a run goes on exactly.
+Each batch is drawn from (seed, epoch, batch) alone, so a run resumes exactly.
 """
 
 import re
@@ -44,7 +44,7 @@ def keep_rare(ids: Tensor, counts: Tensor, threshold: float, generator: torch.Ge
 def draw(ids: Tensor, counts: Tensor, window: int, negatives: int, objective: Objective) -> Transform:
     """A function that makes examples of places in the text `ids` (T,).
 
-    Each place has a reach of its own, 1 to `window` words to either side, drawn anew (2013a, section 3.2). Skip-gram makes
+    Each place has a reach of its own, 1 to `window` words to either side, drawn each time (2013a, section 3.2). Skip-gram makes
     an example of each word within reach, CBOW one of all. "inputs" (B, C), "padding" (B, C) where there is none, and
     "candidates" (B, 1 + negatives): the word itself, then words drawn by their counts to the power of 3/4 (2013b, section 2.2).
     """

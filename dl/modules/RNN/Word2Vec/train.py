@@ -29,7 +29,7 @@ class Config(TrainConfig):
     window: int = flag(5, "words to either side, at most")
     negatives: int = flag(5, "words drawn for each true one; the paper: 5 to 20 for small sets")
     min_count: int = flag(5, "words that are rarer in the training text are left out")
-    threshold: float = flag(1e-4, "words more frequent than this are thinned out; the paper: 1e-5, for large sets; 0 = none")
+    threshold: float = flag(1e-4, "words more frequent than this are subsampled; the paper: 1e-5, for large sets; 0 = none")
     epochs: int = 4
     batch_size: int = 1024
     lr: float = 2e-3

@@ -18,7 +18,7 @@ class SentenceClassifier(nn.Module):
     Args:
         encoder: with the pooler, without the heads of pre-training.
         pooling: what the pooler reads: the "first" token, as in the paper, or the "mean" of all that are not padding; with
-            "both", the pooled first token and the mean are joined, behind which comes a hidden layer of their own.
+            "both", the pooled first token and the mean are joined and pass through one more hidden layer.
 
     forward: tokens (B, T), padding_mask (B, T) -> logits (B, num_classes). Raises `ValueError` for another encoder.
     """

@@ -126,7 +126,7 @@ def check_values(config: Mapping[str, Any]) -> None:
 
 
 def encoder_from(config: Mapping[str, Any], where: Path | str) -> BERT:
-    """Return the network of a configuration of transformers with the pooler, without heads, its weights drawn anew.
+    """Return the network of a configuration of transformers with the pooler, without heads, with newly initialised weights.
 
     Raises `UserError`, naming `where` the configuration is from, for a network that cannot be.
     """

@@ -61,7 +61,7 @@ def pair_splits(
     """Training, validation and test paragraphs as batches for the task `PreTraining`, of `length` tokens a row.
 
     An example is a sentence that another follows in its paragraph. In training both the second sentence and the masks
-    are drawn anew in each epoch, from the loader's generator; for validation and test once and for all. The vocabulary,
+    are drawn again in each epoch, from the loader's generator; for validation and test once and for all. The vocabulary,
     "tokens", is that of the training paragraphs. Raises `UserError` for a split without two sentences in a row, or when
     every word is rarer than `min_count`.
     """

@@ -153,7 +153,7 @@ class Cache(list[tuple[KeyValueCache, KeyValueCache]]):
     """Of each decoder block: the target positions so far, and the source's."""
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these hypotheses; the source is the same for all of a sentence."""
+        """Keep these hypotheses; the source is the same for all of a sentence."""
         for own, _ in self:
             own.select(rows)
 

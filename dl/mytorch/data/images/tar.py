@@ -157,7 +157,7 @@ def tar_splits(
     """The shards in `root`/train, val and test. A part that is missing gets a tenth of those in train, or in `root` itself.
 
     Batches as of `folder.folder_splits`. A sample is read when its batch comes, wherever in its file it lies, so that
-    shuffling is over all shards, and a run goes on from any batch. Raises `UserError` where there is nothing to read, and
+    shuffling is over all shards, and a run resumes at any batch. Raises `UserError` where there is nothing to read, and
     when the shards are not those with which the run in `config.out` began.
     """
     names = class_names(root)

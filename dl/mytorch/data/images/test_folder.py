@@ -232,7 +232,7 @@ def test_a_class_whose_name_is_not_utf_8_is_refused_before_training(tmp_path: Pa
 
 
 def test_a_run_is_not_resumed_with_other_images(tmp_path: Path) -> None:
-    """Each would be split anew, so that the test could hold what was trained on."""
+    """Each would be split again, so that the test could hold what was trained on."""
     root = fill(tmp_path / "set", {"a": 30, "b": 30})
     of_run = config(root, out=str(tmp_path))
     first = image_splits(of_run)

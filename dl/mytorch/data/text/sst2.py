@@ -42,7 +42,7 @@ class Tokenizer(Protocol):
 
 
 class Review(NamedTuple):
-    """A sentence and its label: 1 for praise, 0 for blame."""
+    """A sentence and its label: 1 for positive, 0 for negative."""
 
     text: str
     label: int

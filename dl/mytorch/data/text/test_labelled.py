@@ -30,10 +30,10 @@ def config(path: Path) -> TrainConfig:
 
 
 def test_own_sentences_are_a_csv_or_lines_with_tabs_and_labels_are_numbered_by_name(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('text,label\n"Good, very.",praise\nBad,blame\nSo so,neither', encoding="utf-8")
+    (tmp_path / "a.csv").write_text('text,label\n"Good, very.",positive\nBad,negative\nSo so,neutral', encoding="utf-8")
     found = [Review("Good, very.", 2), Review("Bad", 0), Review("So so", 1)]
-    assert read_labelled(tmp_path / "a.csv") == (found, ("blame", "neither", "praise"))
-    (tmp_path / "a.tsv").write_text("Good, very.\tpraise\nBad\tblame\nSo so\tneither\n", encoding="utf-8")
+    assert read_labelled(tmp_path / "a.csv") == (found, ("negative", "neutral", "positive"))
+    (tmp_path / "a.tsv").write_text("Good, very.\tpositive\nBad\tnegative\nSo so\tneutral\n", encoding="utf-8")
     assert read_labelled(tmp_path / "a.tsv") == read_labelled(tmp_path / "a.csv")
 
 

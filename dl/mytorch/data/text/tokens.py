@@ -45,7 +45,7 @@ def shuffled_chunks(path: Path, length: int, batch_size: int, *, end: int | None
     """Batches "tokens" (B, length) and "targets", the same one id later, from the file's first `end` ids.
 
     The text is cut into chunks side by side; an epoch has each once, in an order of its own, whatever the number of
-    ranks. Nothing but this order is kept in memory, 16 bytes for each chunk, and a run goes on exactly from any batch.
+    ranks. Nothing but this order is kept in memory, 16 bytes for each chunk, and a run resumes exactly at any batch.
     Raises `UserError` when the text is too short for one chunk.
     """
     end = len(map_tokens(path)) if end is None else end
@@ -53,7 +53,7 @@ def shuffled_chunks(path: Path, length: int, batch_size: int, *, end: int | None
         raise UserError(f"a text of {end} tokens is too short for chunks of {length} and the token after")
 
     def cut(batch: Batch, _: torch.Generator) -> Batch:
-        ids = map_tokens(path)  # anew for each batch: pages of the one before may leave memory
+        ids = map_tokens(path)  # again for each batch: pages of the one before may leave memory
         places = (batch["place"][:, None] * length + torch.arange(length + 1)).numpy()  # (B, length + 1)
         chunks = torch.from_numpy(ids[places].astype(np.int64))
         return {"tokens": chunks[:, :-1], "targets": chunks[:, 1:]}

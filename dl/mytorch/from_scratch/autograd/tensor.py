@@ -53,7 +53,7 @@ class Tensor:
                     gradients[parent] = gradients[parent] + part if parent in gradients else part
 
     def _made_from(self) -> list["Tensor"]:
-        """This tensor and all behind it that require a gradient, the last one made first."""
+        """Return this tensor and all that it depends on that require a gradient, the last one made first."""
         found, todo = {self}, [self]
         while todo:
             new = {parent for parent in todo.pop().parents if parent.requires_grad} - found
@@ -165,7 +165,7 @@ class Tensor:
         return Tensor(self.data.transpose(axes), parents=(self,), pull=lambda g: (g.transpose(back),))
 
     def pad(self, *widths: tuple[int, int]) -> "Tensor":
-        """Zeros (before, behind) each axis."""
+        """Pad each axis with (before, after) zeros."""
         inside = tuple(slice(before, before + side) for (before, _), side in zip(widths, self.shape))
         return Tensor(np.pad(self.data, widths), parents=(self,), pull=lambda g: (g[inside],))
 

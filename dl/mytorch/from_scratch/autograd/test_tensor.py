@@ -9,7 +9,7 @@ import torch
 from dl.mytorch.from_scratch.autograd import Tensor
 from dl.mytorch.from_scratch.autograd.testing import compare, normal
 
-# name -> shapes of the inputs, and the operation, written alike for both
+# name -> shapes of the inputs, and the operation, written the same for both
 OPERATIONS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "add": ([(2, 3), (2, 3)], lambda a, b: a + b),
     "add, broadcast": ([(2, 1, 3), (4, 1)], lambda a, b: a + b),

@@ -155,7 +155,7 @@ def conv_transpose2d(
     """The way back of `conv2d`: every pixel stamps the kernel, times its number, onto an image `stride` times as large.
 
     Which is the convolution, by the kernel turned round, of the pixels with stride - 1 zeros between them.
-    `output_padding` more rows and columns behind tell apart the sizes that a stride makes one.
+    `output_padding` more rows and columns at the end tell apart the sizes that a stride makes one.
 
     input (B, C, H, W), weight (C, D, I, J), bias (G D,) -> (B, G D, Y, X).
     """

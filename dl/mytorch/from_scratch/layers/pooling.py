@@ -18,7 +18,7 @@ def framed(
 ) -> Tensor:
     """`input` with `padding` of `value` around it.
 
-    With `ceil_mode` also behind its ends, as much as one more window needs that would begin inside `input` or before it.
+    With `ceil_mode` also after its ends, as much as one more window needs that would begin inside `input` or before it.
     Raises `ValueError` for no channels or pixels, and for padding below 0 or above half a window, which would see nothing else.
     """
     if 0 in input.shape[1:]:
