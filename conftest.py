@@ -1,4 +1,4 @@
-"""What all tests share, see dl/mytorch/testing/fixtures.py; and trainings as items beside them: `train.py::main`, which trains for real."""
+"""What all tests share (dl/mytorch/testing/fixtures.py), and trainings as items beside them: `train.py::main` trains."""
 
 from __future__ import annotations  # for an older Python, which reads this file before it is told that it is too old
 

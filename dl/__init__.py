@@ -29,7 +29,7 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memo
 
 
 def explained(error: Exception) -> "str | None":
-    """Return the line for an error that the user can fix in any program of ours, a `UserError` or too little memory; None for other errors."""
+    """Return the line for an error that the user can fix, a `UserError` or too little memory; None for other errors."""
     config, torch = map(sys.modules.get, ("dl.mytorch.config", "torch"))  # what nobody has imported has raised nothing
     if config and isinstance(error, config.UserError):
         return str(error)

@@ -37,7 +37,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _own_words(argv: list[str]) -> int:
-    """How many words are for this file: what follows the model of `train`, `sweep` and `test` is for the recipe and for pytest."""
+    """Return how many words are for this file: those after the model of `train`, `sweep`, `test` are others'."""
     if argv[:1] and argv[0] in verbs.VERBS:
         return 2 if argv[0] != "search" and argv[1:2] in (["-h"], ["--help"]) else 1
     if argv[:1] in (["train"], ["sweep"]):

@@ -124,7 +124,7 @@ def ratio(own: Sequence[float], peer: Sequence[float]) -> float:
 
 
 def table(speeds: Speeds, unit: str, *peers: str) -> str:
-    """Return the figures as people read them: medians, their range, and ratios to the `peers`; default: to the first contender."""
+    """Return the figures as a table: medians, their range, and ratios to the `peers`; default: to the first contender."""
     peers = peers or (next(iter(speeds)),)
     wide = max(14, *map(len, speeds))
     lines = [f"{'':{wide}} {unit:>11} {'(lowest - highest)':>19} " + " ".join(f"{'of ' + peer:>16}" for peer in peers)]

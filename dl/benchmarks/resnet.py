@@ -106,7 +106,8 @@ def main(options: argparse.Namespace) -> None:
         taken = common.seconds(contenders(options.only, batch, folder), options.rounds)
     speeds = common.rates(taken, options.batch_size)
     write(about | {"batch_size": options.batch_size, "rounds": options.rounds, "images_per_second": speeds}, options.out)
-    print(f"{about['device']}, ResNet-18, 32x32, batch {options.batch_size}\n{common.table(speeds, 'images/s')}\nwritten to {options.out}")
+    print(f"{about['device']}, ResNet-18, 32x32, batch {options.batch_size}")
+    print(f"{common.table(speeds, 'images/s')}\nwritten to {options.out}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def compute(name: str) -> dict[str, Any]:
 
 
 def current() -> dict[str, Any]:
-    """Return what is known of all models, with today's results. Costs are computed where a model.py has changed: they take seconds.
+    """Return what is known of all models, with today's results. Costs, which take seconds, are computed if a model.py changed.
 
     What a network costs may change by what its model.py imports, too: the slow tests compute all of them.
     """

@@ -1,4 +1,4 @@
-"""Records: what ran and what came of it, a small JSON file in the folder `results` of a model. Tables are made of them alone."""
+"""Records: what ran and its results, a small JSON file in the folder `results` of a model. All tables are made of records."""
 
 import dataclasses
 import hashlib
@@ -168,7 +168,7 @@ def config_class(record: Record) -> type[TrainConfig]:
 
 
 def as_taken(record: Record) -> dict[str, Any]:
-    """Return the config of a run under today's names, with the precision that was taken, which may differ on another machine."""
+    """Return the config of a run under today's names, with the precision it used, which may differ on another machine."""
     return current_names(config_class(record), record["config"]) | ({"precision": record["precision"]} if "precision" in record else {})
 
 

@@ -46,7 +46,8 @@ def main(options: argparse.Namespace) -> int:
     chosen = [record for name in names for record in of_model(name)]
     chosen = sorted((r for r in chosen if r["seconds"] <= 60 * options.max_minutes), key=lambda record: record["seconds"])
     if not chosen:
-        raise UserError(f"nothing is recorded of {' '.join(names) if options.model else 'any model'} that took {options.max_minutes:g} min or less")
+        of = " ".join(names) if options.model else "any model"
+        raise UserError(f"nothing is recorded of {of} that took {options.max_minutes:g} min or less")
     minutes = sum(record["seconds"] for record in chosen) / 60
     print(f"{len(chosen)} records, {minutes:.0f} min when they were recorded; trainings go into {RUNS}", flush=True)
     outcomes = []
@@ -123,7 +124,7 @@ def words(record: Record) -> list[str]:
 
 
 def changed_since(record: Record) -> str:
-    """Return what the recorded command sets otherwise today: a default that is another, a flag that is refused; "" if nothing."""
+    """Return what the recorded command means otherwise today: a changed default, a refused flag; "" if nothing."""
     cls = records.config_class(record)
     said = io.StringIO()
     try:

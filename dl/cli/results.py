@@ -107,7 +107,7 @@ def _commit(record: Record) -> str:
 
 
 def _command(record: Record) -> str:
-    """The command as it was given; of an earlier version's record, whose defaults were others, one that means the same today."""
+    """Return the command as it was typed; for a record of a version with other defaults, one that means the same today."""
     if "format" in record:
         return f"`{record['command']}`"
     return f"`{command(record)}` (recorded by an earlier version: command rebuilt)"

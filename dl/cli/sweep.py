@@ -1,4 +1,4 @@
-"""A sweep: a training for each combination of flags and each seed, in processes of their own, and what came of them in one table.
+"""A sweep: a training for each combination of flags and each seed, in separate processes, and their results in one table.
 
     python -m dl sweep CNN/LeNet --lr 0.05,0.1 --seeds 3 --jobs 2
 
@@ -93,7 +93,7 @@ def _parser(name: str) -> Parser:
 
 
 def grid(config_class: type[TrainConfig], words: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return setting -> flags for the recipe: all combinations of the values in `words`, "lr=0.05 model=tiny" -> ("--lr=0.05", ...).
+    """Return setting -> flags for the recipe, all combinations of `words`: "lr=0.05 model=tiny" -> ("--lr=0.05", ...).
 
     Raises `UserError` for a word that is no flag, and for --seed, which --seeds stands for.
     """

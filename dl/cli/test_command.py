@@ -1,4 +1,4 @@
-"""How commands end: one line for what the user can fix, escapes for what a terminal lacks, nothing for a reader that has gone."""
+"""How commands end: one line for what the user can fix, escapes for what a terminal lacks, nothing when the reader is gone."""
 
 import argparse
 import importlib

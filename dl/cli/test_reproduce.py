@@ -19,7 +19,7 @@ Trained = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
-    """Record a run, whose training will come to the same, and then change the record by hand: `record(error, seed, test=...)`."""
+    """Record a run whose training will give the same result, then change the record: `record(error, seed, test=...)`."""
     project = make_project(tmp_path, monkeypatch)
     monkeypatch.setattr(reproduce, "RUNS", tmp_path / "again")
     monkeypatch.setattr(reproduce, "data_is_here", lambda data: data != "mnist")

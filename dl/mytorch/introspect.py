@@ -87,7 +87,7 @@ def threads(count: int) -> Iterator[None]:
 def peak_flops(device: torch.device, dtype: torch.dtype, side: int = 0, seconds: float = 0.3) -> float:
     """Return the FLOPs per second of a matrix product (side, side), the fastest of those in so many seconds.
 
-    This is what a program can hope for on this machine now, on as many threads as torch has. side: default 1024 on a CPU, else 8192.
+    This is what a program can reach on this machine now, on torch's threads. side: default 1024 on a CPU, else 8192.
     """
     side = side or (1024 if device.type == "cpu" else 8192)
     a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))

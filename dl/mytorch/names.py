@@ -16,7 +16,7 @@ Weights = dict[str, Any]
 
 
 def substituted(name: str, table: Sequence[tuple[str, str]]) -> str:
-    """Return the name of a parameter after each of the `table`'s substitutions: (regular expression, what stands there then)."""
+    """Return the name of a parameter after each of the `table`'s substitutions: (regular expression, replacement)."""
     for old, new in table:
         name = re.sub(old, new, name)
     return name

@@ -1,4 +1,4 @@
-"""Files of tensors, https://github.com/huggingface/safetensors, "Format": the length of a header, the header in JSON, the numbers.
+"""Files of tensors, https://github.com/huggingface/safetensors, "Format": header length, header in JSON, numbers.
 
 Nothing in such a file can be executed. All that its header says is checked before it is used.
 """

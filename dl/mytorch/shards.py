@@ -104,7 +104,7 @@ def _zeros(parameter: Tensor, saved: Tensors) -> Tensor:
 
 
 def write(folder: Path, tensors: Mapping[str, Tensor]) -> Future:
-    """Write `tensors`, sharded or the same on all ranks, into `folder`. All ranks call it, and may change the tensors afterwards.
+    """Write `tensors`, sharded or the same on all ranks, into `folder`. All ranks call it and may then change the tensors.
 
     They are copied first, then written while the caller goes on. When the future is done on rank 0, the folder is complete;
     its result raises `UserError` on all ranks when a rank could not write.

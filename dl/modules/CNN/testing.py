@@ -17,7 +17,7 @@ def side_before_pooling(model: nn.Module, size: int) -> int:
 
 
 def assert_dropout_is_before_the_linear_layer(build: Callable[..., nn.Module]) -> None:
-    """Layers `pool`, `dropout`, `head`: about half of what is pooled is dropped, the rest is doubled and goes on to the logits."""
+    """Check layers `pool`, `dropout`, `head`: half of what is pooled is dropped, the rest is doubled before the logits."""
     model = build("tiny", dropout=0.5)
     with Probe(model, "pool", "dropout") as probe:
         logits = model(torch.randn(64, 3, 8, 8))

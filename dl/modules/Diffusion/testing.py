@@ -24,7 +24,7 @@ def one_image() -> Batch:
 
 
 def assert_labels_and_times_count(model: nn.Module, images: Tensor, times: Tensor) -> None:
-    """For three images and a model of five classes: each label and time has a prediction of its own; no label is the sixth row."""
+    """Check, for three images and five classes, that each label and time has another prediction; no label is the sixth row."""
     labelled = [model(images, times, torch.full((3,), label)) for label in (1, 2, 5)]
     assert not torch.allclose(labelled[0], labelled[1])
     assert torch.equal(model(images, times), labelled[2])

@@ -305,7 +305,8 @@ def test_training_on_a_token_file_takes_memory_that_does_not_grow_with_it(tmp_pa
         generator = np.random.default_rng(0)
         parts = (generator.integers(0, 270, 1_000_000) for _ in range(count // 1_000_000))
         assert write_tokens(folder / "tokens.bin", parts) == count
-        flags = f"--data folder:{folder} --out {tmp_path / str(count)} --model tiny --context-length 256 --batch-size 64 --steps 200"
+        flags = f"--data folder:{folder} --out {tmp_path / str(count)} --model tiny --context-length 256"
+        flags += " --batch-size 64 --steps 200"
         command = [sys.executable, "-m", "dl.modules.GPT.GPT2.train", *flags.split(), "--eval-every", "200"]
         subprocess.run(command, check=True, capture_output=True, timeout=900)
         peaks.append(read_json(tmp_path / str(count) / "speed.json")["peak_memory_bytes"] / 1e6)

@@ -126,7 +126,7 @@ def check_alike(found: Sequence[dict[str, Any]]) -> None:
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """A table for each of `MEASURES`: a row for each score, a column for what was unknown, mean and standard deviation over seeds."""
+    """Return a table for each of `MEASURES`: a row for each score, a column for each unknown set, mean and std over seeds."""
     values: dict[tuple[str, str, str], dict[int, float]] = {}  # measure, score, column -> seed -> value
     for record in found:
         classes = IMAGE_SETS[record["config"]["data"]].classes

@@ -1,7 +1,7 @@
 """How little a network knows an image: eight scores, each of its paper. All rise with the doubt.
 
 Four read the logits alone, and are functions: `msp`, `max_logit`, `energy`, `entropy`. Four are fitted to the features or
-logits of training images, and are classes whose objects are called: `Mahalanobis` (beside this folder), `KNN`, `ViM`, `OpenMax`.
+logits of training images, and are classes whose objects are called: `Mahalanobis` (in ../), `KNN`, `ViM`, `OpenMax`.
 `fit_all` makes all eight for a network. The fitted ones compute in float64: on the CPU if the device has none (MPS).
 """
 

@@ -1,4 +1,4 @@
-"""Moved: dl/modules/DataMining/ImageSearch/map.py. `python -m dl.modules.DataMining.TSNE.draw`, its name in 0.1, still runs it."""
+"""Moved to dl/modules/DataMining/ImageSearch/map.py. `python -m dl.modules.DataMining.TSNE.draw`, the name in 0.1, runs it."""
 
 import runpy
 

@@ -107,7 +107,7 @@ class RNNSearch(nn.Module):
     def decode(
         self, target: Tensor, memory: Tensor, memory_padding_mask: Tensor | None = None, cache: StateCache | None = None
     ) -> Tensor:
-        """target (B, T), annotations of `encode` -> logits (B, T, V). With a cache, only what follows earlier calls is given."""
+        """target (B, T), annotations of `encode` -> logits (B, T, V). With a cache, `target` follows earlier calls."""
         return self.align(target, memory, memory_padding_mask, cache)[0]
 
     def align(

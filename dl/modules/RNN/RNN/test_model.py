@@ -1,4 +1,4 @@
-"""The simple recurrent network against its equations; what it shares with the other recurrent networks is in ../test_language_models.py."""
+"""The simple recurrent network against its equations; the tests of all recurrent networks are in ../test_language_models.py."""
 
 import torch
 from torch import Tensor, nn

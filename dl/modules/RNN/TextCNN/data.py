@@ -14,7 +14,7 @@ from dl.mytorch.data.text.vocabulary import PADDING, UNKNOWN
 
 
 class Words:
-    """What `cut` makes of a sentence; default: what stands between blanks, as SST-2 is written, words and marks in lower case."""
+    """Return the tokens that `cut` makes of a sentence; default: split at blanks, as SST-2 is written, in lower case."""
 
     padding = 0
 
@@ -32,7 +32,7 @@ class Words:
 
 
 def word_splits(config: TrainConfig, length: int, min_count: int) -> Splits:
-    """Batches "tokens" (B, T) and "labels" (B,), and the vocabulary of the training sentences. Own ones are cut into words first."""
+    """Return batches "tokens" (B, T) and "labels" (B,), and the vocabulary of the training sentences, cut into words first."""
     found = labelled(config)
     words = Words.of(found.train, min_count, tokenize if found.names else str.split)
     return labelled_splits(config, words, length, found)

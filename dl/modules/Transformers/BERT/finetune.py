@@ -85,7 +85,7 @@ def classifier(encoder: BERT, config: Config, num_classes: int) -> nn.Module:
 
 
 def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Module:
-    """Return the network of a run with newly initialised weights. Raises `UserError` if its configuration is not there, or damaged."""
+    """Return the network of a run with new weights. Raises `UserError` if its configuration is missing or damaged."""
     kept = Path(config.out) / ENCODER
     path = kept if kept.exists() else Path(config.weights) / "config.json"  # of a run that kept none
     return classifier(encoder_from(read_recorded_json(path, SCHEMA), path), config, class_count(config))

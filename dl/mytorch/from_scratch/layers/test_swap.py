@@ -1,4 +1,4 @@
-"""Inside `from_scratch`, torch.nn has our layers; outside, its own again. Whole models: dl/mytorch/from_scratch/test_models.py."""
+"""Inside `from_scratch`, torch.nn has our layers; outside, torch's again. Full models are in ../test_models.py."""
 
 import inspect
 
