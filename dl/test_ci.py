@@ -1,6 +1,7 @@
 """What CI runs slowly is what has changed; what the workflows name is there."""
 
 import importlib.util
+import json
 import re
 import runpy
 import tomllib
@@ -61,6 +62,19 @@ def test_what_the_workflows_run_is_there() -> None:
     assert [name for name in re.findall(r"python -m ([\w.]+)", text) if importlib.util.find_spec(name) is None] == []
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert {name for names in re.findall(r"\.\[([\w,]+)\]", text) for name in names.split(",")} <= extras.keys()
+
+
+def test_the_hooks_are_the_steps_of_make_check() -> None:
+    hooks = re.findall(r"entry: \.venv/bin/python -m (.*)", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\ncheck:")[2].partition("\n\n")[0]
+    assert [hook.replace(" --force-exclude", "") for hook in hooks] == re.findall(r"\$\(BIN\)/python -m (.*)", recipe)
+
+
+def test_the_container_makes_what_the_editor_uses() -> None:
+    settings = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    target = settings["postCreateCommand"].removeprefix("make ")
+    assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert settings["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"].endswith("/.venv/bin/python")
 
 
 def test_pins_agree() -> None:
