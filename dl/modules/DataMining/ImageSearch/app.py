@@ -144,12 +144,12 @@ def create(sources: dict[str, Source]) -> Any:
             with gradio.Column():
                 name = gradio.Dropdown(list(sources), value=next(iter(sources)), label="Index and layer")
                 distance = gradio.Radio(DISTANCES, value="l2", label="Distance")
-        verdict = gradio.Markdown("Drop an image.", elem_id="verdict")
+        decision = gradio.Markdown("Drop an image.", elem_id="verdict")
         nearest = gradio.Gallery(label="The five nearest", columns=5, height=220, elem_id="nearest", object_fit="contain")
         chart = gradio.Image(label="The map", show_label=True)
         for changed in (upload, name, distance):
-            changed.change(show, [upload, name, distance], [verdict, nearest, chart], api_name=False)
-        page.load(show, [upload, name, distance], [verdict, nearest, chart], api_name=False)
+            changed.change(show, [upload, name, distance], [decision, nearest, chart], api_name=False)
+        page.load(show, [upload, name, distance], [decision, nearest, chart], api_name=False)
     return page
 
 

@@ -89,8 +89,8 @@ class Index:
         self.nearest = Approximate(self.exact, files) if files else self.exact
 
     @cached_property
-    def strangeness(self) -> Mahalanobis:
-        """How far features are from the nearest class of the index, squared."""
+    def ood_score(self) -> Mahalanobis:
+        """The OOD score: the squared Mahalanobis distance from features to the nearest class of the index."""
         return fit(self.exact, self.labels)
 
     def images(self) -> Images:

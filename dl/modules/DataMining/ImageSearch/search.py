@@ -56,7 +56,7 @@ def query(index: Index, features: Tensor, top: int = 5, distance: str = "l2") ->
     calibrated = index.about["verdict"]
     if calibrated is None:
         return Answer(None, "Too few different images are indexed to say whether this one is known.", neighbours)
-    own = index.strangeness(features).item() ** 0.5
+    own = index.ood_score(features).item() ** 0.5
     known = own <= calibrated["distance"]
     reason = (
         f"its Mahalanobis distance to the nearest class is {own:.1f}, and 95 % of {calibrated['pictures']:,} known images "

@@ -61,11 +61,11 @@ def odd_files(folder: Path) -> dict[str, str]:
 
 def test_a_known_image_an_unknown_one_and_none(source: Path, tmp_path: Path) -> None:
     opened = app.open_source(source, points=30)
-    verdict, nearest, chart = app.answer(opened, str(tmp_path / "images" / "rising" / "20.png"), "l1")
-    assert verdict.startswith("**Known, 5 of 5 nearest are rising") and [len(pair) for pair in nearest] == [2] * 5
+    decision, nearest, chart = app.answer(opened, str(tmp_path / "images" / "rising" / "20.png"), "l1")
+    assert decision.startswith("**Known, 5 of 5 nearest are rising") and [len(pair) for pair in nearest] == [2] * 5
     assert nearest[0][1].startswith("rising ") and nearest[0][0].shape == (128, 128, 3) and chart.shape == (800, 900, 3)
-    verdict, nearest, _ = app.answer(opened, str(unknown(tmp_path / "noise.png")), "cosine")
-    assert verdict.startswith("**I don't know this image: ") and len(nearest) == 5
+    decision, nearest, _ = app.answer(opened, str(unknown(tmp_path / "noise.png")), "cosine")
+    assert decision.startswith("**I don't know this image: ") and len(nearest) == 5
     assert app.answer(opened, None, "l2")[:2] == ("Drop an image.", [])
 
 

@@ -157,7 +157,7 @@ def test_without_held_out_images_each_fifth_is_calibrated_by_the_others(tmp_path
     calibrate(tmp_path / "index", features[:1])
     found = Index(tmp_path / "index").about["verdict"]
     assert found["how"] == "held out"
-    assert found["distance"] == pytest.approx(index_.strangeness(features[:1]).sqrt().item())
+    assert found["distance"] == pytest.approx(index_.ood_score(features[:1]).sqrt().item())
 
 
 def test_labels_of_few_images_are_one_class() -> None:

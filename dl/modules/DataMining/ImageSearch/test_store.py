@@ -107,8 +107,8 @@ def fields() -> list[tuple[str, ...]]:
     """The places of all that index.json states."""
     network = [("network", name) for name in store.MANIFEST["network"]]
     shards = [("shards", "0", name) for name in ("name", "npy", "json")]
-    verdict = [("verdict", name) for name in ("distance", "pictures", "how")]
-    return [*((name,) for name in store.MANIFEST), *network, *shards, *verdict]
+    decision = [("verdict", name) for name in ("distance", "pictures", "how")]
+    return [*((name,) for name in store.MANIFEST), *network, *shards, *decision]
 
 
 @pytest.mark.parametrize("field", fields(), ids=".".join)
