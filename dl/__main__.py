@@ -189,7 +189,7 @@ def summary(args: argparse.Namespace) -> int:
 
 
 def _summarize(name: str, preset: str, shape: list[int] | None) -> tuple[tuple[int, ...], str]:
-    """The shape of the model's input, of each if it takes several, and its `layer_summary` for it."""
+    """Return the shape of the model's input, of each if it takes several, and its `layer_summary` for it."""
     import torch
 
     from dl.mytorch import layer_summary

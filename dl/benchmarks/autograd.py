@@ -102,7 +102,7 @@ def train(engine: Any, data: Splits, epochs: int) -> dict[str, float]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = common.parser(__spec__.name, "LeNet on the NumPy engine beside torch.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the first weights (default: 0 1 2)")
     parser.add_argument("--epochs", type=int, default=2, help="passes over the images (default: %(default)s)")

@@ -44,7 +44,7 @@ OPTIMIZER = adamw(1e-4, fused=True)
 
 
 def pairs(rows: int, length: int) -> Batch:
-    """A batch of random words for the task `PreTraining`, without padding."""
+    """Return a batch of random words for the task `PreTraining`, without padding."""
     words = torch.randint(1000, VOCABULARY, (rows, length))
     positions = torch.rand(rows, length).topk(round(SHARE * length)).indices  # (B, M)
     return {
@@ -108,7 +108,7 @@ def contenders(names: Sequence[str], batch: Batch, folder: str) -> dict[str, Cal
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = common.parser(__spec__.name, "Pre-training speed of BERT-mini, beside that of transformers.", cpu_time=True)
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each contender")
     parser.add_argument("--batch-size", type=int, default=32, help="pairs of sentences per step")

@@ -23,7 +23,7 @@ PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 
 
 def measure(text: str, merges: int, encoded_bytes: int) -> dict[str, dict[str, float]]:
-    """What was done -> who did it -> seconds of training, or megabytes a second. All have to come to the same tokens."""
+    """Return what was done -> who did it -> seconds of training, or megabytes a second. All have to come to the same tokens."""
     import tiktoken
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -51,7 +51,7 @@ def measure(text: str, merges: int, encoded_bytes: int) -> dict[str, dict[str, f
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = common.parser(__spec__.name, "Speed of BPE beside tokenizers and tiktoken.")
     parser.add_argument("--text", type=user_path, required=True, help="file of text in UTF-8")
     parser.add_argument("--bytes", type=int, default=10_000_000, help="that are learnt from (default: %(default)s)")

@@ -62,7 +62,7 @@ def peer(head_width: int | None) -> nn.Module:
 
 
 def network(name: str) -> nn.Module:
-    """The network of a contender."""
+    """Return the network of a contender."""
     if name.startswith("diffusers"):
         return peer(None if name.endswith("one head") else 8)
     return UNet(widths=(32, 64, 64), attention=(1, 2), head_dim=8 if name.endswith("width 8") else 0)
@@ -119,12 +119,12 @@ def in_inference(name: str, model: nn.Module, draw: Callable[[], Any]) -> Callab
 
 
 def ratios(speeds: common.Speeds) -> str:
-    """The table with ratios to diffusers' default and to diffusers with one head."""
+    """Return the table with ratios to diffusers' default and to diffusers with one head."""
     return common.table(speeds, "images/s", "diffusers", "diffusers, one head")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = common.parser(__spec__.name, "Training and sampling speed of DDPM's U-Net, beside diffusers'.", cpu_time=True)
     parser.add_argument("--rounds", type=int, default=5, help="timed training steps of each contender")
     parser.add_argument("--batch-size", type=int, default=64, help="images of a training step")

@@ -146,7 +146,7 @@ def writers(network: str, module: ModuleType, batch_size: int, compiled: bool) -
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = common.parser(__spec__.name, "Speed of GPT-2 beside nanoGPT and transformers.")
     parser.add_argument(
         "--nanogpt", type=user_path, required=True, help="folder of a clone of https://github.com/karpathy/nanoGPT"

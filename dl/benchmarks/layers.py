@@ -181,13 +181,13 @@ def table(seconds: dict[str, list[tuple[float, float]]]) -> str:
 
 
 def tables() -> list[tuple[Path, str, str]]:
-    """The README's table of what is recorded, see `dl.cli.results.OTHERS`."""
+    """Return the README's table of what is recorded, see `dl.cli.results.OTHERS`."""
     record = read_json(common.RESULTS / "layers.json", {"seconds": {str: [[float]]}})
     return [(Path(layers.__path__[0]) / "README.md", "results", table(record["seconds"]))]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = common.parser(__spec__.name, "The cost of our layers, losses and optimizers beside torch's.")
     parser.add_argument("--rounds", type=int, default=15, help="timed runs of each (default: %(default)s)")
     names = list(REASONS)

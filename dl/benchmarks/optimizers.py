@@ -137,14 +137,14 @@ def table(best: dict[str, dict[str, Any]]) -> str:
 
 
 def tables() -> list[tuple[Path, str, str]]:
-    """The README's table of what is recorded, see `dl.cli.results.OTHERS`."""
+    """Return the README's table of what is recorded, see `dl.cli.results.OTHERS`."""
     curve = {"lr": float, "milliseconds": float, **dict.fromkeys(("train_loss", "val_loss", "val_top1_error"), [float])}
     record = read_json(common.RESULTS / "optimizers.json", {"best": {str: curve}})
     return [(Path(optimizers.__path__[0]) / "README.md", "results", table(record["best"]))]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = common.parser(__spec__.name, "Loss curves of our optimizers on Fashion-MNIST.")
     parser.add_argument("--epochs", type=int, default=1, help="passes over the images per run (default: %(default)s)")
     parser.add_argument("--data", default="fashion_mnist", help="set of images (default: %(default)s)")

@@ -45,7 +45,7 @@ SAMPLES = {"fashion_mnist": "fashion_mnist-sample", "shakespeare": "shakespeare-
 
 
 def recipes() -> list[str]:
-    """All folders with a train.py, as "CNN/LeNet"; some have no model.py."""
+    """Return all folders with a train.py, as "CNN/LeNet"; some have no model.py."""
     return sorted(path.parent.relative_to(catalogue.MODULES).as_posix() for path in catalogue.MODULES.glob("*/*/train.py"))
 
 
@@ -65,7 +65,7 @@ def random_words(name: str, config: Any) -> Splits | None:
 
 
 def made(name: str, folder: str, **flags: Any) -> tuple[Trainer, Splits]:
-    """The trainer and the data of the recipe `name`, as its `main` has them before the first step."""
+    """Return the trainer and the data of the recipe `name`, as its `main` has them before the first step."""
     recipe = catalogue.module(name, "train")
     default = next(field.default for field in dataclasses.fields(recipe.Config) if field.name == "data")
     config = recipe.Config(out=folder, device="cpu", **flags)
@@ -151,13 +151,13 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def auto_takes() -> dict[str, str]:
-    """What `auto` takes on this processor, and why."""
+    """Return what `auto` takes on this processor, and why."""
     native, clause = native_bf16(CPU)
     return {"auto": "bf16" if native else "fp32", "why": clause}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     about = "Training speed of every recipe in fp32, in bf16 and with --precision auto."
     parser = common.parser(__spec__.name, about, cpu_time=True)
     parser.add_argument("recipes", nargs="*", help="such as CNN/ResNet; default: all")

@@ -88,7 +88,7 @@ def contenders(names: Sequence[str], batch: Batch, folder: str) -> dict[str, Cal
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = common.parser(__spec__.name, "Training speed of ResNet-18 on 32x32 images, beside torchvision's.")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each contender")
     parser.add_argument("--batch-size", type=int, default=128, help="images per step")

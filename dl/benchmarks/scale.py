@@ -110,7 +110,7 @@ class PeakMemory:
 
 
 def loopback_bytes() -> int:
-    """What went through the loopback device since the machine started."""
+    """Return what went through the loopback device since the machine started."""
     return int(Path("/proc/net/dev").read_text(encoding="utf-8").partition("lo:")[2].split()[0])
 
 
@@ -144,7 +144,7 @@ def train(config: Config, batch: Batch, steps: int) -> tuple[int, list[float], l
 
 
 def run(mode: str, flags: Sequence[str], ranks: int) -> dict[str, Any]:
-    """What `measure` prints in a process of its own, or in `ranks` of them."""
+    """Return what `measure` prints in a process of its own, or in `ranks` of them."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     several = torchrun if "--parallel" in MODES[mode] else []
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +155,7 @@ def run(mode: str, flags: Sequence[str], ranks: int) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = common.parser(__spec__.name, "Speed, memory and communication of ways to train large models.")
     parser.add_argument("--only", type=common.some_of(MODES), default=list(MODES), help="modes, by commas")
     parser.add_argument("--depths", default="6", help="blocks of the network, by commas")
@@ -187,7 +187,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def line(row: dict[str, Any], tokens: int) -> str:
-    """A row as people read it."""
+    """Return a row as people read it."""
     speed = f"{tokens / row['seconds']:8,.0f} tokens/s"
     held = f"{row['bytes'] / 2**20:7,.0f} MiB (formula {row['expected_bytes'] / 2**20:7,.0f})"
     sent = f"{row['sent'] / 2**20:6,.0f} MiB sent (formula {row['expected_sent'] / 2**20:6,.0f})" if row["ranks"] > 1 else ""

@@ -33,7 +33,7 @@ class Sizes:
 
 
 def is_recomputed(mode: str) -> bool:
-    """Whether blocks keep nothing but their input."""
+    """Return whether blocks keep nothing but their input."""
     return mode in ("recomputed", "streamed", "both")
 
 
@@ -62,7 +62,7 @@ def gradients(mode: str, sizes: Sizes, ranks: int) -> float:
 
 
 def memory(mode: str, sizes: Sizes, ranks: int) -> float:
-    """The most bytes that a rank holds: when the backward pass begins, with all activations; or when it ends."""
+    """Return the most bytes that a rank holds: when the backward pass begins, with all activations; or when it ends."""
     unit = sizes.tokens / ranks * sizes.dim * sizes.width
     end = gradients(mode, sizes, ranks) + unit * (KEPT[sizes.kind] + WORK)
     return state(mode, sizes, ranks) + max(activations(mode, sizes, ranks), end)
@@ -84,7 +84,7 @@ PRESETS = {
 
 
 def plan() -> str:
-    """A table: for each model, number of GPUs and mode, what fits and what bounds it."""
+    """Return a table: for each model, number of GPUs and mode, what fits and what bounds it."""
     rows = ["| model, a sequence | GPUs | mode | least GB per GPU | most sequences per GPU | sent GB per step | bound by |"]
     rows.append("|---|---|---|---|---|---|---|")
     for name, (sizes, length) in PRESETS.items():
@@ -101,7 +101,7 @@ def plan() -> str:
 
 
 def _bound(mode: str, sizes: Sizes, tokens: int, sent: float) -> str:
-    """What takes longer, arithmetic on the most tokens that fit, or sending."""
+    """Return what takes longer, arithmetic on the most tokens that fit, or sending."""
     if not tokens:
         return "memory: it does not fit"
     arithmetic = (8 if is_recomputed(mode) else 6) * sizes.parameters * tokens / GPU_FLOPS

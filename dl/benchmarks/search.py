@@ -28,7 +28,7 @@ TOP = 5
 
 
 def by_faiss(vectors: Tensor, distance: str) -> Callable[[Tensor], Any] | None:
-    """The flat index of faiss, on as many threads as torch has; None when it is not installed."""
+    """Return the flat index of faiss, on as many threads as torch has; None when it is not installed."""
     try:
         import faiss
     except ImportError:
@@ -54,7 +54,7 @@ def by_torch(vectors: Tensor, distance: str) -> Callable[[Tensor], Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = common.parser(__spec__.name, "Speed of exact search beside faiss.")
     parser.add_argument("--rounds", type=int, default=7, help="timed calls of each contender")
     parser.add_argument("--vectors", type=int, default=60_000, help="how many there are to search")

@@ -92,7 +92,7 @@ def run_rounds(names: list[str], options: argparse.Namespace) -> dict[str, list[
 
 
 def summarize(records: list[dict[str, Any]], floor: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of one contender: medians over rounds, and ratios to the floor of the same round."""
+    """Return the figures of one contender: medians over rounds, and ratios to the floor of the same round."""
     speeds, floors = ([r["examples"] / r["seconds"] for r in of] for of in (records, floor))
     memory = [r["peak_memory_bytes"] for r in records]
     return {
@@ -107,7 +107,7 @@ def summarize(records: list[dict[str, Any]], floor: list[dict[str, Any]]) -> dic
 
 
 def table(results: dict[str, Any]) -> str:
-    """The results as people read them, the fastest first."""
+    """Return the results as people read them, the fastest first."""
     lines = [f"{'':14} {'samples/s':>9} {'(lowest - highest)':>19} {'of floor':>9} {'peak MB':>8} {'of floor':>9}"]
     for name, r in sorted(results.items(), key=lambda item: -item[1].get("samples_per_second", 0)):
         if "missing" in r:
@@ -120,7 +120,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = common.parser(__spec__.name, "Trainer.fit against a floor and other people's loops.")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
     parser.add_argument("--epochs", type=int, default=3, help="passes over the training set per measurement")

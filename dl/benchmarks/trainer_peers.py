@@ -41,7 +41,7 @@ Timing = tuple[int, float]  # training examples, seconds
 
 
 def splits(job: Job) -> Splits:
-    """What the recipe trains on, without its flips, which the others do not make either."""
+    """Return what the recipe trains on, without its flips, which the others do not make either."""
     return image_splits(train.Config(data=job.data, batch_size=BATCH, hflip=False))
 
 
@@ -62,7 +62,7 @@ class InMemory(Dataset):
 
 
 def whole(batch: Batch) -> Batch:
-    """The collate function of data that come in batches."""
+    """Return the collate function of data that come in batches."""
     return batch
 
 

@@ -62,7 +62,7 @@ def trustworthiness(features: Tensor, points: Tensor, k: int = 10) -> float:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = common.parser(__spec__.name, "t-SNE beside scikit-learn's and openTSNE's.")
     parser.add_argument("--weights", type=expanduser, required=True, help="folder of a run of CNN/ResNet")
     parser.add_argument("--data", default="fashion_mnist", help="set of images (default: %(default)s)")

@@ -34,12 +34,12 @@ class Paper(NamedTuple):
 
 
 def names() -> list[str]:
-    """All models, as "CNN/LeNet", in alphabetical order."""
+    """Return all models, as "CNN/LeNet", in alphabetical order."""
     return sorted(path.parent.relative_to(MODULES).as_posix() for path in MODULES.glob("*/*/model.py"))
 
 
 def find(name: str) -> str:
-    """The model "CNN/LeNet" by this name or by "LeNet", in any case, or by the path of its folder or of a file in it.
+    """Return the model "CNN/LeNet" by this name or by "LeNet", in any case, or by the path of its folder or of a file in it.
 
     Raises `UnknownName`.
     """
@@ -64,7 +64,7 @@ def find(name: str) -> str:
 
 
 def module(name: str, file: str = "model") -> Any:
-    """The imported model.py, or another file, of the model "CNN/LeNet"."""
+    """Return the imported model.py, or another file, of the model "CNN/LeNet"."""
     return importlib.import_module(f"dl.modules.{name.replace('/', '.')}.{file}")
 
 
@@ -104,7 +104,7 @@ def hand_over(name: str, config: type, argv: Sequence[str]) -> bool:
 
 
 def presets(name: str, wanted: str | None = None) -> list[str]:
-    """The presets of a model without "tiny", which is for tests; or only the one that is `wanted`.
+    """Return the presets of a model without "tiny", which is for tests; or only the one that is `wanted`.
 
     Raises `UnknownName` when it has none of this name.
     """
@@ -136,7 +136,7 @@ def cost(name: str, preset: str) -> tuple[int, int]:
 
 
 def reported(name: str) -> str:
-    """What the paper of a model reports: the first row of the table below that heading in its README, or ""."""
+    """Return what the paper of a model reports: the first row of the table below that heading in its README, or ""."""
     path = MODULES / name / "README.md"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     row = re.search(r"^## What the paper reports\n(?:(?!#|\|).*\n)*\|.*\n\|.*\n\|(.*)\|$", text, re.MULTILINE)

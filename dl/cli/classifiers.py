@@ -74,7 +74,7 @@ def published(backbone: str, name: str = "", weights: Path | str = "") -> Classi
 
 
 def _downloaded(url: str) -> Path:
-    """The file where torch keeps what it downloads, there already or fetched. Raises `UserError` when it cannot be."""
+    """Return the file where torch keeps what it downloads, there already or fetched. Raises `UserError` when it cannot be."""
     path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
     try:
         if not path.exists():

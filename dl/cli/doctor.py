@@ -132,7 +132,7 @@ def _processor(threads: int) -> str:
 
 
 def _auto_precision(device: Any) -> str:
-    """What `--precision auto` takes on a torch.device."""
+    """Return what `--precision auto` takes on a torch.device."""
     try:
         from dl.mytorch.precision import native_bf16
     except (ImportError, OSError):  # data_sets says it
@@ -204,6 +204,6 @@ def disk() -> Iterator[Finding]:
 
 
 def _text(name: str) -> str:
-    """A file of the checkout; "" where dl was installed without it."""
+    """Return a file of the checkout; "" where dl was installed without it."""
     path = ROOT / name
     return path.read_text(encoding="utf-8") if path.exists() else ""

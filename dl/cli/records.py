@@ -65,7 +65,7 @@ def is_modified(record: Record) -> bool:
 
 
 def scores(record: Record) -> dict[str, float]:
-    """What a run is judged by: its test, or, where its data has none, its validation, in which names say so."""
+    """Return what a run is judged by: its test, or, where its data has none, its validation, in which names say so."""
     if "test" in record:
         return record["test"]
     return {f"validation_{quantity}": value for quantity, value in record["val"].items()}
@@ -109,7 +109,7 @@ def record(run: Path | str, allow_dirty: bool = False) -> Path:
 
 
 def _finished(run: Path) -> tuple[dict[str, Any], History, dict[str, Any]]:
-    """What config.json, history.json and speed.json of a finished run say. Raises `UserError` for any other folder."""
+    """Return what config.json, history.json and speed.json of a finished run say. Raises `UserError` for any other folder."""
     if not run.is_dir():
         raise UserError(f"{run} is not a folder; a run is recorded from its folder, say runs/CNN/LeNet")
     if missing := [name for name in ("config.json", "history.json", "speed.json", "best.pt") if not (run / name).exists()]:
@@ -179,7 +179,7 @@ def changed(record: Record) -> dict[str, Any]:
 
 
 def settings(record: Record) -> list[str]:
-    """What is `changed`, as words: "lr 0.05", "no-mlm"; not data, preset and seed, which have columns of their own."""
+    """Return what is `changed`, as words: "lr 0.05", "no-mlm"; not data, preset and seed, which have columns of their own."""
     words = []
     for name, value in changed(record).items():
         if name not in ("data", "model", "seed"):

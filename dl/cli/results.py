@@ -14,7 +14,7 @@ from dl.mytorch.files import atomic_write
 
 
 def groups(name: str) -> list[list[Record]]:
-    """The records of a model, those together that differ in nothing but the seed, in the order of seeds."""
+    """Return the records of a model, those together that differ in nothing but the seed, in the order of seeds."""
     found: dict[tuple[str, ...], list[Record]] = {}
     for record in of_model(name):
         key = (record["config"]["data"], record["config"].get("model", ""), *settings(record))
@@ -75,7 +75,7 @@ def title(quantity: str) -> str:
 
 
 def results_table(name: str) -> str:
-    """The recorded results of a model as Markdown, a row for each group of seeds."""
+    """Return the recorded results of a model as Markdown, a row for each group of seeds."""
     found = groups(name)
     if not found:
         return "No result is recorded yet."
@@ -102,7 +102,7 @@ def results_table(name: str) -> str:
 
 
 def _commit(record: Record) -> str:
-    """What ran: its commit in short, and whether files differed from it."""
+    """Return what ran: its commit in short, and whether files differed from it."""
     return " ".join(filter(None, [record["commit"][:7], "modified" if is_modified(record) else ""]))
 
 
@@ -137,17 +137,17 @@ OTHERS = (
 
 
 def models_tables() -> list[tuple[Path, str, str]]:
-    """The table of each model's results: the README that it belongs to, its marker there, and its Markdown."""
+    """Return the table of each model's results: the README that it belongs to, its marker there, and its Markdown."""
     return [(catalogue.MODULES / name / "README.md", "results", results_table(name)) for name in catalogue.names()]
 
 
 def other_tables() -> list[tuple[Path, str, str]]:
-    """The tables of `OTHERS`, likewise."""
+    """Return the tables of `OTHERS`, likewise."""
     return [table for name in OTHERS for table in importlib.import_module(name).tables()]
 
 
 def front_tables() -> list[tuple[Path, str, str]]:
-    """The tables of all models for the READMEs of the project, see front.py."""
+    """Return the tables of all models for the READMEs of the project, see front.py."""
     from dl.cli import front  # which formats figures by this file
 
     return front.tables()

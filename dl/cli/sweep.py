@@ -127,7 +127,7 @@ def _switch(flag: str, value: str) -> str:
 
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:
-    """Whether `folder` has the finished run that `config` asks for. One with other flags the training itself refuses."""
+    """Return whether `folder` has the finished run that `config` asks for. One with other flags the training itself refuses."""
     run = next((run for run in folders.found(folder) if run.path == folder), None)
     if run is None or not run.finished:
         return False

@@ -16,7 +16,7 @@ Result = dict[str, Any]  # of one training: setting, seed, folder, and the figur
 
 
 def judged_by(found: Sequence[Result]) -> str:
-    """The first quantity that is no loss, or else the loss."""
+    """Return the first quantity that is no loss, or else the loss."""
     names = list(found[0]["val"])
     return next((name for name in names if not name.endswith("loss")), names[0])
 

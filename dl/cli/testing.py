@@ -20,7 +20,7 @@ README = "# Title\n\n<!-- {0} -->\nold\n<!-- /{0} -->\n\nThe end, without a newl
 
 
 def make_run(folder: Path, recipe: str, **flags: object) -> Path:
-    """What a run leaves of itself that matters here, with random weights."""
+    """Return what a run leaves of itself that matters here, with random weights."""
     train = catalogue.module(recipe, "train")
     config = train.Config(out=str(folder), model="tiny", **flags)
     folder.mkdir()
@@ -30,7 +30,7 @@ def make_run(folder: Path, recipe: str, **flags: object) -> Path:
 
 
 def write_run(folder: Path, recipe: str = "CNN/LeNet", finished: bool = True, **values: Any) -> Path:
-    """The folder of a run of a tiny network, with `values` in its config.json."""
+    """Return the folder of a run of a tiny network, with `values` in its config.json."""
     train = catalogue.module(recipe, "train")
     vocabularies = {"tokens": Vocabulary("abc")} if recipe.startswith(("GPT", "RNN")) else {}
     folder.mkdir(parents=True)
@@ -48,7 +48,7 @@ def write_run(folder: Path, recipe: str = "CNN/LeNet", finished: bool = True, **
 
 
 def make_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with LeNet alone and its three READMEs."""
+    """Return a project with LeNet alone and its three READMEs."""
     folder = tmp_path / "dl" / "modules" / "CNN" / "LeNet"
     folder.mkdir(parents=True)
     shutil.copy(catalogue.MODULES / "CNN" / "LeNet" / "model.py", folder)
@@ -62,7 +62,7 @@ def make_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make_finished_run(folder: Path, error: float = 0.1, finished: bool = True, recipe: str = "CNN/LeNet", **flags: Any) -> Path:
-    """A run's folder as the trainer leaves it."""
+    """Return a run's folder as the trainer leaves it."""
     folder.mkdir()
     config = catalogue.module("CNN/LeNet", "train").Config(out=str(folder), **flags)
     command = f"python -m dl.modules.CNN.LeNet.train --out {folder} --seed={config.seed} --fresh"

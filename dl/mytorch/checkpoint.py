@@ -29,7 +29,7 @@ def save(state: dict[str, Any], path: Path | str) -> None:
 
 
 def load(path: Path | str, mapped: bool = False) -> dict[str, Any]:
-    """What `save` wrote, or the tensors of a .safetensors file, on the CPU. Nothing in the file is executed.
+    """Return what `save` wrote, or the tensors of a .safetensors file, on the CPU. Nothing in the file is executed.
 
     With `mapped`, tensors of a large file take memory when they are used only. The path of a folder of shards is read as one.
 
@@ -81,7 +81,7 @@ Optimizers = Sequence[torch.optim.Optimizer]
 def capture(
     folder: Path, model: nn.Module, optimizers: Optimizers, average: nn.Module | None
 ) -> tuple[dict[str, Any], Future | None]:
-    """The state of all that a training step changes, and of the generators of every rank. All ranks call it.
+    """Return the state of all that a training step changes, and of the generators of every rank. All ranks call it.
 
     Of a large model that ranks share it only names `folder`, into which each rank writes what it has, see `shards.capture`:
     until the future is done. Else there is none.
@@ -96,7 +96,7 @@ def capture(
 
 
 def _use_shards(model: nn.Module) -> bool:
-    """Whether ranks that share `model` write their shards each, instead of gathering all on the first: it is large."""
+    """Return whether ranks that share `model` write their shards each, instead of gathering all on the first: it is large."""
     parameters = list(model.parameters())
     shared = any(hasattr(p, "full_tensor") for p in parameters)
     return shared and sum(p.numel() * p.element_size() for p in parameters) > LARGE

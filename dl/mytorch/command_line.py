@@ -44,7 +44,7 @@ USUAL = ("out", "data", "seed", "epochs", "steps", "batch_size", "lr", "device",
 
 
 def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
-    """A config of class `cls` from command-line words (default: those of this process).
+    """Return a config of class `cls` from command-line words (default: those of this process).
 
     Field `batch_size` is the flag `--batch-size`; a field of type bool has `--x` and `--no-x`; `choices` of a `flag`, or
     the values of a `Literal`, are all that it takes. An unknown flag or a bad value ends the program with status 2 and one

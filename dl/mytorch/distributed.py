@@ -30,7 +30,7 @@ def background_group() -> dist.ProcessGroup:
 
 
 def restarted() -> bool:
-    """Whether torchrun has started this process in place of one that died (`--max-restarts`)."""
+    """Return whether torchrun has started this process in place of one that died (`--max-restarts`)."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
@@ -69,12 +69,12 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is rank 0, the one that writes files and talks."""
+    """Return whether this is rank 0, the one that writes files and talks."""
     return rank() == 0
 
 
 def device(name: str = "auto") -> torch.device:
-    """The device of this rank. "auto": cuda, mps or cpu, whichever is there, in this order.
+    """Return the device of this rank. "auto": cuda, mps or cpu, whichever is there, in this order.
 
     Raises `UserError` for a device that torch does not know or that this machine lacks.
     """
@@ -95,7 +95,7 @@ def device(name: str = "auto") -> torch.device:
 
 
 def to_device(batch: dict[str, Tensor], where: torch.device, channels_last: bool = False) -> dict[str, Tensor]:
-    """The tensors of a batch on a device, images (B, C, H, W) with the channel innermost if asked for."""
+    """Return the tensors of a batch on a device, images (B, C, H, W) with the channel innermost if asked for."""
     moved = {name: tensor.to(where, non_blocking=True) for name, tensor in batch.items()}
     if channels_last:
         moved = {k: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for k, v in moved.items()}
@@ -125,7 +125,7 @@ def use_deterministic_algorithms() -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """The state of all generators of this process, of types that `torch.load(weights_only=True)` accepts."""
+    """Return the state of all generators of this process, of types that `torch.load(weights_only=True)` accepts."""
     version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state()
     state: dict[str, Any] = {"python": [version, torch.tensor(words), gauss], "torch": torch.get_rng_state()}
@@ -176,7 +176,7 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 
 
 def all_gather(x: Tensor) -> Tensor:
-    """The `x` of all ranks joined along dimension 0, in the order of ranks; ranks may differ in its length."""
+    """Return the `x` of all ranks joined along dimension 0, in the order of ranks; ranks may differ in its length."""
     if world_size() == 1:
         return x
     lengths = all_reduce_sum(nn.functional.one_hot(torch.tensor(rank()), world_size()) * x.shape[0]).tolist()

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def local(x: Tensor) -> Tensor:
-    """What this rank holds of `x`, in the same memory."""
+    """Return what this rank holds of `x`, in the same memory."""
     return x.to_local() if hasattr(x, "to_local") else x
 
 

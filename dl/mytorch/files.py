@@ -175,7 +175,7 @@ def _refuse(value: Any, wanted: str, where: str, field: str) -> NoReturn:
 
 
 def shown(value: Any) -> str:
-    """The start of `value` as Python writes it, on one line."""
+    """Return the start of `value` as Python writes it, on one line."""
     try:
         text = " ".join(repr(value).split())
     except (ValueError, RecursionError):  # a number of thousands of digits
@@ -239,7 +239,7 @@ def verify(path: Path | str) -> bool:
 
 
 def is_recorded(path: Path | str) -> bool:
-    """Whether there is a checksum of the file `path`."""
+    """Return whether there is a checksum of the file `path`."""
     path = Path(path)
     return path.name in _checksums(path.parent)
 

@@ -106,7 +106,7 @@ def flops_of(summary: Path) -> int:
 
 
 def layer_summary(model: nn.Module, *inputs: Any) -> str:
-    """A table of every layer in the order of its first use: name, type, output shape, parameters, FLOPs; then totals.
+    """Return a table of every layer in the order of its first use: name, type, output shape, parameters, FLOPs; then totals.
 
     FLOPs are those of matrix products and convolutions, a multiply-add counted as two, for the given inputs. A
     layer's parameters and FLOPs include those of the layers inside it; the indentation shows which these are.
@@ -262,7 +262,7 @@ class Probe:
 
 
 def first_kernels(model: nn.Module) -> Tensor | None:
-    """The kernels (out, in, height, width) of the first convolution larger than 1x1, or None: the eye can read these."""
+    """Return the kernels (out, in, height, width) of the first convolution larger than 1x1, or None: the eye can read these."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
             return module.weight.detach()

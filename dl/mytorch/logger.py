@@ -39,11 +39,11 @@ class History(list):
         return self[-1].get("test") if self else None
 
     def best(self, monitor: str = "loss") -> dict[str, Any] | None:
-        """The record with the lowest validation `monitor`, the first of equals; None before any evaluation."""
+        """Return the record with the lowest validation `monitor`, the first of equals; None before any evaluation."""
         return min((r for r in self if "val" in r), key=lambda record: record["val"][monitor], default=None)
 
     def line(self) -> str:
-        """The newest record in a line."""
+        """Return the newest record in a line."""
         record = self[-1]
         parts = [f"epoch {record['epoch']:3d}", f"step {record['step']:6d}"]
         for split in ("train", "val", "test"):
@@ -52,7 +52,7 @@ class History(list):
         return " | ".join(parts)
 
     def table(self, monitor: str = "loss") -> str:
-        """The best checkpoint on each split, as people read it."""
+        """Return the best checkpoint on each split, as people read it."""
         best = self.best(monitor)
         rows = {"train": best["train"], "validation": best["val"]} | ({"test": self.test} if self.test else {})
         names = list(best["val"])
@@ -82,7 +82,7 @@ def finite(means: dict[str, float]) -> dict[str, float | None]:
 
 
 def device_name(device: torch.device) -> str:
-    """What a reader of a table calls the device."""
+    """Return what a reader of a table calls the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":

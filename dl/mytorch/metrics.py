@@ -31,11 +31,11 @@ class Metric:
         raise NotImplementedError
 
     def formula(self, *sums: float) -> float:
-        """The number, from the sums over all ranks. Default: the first over the second; NaN when nothing was counted."""
+        """Return the number, from the sums over all ranks. Default: the first over the second; NaN when nothing was counted."""
         return sums[0] / sums[1] if sums[1] else math.nan
 
     def compute(self) -> float:
-        """The number over everything counted since `reset`, on all ranks. Every rank has to call it."""
+        """Return the number over everything counted since `reset`, on all ranks. Every rank has to call it."""
         return self.formula(*all_reduce_sum(self.sums).tolist())
 
     def add(self, *values: Tensor | float) -> None:
@@ -202,7 +202,7 @@ class Metrics:
             metric.reset()
 
     def state(self) -> dict[str, Tensor]:
-        """The sums over all ranks. Every rank has to call it."""
+        """Return the sums over all ranks. Every rank has to call it."""
         return {name: all_reduce_sum(metric.sums) for name, metric in self.by_name.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:

@@ -74,7 +74,7 @@ def by_position(
 
 
 def _names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[list[str]]:
-    """The names of the parameters in each group of `optimizer`."""
+    """Return the names of the parameters in each group of `optimizer`."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
 

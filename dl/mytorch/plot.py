@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def shortened(name: str, most: int) -> str:
-    """A name of `most` characters or less."""
+    """Return a name of `most` characters or less."""
     return name if len(name) <= most else f"{name[: most - 3]}..."
 
 
 def figure(width: float, height: float) -> "Figure":
-    """An empty figure, sizes in inches, that belongs to no window."""
+    """Return an empty figure, sizes in inches, that belongs to no window."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=100)
@@ -254,7 +254,7 @@ def scatter(
 
 
 def to_tensor(fig: "Figure") -> Tensor:
-    """A drawn figure as an image (3, H, W) in [0, 1]."""
+    """Return a drawn figure as an image (3, H, W) in [0, 1]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(fig)

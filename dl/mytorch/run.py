@@ -157,7 +157,7 @@ def _refuse_another(out: Path, asked: dict[str, Any], config: type[TrainConfig])
 
 
 def _is_of_a_run(described: Any) -> bool:
-    """Whether this can be the content of a run's config.json, a name that many programs give to a file of theirs."""
+    """Return whether this can be the content of a run's config.json, a name that many programs give to a file of theirs."""
     return isinstance(described, dict) and {"recipe", "config"} <= described.keys()
 
 

@@ -102,7 +102,7 @@ def read(path: Path | str) -> dict[str, Tensor]:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor."""
+    """Return the memory of a contiguous tensor."""
     return memoryview(tensor.view(-1).view(torch.uint8).numpy())
 
 

@@ -88,7 +88,7 @@ def restore(
 
 
 def _named(model: nn.Module, average: nn.Module | None) -> dict[str, Tensor]:
-    """The weights of both, under the names that they have in a folder."""
+    """Return the weights of both, under the names that they have in a folder."""
     parts = {"model": model.state_dict(), "ema": {} if average is None else average.state_dict()}
     return {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
 
@@ -134,7 +134,7 @@ def _write(folder: Path, pieces: dict[str, Tensor], metadata: dict[str, str]) ->
 
 
 def _on_all_ranks(work: Callable[[], Any], group: Any = None) -> list[Any]:
-    """The results of `work` on all ranks; what is wrong on one of them is a `UserError` on each."""
+    """Return the results of `work` on all ranks; what is wrong on one of them is a `UserError` on each."""
     result = problem = None
     try:
         result = work()

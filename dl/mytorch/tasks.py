@@ -44,7 +44,7 @@ class Task:
         return self.metrics()
 
     def state(self) -> dict[str, Tensor]:
-        """What the next step depends on beside the model: a row for each example of a batch. A checkpoint keeps it."""
+        """Return what the next step depends on beside the model: a row for each example of a batch. A checkpoint keeps it."""
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -120,7 +120,7 @@ class Classification(Task):
         self.mistakes = Mistakes()
 
     def score(self, logits: Tensor, batch: Batch, training: bool) -> StepOutput:
-        """The loss of `logits` (B, classes), of which the task of a network with several heads asks for each."""
+        """Return the loss of `logits` (B, classes), of which the task of a network with several heads asks for each."""
         targets = batch.get("targets", batch["labels"]) if training else batch["labels"]
         loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing if training else 0.0)
         return StepOutput(loss, len(targets), {"logits": logits.detach(), "labels": batch["labels"]})

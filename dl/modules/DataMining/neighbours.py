@@ -69,7 +69,7 @@ class Exact:
         return sum(map(len, self.blocks))
 
     def search(self, queries: Tensor, k: int = 5, distance: str = "l2") -> tuple[Tensor, Tensor]:
-        """The k nearest of each query (Q, D), nearest first: distances (Q, k) in float64 and rows (Q, k).
+        """Return the k nearest of each query (Q, D), nearest first: distances (Q, k) in float64 and rows (Q, k).
 
         Cosine distance is 1 - cos, and 1 for a vector of length 0. For "dot" the largest products come first. With
         fewer than k vectors there are fewer columns. Raises `ValueError` for queries of another length, and `UserError` for
@@ -128,7 +128,7 @@ class Exact:
         return scores, torch.cat(found, 1).gather(1, places)
 
     def rows(self, rows: Tensor) -> Tensor:
-        """The vectors (..., D) of `rows` (...), in float64."""
+        """Return the vectors (..., D) of `rows` (...), in float64."""
         if len(self.blocks) == 1:
             return self.blocks[0][rows].double()
         vectors = torch.empty(*rows.shape, self.length, dtype=torch.float64, device=rows.device)
@@ -164,7 +164,7 @@ class Exact:
         return worst.isfinite() & (size < LARGEST) & (score + error < worst)
 
     def _by_definition(self, query: Tensor, k: int, distance: str, p: float | None) -> tuple[Tensor, Tensor]:
-        """The k nearest of one query (1, D) with no first pass."""
+        """Return the k nearest of one query (1, D) with no first pass."""
         step = max(1, self.memory // 32 // self.length)
         pieces = (piece for block in self.blocks for piece in block.split(step))
         exact = torch.cat([_distances(query, piece.double()[None], distance, p) for piece in pieces], 1)
@@ -174,7 +174,7 @@ class Exact:
 
 
 def _is_float32(block: Tensor) -> bool:
-    """Whether float32 holds all its numbers, whatever its dtype."""
+    """Return whether float32 holds all its numbers, whatever its dtype."""
     small = block.is_floating_point() and torch.finfo(block.dtype).bits <= 32
     return small or bool((block.float().double() == block.double()).all())
 

@@ -17,7 +17,7 @@ def keep(pending: list[Tensor], count: int, start: int, best: list[Tensor], foun
 
 
 def smallest(scores: Tensor, count: int, group: int = 64) -> tuple[Tensor, Tensor]:
-    """The `count` smallest of each row of scores (Q, n) and their places, in no order.
+    """Return the `count` smallest of each row of scores (Q, n) and their places, in no order.
 
     They lie in the groups with the `count` smallest minima: these are found in a pass of its own, much faster than by `topk`.
     """
@@ -35,7 +35,7 @@ def smallest(scores: Tensor, count: int, group: int = 64) -> tuple[Tensor, Tenso
 
 
 def sorted_rows(distances: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k smallest distances of each row, of equal ones that with the lower number in `rows` first."""
+    """Return the k smallest distances of each row, of equal ones that with the lower number in `rows` first."""
     order = rows.argsort(1)
     distances, rows = distances.gather(1, order), rows.gather(1, order)
     order = distances.argsort(dim=1, stable=True)[:, :k]

@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 def quantile_threshold(scores: Tensor, accepted: float = 0.95) -> float:
-    """The smallest score (N,) that accepts at least this share of the held-out known images."""
+    """Return the smallest score (N,) that accepts at least this share of the held-out known images."""
     _check(scores, accepted)
     return scores.sort().values[math.ceil(accepted * len(scores) - 1e-9) - 1].item()
 
 
 def conformal_threshold(scores: Tensor, accepted: float = 0.95) -> float:
-    """The split-conformal threshold (Vovk, Gammerman & Shafer 2005; Lei et al. 2018, https://arxiv.org/abs/1604.04173,
+    """Return the split-conformal threshold (Vovk, Gammerman & Shafer 2005; Lei et al. 2018, https://arxiv.org/abs/1604.04173,
     section 2.2, theorem 2): the ceil((n + 1) * accepted)-th smallest score (N,), infinity where there are too few.
 
     Of known images exchangeable with the held-out ones, it accepts at least this share on average over the draw of the

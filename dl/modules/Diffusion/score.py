@@ -47,7 +47,7 @@ RECORD = {
 
 
 def precision_recall(real: Tensor, drawn: Tensor, nearest: int = 3) -> tuple[float, float]:
-    """The share of drawn features (M, D) that lie among the real ones (N, D), and of real ones among the drawn.
+    """Return the share of drawn features (M, D) that lie among the real ones (N, D), and of real ones among the drawn.
 
     A point lies among others if it is no farther from one of these than the `nearest`-th neighbour of that one is.
     """
@@ -78,7 +78,7 @@ def standardised(images: Tensor, about: ImageSet) -> Tensor:
 
 
 def drawn(options: argparse.Namespace, found: Diffusion, splits: Splits) -> tuple[Tensor, Tensor | None]:
-    """The images (N, C, H, W) to be scored, in [-1, 1], and the classes that were asked for (N,), if any."""
+    """Return the images (N, C, H, W) to be scored, in [-1, 1], and the classes that were asked for (N,), if any."""
     if options.real:
         batch = some_examples(splits.train, options.num)
         return batch["images"] / 127.5 - 1, batch["labels"]
@@ -123,7 +123,7 @@ def record(row: dict[str, Any], options: argparse.Namespace) -> str:
 
 
 def tables() -> list[tuple[Path, str, str]]:
-    """The tables of scores that are recorded, one for each README that has any, see `dl.cli.results.OTHERS`."""
+    """Return the tables of scores that are recorded, one for each README that has any, see `dl.cli.results.OTHERS`."""
     found = {}
     for folder in sorted(catalogue.MODULES.glob("*/*/results/scores")):
         rows = [row for content in records.read(folder, RECORD) for row in content["scores"]]
@@ -144,7 +144,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     about = (__doc__ or "").partition("\n")[0]
     parser = Parser(description=about, prog="python -m dl.modules.Diffusion.score")
     parser.add_argument("run", type=user_path, help="folder of a run of DDPM, DiT or FlowMatching")

@@ -33,7 +33,7 @@ def assert_labels_and_times_count(model: nn.Module, images: Tensor, times: Tenso
 
 
 def make_run(folder: Path, config: train.Config = CONFIG, recipe: str = "Diffusion/DDPM") -> Path:
-    """What a training leaves that sampling reads, with the weights of the start."""
+    """Return what a training leaves that sampling reads, with the weights of the start."""
     folder.mkdir()
     described = {"recipe": recipe, "config": dataclasses.asdict(config), "command": "", "commit": ""}
     write_json(described, folder / "config.json")

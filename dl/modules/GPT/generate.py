@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None, recipe: str = "") -> int:
 
 
 def parse(argv: Sequence[str] | None, recipe: str) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     place = f"GPT.{recipe.partition('/')[2]}.generate" if recipe else "GPT.generate"
     usual = {"nargs": "?", "default": f"runs/{recipe}"} if recipe else {}
     parser = Parser(description=(__doc__ or "").partition("\n")[0], prog=f"python -m dl.modules.{place}")
@@ -53,7 +53,7 @@ def parse(argv: Sequence[str] | None, recipe: str) -> argparse.Namespace:
 
 
 def load(run: str) -> tuple[nn.Module, Tokens]:
-    """The network and its tokens: of a run's folder, of a name in `PUBLISHED`, or of a folder of transformers."""
+    """Return the network and its tokens: of a run's folder, of a name in `PUBLISHED`, or of a folder of transformers."""
     described = Path(run) / "config.json"
     if run in PUBLISHED or (described.exists() and "recipe" not in read_json(described, {})):
         return published(run)

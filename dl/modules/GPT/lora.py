@@ -49,7 +49,7 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """The linear layer that computes the same. It can be trained again."""
+        """Return the linear layer that computes the same. It can be trained again."""
         self.linear.weight += self.scale * self.up @ self.down
         return self.linear.requires_grad_(True)
 

@@ -43,12 +43,12 @@ class LanguageConfig(TrainConfig):
     save_every: int = 250
 
     def sizes(self) -> dict[str, Any]:
-        """What the network is told beside vocabulary, length and dropout."""
+        """Return what the network is told beside vocabulary, length and dropout."""
         return {}
 
     @staticmethod
     def read_vocabulary(path: Path) -> Tokens:
-        """The tokens that a run keeps: characters, or word pieces."""
+        """Return the tokens that a run keeps: characters, or word pieces."""
         return BPE.read(path) if isinstance(read_json(path), dict) else Vocabulary.load(path)
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ def build_for(
 
 
 def run_to_tune(path: str, tokens: Tokens) -> Run:
-    """The run in the folder `path`. Raises `UserError` if there is none, or if its tokens are others than `tokens`."""
+    """Return the run in the folder `path`. Raises `UserError` if there is none, or if its tokens are others than `tokens`."""
     run = Run.open(path, "GPT/GPT2", "GPT/Llama")
     if run.vocabularies["tokens"] != tokens:
         line = "`python -m dl.modules.GPT.BPE.prepare --bpe` writes other texts in the word pieces of a folder"

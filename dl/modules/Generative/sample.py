@@ -26,7 +26,7 @@ RECIPES = ("Generative/DCGAN", "Generative/VAE")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     about = (__doc__ or "").partition("\n")[0]
     parser = Parser(description=about, prog="python -m dl.modules.Generative.sample")
     parser.add_argument("run", type=user_path, help="folder of a run")

@@ -26,7 +26,7 @@ from dl.mytorch.distributed import device
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     about = (__doc__ or "").partition("\n")[0]
     parser = Parser(description=about, prog="python -m dl.modules.Generative.score")
     parser.add_argument("run", type=user_path, help="folder of a run of VAE or DCGAN")

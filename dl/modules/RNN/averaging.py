@@ -38,6 +38,6 @@ class AveragingTrainer(Trainer):
         self.step.triggered = self.triggered
 
     def triggered(self) -> bool:
-        """Whether the mean has begun."""
+        """Return whether the mean has begun."""
         values = [record["val"][self.task.monitor] for record in self.history]
         return any(value > min(values[: i - self.patience]) for i, value in enumerate(values) if i > self.patience)

@@ -11,7 +11,7 @@ EVALUATED = 10  # streams that validate and test: so few that nearly every token
 
 
 def stream_splits(config: TrainConfig, length: int) -> Splits:
-    """The text that `config.data` names: `config.batch_size` streams train, `length` tokens at a time.
+    """Return the text that `config.data` names: `config.batch_size` streams train, `length` tokens at a time.
 
     Characters of Shakespeare, with nothing to test, or the words of WikiText-2. Raises `UserError` for another name, and for
     more streams than there are tokens.

@@ -22,7 +22,7 @@ RECIPES = ("RNN/RNN", "RNN/GRU", "RNN/LSTM", "RNN/AWDLSTM")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(description=(__doc__ or "").partition("\n")[0], prog="python -m dl.modules.RNN.generate")
     parser.add_argument("run", type=user_path, help="folder of a run")
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue")

@@ -51,7 +51,7 @@ class StreamConfig(TrainConfig):
 
 
 def build_for(config: StreamConfig, vocabularies: Mapping[str, Any], build: Callable[..., nn.Module]) -> nn.Module:
-    """The network that the config asks for; `build` is that of its model.py."""
+    """Return the network that the config asks for; `build` is that of its model.py."""
     options: dict[str, Any] = {} if config.dropout == -1 else {"dropout": config.dropout}
     return build(config.model, vocab_size=len(vocabularies["tokens"]), **options)
 

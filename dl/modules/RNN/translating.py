@@ -29,7 +29,7 @@ class RecurrentConfig(TranslationConfig):
 def build_for(
     config: RecurrentConfig, vocabularies: Mapping[str, Vocabulary], build: Callable[..., nn.Module]
 ) -> nn.Module:
-    """The network that the config asks for; `build` is that of its model.py."""
+    """Return the network that the config asks for; `build` is that of its model.py."""
     options: dict[str, Any] = {} if config.dropout == -1 else {"dropout": config.dropout}
     sizes = {"source_vocabulary_size": len(vocabularies["source"]), "vocabulary_size": len(vocabularies["target"])}
     return build(config.model, **sizes, **options)

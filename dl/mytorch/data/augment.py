@@ -165,7 +165,7 @@ def _boxes(top: Tensor, left: Tensor, tall: Tensor, wide: Tensor, height: int, w
 
 
 def _beta(alpha: float, generator: torch.Generator) -> float:
-    """A draw from Beta(alpha, alpha): NumPy's, since torch draws it from the global generator only."""
+    """Return a draw from Beta(alpha, alpha): NumPy's, since torch draws it from the global generator only."""
     return np.random.default_rng(int(torch.randint(2**62, (), generator=generator))).beta(alpha, alpha)
 
 

@@ -122,7 +122,7 @@ class Epoch:
         return self._collated([int(i) for i in order[mine]], t)
 
     def _by_length(self, generator: torch.Generator) -> Tensor:
-        """The shuffled order in pools of POOL batches, sorted by length, longest first, their batches shuffled again.
+        """Return the shuffled order in pools of POOL batches, sorted by length, longest first, their batches shuffled again.
 
         Unshuffled, all examples are one pool, and stay sorted. The one short batch stays the last.
         """

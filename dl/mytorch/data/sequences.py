@@ -24,7 +24,7 @@ def windows(ids: Tensor, length: int) -> Batch:
 
 
 def blocks(ids: Tensor, length: int, context: int = 0) -> Batch:
-    """The text cut into blocks of `length`: "tokens" (N, length) and "targets", the same one id later.
+    """Return the text cut into blocks of `length`: "tokens" (N, length) and "targets", the same one id later.
 
     Each id but the first is predicted exactly once: for evaluation. The last block is filled up, its targets with IGNORED.
     With a `context` below `length`, a block repeats so many ids of the one before, so that no prediction has to do with
@@ -41,7 +41,7 @@ def blocks(ids: Tensor, length: int, context: int = 0) -> Batch:
 
 
 def streams(ids: Tensor, length: int, count: int) -> Batch:
-    """The text cut into `count` parts that are read side by side, `length` ids at a time: what a carried state needs.
+    """Return the text cut into `count` parts that are read side by side, `length` ids at a time: what a carried state needs.
 
     In batches of `count` and not shuffled, row r of batch t goes on where row r of batch t - 1 has ended. "begins" (N,) is
     True where a part begins, in the first batch of an epoch. Each id but the first is predicted exactly once; what fills up

@@ -56,7 +56,7 @@ def find(source: Source) -> Path | None:
 
 
 def get(name: str, source: Source) -> Path:
-    """The folder with all files of the set `name`, downloaded if they are nowhere. All ranks may call it.
+    """Return the folder with all files of the set `name`, downloaded if they are nowhere. All ranks may call it.
 
     Raises `UserError` when the set is not to be had.
     """
@@ -70,7 +70,7 @@ def get(name: str, source: Source) -> Path:
 
 
 def read(name: str, source: Source) -> dict[str, bytes]:
-    """The content of all files of the set `name`, which all have checksums: what was altered is never trained on.
+    """Return the content of all files of the set `name`, which all have checksums: what was altered is never trained on.
 
     Raises `UserError` when the set is not to be had, or a file is damaged or not the published one.
     """
@@ -79,7 +79,7 @@ def read(name: str, source: Source) -> dict[str, bytes]:
 
 
 def read_bytes(path: Path, limit: int = -1) -> bytes:
-    """The content of a file, unpacked if its name ends in .gz; of a longer one than `limit`, the first `limit` bytes.
+    """Return the content of a file, unpacked if its name ends in .gz; of a longer one than `limit`, the first `limit` bytes.
 
     Raises `UserError` when it is no regular file, cut off or damaged.
     """
@@ -92,7 +92,7 @@ def read_bytes(path: Path, limit: int = -1) -> bytes:
 
 
 def read_checked(path: Path, checksum: str) -> bytes:
-    """The content of a file, gzipped or not, if its MD5 or SHA-256 is `checksum`; else raises `UserError`."""
+    """Return the content of a file, gzipped or not, if its MD5 or SHA-256 is `checksum`; else raises `UserError`."""
     content = read_bytes(path, LARGEST)
     algorithm = {32: "md5", 64: "sha256"}[len(checksum)]
     if hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() != checksum:
@@ -107,7 +107,7 @@ def splits(
     to_input: Transform,
     augment: Transform | None,
 ) -> Splits:
-    """The set that `config.data` names; `load` gives its training and its test set. A tenth of the former validates.
+    """Return the set that `config.data` names; `load` gives its training and its test set. A tenth of the former validates.
 
     `to_input` makes bytes what a network reads; `augment` comes before it, in training only.
     Raises `UserError` when `config.data` is none of `names`.

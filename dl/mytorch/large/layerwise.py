@@ -84,7 +84,7 @@ def greedy(trainer: "Trainer", data: Splits) -> History:
 
 
 def _inputs(task: Task, batch: Batch) -> tuple[str, Tensor]:
-    """What the task gives to a model, by its name in the batch; and one example of it."""
+    """Return what the task gives to a model, by its name in the batch; and one example of it."""
 
     class Called(Exception):
         pass
@@ -121,7 +121,7 @@ def _parameters_before(model: nn.Module, example: Tensor) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def _kept(trainer: "Trainer", loader: Loader, batches: int, inputs: str, forward: Callable[[Tensor], Tensor]) -> Loader:
-    """A loader of what `forward` makes of the inputs of the first `batches`, kept in files."""
+    """Return a loader of what `forward` makes of the inputs of the first `batches`, kept in files."""
     trainer.model.eval()
     examples, filled = min(batches * loader.batch_size, loader.num_examples), 0
     kept: Batch = {}
@@ -152,7 +152,7 @@ def _finish(trainer: "Trainer", data: Splits) -> History:
 
 
 def _speed(of_blocks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of all blocks together; what it takes to keep outputs is not in them."""
+    """Return the figures of all blocks together; what it takes to keep outputs is not in them."""
     sums = {name: sum(speed[name] for speed in of_blocks) for name in ("seconds", "training_seconds", "examples")}
     rate = round(sums["examples"] / max(sums["training_seconds"], 1e-9), 1)
     most = max(speed["peak_memory_bytes"] for speed in of_blocks)

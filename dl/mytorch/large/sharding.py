@@ -55,12 +55,12 @@ def shard(model: nn.Module, device_type: str, ranks: int, bf16: bool = False) ->
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Whether a pass in training moves running statistics."""
+    """Return whether a pass in training moves running statistics."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether `shard` has been there."""
+    """Return whether `shard` has been there."""
     return hasattr(module, "unshard")
 
 

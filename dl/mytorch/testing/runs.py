@@ -131,5 +131,5 @@ def _halves(batch: Batch) -> list[Batch]:
 
 
 def has_compiler() -> bool:
-    """Whether torch.compile can make programs for this CPU."""
+    """Return whether torch.compile can make programs for this CPU."""
     return shutil.which("g++") is not None

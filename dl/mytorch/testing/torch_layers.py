@@ -24,7 +24,7 @@ class UnderTheirNames(nn.Module):
 
 
 def torch_names(attention: nn.Module) -> dict[str, Tensor]:
-    """The parameters of query, key, value and output by the names of `nn.MultiheadAttention`, as functions of them."""
+    """Return the parameters of query, key, value and output by the names of `nn.MultiheadAttention`, as functions of them."""
     parts = [attention.query, attention.key, attention.value]
     names = {"in_proj_weight": torch.cat([part.weight for part in parts]), "out_proj.weight": attention.output.weight}
     if attention.output.bias is not None:
@@ -33,7 +33,7 @@ def torch_names(attention: nn.Module) -> dict[str, Tensor]:
 
 
 def torch_block_names(block: nn.Module) -> Mapping[str, Tensor]:
-    """The parameters of a transformer's block by the names of `nn.TransformerEncoderLayer` or the decoder's."""
+    """Return the parameters of a transformer's block by the names of `nn.TransformerEncoderLayer` or the decoder's."""
     layers = {"linear1": block.feed_forward.fc1, "linear2": block.feed_forward.fc2}
     layers |= {name: layer for name, layer in block.named_children() if name.startswith("norm")}
     named = {f"{name}.{part}": tensor for name, layer in layers.items() for part, tensor in layer.named_parameters()}

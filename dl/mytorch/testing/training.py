@@ -64,7 +64,7 @@ def trainer_for(config: TrainConfig, task: Task | None = None, schedule: Schedul
 
 
 def fit(config: TrainConfig, task: Task | None = None, **options: Any) -> Trainer:
-    """A finished run on the tiny images; `history` and `model` are asked of the trainer."""
+    """Return a finished run on the tiny images; `history` and `model` are asked of the trainer."""
     trainer = trainer_for(config, task, **options)
     trainer.fit(synthetic.image_splits(batch_size=config.batch_size))
     return trainer
@@ -75,7 +75,7 @@ def last_weights(trainer: Trainer) -> Batch:
 
 
 def weights_after_each_step(trainer: Trainer) -> list[Batch]:
-    """A list that fills up while the trainer trains."""
+    """Return a list that fills up while the trainer trains."""
     weights = []
     step = trainer.step.learn
 

@@ -91,7 +91,7 @@ def assert_same_function(
 
 
 def real_tensors(output: Any) -> list[Tensor]:
-    """The tensors of real numbers in nested tuples."""
+    """Return the tensors of real numbers in nested tuples."""
     if isinstance(output, (tuple, list)):
         return [tensor for part in output for tensor in real_tensors(part)]
     return [output] if isinstance(output, Tensor) and output.is_floating_point() else []

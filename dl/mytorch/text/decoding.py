@@ -84,7 +84,7 @@ def beam_search(
     length_penalty: float = 0.6,
     cached: bool = True,
 ) -> list[list[int]]:
-    """The hypothesis of the highest score that a beam finds: log P(y | x) / ((5 + |y|) / 6)^alpha, with `eos_id` in |y|.
+    """Return the hypothesis of the highest score that a beam finds: log P(y | x) / ((5 + |y|) / 6)^alpha, with `eos_id` in |y|.
 
     At each step every hypothesis of the beam is extended by every token, one that has ended stays as it is, and the
     `num_beams` best of all these are kept. alpha is `length_penalty`, as in Wu et al. 2016,

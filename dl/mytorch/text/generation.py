@@ -97,7 +97,7 @@ class Sampler:
         return logits
 
     def choose(self, logits: Tensor, seen: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        """The next token of each row, (B,)."""
+        """Return the next token of each row, (B,)."""
         scores = self.scores(logits, seen)
         if self.temperature == 0:
             return scores.argmax(-1)
@@ -148,13 +148,13 @@ def _note(seen: Tensor | None, logits: Tensor, tokens: Tensor, padding_mask: Ten
 
 
 def _lengths(tokens: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """The tokens (B,) of each row that are not padding."""
+    """Return the tokens (B,) of each row that are not padding."""
     columns = torch.full_like(tokens[:, 0], tokens.shape[1])
     return columns if padding_mask is None else columns - padding_mask.sum(1)
 
 
 def _left_of(lengths: Tensor, columns: int) -> Tensor:
-    """The padding mask (B, T) of texts of these lengths (B,), in T columns."""
+    """Return the padding mask (B, T) of texts of these lengths (B,), in T columns."""
     return torch.arange(columns, device=lengths.device) < columns - lengths[:, None]
 
 
@@ -234,6 +234,6 @@ def generate(
     seed: int | Sequence[int] | None = None,
     **options: Any,
 ) -> Tensor:
-    """The prompts with what follows: tokens (B, T) -> (B, T + n), n at most `max_new_tokens`. Options as of `stream`."""
+    """Return the prompts with what follows: tokens (B, T) -> (B, T + n), n at most `max_new_tokens`. Options as of `stream`."""
     new = stream(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, **options)
     return torch.cat([tokens, *(token[:, None] for token in new)], dim=1)

@@ -74,7 +74,7 @@ def _right_ngrams(hypothesis: Sequence, references: Sequence[Sequence], n: int) 
 
 
 def sentence_bleu(hypothesis: Sequence, reference: Sequence, max_n: int = 2) -> float:
-    """The BLEU of the d2l book (section 10.7.6) for one short sentence: another number than `BLEU`.
+    """Return the BLEU of the d2l book (section 10.7.6) for one short sentence: another number than `BLEU`.
 
     The precision of n-grams has the exponent 1/2^n instead of 1/max_n, and n ends at the length of the hypothesis.
     """

@@ -59,6 +59,6 @@ def talkative(seed: int, vocabulary_size: int = 16) -> Summing:
 
 
 def unambiguous() -> list[tuple[str, str]]:
-    """The bundled pairs, of each English sentence its first translation."""
+    """Return the bundled pairs, of each English sentence its first translation."""
     pairs = [pair for part in sentence_pairs("fra-eng-sample") for pair in part]
     return list(dict(reversed(pairs)).items())

@@ -85,7 +85,7 @@ class Translation(Seq2Seq):
         return output._replace(outputs=output.outputs | {"hypotheses": hypotheses, "references": references})
 
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
-        """The first sentences of the last evaluation, under several ranks those of rank 0."""
+        """Return the first sentences of the last evaluation, under several ranks those of rank 0."""
         return {"translations": "\n\n".join(self.lines)}
 
     def report(self, model: nn.Module) -> dict[str, Tensor | str]:

@@ -174,7 +174,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "alexnet", **overrides: Any) -> AlexNet:
-    """An AlexNet by the name of its preset; `overrides` are its style, a key of `STYLES`, and arguments of that class.
+    """Return an AlexNet by the name of its preset; `overrides` are its style, a key of `STYLES`, and arguments of that class.
 
     Raises `ValueError` for unknown names.
     """

@@ -160,7 +160,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "convnext_tiny", **overrides: Any) -> ConvNeXt:
-    """A ConvNeXt by the name of its preset; `overrides` are arguments of `ConvNeXt`."""
+    """Return a ConvNeXt by the name of its preset; `overrides` are arguments of `ConvNeXt`."""
     return ConvNeXt(**{**PRESETS[preset], **overrides})
 
 

@@ -39,7 +39,7 @@ STAGES = (
 
 
 def conv_norm_act(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """A convolution that keeps the side of the map, or divides it by the stride; batch norm; x * sigmoid(x)."""
+    """Return a convolution that keeps the side of the map, or divides it by the stride; batch norm; x * sigmoid(x)."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False)
     return sequential(conv=conv, norm=nn.BatchNorm2d(out_channels), act=nn.SiLU())
 
@@ -185,7 +185,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "efficientnet_b0", **overrides: Any) -> EfficientNet:
-    """An EfficientNet by the name of its preset; `overrides` are arguments of `EfficientNet`."""
+    """Return an EfficientNet by the name of its preset; `overrides` are arguments of `EfficientNet`."""
     return EfficientNet(**{**PRESETS[preset], **overrides})
 
 

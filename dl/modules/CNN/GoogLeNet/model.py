@@ -41,7 +41,7 @@ STEMS = ("imagenet", "small")
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
-    """A convolution that keeps the side of the map, or divides it by the stride, and ReLU."""
+    """Return a convolution that keeps the side of the map, or divides it by the stride, and ReLU."""
     return sequential(
         conv=nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2),
         act=nn.ReLU(),
@@ -258,7 +258,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "googlenet", **overrides: Any) -> GoogLeNet:
-    """A GoogLeNet by the name of its preset; `overrides` are its style, a key of `STYLES`, and arguments of that class.
+    """Return a GoogLeNet by the name of its preset; `overrides` are its style, a key of `STYLES`, and arguments of that class.
 
     Raises `ValueError` for an unknown style, and as the class.
     """

@@ -41,7 +41,7 @@ class Config(ImageConfig):
 
 
 def build_model(config: Config) -> nn.Module:
-    """The network that the config asks for. Raises `UserError` for images too large or small for its auxiliary heads."""
+    """Return the network that the config asks for. Raises `UserError` for images too large or small for its auxiliary heads."""
     about = image_set(config)
     made = functools.partial(
         build,

@@ -150,7 +150,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "modern", **overrides: Any) -> LeNet:
-    """A LeNet by the name of its preset; `overrides` are arguments of `LeNet`."""
+    """Return a LeNet by the name of its preset; `overrides` are arguments of `LeNet`."""
     return LeNet(**{**PRESETS[preset], **overrides})
 
 

@@ -35,13 +35,13 @@ STAGES = (
 
 
 def round_channels(channels: float) -> int:
-    """The multiple of 8 nearest to `channels`, at least 8; the next larger one where that would lose over a tenth."""
+    """Return the multiple of 8 nearest to `channels`, at least 8; the next larger one where that would lose over a tenth."""
     nearest = max(8, int(channels / 8 + 0.5) * 8)
     return nearest if nearest >= 0.9 * channels else nearest + 8
 
 
 def conv_norm_act(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """A convolution that keeps the side of the map, or divides it by the stride; batch norm; min(max(0, x), 6)."""
+    """Return a convolution that keeps the side of the map, or divides it by the stride; batch norm; min(max(0, x), 6)."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False)
     return sequential(conv=conv, norm=nn.BatchNorm2d(out_channels), act=nn.ReLU6())
 
@@ -166,7 +166,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "mobilenet_v2", **overrides: Any) -> MobileNetV2:
-    """A MobileNetV2 by the name of its preset; `overrides` are arguments of `MobileNetV2`."""
+    """Return a MobileNetV2 by the name of its preset; `overrides` are arguments of `MobileNetV2`."""
     return MobileNetV2(**{**PRESETS[preset], **overrides})
 
 

@@ -36,7 +36,7 @@ class Config(ImageConfig):
 
 
 def build_model(config: Config) -> nn.Module:
-    """The network that the config asks for."""
+    """Return the network that the config asks for."""
     return build_classifier(build, config)
 
 

@@ -123,7 +123,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "cifar10", **overrides: Any) -> NiN:
-    """A NiN by the name of its preset; `overrides` are arguments of `NiN`."""
+    """Return a NiN by the name of its preset; `overrides` are arguments of `NiN`."""
     return NiN(**{**PRESETS[preset], **overrides})
 
 

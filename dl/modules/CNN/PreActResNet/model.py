@@ -157,7 +157,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "preact_resnet164", **overrides: Any) -> PreActResNet:
-    """A PreActResNet by the name of its preset; `overrides` are arguments of `PreActResNet`.
+    """Return a PreActResNet by the name of its preset; `overrides` are arguments of `PreActResNet`.
 
     Raises `ValueError` for a name that is not in `PRESETS`.
     """

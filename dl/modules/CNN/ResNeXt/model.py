@@ -128,7 +128,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "resnext50_32x4d", **overrides: Any) -> ResNeXt:
-    """A ResNeXt by the name of its preset; `overrides` are arguments of `ResNeXt`.
+    """Return a ResNeXt by the name of its preset; `overrides` are arguments of `ResNeXt`.
 
     Raises `ValueError` for a name that is not in `PRESETS`.
     """

@@ -60,7 +60,7 @@ def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int)
 
 
 def make_stem(kind: str, in_channels: int, width: int) -> nn.Sequential:
-    """The first convolution: (B, in_channels, X, X) -> (B, width, X/4, X/4), or as `kind` says, see `ResNet`."""
+    """Return the first convolution: (B, in_channels, X, X) -> (B, width, X/4, X/4), or as `kind` says, see `ResNet`."""
     if kind not in ("imagenet", "small", "pool"):
         raise ValueError(f'stem {kind!r}: there are "imagenet", "small" and "pool"')
     norm, act = nn.BatchNorm2d(width), nn.ReLU()
@@ -207,7 +207,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "resnet18", **overrides: Any) -> ResNet:
-    """A ResNet by the name of its preset; `overrides` are arguments of `ResNet`."""
+    """Return a ResNet by the name of its preset; `overrides` are arguments of `ResNet`."""
     return ResNet(**{**PRESETS[preset], **overrides})
 
 

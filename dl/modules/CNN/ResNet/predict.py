@@ -28,12 +28,12 @@ PUBLISHED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 @torch.no_grad()
 def predict(classifier: Classifier, image: Tensor) -> Tensor:
-    """The probability of each class, (classes,), for an image (3, H, W) of bytes."""
+    """Return the probability of each class, (classes,), for an image (3, H, W) of bytes."""
     return classifier.model.eval()(classifier.prepare(image)).softmax(-1)[0]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     about = (__doc__ or "").partition("\n")[0]
     parser = Parser(description=about, prog="python -m dl.modules.CNN.ResNet.predict")
     parser.add_argument("images", nargs="+", type=user_path, metavar="IMAGE", help="JPEG, PNG, WebP ...")

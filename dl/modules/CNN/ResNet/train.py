@@ -34,7 +34,7 @@ class Config(ImageConfig):
 
 
 def build_model(config: Config, classes: int = 0) -> ResNet:
-    """The network that the config asks for, with so many outputs; 0 = one for each class of its images.
+    """Return the network that the config asks for, with so many outputs; 0 = one for each class of its images.
 
     What was made for ImageNet gets a small stem for images up to 64 pixels.
     """

@@ -38,7 +38,7 @@ class Config(ImageConfig):
 
 
 def build_model(config: Config) -> nn.Module:
-    """The network that the config asks for."""
+    """Return the network that the config asks for."""
     return build_classifier(build, config, dropout=config.dropout, last_act=config.last_act)
 
 

@@ -119,7 +119,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "vgg16", **overrides: Any) -> VGG:
-    """A VGG by the name of its preset; `overrides` are arguments of `VGG`."""
+    """Return a VGG by the name of its preset; `overrides` are arguments of `VGG`."""
     return VGG(**{**PRESETS[preset], **overrides})
 
 

@@ -54,7 +54,7 @@ class Source(NamedTuple):
 
 
 def open_source(folder: Path, points: int) -> Source:
-    """The index in `folder`, and a map of at most so many of its images."""
+    """Return the index in `folder`, and a map of at most so many of its images."""
     index = Index(folder)
     rows = chosen_rows(index, points)
     chart = None
@@ -66,7 +66,7 @@ def open_source(folder: Path, points: int) -> Source:
 
 
 def checked(path: str) -> Tensor:
-    """An uploaded image (3, H, W) of bytes. Raises `UserError`, without the path, for what the page does not take."""
+    """Return an uploaded image (3, H, W) of bytes. Raises `UserError`, without the path, for what the page does not take."""
     size = Path(path).stat().st_size
     if size > LARGEST_FILE:
         raise UserError(f"The file has {size / 2**20:.0f} MB; at most {LARGEST_FILE // 2**20} MB are taken.")
@@ -81,7 +81,7 @@ def checked(path: str) -> Tensor:
 
 
 def answer(source: Source, path: str | None, distance: str) -> tuple[str, list[tuple[np.ndarray, str]], np.ndarray | None]:
-    """What the page shows for an uploaded file: a sentence, the neighbours with captions, the map."""
+    """Return what the page shows for an uploaded file: a sentence, the neighbours with captions, the map."""
     if path is None:
         return "Drop an image.", [], _map(source.chart, None)
     try:
@@ -95,7 +95,7 @@ def answer(source: Source, path: str | None, distance: str) -> tuple[str, list[t
 
 
 def pixels(image: Tensor) -> np.ndarray:
-    """An image (3, H, W) as a square (128, 128, 3) for the page."""
+    """Return an image (3, H, W) as a square (128, 128, 3) for the page."""
     return centre_square(image, 128).permute(1, 2, 0).numpy()
 
 
@@ -128,7 +128,7 @@ class LocalOnly:
 
 
 def create(sources: dict[str, Source]) -> Any:
-    """The page. Raises `UserError` when gradio is not installed."""
+    """Return the page. Raises `UserError` when gradio is not installed."""
     try:
         import gradio
     except ImportError:
@@ -154,7 +154,7 @@ def create(sources: dict[str, Source]) -> Any:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(
         description="A page to search images with.", prog="python -m dl.modules.DataMining.ImageSearch.app"
     )

@@ -22,7 +22,7 @@ PARTS = 5
 
 
 def classes(labels: Sequence[str]) -> Tensor:
-    """The number of each label's class, (N,)."""
+    """Return the number of each label's class, (N,)."""
     counts = Counter(labels)
     if min(counts.values()) < PER_CLASS:
         return torch.zeros(len(labels), dtype=torch.long)
@@ -31,12 +31,12 @@ def classes(labels: Sequence[str]) -> Tensor:
 
 
 def fit(exact: Exact, labels: Sequence[str]) -> Mahalanobis:
-    """The score, of rows evenly spread over the index."""
+    """Return the score, of rows evenly spread over the index."""
     return Mahalanobis(*_sample(exact, labels), shrink=True)
 
 
 def threshold(exact: Exact, labels: Sequence[str], held_out: Tensor | None = None) -> dict[str, Any] | None:
-    """The distance within which 95 % of known images are, and which these were; None for an index of too few images, or
+    """Return the distance within which 95 % of known images are, and which these were; None for an index of too few images, or
     of images that are all the same.
 
     Known are the features `held_out` (N, D). Without them the rows of the index, a fifth after the other, by the score that
@@ -57,7 +57,7 @@ def threshold(exact: Exact, labels: Sequence[str], held_out: Tensor | None = Non
 
 
 def _left_out(features: Tensor, numbers: Tensor) -> Tensor:
-    """The score of each row (n, D) of these classes (n,), fitted to the rows of the other fifths."""
+    """Return the score of each row (n, D) of these classes (n,), fitted to the rows of the other fifths."""
     part = torch.arange(len(numbers)) % PARTS
     scores = (Mahalanobis(features[part != i], numbers[part != i], shrink=True)(features[part == i]) for i in range(PARTS))
     return torch.cat(list(scores))

@@ -114,7 +114,7 @@ def evaluate(
     shown: Sequence[int],
     figure: Path,
 ) -> dict[str, Any]:
-    """The record of a set; and, where a `figure` is asked for, the figure of the queries `shown`."""
+    """Return the record of a set; and, where a `figure` is asked for, the figure of the queries `shown`."""
     names = sorted(set(index.labels) | set(test.labels))
     if not {test.labels[i] for i in numbers} & set(index.labels[:INDEXED]):
         raise UserError(f"no query is of a class of the index ({', '.join(sorted(set(index.labels)))}): nothing to find")
@@ -173,17 +173,17 @@ def _title(record: dict[str, Any]) -> str:
 
 
 def recorded() -> list[dict[str, Any]]:
-    """What is recorded, in the order of the files."""
+    """Return what is recorded, in the order of the files."""
     return records.read(HERE / "results", RECORD)
 
 
 def tables() -> list[tuple[Path, str, str]]:
-    """The README's table of what is recorded, see `dl.cli.results.OTHERS`."""
+    """Return the README's table of what is recorded, see `dl.cli.results.OTHERS`."""
     return [(HERE / "README.md", "results", table(recorded()))]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(
         description="Recall and mAP of search.", prog="python -m dl.modules.DataMining.ImageSearch.evaluate"
     )

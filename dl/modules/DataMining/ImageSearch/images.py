@@ -23,7 +23,7 @@ class Images(NamedTuple):
 
 
 def open_images(source: str, part: str = "train", seed: int = 0) -> Images:
-    """The images of a folder, labelled by the folders that they are in, or of a part of a data set.
+    """Return the images of a folder, labelled by the folders that they are in, or of a part of a data set.
 
     The validation part of a data set is that of runs with this seed. Raises `UserError` when there are none.
     """
@@ -51,7 +51,7 @@ def _of_folder(root: Path) -> Images:
 
 
 def _stamp(path: Path) -> str:
-    """The checksum of a file, as its size and time can stay when it changes; "" if it cannot be read."""
+    """Return the checksum of a file, as its size and time can stay when it changes; "" if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

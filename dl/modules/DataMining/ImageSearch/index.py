@@ -94,11 +94,11 @@ class Index:
         return fit(self.exact, self.labels)
 
     def images(self) -> Images:
-        """The images that were indexed, where they still are."""
+        """Return the images that were indexed, where they still are."""
         return open_images(self.about["source"], seed=self.about["seed"])
 
     def shown(self, rows: Sequence[int]) -> list[Tensor]:
-        """The images (3, H, W) of these rows; white for one that is gone since, or cannot be read any more."""
+        """Return the images (3, H, W) of these rows; white for one that is gone since, or cannot be read any more."""
         images = self.images()
         places = {name: i for i, name in enumerate(images.names)}
         found = []
@@ -110,7 +110,7 @@ class Index:
         return found
 
     def extractor(self) -> Extractor:
-        """The network that the index was made with. Raises `UserError` when it is gone, or another now."""
+        """Return the network that the index was made with. Raises `UserError` when it is gone, or another now."""
         network = self.about["network"]
         if network["weights"] and not Path(network["weights"]).exists():
             gone = f"{network['weights']}, whose network {self.folder} was made with, is gone"
@@ -197,7 +197,7 @@ def _remove_gone(folder: Path, about: dict[str, Any], stamps: dict[str, str]) ->
 def _embedded(
     images: Images, stamps: dict[str, str], numbers: list[int], embed: Embed, size: int
 ) -> tuple[dict[str, Any], np.ndarray, list[str]]:
-    """The rows and features (N, size) of the images with these numbers, and the causes why others have none."""
+    """Return the rows and features (N, size) of the images with these numbers, and the causes why others have none."""
     rows: dict[str, Any] = {"names": [], "labels": [], "stamps": [], "skipped": {}}
     vectors = [np.empty((0, size), np.float32)]
     for start in range(0, len(numbers), BATCH):
@@ -226,7 +226,7 @@ def _embedded(
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(
         description="Index images by their features at a layer of a trained network.",
         prog="python -m dl.modules.DataMining.ImageSearch.index",

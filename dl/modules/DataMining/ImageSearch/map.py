@@ -29,7 +29,7 @@ def chosen_rows(index: Index, points: int) -> Tensor:
 
 
 def thumbnails(index: Index, rows: Tensor, side: int = 32) -> Tensor:
-    """The images of these rows as squares, (N, 3, side, side) in [0, 1]; see `Index.shown`."""
+    """Return the images of these rows as squares, (N, 3, side, side) in [0, 1]; see `Index.shown`."""
     return torch.stack([centre_square(image, side) for image in index.shown(rows.tolist())]).float() / 255
 
 
@@ -43,7 +43,7 @@ def export(folder: Path, features: Tensor, labels: Sequence[str], images: Tensor
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(
         description="Draw the images of an index as a t-SNE map.", prog="python -m dl.modules.DataMining.ImageSearch.map"
     )

@@ -45,7 +45,7 @@ class Answer(NamedTuple):
 
 
 def query(index: Index, features: Tensor, top: int = 5, distance: str = "l2") -> Answer:
-    """The `top` nearest to an image's features (1, D), and whether it is known.
+    """Return the `top` nearest to an image's features (1, D), and whether it is known.
 
     Known means that it is as near to a class of the index as 95 % of held-out known images, see `decision.py`, whatever
     `distance` ranks the neighbours. Raises `ValueError` for an unknown distance.
@@ -69,12 +69,12 @@ def query(index: Index, features: Tensor, top: int = 5, distance: str = "l2") ->
 
 
 def printable(name: str) -> str:
-    """A file's name as any terminal or font shows it: what is no character, and control characters, as escapes."""
+    """Return a file's name as any terminal or font shows it: what is no character, and control characters, as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def figure(image: Tensor, answer: Answer, images: Sequence[Tensor]) -> "Figure":
-    """The query (3, H, W) and its neighbours' `images`, side by side as squares, with labels and distances below."""
+    """Return the query (3, H, W) and its neighbours' `images`, side by side as squares, with labels and distances below."""
     squares = torch.stack([centre_square(each, 128) for each in (image, *images)])
     titles = ["query", *(f"{n.label or n.name}\n{n.distance:.4g}" for n in answer.neighbours)]
     drawn = plot.image_grid(squares.float() / 255, titles, columns=len(titles))
@@ -87,7 +87,7 @@ def figure(image: Tensor, answer: Answer, images: Sequence[Tensor]) -> "Figure":
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(
         description="Find the nearest images of an index.", prog="python -m dl.modules.DataMining.ImageSearch.search"
     )

@@ -52,7 +52,7 @@ def write_manifest(folder: Path, about: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `write_manifest` wrote. Raises `UserError` when it is not that any more."""
+    """Return what `write_manifest` wrote. Raises `UserError` when it is not that any more."""
     path = folder / "index.json"
     try:
         content = read_json(path, {"sha256": str, "index": object})

@@ -46,7 +46,7 @@ class Config(ImageConfig):
 
 
 def build_model(config: Config) -> ResNet:
-    """The network that the config asks for: its outputs are embeddings."""
+    """Return the network that the config asks for: its outputs are embeddings."""
     model = resnet.build_model(config)
     model.head = nn.Linear(model.head.in_features, config.embedding)
     return model

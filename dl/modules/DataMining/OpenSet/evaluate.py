@@ -60,7 +60,7 @@ def outputs(model: nn.Module, images: Tensor, config: Config) -> tuple[Tensor, T
 
 
 def unknown_images(config: Config) -> dict[str, Tensor]:
-    """What the network of a run never saw, as bytes, by the name of its column."""
+    """Return what the network of a run never saw, as bytes, by the name of its column."""
     test = image_splits(config).test.dataset
     known = known_classes(config)
     if config.held_out:
@@ -71,7 +71,7 @@ def unknown_images(config: Config) -> dict[str, Tensor]:
 
 
 def measure(val: Tensor, known: Tensor, right: Tensor, unknown: Tensor) -> dict[str, float]:
-    """All figures of one score, from its values of known validation images, of known test images and of unknown ones.
+    """Return all figures of one score, from its values of known validation images, of known test images and of unknown ones.
 
     `right` says which of the known test images are classified well.
     """
@@ -150,17 +150,17 @@ def _percent(values: dict[int, float]) -> str:
 
 
 def recorded() -> list[dict[str, Any]]:
-    """What is recorded, in the order of the files."""
+    """Return what is recorded, in the order of the files."""
     return records.read(HERE / "results", RECORD)
 
 
 def tables() -> list[tuple[Path, str, str]]:
-    """The README's table of what is recorded, see `dl.cli.results.OTHERS`."""
+    """Return the README's table of what is recorded, see `dl.cli.results.OTHERS`."""
     return [(HERE / "README.md", "results", table(recorded()))]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(
         description="Measure how well scores find unknown images.", prog="python -m dl.modules.DataMining.OpenSet.evaluate"
     )

@@ -45,7 +45,7 @@ def fpr95(known: Tensor, unknown: Tensor) -> float:
 
 
 def _checked(known: Tensor, unknown: Tensor) -> list[Tensor]:
-    """Both in float64."""
+    """Return both in float64."""
     if not len(known) or not len(unknown) or known.isnan().any() or unknown.isnan().any():
         raise ValueError(f"one score or more of known and of unknown images, none NaN; got {len(known)} and {len(unknown)}")
     return [with_float64(scores).double() for scores in (known, unknown)]

@@ -37,7 +37,7 @@ def msp(logits: Tensor) -> Tensor:
 
 
 def max_logit(logits: Tensor) -> Tensor:
-    """The largest logit, negated. Hendrycks et al. 2022, https://arxiv.org/abs/1911.11132. (N, C) -> (N,)."""
+    """Return the largest logit, negated. Hendrycks et al. 2022, https://arxiv.org/abs/1911.11132. (N, C) -> (N,)."""
     return -logits.amax(-1)
 
 
@@ -163,7 +163,7 @@ def fit_weibull(values: Tensor) -> tuple[float, float]:
 
 
 def fit_all(known: TrainingStatistics) -> dict[str, Score]:
-    """All eight scores by name."""
+    """Return all eight scores by name."""
     mahalanobis, knn = Mahalanobis(known.features, known.labels), KNN(known.features)
     vim, openmax = ViM(known), OpenMax(known.logits, known.labels)
     return {

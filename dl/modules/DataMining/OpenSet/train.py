@@ -39,18 +39,18 @@ class Config(resnet.Config):
 
 
 def known_classes(config: Config) -> list[int]:
-    """The labels that the network learns; its output i is for the i-th of them."""
+    """Return the labels that the network learns; its output i is for the i-th of them."""
     unknown = {int(number) for number in config.held_out.split(",") if number}
     return [label for label in range(len(image_set(config).classes)) if label not in unknown]
 
 
 def build_model(config: Config) -> ResNet:
-    """The network that the config asks for, with an output for each known class."""
+    """Return the network that the config asks for, with an output for each known class."""
     return resnet.build_model(config, len(known_classes(config)))
 
 
 def only(batch: Batch, classes: list[int]) -> Batch:
-    """The images of these classes, with their places in `classes` as labels."""
+    """Return the images of these classes, with their places in `classes` as labels."""
     chosen = torch.isin(batch["labels"], torch.tensor(classes))
     numbers = torch.full((max(classes) + 1,), -1)
     numbers[classes] = torch.arange(len(classes))

@@ -49,7 +49,7 @@ def _weights(places: Tensor, boxes: int) -> tuple[Tensor, Tensor]:
 
 
 def _kernels(n: int, spacing: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The transforms of w and w^2, w = 1 / (1 + d^2), between nodes of a grid of twice the size whose ends meet."""
+    """Return the transforms of w and w^2, w = 1 / (1 + d^2), between nodes of a grid of twice the size whose ends meet."""
     steps = torch.arange(2 * n, device=device)
     squares = (torch.minimum(steps, 2 * n - steps) * spacing).square()
     kernel = 1 / (1 + squares[:, None] + squares)
@@ -57,7 +57,7 @@ def _kernels(n: int, spacing: float, device: torch.device) -> tuple[Tensor, Tens
 
 
 def _fast_size(boxes: int) -> int:
-    """The next number without prime factors above 5: Fourier transforms of other sizes are slow."""
+    """Return the next number without prime factors above 5: Fourier transforms of other sizes are slow."""
     rest = boxes
     for prime in (2, 3, 5):
         while rest % prime == 0:

@@ -87,7 +87,7 @@ def _checked(features: Tensor) -> Tensor:
 
 
 def principal(features: Tensor, dimensions: int = 2) -> Tensor:
-    """The first principal components of features (N, D), (N, dimensions), each with its largest weight positive.
+    """Return the first principal components of features (N, D), (N, dimensions), each with its largest weight positive.
 
     Of fewer features than that there are fewer components.
     """
@@ -162,7 +162,7 @@ def tsne(
     exaggerated: int = 250,
     neighbours: int = 0,
 ) -> Tensor:
-    """A map (N, 2) of features (N, D). The same features give the same map.
+    """Return a map (N, 2) of features (N, D). The same features give the same map.
 
     Args:
         exaggeration: factor of all p_ij in the first `exaggerated` of the `iterations`, section 3.4.
@@ -218,5 +218,5 @@ def place(points: Tensor, features: Tensor, new: Tensor, perplexity: float = 5.0
 
 
 def _power_of_two(features: Tensor) -> float:
-    """The scale of features (N, D): divided by it they are at most 2, and have the same digits."""
+    """Return the scale of features (N, D): divided by it they are at most 2, and have the same digits."""
     return 2.0 ** (math.frexp(features.abs().max().item())[1] - 1)

@@ -250,7 +250,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "cifar10", **overrides: Any) -> UNet:
-    """A U-Net by the name of its preset; `overrides` are arguments of `UNet`."""
+    """Return a U-Net by the name of its preset; `overrides` are arguments of `UNet`."""
     return UNet(**{**PRESETS[preset], **overrides})
 
 

@@ -86,7 +86,7 @@ class DiffusionSchedule:
         return signal * images + std * noise
 
     def target(self, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """What the network should give for the images that `q_sample` returns."""
+        """Return what the network should give for the images that `q_sample` returns."""
         if self.prediction == "epsilon":
             return noise
         if self.prediction == "x0":
@@ -95,7 +95,7 @@ class DiffusionSchedule:
         return signal * noise - std * images
 
     def predict_x0(self, output: Tensor, x: Tensor, times: Tensor) -> Tensor:
-        """The image x_0 that a network's output means, given x_t; equation 15 for epsilon."""
+        """Return the image x_0 that a network's output means, given x_t; equation 15 for epsilon."""
         output, _ = self.split(output)
         signal, std = self.coefficients(times, x)
         if self.prediction == "epsilon":
@@ -105,19 +105,19 @@ class DiffusionSchedule:
         return signal * x - std * output
 
     def noise(self, images: Tensor, x: Tensor, times: Tensor) -> Tensor:
-        """The noise that made x_t from images x_0."""
+        """Return the noise that made x_t from images x_0."""
         signal, std = self.coefficients(times, x)
         return (x - signal * images) / std
 
     def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A network's output as its prediction and, where the variance is learned, v: (B, C, H, W) each."""
+        """Return a network's output as its prediction and, where the variance is learned, v: (B, C, H, W) each."""
         if not self.learned_variance:
             return output, None
         prediction, v = output.chunk(2, dim=1)
         return prediction, v
 
     def posterior_mean(self, images: Tensor, x: Tensor, times: Tensor, before: Tensor) -> Tensor:
-        """The mean of q(x_before | x_t, x_0), equation 7, for times and before (B,), where -1 is the clean image."""
+        """Return the mean of q(x_before | x_t, x_0), equation 7, for times and before (B,), where -1 is the clean image."""
         bar, bar_before = self._bars(times, before)
         alpha = bar / bar_before
         of_images, of_x = bar_before.sqrt() * (1 - alpha) / (1 - bar), alpha.sqrt() * (1 - bar_before) / (1 - bar)

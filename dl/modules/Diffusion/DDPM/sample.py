@@ -64,7 +64,7 @@ class Diffusion:
 
 
 def first_noise(found: Diffusion, num: int, seed: int) -> Tensor:
-    """What `num` samples begin with, (num, C, H, W)."""
+    """Return what `num` samples begin with, (num, C, H, W)."""
     about = found.about
     return torch.randn(num, about.channels, about.size, about.size, generator=torch.Generator().manual_seed(seed))
 
@@ -129,7 +129,7 @@ def beside_nearest(images: Tensor, training: Loader, batch: int = 1000) -> Tenso
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     about = (__doc__ or "").partition("\n")[0]
     parser = Parser(description=about, prog="python -m dl.modules.Diffusion.DDPM.sample")
     parser.add_argument(
@@ -150,7 +150,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def chosen_labels(asked: str, num: int, found: Diffusion) -> Tensor | None:
-    """The label of each sample. Raises `UserError` for a class that there is not."""
+    """Return the label of each sample. Raises `UserError` for a class that there is not."""
     names = found.about.classes
     if not found.model.num_classes:
         if asked:

@@ -33,7 +33,7 @@ def trailing(total: int, steps: int) -> list[int]:
 
 
 def guided(model: nn.Module, labels: Tensor, scale: float = 1.0) -> Denoiser:
-    """A denoiser for labels (B,): the unconditional prediction plus `scale` times what the label adds to it.
+    """Return a denoiser for labels (B,): the unconditional prediction plus `scale` times what the label adds to it.
 
     1 is the conditional model alone, 0 the unconditional one. The paper's weight w is scale - 1. A learned variance, in
     channels after those of the prediction, stays that of the conditional model.
@@ -168,7 +168,7 @@ def dpm_solver_step(
 
 
 def _images(denoise: Denoiser, process: DiffusionSchedule, x: Tensor, t: int, clip: bool) -> tuple[Tensor, Tensor | None]:
-    """What the denoiser takes the clean images to be, and v where the variance is learned."""
+    """Return what the denoiser takes the clean images to be, and v where the variance is learned."""
     times = torch.full((len(x),), t, device=x.device)
     output = denoise(x, times).to(x.dtype)  # a network under autocast gives bf16
     images = process.predict_x0(output, x, times)

@@ -39,7 +39,7 @@ class Config(DiffusionConfig):
 
 
 def build_model(config: Config) -> UNet:
-    """The network that the config asks for. Raises `UserError` when it does not fit the images."""
+    """Return the network that the config asks for. Raises `UserError` when it does not fit the images."""
     about = image_set(config)
     model = build(
         config.model,
@@ -51,7 +51,7 @@ def build_model(config: Config) -> UNet:
 
 
 def process(config: Config) -> DiffusionSchedule:
-    """The forward process that the config asks for."""
+    """Return the forward process that the config asks for."""
     return DiffusionSchedule(config.schedule, config.prediction, config.times, config.learned_variance)
 
 

@@ -11,7 +11,7 @@ from dl.modules.Diffusion.DDPM.process import DiffusionSchedule
 
 
 def variational_bound(process: DiffusionSchedule, output: Tensor, images: Tensor, x: Tensor, times: Tensor) -> Tensor:
-    """The term of L_vlb, equations 4 to 7, at times (B,): bits per pixel and channel, (B,).
+    """Return the term of L_vlb, equations 4 to 7, at times (B,): bits per pixel and channel, (B,).
 
     `output` (B, 2C, H, W) is what the network gives for `x`, which are the `images` (B, C, H, W) with noise. Gradients
     reach v alone, as the mean is taught by L_simple. The sum over all times is the bound, but for its constant L_T.

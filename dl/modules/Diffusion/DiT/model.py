@@ -210,7 +210,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "dit_xl_2", **overrides: Any) -> DiT:
-    """A DiT by the name of its preset; `overrides` are arguments of `DiT`."""
+    """Return a DiT by the name of its preset; `overrides` are arguments of `DiT`."""
     return DiT(**{**PRESETS[preset], **overrides})
 
 

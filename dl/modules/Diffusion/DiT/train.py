@@ -29,7 +29,7 @@ class Config(ddpm.Config):
 
 
 def build_model(config: Config) -> DiT:
-    """The network that the config asks for. Raises `UserError` when its patches do not fit the images."""
+    """Return the network that the config asks for. Raises `UserError` when its patches do not fit the images."""
     about = image_set(config)
     try:
         return build(

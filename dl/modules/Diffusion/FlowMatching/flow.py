@@ -29,7 +29,7 @@ class Flow:
         return (1 - share) * images + share * noise
 
     def target(self, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """The velocity, which is the same all along a path."""
+        """Return the velocity, which is the same all along a path."""
         return noise - images
 
     def split(self, output: Tensor) -> tuple[Tensor, None]:

@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {name: SIZES[name] for name in ("cifar10", 
 
 
 def build(preset: str = "cifar10", **overrides: Any) -> UNet:
-    """A U-Net by the name of its preset; `overrides` are arguments of `UNet`."""
+    """Return a U-Net by the name of its preset; `overrides` are arguments of `UNet`."""
     return UNet(**{**PRESETS[preset], **overrides})
 
 

@@ -24,7 +24,7 @@ class Config(DiffusionConfig):
 
 
 def build_model(config: Config) -> UNet:
-    """The network that the config asks for. Raises `UserError` when it does not fit the images."""
+    """Return the network that the config asks for. Raises `UserError` when it does not fit the images."""
     about = image_set(config)
     model = build(config.model, in_channels=about.channels, num_classes=len(about.classes) if config.classes else 0)
     return fitting(model, config)

@@ -7,7 +7,7 @@ Pair = tuple[int, int]
 
 
 def most_frequent_pairs(words: list[list[int]], counts: list[int], merges: int) -> list[Pair]:
-    """The pairs that become tokens, in order. `words` are merged in place; word i is there counts[i] times."""
+    """Return the pairs that become tokens, in order. `words` are merged in place; word i is there counts[i] times."""
     frequency: Counter[Pair] = Counter()
     where: defaultdict[Pair, set[int]] = defaultdict(set)  # the words that have a pair, or had it
     for i, word in enumerate(words):
@@ -42,7 +42,7 @@ def most_frequent_pairs(words: list[list[int]], counts: list[int], merges: int) 
 
 
 def _joined(word: list[int], pair: Pair, new: int) -> list[int]:
-    """The word with `new` for each `pair`, from left to right."""
+    """Return the word with `new` for each `pair`, from left to right."""
     joined: list[int] = []
     i = 0
     while i < len(word):

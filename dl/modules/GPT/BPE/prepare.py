@@ -72,7 +72,7 @@ def prepare(out: Path, texts: Sequence[Path], vocab_size: int, bpe: BPE | None =
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(prog="python -m dl.modules.GPT.BPE.prepare", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", type=user_path, metavar="OUT", help="folder to write")
     parser.add_argument("texts", type=user_path, nargs="+", metavar="TEXT", help="file of text in UTF-8, a document")

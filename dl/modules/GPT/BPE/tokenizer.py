@@ -32,7 +32,7 @@ MOST_BYTES = 2**26  # of all tokens together, 200 times GPT-2's: merges that dou
 
 @functools.cache
 def word_pattern() -> re.Pattern[str]:
-    """What matches each word of a text in turn. Made when first asked for: it looks at each character of Unicode.
+    """Return what matches each word of a text in turn. Made when first asked for: it looks at each character of Unicode.
 
     https://github.com/openai/gpt-2, src/encoder.py: endings; words, numbers, other signs, with a space before them; spaces.
     """
@@ -137,7 +137,7 @@ class BPE:
         return ids
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
-        """The text of ids. What is no UTF-8, as half of a character, is replaced; see `bytes.decode` for other `errors`.
+        """Return the text of ids. What is no UTF-8, as half of a character, is replaced; see `bytes.decode` for other `errors`.
 
         Raises `ValueError` for an id that there is not.
         """
@@ -149,7 +149,7 @@ class BPE:
         return b"".join(parts).decode(errors=errors)
 
     def _merged(self, ids: list[int]) -> list[int]:
-        """The ids of a word's bytes, merged: the earliest merge first, from left to right. O(n log n)."""
+        """Return the ids of a word's bytes, merged: the earliest merge first, from left to right. O(n log n)."""
         merges, end = self.merges, len(ids)
         after, before = list(range(1, end + 1)), list(range(-1, end - 1))  # a list that is linked both ways
         todo = [(merges[pair], i) for i, pair in enumerate(zip(ids, ids[1:])) if pair in merges]
@@ -183,7 +183,7 @@ class BPE:
 
     @classmethod
     def load(cls, folder: Path | str) -> "BPE":
-        """What `save` wrote, or GPT-2's published files: vocab.json and merges.txt, or encoder.json and vocab.bpe, or
+        """Return what `save` wrote, or GPT-2's published files: vocab.json and merges.txt, or encoder.json and vocab.bpe, or
         tokenizer.json alone, as transformers 5 writes it. Lines may end as on Windows.
 
         Raises `UserError` when they are missing or damaged, or do not fit together.
@@ -219,7 +219,7 @@ class BPE:
 
     @classmethod
     def read(cls, path: Path | str) -> "BPE":
-        """What `keep` wrote. Raises `UserError` for a file that was changed since, or holds anything else."""
+        """Return what `keep` wrote. Raises `UserError` for a file that was changed since, or holds anything else."""
         content = read_json(path, {"merges": [[int]], "special": [str]})
         verify(path)
         try:
@@ -228,13 +228,13 @@ class BPE:
             raise UserError(f"{path} is damaged ({error})") from None
 
     def _shown(self) -> list[str]:
-        """The tokens as GPT-2's files show them."""
+        """Return the tokens as GPT-2's files show them."""
         plain = ["".join(map(SHOWN.__getitem__, token)) for token in self.tokens[: 256 + len(self.merges)]]
         return [*plain, *self.special]
 
 
 def _whole(text: str) -> str:
-    """The text with `_HALVES` joined where there are two, else replaced by U+FFFD."""
+    """Return the text with `_HALVES` joined where there are two, else replaced by U+FFFD."""
     try:
         text.encode()  # a hundred times as fast as the search
         return text
@@ -246,5 +246,5 @@ _ID = {byte: i for i, byte in enumerate(BYTES)}
 
 
 def _bytes(word: str) -> list[int]:
-    """The ids of a word's bytes."""
+    """Return the ids of a word's bytes."""
     return [_ID[byte] for byte in word.encode(errors="surrogateescape")]

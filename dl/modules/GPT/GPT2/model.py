@@ -204,7 +204,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "gpt2", **overrides: Any) -> GPT2:
-    """A GPT-2 by the name of its preset; `overrides` are arguments of `GPT2`."""
+    """Return a GPT-2 by the name of its preset; `overrides` are arguments of `GPT2`."""
     return GPT2(**{**PRESETS[preset], **overrides})
 
 

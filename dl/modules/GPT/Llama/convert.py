@@ -85,7 +85,7 @@ def from_transformers(reference: nn.Module) -> Llama:
 
 
 def _experts(config: Any) -> dict[str, int]:
-    """The arguments of `Llama` for the experts of a Mixtral."""
+    """Return the arguments of `Llama` for the experts of a Mixtral."""
     if config.sliding_window is not None:
         raise ValueError(f"attention to the last {config.sliding_window} positions only is not this paper's")
     if config.router_jitter_noise or config.num_experts_per_tok == 1:
@@ -104,7 +104,7 @@ def _of_each_expert(name: str, weights: Tensor) -> dict[str, Tensor]:
 
 
 def from_llama2c(path: Path | str) -> Llama:
-    """The model in a file of https://github.com/karpathy/llama2.c, first version: seven int32, then float32 weights.
+    """Return the model in a file of https://github.com/karpathy/llama2.c, first version: seven int32, then float32 weights.
 
     Raises `ValueError` when the file is of a later version, or not as long as its header says.
     """

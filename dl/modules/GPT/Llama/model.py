@@ -261,7 +261,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "llama_7b", **overrides: Any) -> Llama:
-    """A Llama by the name of its preset; `overrides` are arguments of `Llama`."""
+    """Return a Llama by the name of its preset; `overrides` are arguments of `Llama`."""
     return Llama(**{**PRESETS[preset], **overrides})
 
 

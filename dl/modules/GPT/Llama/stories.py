@@ -69,7 +69,7 @@ class Pieces:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(prog="python -m dl.modules.GPT.Llama.stories", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("weights", type=user_path, help="file of weights, say stories260K.bin")
     parser.add_argument("pieces", type=user_path, help="file of its tokenizer, say tok512.bin")

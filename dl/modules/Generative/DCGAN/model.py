@@ -142,7 +142,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "small", **overrides: Any) -> DCGAN:
-    """A DCGAN by the name of its preset; `overrides` are arguments of `DCGAN`."""
+    """Return a DCGAN by the name of its preset; `overrides` are arguments of `DCGAN`."""
     return DCGAN(**{**PRESETS[preset], **overrides})
 
 

@@ -41,19 +41,19 @@ class Adversarial(Task):
         self.latent = latent
 
     def discriminator_step(self, players: Players, batch: Batch) -> StepOutput:
-        """The discriminator's loss. The generator is only looked at."""
+        """Return the discriminator's loss. The generator is only looked at."""
         with torch.no_grad():
             drawn = players.generator(self.noise(batch))
         losses = discriminator_loss(players.discriminator(batch["images"]).float(), players.discriminator(drawn).float())
         return StepOutput(losses.mean(), len(losses), {"discriminator_loss": losses.detach()})
 
     def generator_step(self, players: Players, batch: Batch) -> StepOutput:
-        """The generator's loss, through the discriminator."""
+        """Return the generator's loss, through the discriminator."""
         losses = generator_loss(players.discriminator(players.generator(self.noise(batch))).float())
         return StepOutput(losses.mean(), len(losses), {"generator_loss": losses.detach()})
 
     def step(self, model: DCGAN, batch: Batch) -> StepOutput:
-        """Both losses on the same images and noise: for evaluation."""
+        """Return both losses on the same images and noise: for evaluation."""
         drawn, logits = model(self.noise(batch))
         own = discriminator_loss(model.discriminator(batch["images"]).float(), logits.float())
         others = generator_loss(logits.float())
@@ -110,7 +110,7 @@ class PixelFrechetDistance(Metric):
         return frechet_distance_of_moments(*self._mean_and_covariance(sums[0]), *self._mean_and_covariance(sums[1]))
 
     def _moments(self, images: Tensor) -> Tensor:
-        """How many there are, their sum, the sum of their products: (1 + D + D D,)."""
+        """Return how many there are, their sum, the sum of their products: (1 + D + D D,)."""
         channels, side = images.shape[1:3]
         window = next(n for n in range(1, side + 1) if channels * (side // n) ** 2 <= self.most)
         x = F.avg_pool2d(images.float().cpu(), window).flatten(1).double()  # (B, D)

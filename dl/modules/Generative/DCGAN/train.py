@@ -38,7 +38,7 @@ class Config(ImagesConfig):
 
 
 def build_model(config: Config) -> DCGAN:
-    """Both networks that the config asks for. Raises `UserError` when they do not fit the images."""
+    """Return both networks that the config asks for. Raises `UserError` when they do not fit the images."""
     about = image_set(config)
     try:
         return build(config.model, channels=about.channels, image_size=about.size)

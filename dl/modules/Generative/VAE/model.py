@@ -121,7 +121,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "mlp20", **overrides: Any) -> VAE:
-    """A variational autoencoder by the name of its preset; `overrides` are arguments of `VAE`."""
+    """Return a variational autoencoder by the name of its preset; `overrides` are arguments of `VAE`."""
     return VAE(**{**PRESETS[preset], **overrides})
 
 

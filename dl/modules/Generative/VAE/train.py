@@ -28,7 +28,7 @@ class Config(ImagesConfig):
 
 
 def build_model(config: Config) -> VAE:
-    """The network that the config asks for. Raises `UserError` when it does not fit the images."""
+    """Return the network that the config asks for. Raises `UserError` when it does not fit the images."""
     about = image_set(config)
     try:
         return build(config.model, in_channels=about.channels, image_size=about.size)

@@ -7,7 +7,7 @@ from dl.mytorch.data import Batch, Loader, Splits
 
 
 def rule(num_features: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """The weight (num_features, 1) and the bias (1,) that targets are made with, standard normal."""
+    """Return the weight (num_features, 1) and the bias (1,) that targets are made with, standard normal."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(num_features, 1, generator=generator), torch.randn(1, generator=generator)
 

@@ -35,7 +35,7 @@ class LinearRegression(nn.Module):
 
 
 def solve(features: Tensor, targets: Tensor) -> LinearRegression:
-    """The best model for features (N, D) and targets (N, K), by the normal equations X^T X [W b]^T = X^T y.
+    """Return the best model for features (N, D) and targets (N, K), by the normal equations X^T X [W b]^T = X^T y.
 
     They say that no feature is correlated with what remains: X^T (y - X [W b]^T) = 0. Needs more examples than
     features, none of which is a linear function of the others.
@@ -56,7 +56,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "linear", **overrides: Any) -> LinearRegression:
-    """A linear regression by the name of its preset; `overrides` are arguments of `LinearRegression`."""
+    """Return a linear regression by the name of its preset; `overrides` are arguments of `LinearRegression`."""
     return LinearRegression(**{**PRESETS[preset], **overrides})
 
 

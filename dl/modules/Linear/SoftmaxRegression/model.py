@@ -40,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "linear", **overrides: Any) -> SoftmaxRegression:
-    """A softmax regression by the name of its preset; `overrides` are arguments of `SoftmaxRegression`."""
+    """Return a softmax regression by the name of its preset; `overrides` are arguments of `SoftmaxRegression`."""
     return SoftmaxRegression(**{**PRESETS[preset], **overrides})
 
 

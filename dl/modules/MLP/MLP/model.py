@@ -59,7 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "large", **overrides: Any) -> MLP:
-    """An MLP by the name of its preset; `overrides` are arguments of `MLP`."""
+    """Return an MLP by the name of its preset; `overrides` are arguments of `MLP`."""
     return MLP(**{**PRESETS[preset], **overrides})
 
 

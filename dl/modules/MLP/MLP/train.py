@@ -29,7 +29,7 @@ class Config(ImageConfig):
 
 
 def build_model(config: Config) -> nn.Module:
-    """The network that the config asks for."""
+    """Return the network that the config asks for."""
     about = image_set(config)
     return build(config.model, in_channels=about.channels, image_size=about.size, num_classes=len(about.classes))
 

@@ -133,7 +133,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "awd", **overrides: Any) -> AWDLSTM:
-    """An AWD-LSTM by the name of its preset; `overrides` are arguments of `AWDLSTM`."""
+    """Return an AWD-LSTM by the name of its preset; `overrides` are arguments of `AWDLSTM`."""
     return AWDLSTM(**{**PRESETS[preset], **overrides})
 
 

@@ -157,7 +157,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "rnnsearch", **overrides: Any) -> RNNSearch:
-    """A network with attention by the name of its preset; `overrides` are arguments of `RNNSearch`."""
+    """Return a network with attention by the name of its preset; `overrides` are arguments of `RNNSearch`."""
     return RNNSearch(**{**PRESETS[preset], **overrides})
 
 

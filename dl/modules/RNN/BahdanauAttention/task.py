@@ -30,7 +30,7 @@ class AlignedTranslation(Translation):
         return shown
 
     def aligned(self, model: nn.Module, source: Tensor) -> tuple[list[str], Tensor]:
-        """A translation of source (S,), with the <eos> that ends it, and what each of its words looked at, (T, S)."""
+        """Return a translation of source (S,), with the <eos> that ends it, and what each of its words looked at, (T, S)."""
         (ids,) = self.translate(model, source[None])
         target = torch.tensor([[self.target[BEGIN], *ids]], device=source.device)
         weights = model.align(target, model.encode(source[None]))[1][0]

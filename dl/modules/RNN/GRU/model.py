@@ -104,7 +104,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "word", **overrides: Any) -> GRULanguageModel:
-    """A GRU by the name of its preset; `overrides` are arguments of `GRULanguageModel`."""
+    """Return a GRU by the name of its preset; `overrides` are arguments of `GRULanguageModel`."""
     return GRULanguageModel(**{**PRESETS[preset], **overrides})
 
 

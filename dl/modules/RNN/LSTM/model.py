@@ -118,7 +118,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "word", **overrides: Any) -> LSTMLanguageModel:
-    """An LSTM by the name of its preset; `overrides` are arguments of `LSTMLanguageModel`."""
+    """Return an LSTM by the name of its preset; `overrides` are arguments of `LSTMLanguageModel`."""
     return LSTMLanguageModel(**{**PRESETS[preset], **overrides})
 
 

@@ -103,7 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "word", **overrides: Any) -> RNNLanguageModel:
-    """A simple recurrent network by the name of its preset; `overrides` are arguments of `RNNLanguageModel`."""
+    """Return a simple recurrent network by the name of its preset; `overrides` are arguments of `RNNLanguageModel`."""
     return RNNLanguageModel(**{**PRESETS[preset], **overrides})
 
 

@@ -42,7 +42,7 @@ def run_packed(layer: nn.RNNBase, x: Tensor, padding_mask: Tensor | None) -> tup
 
 
 def turn_round(source: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """The tokens (B, S) of each row in reverse, padding left at the end."""
+    """Return the tokens (B, S) of each row in reverse, padding left at the end."""
     if padding_mask is None:
         return source.flip(1)
     lengths = (~padding_mask).sum(1, keepdim=True)
@@ -141,7 +141,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "sutskever", **overrides: Any) -> Seq2Seq:
-    """A Seq2Seq network by the name of its preset; `overrides` are arguments of `Seq2Seq`."""
+    """Return a Seq2Seq network by the name of its preset; `overrides` are arguments of `Seq2Seq`."""
     return Seq2Seq(**{**PRESETS[preset], **overrides})
 
 

@@ -25,7 +25,7 @@ class Config(RecurrentConfig):
 
 
 def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Module:
-    """The network that the config asks for."""
+    """Return the network that the config asks for."""
     return build_for(config, vocabularies, build)
 
 

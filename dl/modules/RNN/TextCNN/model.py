@@ -74,7 +74,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "rand", **overrides: Any) -> TextCNN:
-    """A TextCNN by the name of its preset; `overrides` are arguments of `TextCNN`."""
+    """Return a TextCNN by the name of its preset; `overrides` are arguments of `TextCNN`."""
     return TextCNN(**{**PRESETS[preset], **overrides})
 
 

@@ -43,7 +43,7 @@ class Config(TrainConfig):
 
 
 def bounded(make: MakeOne, max_norm: float) -> MakeOne:
-    """The optimizer, and after each of its steps the rows of the output layer cut to `max_norm` (section 2.1)."""
+    """Return the optimizer, and after each of its steps the rows of the output layer cut to `max_norm` (section 2.1)."""
 
     def optimizer(model: TextCNN) -> torch.optim.Optimizer:
         def cut(*_: Any) -> None:
@@ -59,7 +59,7 @@ def bounded(make: MakeOne, max_norm: float) -> MakeOne:
 
 
 def build_model(config: Config, vocabularies: Mapping[str, Any], num_classes: int = 0) -> nn.Module:
-    """The network that the config asks for. num_classes: default those of the run in `config.out`."""
+    """Return the network that the config asks for. num_classes: default those of the run in `config.out`."""
     return build(config.model, vocab_size=len(vocabularies["tokens"]), num_classes=num_classes or class_count(config))
 
 

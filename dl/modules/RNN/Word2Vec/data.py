@@ -31,7 +31,7 @@ def texts(name: str) -> list[list[str]]:
 
 
 def keep_rare(ids: Tensor, counts: Tensor, threshold: float, generator: torch.Generator) -> Tensor:
-    """The text (T,) without some of its frequent words: a word of frequency f is kept with chance sqrt(threshold / f).
+    """Return the text (T,) without some of its frequent words: a word of frequency f is kept with chance sqrt(threshold / f).
 
     2013b, section 2.3. `counts` (V,) are those of the training text. A threshold of 0 keeps all.
     """
@@ -42,7 +42,7 @@ def keep_rare(ids: Tensor, counts: Tensor, threshold: float, generator: torch.Ge
 
 
 def draw(ids: Tensor, counts: Tensor, window: int, negatives: int, objective: Objective) -> Transform:
-    """A function that makes examples of places in the text `ids` (T,).
+    """Return a function that makes examples of places in the text `ids` (T,).
 
     Each place has a reach of its own, 1 to `window` words to either side, drawn each time (2013a, section 3.2). Skip-gram makes
     an example of each word within reach, CBOW one of all. "inputs" (B, C), "padding" (B, C) where there is none, and
@@ -72,7 +72,7 @@ def draw(ids: Tensor, counts: Tensor, window: int, negatives: int, objective: Ob
 def window_splits(
     config: TrainConfig, objective: Objective, window: int, negatives: int, min_count: int, threshold: float
 ) -> Splits:
-    """The text that `config.data` names as batches of `draw`, `config.batch_size` places each.
+    """Return the text that `config.data` names as batches of `draw`, `config.batch_size` places each.
 
     Words that are rarer than `min_count` in the training text are left out, and so, once and for all, are some of the frequent
     ones, in training only. Raises `UserError` for a part that keeps fewer than two words.

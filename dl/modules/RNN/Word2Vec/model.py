@@ -47,7 +47,7 @@ class Word2Vec(nn.Module):
         return torch.bmm(self.output(candidates), mean[..., None])[..., 0]  # (B, K, E) (B, E, 1) -> (B, K)
 
     def neighbours(self, words: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The words whose vectors point most in the direction of those of `words` (N,): cosines and ids (N, count)."""
+        """Return the words whose vectors point most in the direction of those of `words` (N,): cosines and ids (N, count)."""
         vectors = nn.functional.normalize(self.embedding.weight, dim=1)
         cosines = vectors[words] @ vectors.T  # (N, V)
         cosines[torch.arange(len(words)), words] = -torch.inf  # not the word itself

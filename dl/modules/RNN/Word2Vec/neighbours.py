@@ -15,7 +15,7 @@ from dl.mytorch.config import user_path
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     prog = "python -m dl.modules.RNN.Word2Vec.neighbours"
     parser = Parser(description=(__doc__ or "").partition("\n")[0], prog=prog)
     parser.add_argument("run", type=user_path, help="folder of a run")

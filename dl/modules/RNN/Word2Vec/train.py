@@ -43,7 +43,7 @@ class Config(TrainConfig):
 
 
 def build_model(config: Config, vocabularies: Mapping[str, Any]) -> nn.Module:
-    """The network that the config asks for."""
+    """Return the network that the config asks for."""
     return build(config.model, vocab_size=len(vocabularies["tokens"]))
 
 

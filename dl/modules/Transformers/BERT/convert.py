@@ -74,7 +74,7 @@ def from_transformers(reference: nn.Module) -> BERT:
 
 
 def from_folder(folder: Path | str, heads: bool = True) -> BERT:
-    """The network in a folder of published files: config.json and model.safetensors, or the older pytorch_model.bin.
+    """Return the network in a folder of published files: config.json and model.safetensors, or the older pytorch_model.bin.
 
     With the heads of pre-training if they are in the file and `heads` is True, else without any. Raises `UserError` for files
     that are missing, damaged or do not fit together, and for what `from_transformers` refuses.

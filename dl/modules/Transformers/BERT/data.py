@@ -111,7 +111,7 @@ class Sentences(NamedTuple):
 
 
 def draw(batch: Batch, generator: torch.Generator, text: Sentences, vocabulary: Vocabulary, length: int) -> Batch:
-    """A batch with "first" (B,), numbers of sentences -> one for the task `PreTraining`.
+    """Return a batch with "first" (B,), numbers of sentences -> one for the task `PreTraining`.
 
     Task 2 of section 3.1: half of the time the second sentence is the next one (label 0), else any of the text (label 1).
     """

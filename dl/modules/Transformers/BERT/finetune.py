@@ -80,7 +80,7 @@ class FineTuner(Trainer):
 
 
 def classifier(encoder: BERT, config: Config, num_classes: int) -> nn.Module:
-    """The encoder with an output layer for so many classes."""
+    """Return the encoder with an output layer for so many classes."""
     return use_fast_dropout(SentenceClassifier(encoder, num_classes=num_classes, pooling=config.pooling))
 
 

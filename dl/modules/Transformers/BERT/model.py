@@ -234,7 +234,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "base", **overrides: Any) -> BERT:
-    """A BERT by the name of its preset; `overrides` are arguments of `BERT`."""
+    """Return a BERT by the name of its preset; `overrides` are arguments of `BERT`."""
     return BERT(**{**PRESETS[preset], **overrides})
 
 

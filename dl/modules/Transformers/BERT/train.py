@@ -52,7 +52,7 @@ class Config(TrainConfig):
 
 
 def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> BERT:
-    """The network that the config asks for, with the heads of the objectives that are on."""
+    """Return the network that the config asks for, with the heads of the objectives that are on."""
     return use_fast_dropout(build(config.model, vocab_size=len(vocabularies["tokens"]), mlm=config.mlm, nsp=config.nsp))
 
 

@@ -111,7 +111,7 @@ class WordPiece:
 
 
 def _pieces_of(path: Path) -> list[str]:
-    """The pieces in a tokenizer.json, which has much else."""
+    """Return the pieces in a tokenizer.json, which has much else."""
     model = read_json(path, {"model": {"type?": object, "vocab?": object}})["model"]
     ids = model.get("vocab")
     if model.get("type") != "WordPiece" or sorted(check(ids, {str: int}, str(path), "vocab").values()) != list(range(len(ids))):

@@ -262,7 +262,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "base", **overrides: Any) -> Transformer:
-    """A Transformer by the name of its preset; `overrides` are arguments of `Transformer`."""
+    """Return a Transformer by the name of its preset; `overrides` are arguments of `Transformer`."""
     return Transformer(**{**PRESETS[preset], **overrides})
 
 

@@ -41,7 +41,7 @@ class Config(TranslationConfig):
 
 
 def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Module:
-    """The network that the config asks for."""
+    """Return the network that the config asks for."""
     source = None if config.shared else len(vocabularies["source"])
     options = {"dropout": config.dropout, "norm_first": config.norm_first, "source_vocabulary_size": source}
     return use_fast_dropout(build(config.model, vocabulary_size=len(vocabularies["target"]), **options))

@@ -51,11 +51,11 @@ class Translator:
         return torch.tensor([self.task.source.encode([*words, END])])
 
     def unknown(self, sentence: str) -> list[str]:
-        """The words that the vocabulary lacks."""
+        """Return the words that the vocabulary lacks."""
         return [word for word in tokenize(sentence) if word not in self.task.source or word in SIGNS]
 
     def __call__(self, sentence: str) -> list[str]:
-        """The words of the translation."""
+        """Return the words of the translation."""
         (ids,) = self.task.translate(self.model, self.encode(sentence))
         return self.task.target.decode(ids)
 
@@ -73,7 +73,7 @@ class Translator:
         return {"mean": heads.mean(0)} | {f"head {i}": head for i, head in enumerate(heads, start=1)}
 
     def data(self) -> Splits:
-        """What the run was trained on."""
+        """Return what the run was trained on."""
         return translation(self.config, self.config.min_count, self.config.shared)
 
     @torch.no_grad()
@@ -95,7 +95,7 @@ def draw(translator: Translator, sentence: str, translated: Sequence[str], path:
 
 
 def parse(argv: Sequence[str] | None, module: str) -> argparse.Namespace:
-    """The command line of `python -m <module>`."""
+    """Return the command line of `python -m <module>`."""
     parser = Parser(description=(__doc__ or "").partition("\n")[0], prog=f"python -m {module}")
     parser.add_argument("run", type=user_path, help="folder of a run")
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="in the language of the run's sources")

@@ -181,7 +181,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "vit_b_16", **overrides: Any) -> ViT:
-    """A ViT by the name of its preset; `overrides` are arguments of `ViT`."""
+    """Return a ViT by the name of its preset; `overrides` are arguments of `ViT`."""
     return ViT(**{**PRESETS[preset], **overrides})
 
 

@@ -12,7 +12,7 @@ from dl.mytorch.tasks import Classification
 
 @torch.no_grad()
 def class_attention(model: ViT, images: Tensor, block: int = -1) -> Tensor:
-    """The weights that the class token gives to the patches in a block, the last by default: (B, heads, grid, grid).
+    """Return the weights that the class token gives to the patches in a block, the last by default: (B, heads, grid, grid).
 
     The rest of each head's 1 goes to the class token itself.
     """

@@ -42,7 +42,7 @@ class Config(ImageConfig):
 
 
 def build_model(config: Config) -> nn.Module:
-    """The network that the config asks for. Raises `UserError` when its patches do not divide the images."""
+    """Return the network that the config asks for. Raises `UserError` when its patches do not divide the images."""
     about = image_set(config)
     preset = PRESETS[config.model]
     patch_size = 4 if about.small else preset["patch_size"] if preset["image_size"] > 64 else 16

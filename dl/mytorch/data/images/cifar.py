@@ -68,13 +68,13 @@ def cifar100(config: TrainConfig, augment: Transform | None = None, to_input: Tr
 
 
 def load(name: str) -> tuple[Batch, Batch]:
-    """The training and the test set: "images" (N, 3, 32, 32) uint8 and "labels" (N,) int64, checksums verified."""
+    """Return the training and the test set: "images" (N, 3, 32, 32) uint8 and "labels" (N,) int64, checksums verified."""
     *train, test = (parse(content) for content in sources.read(name, SOURCES[name]).values())
     return {key: torch.cat([part[key] for part in train]) for key in test}, test
 
 
 def parse(content: bytes) -> Batch:
-    """The images and the (fine) labels of a file, which is a pickle. Raises `UnpicklingError` where it asks for code."""
+    """Return the images and the (fine) labels of a file, which is a pickle. Raises `UnpicklingError` where it asks for code."""
     entries = _Arrays(io.BytesIO(content), encoding="bytes").load()
     images = torch.from_numpy(np.array(entries[b"data"])).view(-1, 3, 32, 32)  # a row: 1024 of red, of green, of blue
     return {"images": images, "labels": torch.tensor(entries.get(b"fine_labels") or entries[b"labels"])}

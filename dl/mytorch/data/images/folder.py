@@ -118,7 +118,7 @@ class ImageFiles(Dataset):
 
 
 def part_of(root: Path, name: str) -> Path | None:
-    """The folder of a part, if it holds folders of classes: PATH/train/1.jpg are images of trains.
+    """Return the folder of a part, if it holds folders of classes: PATH/train/1.jpg are images of trains.
 
     That of "val" may be called valid or validation. Raises `UserError` when there are several.
     """
@@ -157,7 +157,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _listed(root: Path, names: tuple[str, ...]) -> dict[str, list[ImageFile]]:
-    """The images of the parts that there are, "train" at least."""
+    """Return the images of the parts that there are, "train" at least."""
     parts = {part: folder for part in ("train", "val", "test") if (folder := part_of(root, part))}
     if "train" in parts:
         return {part: list_images(folder, names) for part, folder in parts.items()}

@@ -84,7 +84,7 @@ def mnist(config: TrainConfig, augment: Transform | None = None, to_input: Trans
 
 
 def load(name: str) -> tuple[Batch, Batch]:
-    """The training and the test set: "images" (N, 1, 28, 28) uint8 and "labels" (N,) int64, checksums verified."""
+    """Return the training and the test set: "images" (N, 1, 28, 28) uint8 and "labels" (N,) int64, checksums verified."""
     content = sources.read(name, SOURCES[name])
     train_images, train_labels, test_images, test_labels = (parse_idx(content[file]) for file in FILES)
     return (
@@ -94,7 +94,7 @@ def load(name: str) -> tuple[Batch, Batch]:
 
 
 def parse_idx(content: bytes) -> Tensor:
-    """The uint8 array of an idx file: two zeros, the kind of number, the number of sizes, the sizes, the array.
+    """Return the uint8 array of an idx file: two zeros, the kind of number, the number of sizes, the sizes, the array.
 
     Raises `ValueError` when the sizes are not those of the content.
     """

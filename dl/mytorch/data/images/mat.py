@@ -50,13 +50,13 @@ def svhn(config: TrainConfig, augment: Transform | None = None, to_input: Transf
 
 
 def load(name: str = "svhn") -> tuple[Batch, Batch]:
-    """The training and the test set: "images" (N, 3, 32, 32) uint8 and "labels" (N,) int64, checksums verified."""
+    """Return the training and the test set: "images" (N, 3, 32, 32) uint8 and "labels" (N,) int64, checksums verified."""
     train, test = (parse(content) for content in sources.read(name, SOURCES[name]).values())
     return train, test
 
 
 def parse(content: bytes) -> Batch:
-    """The images and labels of a file: arrays X (32, 32, 3, N) and y (N, 1), in which 10 stands for the digit 0."""
+    """Return the images and labels of a file: arrays X (32, 32, 3, N) and y (N, 1), in which 10 stands for the digit 0."""
     arrays = dict(mat_arrays(content))
     images = np.ascontiguousarray(arrays["X"].transpose(3, 2, 0, 1))
     return {"images": torch.from_numpy(images), "labels": torch.from_numpy(arrays["y"].ravel().astype(np.int64) % 10)}

@@ -92,7 +92,7 @@ class ImageConfig(TrainConfig):
 
 
 def image_set(config: ImageConfig) -> ImageSet:
-    """The set that `config.data` names. Raises `UserError` for a name that is none.
+    """Return the set that `config.data` names. Raises `UserError` for a name that is none.
 
     Of "classes:FILE" there are no images, only the names that a run on somebody's own images keeps in its folder: all
     that its network needs, wherever the images are by then.
@@ -111,14 +111,14 @@ def image_set(config: ImageConfig) -> ImageSet:
 
 
 def data_of_run(run: Path | str, data: str) -> str:
-    """The `--data` of a run's config; where its images are gone, "classes:FILE" with the names that the run keeps."""
+    """Return the `--data` of a run's config; where its images are gone, "classes:FILE" with the names that the run keeps."""
     kind, _, place = data.partition(":")
     names = names_file(run)
     return f"classes:{names}" if place and names.exists() and not user_path(place).exists() else data
 
 
 def image_splits(config: ImageConfig, augment: Transform | None = None, to_input: Transform | None = None) -> Splits:
-    """The images that `config.data` names, in training changed as the config says.
+    """Return the images that `config.data` names, in training changed as the config says.
 
     The order: flip, crop, AutoAugment, erasing, `augment` (all of them see bytes), mixup or CutMix, and `to_input`, which
     makes of bytes what the network sees; default: standardised by the mean and deviation of the set.
@@ -146,7 +146,7 @@ def image_splits(config: ImageConfig, augment: Transform | None = None, to_input
 
 
 def prepare(image: Tensor, about: ImageSet) -> Tensor:
-    """An image (3, H, W) of bytes as a network that was trained on such a set sees it: (1, channels, size, size)."""
+    """Return an image (3, H, W) of bytes as a network that was trained on such a set sees it: (1, channels, size, size)."""
     square = centre_square(image, about.size)[None]
     if about.channels == 1:
         red, green, blue = square.float().unbind(1)

@@ -179,7 +179,7 @@ def tar_splits(
 
 
 def _shards(folder: Path) -> list[Path]:
-    """The shards in a folder, by name. Raises `UserError` when one is gone whose index was written there."""
+    """Return the shards in a folder, by name. Raises `UserError` when one is gone whose index was written there."""
     shards, sums = sorted(folder.glob("*.tar")), folder / CHECKSUMS
     written = {Path(name).stem for name in read_json(sums, {str: [str]})} - {"classes"} if sums.exists() else set()
     if gone := sorted(written - {shard.stem for shard in shards}):

@@ -37,13 +37,13 @@ def labelled_splits(config: TrainConfig, tokenizer: Tokenizer, length: int = 64,
 
 
 def class_count(config: TrainConfig) -> int:
-    """The number of classes of the run in `config.out`: that of the names in it, or SST-2's two."""
+    """Return the number of classes of the run in `config.out`: that of the names in it, or SST-2's two."""
     path = names_file(config.out)
     return len(read_names(path)) if path.exists() else 2
 
 
 def is_known(data: str) -> bool:
-    """Whether `data` is what `--data` of a recipe takes: sst2, or labelled:FILE."""
+    """Return whether `data` is what `--data` of a recipe takes: sst2, or labelled:FILE."""
     return data == "sst2" or (data.startswith(OWN) and data != OWN)
 
 

@@ -42,7 +42,7 @@ def shakespeare(config: TrainConfig, length: int = 256) -> Splits:
 
 
 def encoded(name: str) -> tuple[list[Tensor], Vocabulary]:
-    """The ids of the training and the validation text, (T,) each, and the vocabulary of the first."""
+    """Return the ids of the training and the validation text, (T,) each, and the vocabulary of the first."""
     text = load(name)
     cut = int(0.9 * len(text))
     vocabulary = Vocabulary.build(text[:cut], reserved=())
@@ -51,7 +51,7 @@ def encoded(name: str) -> tuple[list[Tensor], Vocabulary]:
 
 
 def load(name: str) -> str:
-    """The whole text, its lines ended by line feeds as published, whatever git on Windows has made of them."""
+    """Return the whole text, its lines ended by line feeds as published, whatever git on Windows has made of them."""
     if name not in SOURCES:
         raise UserError(f"--data {name}: this recipe's function loads Shakespeare; there are {', '.join(SOURCES)}")
     return read_text(sources.get(name, SOURCES[name]) / "input.txt").replace("\r\n", "\n")

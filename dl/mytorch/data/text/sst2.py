@@ -49,7 +49,7 @@ class Review(NamedTuple):
 
 
 def read(path: Path | str) -> list[Review]:
-    """The sentences of a file. Raises `UserError`, naming file and line, for what is no such file."""
+    """Return the sentences of a file. Raises `UserError`, naming file and line, for what is no such file."""
     head, *lines = read_lines(path)
     if head.split("\t") != ["sentence", "label"]:
         raise UserError(f"{path} begins with {head!r}, not with the line 'sentence<tab>label'")

@@ -10,7 +10,7 @@ from dl.mytorch.files import regular_file
 
 
 def read_text(path: Path | str) -> str:
-    """The text of a UTF-8 file, plain or gzipped (.gz), line ends as they are.
+    """Return the text of a UTF-8 file, plain or gzipped (.gz), line ends as they are.
 
     Raises `UserError`, naming the file, when it is missing, no regular file, damaged, empty, or not UTF-8 (with the place of
     the bad byte).
@@ -29,7 +29,7 @@ def read_text(path: Path | str) -> str:
 
 
 def read_lines(path: Path | str) -> list[str]:
-    """The lines of `read_text`, without their ends.
+    """Return the lines of `read_text`, without their ends.
 
     Only line feeds end a line, which `str.splitlines` sees differently: it cuts at U+2028 and others, too.
     """

@@ -31,7 +31,7 @@ def write_tokens(path: Path, parts: Iterable[Sequence[int]]) -> int:
 
 
 def map_tokens(path: Path) -> np.ndarray:
-    """The ids of a file, (T,), mapped into memory: what is read takes memory, and as long as this is kept.
+    """Return the ids of a file, (T,), mapped into memory: what is read takes memory, and as long as this is kept.
 
     Raises `UserError` when there is no such regular file, or it holds no whole number of ids.
     """

@@ -66,7 +66,7 @@ class PairSplits(NamedTuple):
 
 
 def translation(config: TrainConfig, min_count: int = 2, shared: bool = False) -> Splits:
-    """The pairs that `config.data` names, as ids: see `token_splits`."""
+    """Return the pairs that `config.data` names, as ids: see `token_splits`."""
     return token_splits(config, sentence_pairs(config.data, config.seed), min_count, shared)
 
 

@@ -31,7 +31,7 @@ class Vocabulary:
     def build(
         cls, tokens: Iterable[str], reserved: Sequence[str] = (UNKNOWN,), min_count: int = 1, max_size: int | None = None
     ) -> "Vocabulary":
-        """The `reserved` tokens, in their order, then those of the training text, the most frequent first.
+        """Return the `reserved` tokens, in their order, then those of the training text, the most frequent first.
 
         Tokens of one frequency are in alphabetical order, so that the order of the text plays no part. A reserved token
         that the text holds as well, as WikiText does "<unk>", is the same token.

@@ -60,12 +60,12 @@ def encoded() -> tuple[list[Tensor], Vocabulary]:
 
 
 def lines(split: Split) -> list[str]:
-    """The lines of a split, blank ones and headings too."""
+    """Return the lines of a split, blank ones and headings too."""
     return read_lines(sources.get("wikitext2", SOURCE) / f"wiki.{split}.tokens")
 
 
 def words(split: Split) -> list[str]:
-    """All tokens of a split in a row, "<eos>" at the end of each line: what published perplexities count."""
+    """Return all tokens of a split in a row, "<eos>" at the end of each line: what published perplexities count."""
     return [word for line in lines(split) for word in (*line.split(), END)]
 
 
@@ -79,7 +79,7 @@ _HEADING = re.compile(r" = = .+ = = ")
 
 
 def documents(lines: list[str]) -> list[list[str]]:
-    """The articles of a split, each as its paragraphs: lines that are neither blank nor headings, without blanks around.
+    """Return the articles of a split, each as its paragraphs: lines that are neither blank nor headings, without blanks around.
 
     An article begins with its title " = Title = " between two blank lines; legends of tables look the same, between
     others. What comes before the first title is an article, too.
@@ -96,7 +96,7 @@ def documents(lines: list[str]) -> list[list[str]]:
 
 
 def sentences(paragraph: str) -> list[str]:
-    """A paragraph cut at " . ", as the d2l book does it (section 15.9): all sentences but the last lose their full stop.
+    """Return a paragraph cut at " . ", as the d2l book does it (section 15.9): all sentences but the last lose their full stop.
 
     The book keeps the paragraphs that have two or more, in lower case.
     """

@@ -11,7 +11,7 @@ from dl.mytorch.from_scratch.autograd.tensor import Tensor
 
 
 def windows(x: Tensor, size: tuple[int, int], stride: int = 1) -> Tensor:
-    """What a window sees at each of its places: (B, C, H, W) -> (B, C, Y, X, I, J)."""
+    """Return what a window sees at each of its places: (B, C, H, W) -> (B, C, Y, X, I, J)."""
     seen = sliding_window_view(x.data, size, axis=(2, 3))[:, :, ::stride, ::stride]
     rows, columns = (stride * side for side in seen.shape[2:4])
 
@@ -36,13 +36,13 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, padding: in
 
 
 def max_pool2d(x: Tensor, size: int) -> Tensor:
-    """The largest of each square: (B, C, H, W) -> (B, C, H / size, W / size)."""
+    """Return the largest of each square: (B, C, H, W) -> (B, C, H / size, W / size)."""
     seen = windows(x, (size, size), stride=size)
     return seen.reshape(*seen.shape[:4], size * size).max(-1)
 
 
 def avg_pool2d(x: Tensor, size: int) -> Tensor:
-    """The mean of each square: (B, C, H, W) -> (B, C, H / size, W / size)."""
+    """Return the mean of each square: (B, C, H, W) -> (B, C, H / size, W / size)."""
     return windows(x, (size, size), stride=size).mean((-2, -1))
 
 

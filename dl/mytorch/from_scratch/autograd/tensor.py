@@ -144,7 +144,7 @@ class Tensor:
         return total * (total.data.size / self.data.size)
 
     def max(self, axis: int) -> "Tensor":
-        """The largest along an axis, which goes. Of several that are largest, the first gets the gradient."""
+        """Return the largest along an axis, which goes. Of several that are largest, the first gets the gradient."""
         place = np.expand_dims(self.data.argmax(axis), axis)
 
         def pull(g: np.ndarray) -> Sequence[np.ndarray]:
@@ -160,7 +160,7 @@ class Tensor:
         return Tensor(self.data.reshape(shape), parents=(self,), pull=lambda g: (g.reshape(self.shape),))
 
     def transpose(self, *axes: int) -> "Tensor":
-        """The axes in this order."""
+        """Return the axes in this order."""
         back = np.argsort([axis % self.data.ndim for axis in axes])  # -1 is the last
         return Tensor(self.data.transpose(axes), parents=(self,), pull=lambda g: (g.transpose(back),))
 
@@ -170,7 +170,7 @@ class Tensor:
         return Tensor(np.pad(self.data, widths), parents=(self,), pull=lambda g: (g[inside],))
 
     def __getitem__(self, index: object) -> "Tensor":
-        """What NumPy's index gives; a place that is asked for twice gets the gradient of both."""
+        """Return what NumPy's index gives; a place that is asked for twice gets the gradient of both."""
 
         def pull(g: np.ndarray) -> Sequence[np.ndarray]:
             spread = np.zeros_like(self.data)

@@ -29,7 +29,7 @@ def single(value: int | tuple[int]) -> tuple[int]:
 
 
 def windows(input: Tensor, size: Pair, stride: Pair = 1, dilation: Pair = 1) -> Tensor:
-    """What a kernel sees at each of its places: (B, C, H, W) -> (B, C, Y, X, I, J), a view of the same memory.
+    """Return what a kernel sees at each of its places: (B, C, H, W) -> (B, C, Y, X, I, J), a view of the same memory.
 
     Between neighbours of a window lie `dilation` - 1 numbers that it leaves out. Places are `stride` apart.
     """

@@ -13,7 +13,7 @@ LINEAR = ("linear", "sigmoid", "conv1d", "conv2d", "conv3d", "conv_transpose1d",
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """What the standard deviation is multiplied by, since the activation after the layer shrinks it.
+    """Return what the standard deviation is multiplied by, since the activation after the layer shrinks it.
 
     A ReLU halves the mean square, hence sqrt(2); 5/3 for tanh and 3/4 for SELU are torch's values, found by trying.
     `param` is the slope of "leaky_relu", by default 0.01. Raises `ValueError` for an unknown name.

@@ -104,7 +104,7 @@ def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | No
 
 
 def _last_dims(input: Tensor, sizes: Sequence[int]) -> list[int]:
-    """The last dimensions, as many as `sizes`. Raises `ValueError` when those are not their sizes."""
+    """Return the last dimensions, as many as `sizes`. Raises `ValueError` when those are not their sizes."""
     if input.shape[-len(sizes) :] != tuple(sizes):
         raise ValueError(f"an input {tuple(input.shape)}, whose last dimensions are not {tuple(sizes)}")
     return [*range(-len(sizes), 0)]

@@ -45,7 +45,7 @@ def max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The largest number of each window: (B, C, H, W) -> (B, C, Y, X). The stride is by default the size of the window.
+    """Return the largest number of each window: (B, C, H, W) -> (B, C, Y, X). The stride is by default the size of the window.
 
     Of several that are largest, the first gets the gradient. With `return_indices` also where they are, as places in an
     image whose rows are joined, (B, C, Y, X).
@@ -74,7 +74,7 @@ def avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    """The mean of each window: (B, C, H, W) -> (B, C, Y, X). The stride is by default the size of the window.
+    """Return the mean of each window: (B, C, H, W) -> (B, C, Y, X). The stride is by default the size of the window.
 
     Zeros of the padding count as numbers unless `count_include_pad` is False; what `ceil_mode` adds never does.
     `divisor_override` divides the sum instead.
