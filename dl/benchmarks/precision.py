@@ -135,7 +135,7 @@ def repeated(step: Callable[[], None], times: int) -> Callable[[], None]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """The figures as people read them. The last columns are ratios: auto to the better precision, other layout to fp32."""
+    """Return the figures as readable text. The last columns are ratios: auto to the better precision, other layout to fp32."""
     headings = [f"{way:>8}" for way in ("default", "auto", "fp32", "bf16")]
     lines = [f"{'':26} {' '.join(headings)} {'auto/best':>9}  {'layout':13} {'other/fp32':>10}"]
     for name, found in results.items():

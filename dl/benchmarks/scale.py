@@ -187,7 +187,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def line(row: dict[str, Any], tokens: int) -> str:
-    """Return a row as people read it."""
+    """Return a row as readable text."""
     speed = f"{tokens / row['seconds']:8,.0f} tokens/s"
     held = f"{row['bytes'] / 2**20:7,.0f} MiB (formula {row['expected_bytes'] / 2**20:7,.0f})"
     sent = f"{row['sent'] / 2**20:6,.0f} MiB sent (formula {row['expected_sent'] / 2**20:6,.0f})" if row["ranks"] > 1 else ""

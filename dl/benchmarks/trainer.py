@@ -107,7 +107,7 @@ def summarize(records: list[dict[str, Any]], floor: list[dict[str, Any]]) -> dic
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return the results as people read them, the fastest first."""
+    """Return the results as readable text, the fastest first."""
     lines = [f"{'':14} {'samples/s':>9} {'(lowest - highest)':>19} {'of floor':>9} {'peak MB':>8} {'of floor':>9}"]
     for name, r in sorted(results.items(), key=lambda item: -item[1].get("samples_per_second", 0)):
         if "missing" in r:

@@ -30,7 +30,7 @@ def run(action: Callable[[], int | None]) -> int:
     """Call `action` and return the exit status of the command that it is; None is 0.
 
     What the user can fix (`UserError`, a file that is missing or cannot be read, too little memory) is one line on stderr and
-    status 1, a name that there is not status 2; Ctrl-C is 130; a reader that has gone is no error. Any other exception is a bug
+    status 1, an unknown name status 2; Ctrl-C is 130; a reader that has gone is no error. Any other exception is a bug
     and keeps its traceback. What the terminal's encoding lacks is printed as escapes.
     """
     escape_output()

@@ -63,7 +63,7 @@ def mean_seconds(group: list[Record]) -> float:
 
 
 def figure(quantity: str, value: float) -> str:
-    """Return a figure as people read it: an error in per cent, any other as it is."""
+    """Return a figure as readable text: an error in per cent, any other as it is."""
     return f"{100 * value:.2f} %" if quantity.endswith("_error") else f"{value:.4f}"
 
 

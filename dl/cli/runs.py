@@ -55,7 +55,7 @@ class Run:
     def latest(cls, model: str, root: Path | str = "runs") -> "Run":
         """Return the newest finished run of `model`, by any name that the catalogue knows, below the folder `root`.
 
-        Raises `UnknownName` for a model, `UserError` for a run that there is not.
+        Raises `UnknownName` for a model, `UserError` for a run that does not exist.
         """
         recipe = catalogue.find(model)
         finished = [run for run in folders.found(Path(root)) if run.recipe == recipe and run.finished and run.trained]

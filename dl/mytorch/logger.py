@@ -52,7 +52,7 @@ class History(list):
         return " | ".join(parts)
 
     def table(self, monitor: str = "loss") -> str:
-        """Return the best checkpoint on each split, as people read it."""
+        """Return the best checkpoint on each split, as readable text."""
         best = self.best(monitor)
         rows = {"train": best["train"], "validation": best["val"]} | ({"test": self.test} if self.test else {})
         names = list(best["val"])

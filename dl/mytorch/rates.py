@@ -62,7 +62,7 @@ class Rates:
         return rates
 
     def shown(self, values: dict[str, float]) -> str:
-        """Return the rates among `values` as people read them: "1,240 examples/s, 31 % of the peak, 0.4 GB"."""
+        """Return the rates among `values` as readable text: "1,240 examples/s, 31 % of the peak, 0.4 GB"."""
         words = [f"{values[f'rate/{self.unit}s_per_second']:,.0f} {self.unit}s/s"]
         if "rate/share_of_peak" in values:
             words.append(f"{100 * values['rate/share_of_peak']:.0f} % of the peak")

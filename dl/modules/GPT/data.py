@@ -20,7 +20,7 @@ WIKITEXT2_PIECES = 4000
 
 
 def text_splits(config: TrainConfig, length: int) -> Splits:
-    """The text that `config.data` names, cut into `length` tokens. Raises `UserError` when there is none of this name."""
+    """Return the text that `config.data` names, cut into `length` tokens. Raises `UserError` for an unknown name."""
     if config.data in SOURCES:
         return shakespeare(config, length)
     if config.data == "wikitext2":

@@ -154,7 +154,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Splits:
-    """What a model learns from, what chooses the best checkpoint, and what is looked at once, at the end.
+    """The loaders of training, of validation (which chooses the best checkpoint) and of the final test.
 
     A run writes the rest into its folder, and refuses to resume with another: `names` of the classes, where the set has
     some of its own; `vocabularies`, by the name of the tensor in a batch whose ids they explain; `split`, the names of the

@@ -58,7 +58,7 @@ def find(source: Source) -> Path | None:
 def get(name: str, source: Source) -> Path:
     """Return the folder with all files of the set `name`, downloaded if they are nowhere. All ranks may call it.
 
-    Raises `UserError` when the set is not to be had.
+    Raises `UserError` when the set is unavailable.
     """
     if is_main() and find(source) is None:
         _fetch(name, source) if source.fetch else _download(source)
@@ -72,7 +72,7 @@ def get(name: str, source: Source) -> Path:
 def read(name: str, source: Source) -> dict[str, bytes]:
     """Return the content of all files of the set `name`, which all have checksums: what was altered is never trained on.
 
-    Raises `UserError` when the set is not to be had, or a file is damaged or not the published one.
+    Raises `UserError` when the set is unavailable, or a file is damaged or not the published one.
     """
     folder = get(name, source)
     return {file: read_checked(_file(folder, file, source), str(checksum)) for file, checksum in source.files.items()}

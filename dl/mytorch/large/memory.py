@@ -105,7 +105,7 @@ def _nbytes(module: nn.Module) -> int:
 
 
 def size(count: float) -> str:
-    """Return a number of bytes as people read it: "1.2 GB"."""
+    """Return a number of bytes as readable text: "1.2 GB"."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"

@@ -41,7 +41,7 @@ STEMS = ("imagenet", "small")
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
-    """Return a convolution that keeps the side of the map, or divides it by the stride, and ReLU."""
+    """Return a same-padded, optionally strided convolution and a ReLU."""
     return sequential(
         conv=nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2),
         act=nn.ReLU(),

@@ -30,7 +30,7 @@ from dl.mytorch.layers import SqueezeExcitation, sequential
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution that keeps the side of the map, or divides it by the stride. Its bias is that of the norm after it."""
+    """Return a same-padded, optionally strided convolution. It has no bias because a batch norm follows."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
 
 

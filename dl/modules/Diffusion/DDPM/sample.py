@@ -150,7 +150,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def chosen_labels(asked: str, num: int, found: Diffusion) -> Tensor | None:
-    """Return the label of each sample. Raises `UserError` for a class that there is not."""
+    """Return the label of each sample. Raises `UserError` for an unknown class."""
     names = found.about.classes
     if not found.model.num_classes:
         if asked:

@@ -139,7 +139,7 @@ class BPE:
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
         """Return the text of ids. What is no UTF-8, as half of a character, is replaced; see `bytes.decode` for other `errors`.
 
-        Raises `ValueError` for an id that there is not.
+        Raises `ValueError` for an unknown id.
         """
         parts = []
         for i in map(int, ids):

@@ -77,7 +77,7 @@ def from_transformers(reference: nn.Module) -> GPT2:
 def published(name: str) -> tuple[GPT2, BPE]:
     """OpenAI's weights and tokens by their name, or those of a folder that transformers' `save_pretrained` wrote.
 
-    Raises `UserError` when they are not to be had, damaged, or of another network.
+    Raises `UserError` when they are unavailable, damaged, or of another network.
     """
     if name not in PUBLISHED:
         kind = read_json(Path(name) / "config.json", {"model_type?": str}).get("model_type", "gpt2")

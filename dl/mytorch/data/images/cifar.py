@@ -57,7 +57,7 @@ def cifar10(config: TrainConfig, augment: Transform | None = None, to_input: Tra
     """CIFAR-10. A tenth of the training set validates.
 
     Batches: "images" (B, 3, 32, 32) after `to_input`; "labels" (B,). `augment` sees training images as bytes.
-    Raises `UserError` when the set is not to be had or a file is not what was published.
+    Raises `UserError` when the set is unavailable or a file is not what was published.
     """
     return sources.splits(config, ("cifar10",), load, to_input, augment)
 

@@ -72,7 +72,7 @@ def fashion_mnist(config: TrainConfig, augment: Transform | None = None, to_inpu
     """Fashion-MNIST, or its bundled sample if `config.data` ends in "-sample". A tenth of the training set validates.
 
     Batches: "images" (B, 1, 28, 28) after `to_input`; "labels" (B,) from 0 to 9. `augment` sees training images as bytes.
-    Raises `UserError` when the set is not to be had or a file is not what was published.
+    Raises `UserError` when the set is unavailable or a file is not what was published.
     """
     names = ("fashion_mnist", "fashion_mnist-sample")
     return sources.splits(config, names, load, to_input, augment)

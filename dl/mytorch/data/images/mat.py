@@ -43,7 +43,7 @@ def svhn(config: TrainConfig, augment: Transform | None = None, to_input: Transf
     """SVHN without its "extra" images. A tenth of the training set validates.
 
     Batches: "images" (B, 3, 32, 32) after `to_input`; "labels" (B,), the digits. `augment` sees training images as bytes.
-    Mean and std as they are widely published. Raises `UserError` when the set is not to be had or a file is not
+    Mean and std as they are widely published. Raises `UserError` when the set is unavailable or a file is not
     what was published.
     """
     return sources.splits(config, ("svhn",), load, to_input, augment)

@@ -61,7 +61,7 @@ NAMES = ", ".join(IMAGE_SETS)
 class ImageConfig(TrainConfig):
     """What a recipe that classifies images can be told beside: which images, and how they are changed in training.
 
-    Raises `UserError` for a set that there is not, `ValueError` for an invalid value.
+    Raises `UserError` for an unknown set, `ValueError` for an invalid value.
     """
 
     classifies: ClassVar[bool] = True  # the network's output for an image is a logit for each of the set's classes

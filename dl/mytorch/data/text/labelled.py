@@ -25,7 +25,7 @@ class Labelled(NamedTuple):
 
 
 def labelled(config: TrainConfig) -> Labelled:
-    """The sentences that `config.data` names. Raises `UserError` when they are not to be had, or not as they should be."""
+    """Return the sentences that `config.data` names. Raises `UserError` when they are unavailable or malformed."""
     path = config.data_path(OWN)
     return Labelled(*reviews(config)) if path is None else split(*read_labelled(path), config.seed, path)
 

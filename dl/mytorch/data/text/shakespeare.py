@@ -31,7 +31,7 @@ def shakespeare(config: TrainConfig, length: int = 256) -> Splits:
 
     Batches: "tokens" (B, length) and "targets", the same one character later. A training example is any chunk of the
     text, so an epoch has nearly as many as there are characters: count in --steps. Validation predicts each character
-    once. The vocabulary, "tokens", is that of the training part. Raises `UserError` when the text is not to be had.
+    once. The vocabulary, "tokens", is that of the training part. Raises `UserError` when the text is unavailable.
     """
     (train, val), vocabulary = encoded(config.data)
     return Splits(

@@ -96,7 +96,7 @@ def sst2(config: TrainConfig, tokenizer: Tokenizer, length: int = 64) -> Splits:
 def reviews(config: TrainConfig) -> tuple[list[Review], list[Review], list[Review]]:
     """Training, validation and test sentences, see `sst2`.
 
-    Raises `UserError` for another set, when it is not to be had, and for a train.tsv of one sentence.
+    Raises `UserError` for another set, when it is unavailable, and for a train.tsv of one sentence.
     """
     if config.data != "sst2":
         raise UserError(f"--data {config.data}: this recipe's function loads sst2")

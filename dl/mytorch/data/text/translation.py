@@ -73,7 +73,7 @@ def translation(config: TrainConfig, min_count: int = 2, shared: bool = False) -
 def sentence_pairs(name: str, seed: int = 0) -> PairSplits:
     """fra-eng is split by `seed` and its English sentences: 5 % validate, 5 % test, the rest trains; multi30k is as published.
 
-    Raises `UserError` for another name and for files that are not to be had or not as they should be.
+    Raises `UserError` for another name and for files that are unavailable or malformed.
     """
     if name.startswith(OWN):
         return split_pairs(read_pairs(user_path(name.removeprefix(OWN))), seed)

@@ -72,7 +72,7 @@ class Vocabulary:
             raise UserError(f"{error.args[0]!r} is not in the vocabulary, which has no {UNKNOWN} either") from None
 
     def decode(self, ids: Iterable[int] | Tensor) -> list[str]:
-        """Tokens of ids. Raises `ValueError` for an id that there is not."""
+        """Return the tokens of ids. Raises `ValueError` for an unknown id."""
         ids = [int(i) for i in (ids.tolist() if isinstance(ids, Tensor) else ids)]
         wrong = [i for i in ids if not 0 <= i < len(self)]
         if wrong:

@@ -38,7 +38,7 @@ def wikitext2(config: TrainConfig, length: int = 64) -> Splits:
 
     The blocks follow each other in the text, an <eos> after each line, and know nothing of articles. The training blocks
     come shuffled. Every token of a split but its first is predicted once; what fills up the last block is IGNORED.
-    The vocabulary, "tokens", is that of the training text. Raises `UserError` when the set is not to be had.
+    The vocabulary, "tokens", is that of the training text. Raises `UserError` when the set is unavailable.
     """
     if config.data != "wikitext2":
         raise UserError(f"--data {config.data}: this recipe's function loads wikitext2")

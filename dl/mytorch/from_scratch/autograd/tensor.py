@@ -18,7 +18,7 @@ _count = itertools.count()
 
 
 class Tensor:
-    """An array whose operations are remembered when `requires_grad`, or when it is made from one of which that is true.
+    """An array that records its operations if `requires_grad` is set or if any parent requires a gradient.
 
     After `backward` of what was made from it, `grad` of a tensor that nothing was the parent of has its gradient, added
     to what was there before. A plain number or array in an operation takes the type of the tensor, if that has fractions.
