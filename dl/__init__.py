@@ -10,7 +10,9 @@ if sys.version_info < (3, 11):
     sys.exit("dl needs Python 3.11 or newer, and this is %s. `make test PYTHON=python3.11` installs all into .venv." % found)
 
 if not os.path.exists(os.path.join(os.path.dirname(__file__), "cli", "facts.json")):  # a wheel holds no records and no samples
-    sys.exit("dl was installed without its records and samples. Clone its repository, and there: pip install -r requirements.txt")
+    sys.exit(
+        "dl was installed without its records and samples. Clone its repository, and there: pip install -r requirements.txt"
+    )
 
 
 def print_error(message: str, where: str = "") -> None:
@@ -25,7 +27,13 @@ def escape_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "Unable to allocate", "can't start new thread")
+NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "Unable to allocate",
+    "can't start new thread",
+)
 
 
 def explained(error: Exception) -> "str | None":

@@ -107,7 +107,9 @@ def _add_of_runs(commands: argparse._SubParsersAction) -> None:
 
     command = _add(commands, "runs", listing.show_runs, "all runs: model, data, best figure, state, size, age")
     command.add_argument("folder", nargs="?", type=user_path, default=Path("runs"), metavar="FOLDER")
-    command.add_argument("--prune", action="store_true", help="delete what only resuming needs, last.pt and shards, of finished runs")
+    command.add_argument(
+        "--prune", action="store_true", help="delete what only resuming needs, last.pt and shards, of finished runs"
+    )
 
 
 def _add_of_records(commands: argparse._SubParsersAction) -> None:
@@ -121,7 +123,9 @@ def _add_of_records(commands: argparse._SubParsersAction) -> None:
     command = _add(commands, "compare", compare, "runs side by side: flags that differ, figures, rates, curves")
     command.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="folders of runs, or of folders of runs")
     command.add_argument("--figure", type=user_path, default=Path("compare.png"), help="to write (default: %(default)s)")
-    command.add_argument("--tensorboard", type=user_path, metavar="FOLDER", help="also write them for TensorBoard, into a new folder")
+    command.add_argument(
+        "--tensorboard", type=user_path, metavar="FOLDER", help="also write them for TensorBoard, into a new folder"
+    )
 
     command = _add(commands, "reproduce", reproduce, "train again what is recorded, by the recorded commands, and compare")
     command.epilog = NAMING
@@ -133,7 +137,9 @@ def _add_of_records(commands: argparse._SubParsersAction) -> None:
 def _add_explain(commands: argparse._SubParsersAction) -> None:
     """explain, and kernels and features, which are its names of version 0.1."""
     for name in ("explain", "kernels", "features"):
-        does = "draw what a trained network has learnt: kernels, or what its layers see in an image" if name == "explain" else None
+        does = (
+            "draw what a trained network has learnt: kernels, or what its layers see in an image" if name == "explain" else None
+        )
         command = _add(commands, name, explain, does, usage="%(prog)s RUN [IMAGE] [flags]")
         command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/demo")
         if name != "kernels":
@@ -144,11 +150,17 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
             command.set_defaults(how=name)
         layers = "of features: layers as `python -m dl summary` names them; default: all parts that give maps"
         command.add_argument("--layers", metavar="LAYER", nargs="+", default=[], help=layers)
-        command.add_argument("--figure", type=expanduser, default="", help="figure to write (default: kernels.png, features.png)")
+        command.add_argument(
+            "--figure", type=expanduser, default="", help="figure to write (default: kernels.png, features.png)"
+        )
 
 
 def _add(
-    commands: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], int | None], does: str | None, **options: str
+    commands: argparse._SubParsersAction,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    does: str | None,
+    **options: str,
 ) -> argparse.ArgumentParser:
     shown = {"help": does, "description": does[0].upper() + does[1:] + "."} if does else {}  # else a hidden one
     command = commands.add_parser(name, **shown, **options)

@@ -1,14 +1,14 @@
 """The layout, checked: imports point down, folders are complete, layers have names.
 
-    6  dl/benchmarks/
-    5  dl/modules/<Category>/<Model>/  train.py and other commands
-    4  dl/modules/<Category>/<Model>/  model.py, task.py, data.py, convert.py, and what a category shares
-    3  dl/cli/, dl/__main__.py         the commands, which find models by name
-    ---- nothing below knows that anything above exists ----
-    2  dl/mytorch/  trainer.py, train_step.py, large/, text/
-    1  dl/mytorch/  tasks.py, metrics.py, data/, checkpoint.py, shards.py, run.py, logger.py
-    0  dl/mytorch/  config.py, files.py, distributed.py, optim.py, layers/, plot.py ...
-       beside       from_scratch/, which nothing but benchmarks use, and testing/, which tests use
+6  dl/benchmarks/
+5  dl/modules/<Category>/<Model>/  train.py and other commands
+4  dl/modules/<Category>/<Model>/  model.py, task.py, data.py, convert.py, and what a category shares
+3  dl/cli/, dl/__main__.py         the commands, which find models by name
+---- nothing below knows that anything above exists ----
+2  dl/mytorch/  trainer.py, train_step.py, large/, text/
+1  dl/mytorch/  tasks.py, metrics.py, data/, checkpoint.py, shards.py, run.py, logger.py
+0  dl/mytorch/  config.py, files.py, distributed.py, optim.py, layers/, plot.py ...
+   beside       from_scratch/, which nothing but benchmarks use, and testing/, which tests use
 """
 
 import ast
@@ -28,7 +28,9 @@ LEVELS = {  # of the core
     **dict.fromkeys(["config", "files", "distributed", "optim", "torchvision_compat", "introspect", "plot", "layers"], 0),
     **dict.fromkeys(["command_line", "precision", "safetensors", "float64", "lock", "state", "names", "dtensor", "mapped"], 0),
     **dict.fromkeys(["fonts", "provenance"], 0),
-    **dict.fromkeys(["tasks", "mistakes", "metrics", "data", "checkpoint", "shards", "run", "logger", "charts", "rates", "profiling"], 1),
+    **dict.fromkeys(
+        ["tasks", "mistakes", "metrics", "data", "checkpoint", "shards", "run", "logger", "charts", "rates", "profiling"], 1
+    ),
     **dict.fromkeys(["trainer", "train_step", "large", "text", "launcher", "last"], 2),
     **dict.fromkeys(["from_scratch", "testing"], 3),  # beside the levels: nothing of the core may import them
 }
@@ -384,7 +386,9 @@ def test_other_damage_is_found(copy: Path) -> None:
     model.write_text("from dl.mytorch.tasks import Task\n" + model.read_text(encoding="utf-8"), encoding="utf-8")
     assert wrong_imports_of_models(copy)
     tsne = copy / "modules/DataMining/TSNE/tsne.py"
-    tsne.write_text("from dl.modules.DataMining.ImageSearch import index\n" + tsne.read_text(encoding="utf-8"), encoding="utf-8")
+    tsne.write_text(
+        "from dl.modules.DataMining.ImageSearch import index\n" + tsne.read_text(encoding="utf-8"), encoding="utf-8"
+    )
     assert ("DataMining/ImageSearch", "DataMining/TSNE") in folders_that_import_each_other(copy)
     trainer = copy / "mytorch/trainer.py"
     trainer.write_text(trainer.read_text(encoding="utf-8") + '\nSPECIAL = "LeNet"\n', encoding="utf-8")

@@ -48,8 +48,9 @@ def test_a_wrong_call_ends_with_status_2(argv: list[str], capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    "command", [[], *([name] for name in ("list", "train", "test", "summary", "explain", "kernels", "features", "evaluate", "runs"))]
-    + [[name] for name in ("results", "doctor", "generate", "translate", "sample", "predict")]
+    "command",
+    [[], *([name] for name in ("list", "train", "test", "summary", "explain", "kernels", "features", "evaluate", "runs"))]
+    + [[name] for name in ("results", "doctor", "generate", "translate", "sample", "predict")],
 )
 def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -196,7 +197,10 @@ def test_doctor_and_results_are_called(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr("dl.cli.facts.write", lambda: "facts.json: rewritten")
     assert front.main(["doctor"]) == 1
     assert front.main(["results", "--record", "a", "b"]) == 0
-    assert capsys.readouterr().out == "recorded: record of a\nrecorded: record of b\nREADME.md: up to date\nfacts.json: rewritten\n"
+    assert (
+        capsys.readouterr().out
+        == "recorded: record of a\nrecorded: record of b\nREADME.md: up to date\nfacts.json: rewritten\n"
+    )
 
 
 def test_a_mistyped_name_is_answered_without_torch() -> None:

@@ -36,7 +36,9 @@ def test_an_unfinished_run_goes_on_to_the_result_that_version_0_1_had(
     assert {"last.pt", "best.pt", "history.json", "speed.json"} <= read_json(out / "checksums.json").keys()
 
 
-def test_a_text_is_continued_and_one_line_says_what_was_not_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_is_continued_and_one_line_says_what_was_not_verified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = folder("lstm", tmp_path)
     assert generate.main([str(run), "KING", "--tokens", "5"]) == 0
     earlier, unverified = capsys.readouterr().err.splitlines()

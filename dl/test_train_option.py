@@ -44,7 +44,9 @@ def skipped(item: pytest.Item) -> bool:
     return item.get_closest_marker("skip") is not None
 
 
-def test_a_training_is_collected_on_the_line_of_its_main_and_its_recipe_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_is_collected_on_the_line_of_its_main_and_its_recipe_is_not_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "dl.modules.CNN.LeNet.train", None)  # an import of it would fail
     item = session(monkeypatch, "--collect-only", TRAINING).items[TRAINING]
     path, line, _ = item.location
@@ -74,7 +76,9 @@ def test_trainings_asked_for_alone_are_not_skipped(monkeypatch: pytest.MonkeyPat
 
 def test_records_are_items_with_their_marker_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     files = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / LENET / "results").glob("*.json"))
-    assert list(session(monkeypatch, "--collect-only", "-m", "records", LENET).items) == [f"{file}::reproduces" for file in files]
+    assert list(session(monkeypatch, "--collect-only", "-m", "records", LENET).items) == [
+        f"{file}::reproduces" for file in files
+    ]
     assert not [name for name in session(monkeypatch, "--collect-only", LENET).items if ".json" in name]
 
 

@@ -39,7 +39,9 @@ def parser(module: str, description: str, cpu_time: bool = False) -> Parser:
     """Return the parser of `python -m MODULE` with the flags that all benchmarks have, and --cpu-time if that is asked for."""
     made = Parser(prog=f"python -m {module}", description=description)
     default = RESULTS / f"{module.rpartition('.')[2]}.json"
-    made.add_argument("--out", type=user_path, default=default, help=f"JSON file to write (default: results/{default.name} here)")
+    made.add_argument(
+        "--out", type=user_path, default=default, help=f"JSON file to write (default: results/{default.name} here)"
+    )
     if cpu_time:
         how = "count the seconds that the process had a core, which other programs change less; for one thread"
         made.add_argument("--cpu-time", action="store_true", help=how)

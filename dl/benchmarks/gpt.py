@@ -86,9 +86,7 @@ def transformers_gpt2(sizes: dict[str, Any]) -> nn.Module:
     return GPT2LMHeadModel(GPT2Config(**own, **dropout, **ends))
 
 
-def step_by_hand(
-    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]
-) -> Callable[[], float]:
+def step_by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]) -> Callable[[], float]:
     """One step of the shortest loop that does what nanoGPT's does."""
     model.train()
 

@@ -97,7 +97,9 @@ def has_image_convolutions(trainer: Trainer) -> bool:
     return any(parameter.ndim == 4 for parameter in trainer.model.parameters())
 
 
-def measure(name: str, rounds: int, steps: int, native: bool, folder: str, clock: common.Clock = time.perf_counter) -> dict[str, Any]:
+def measure(
+    name: str, rounds: int, steps: int, native: bool, folder: str, clock: common.Clock = time.perf_counter
+) -> dict[str, Any]:
     """Examples per second of a recipe in each way, a figure a round."""
     trainer, data = made(name, folder, precision="fp32")
     layout = trainer.config.channels_last

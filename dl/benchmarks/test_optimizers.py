@@ -33,7 +33,9 @@ def test_the_table_in_the_readme_is_the_recorded_one() -> None:
 def test_muon_has_the_hidden_matrices_and_another_the_rest() -> None:
     model = build("tiny")
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    matrices, others = ([names[id(p)] for group in o.param_groups for p in group["params"]] for o in optimizers.muon(model, 0.1))
+    matrices, others = (
+        [names[id(p)] for group in o.param_groups for p in group["params"]] for o in optimizers.muon(model, 0.1)
+    )
     assert matrices == ["hidden.fc1.weight", "hidden.fc2.weight"]
     assert sorted(matrices + others) == sorted(names.values())
 

@@ -59,7 +59,9 @@ def published(backbone: str, name: str = "", weights: Path | str = "") -> Classi
     options = {}
     try:
         if name.startswith("vit_"):  # trained on images of several sizes
-            options["image_size"] = size = math.isqrt(state["encoder.pos_embedding"].shape[1] - 1) * state["conv_proj.weight"].shape[-1]
+            options["image_size"] = size = (
+                math.isqrt(state["encoder.pos_embedding"].shape[1] - 1) * state["conv_proj.weight"].shape[-1]
+            )
             best = next((choice for choice in (best, *choices) if choice.meta["min_size"][0] == size), best)
         reference = _torchvision_s(name, state, **options)
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
@@ -79,7 +81,9 @@ def _downloaded(url: str) -> Path:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), torch.hub.HASH_REGEX.search(path.name)[1], progress=sys.stderr.isatty())
+            torch.hub.download_url_to_file(
+                url, str(path), torch.hub.HASH_REGEX.search(path.name)[1], progress=sys.stderr.isatty()
+            )
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"the weights cannot be downloaded from {url} ({error}): get the file another way and give it with --weights FILE, "

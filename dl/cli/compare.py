@@ -53,11 +53,15 @@ def main(options: argparse.Namespace) -> None:
 
 def read(given: Sequence[Path]) -> list[Compared]:
     """Return the runs that were given, and those below the folders that were. Raises `UserError` for fewer than two."""
-    paths = [path for each in given for path in ([each] if folders.described(each) else [run.path for run in folders.found(each)])]
+    paths = [
+        path for each in given for path in ([each] if folders.described(each) else [run.path for run in folders.found(each)])
+    ]
     paths = [path for path in dict.fromkeys(paths) if (path / "history.json").exists()]
     if len(paths) < 2:
         shown = ", ".join(map(str, given))
-        raise UserError(f"{shown}: {len(paths)} of two or more runs with an evaluation; `python -m dl runs` shows what there is")
+        raise UserError(
+            f"{shown}: {len(paths)} of two or more runs with an evaluation; `python -m dl runs` shows what there is"
+        )
     above = os.path.commonpath([path.parent.resolve() for path in paths])
     return [_read(path, Path(os.path.relpath(path, above)).as_posix()) for path in paths]
 
@@ -68,7 +72,12 @@ def _read(path: Path, name: str) -> Compared:
     if described["recipe"] in catalogue.names():
         config = current_names(config_class(described), config)
     made_by = {key: described[key] for key in MADE_BY if key in described}
-    settings = {"recipe": described["recipe"]} | made_by | config | ({"precision": described["precision"]} if "precision" in described else {})
+    settings = (
+        {"recipe": described["recipe"]}
+        | made_by
+        | config
+        | ({"precision": described["precision"]} if "precision" in described else {})
+    )
     history = read_history(path / "history.json")
     if not (best := history.best()):
         raise UserError(f"{path} has not been evaluated yet")
@@ -90,11 +99,15 @@ def table(runs: Sequence[Compared]) -> list[list[str]]:
     flags = differing(runs)
     quantities = list(dict.fromkeys(name for run in runs for name in run.figures))
     quantities.sort(key=lambda name: name.endswith("loss"))  # stable: errors first
-    lowest = {name: min(run.figures[name] for run in runs if name in run.figures) for name in quantities if "validation" in name}
+    lowest = {
+        name: min(run.figures[name] for run in runs if name in run.figures) for name in quantities if "validation" in name
+    }
     rows = [["run", *flags, *map(results.title, quantities), "epoch", "examples/s", "time", "memory"]]
     for run in runs:
         figures = [
-            results.figure(name, run.figures[name]) + " *" * (run.figures[name] == lowest.get(name)) if name in run.figures else ""
+            results.figure(name, run.figures[name]) + " *" * (run.figures[name] == lowest.get(name))
+            if name in run.figures
+            else ""
             for name in quantities
         ]
         rates = ["", "", ""]
@@ -109,7 +122,10 @@ def table(runs: Sequence[Compared]) -> list[list[str]]:
 def curves(runs: Sequence[Compared]) -> "Figure":
     """A chart for each quantity with the curves of all runs: validation in full lines, training in thin ones."""
     names = list(dict.fromkeys(name for run in runs for record in run.history if "val" in record for name in record["val"]))
-    wide, beside = 4.4, 0.6 + 0.075 * min(60, max(22, *(len(run.name) for run in runs)))  # inches; the legend stands beside the charts
+    wide, beside = (
+        4.4,
+        0.6 + 0.075 * min(60, max(22, *(len(run.name) for run in runs))),
+    )  # inches; the legend stands beside the charts
     width = wide * len(names) + beside
     fig = plot.figure(width, max(3.4, 0.6 + 0.2 * len(runs)))
     fig.subplots_adjust(left=0.5 / width, right=1 - beside / width, bottom=0.15, top=0.9, wspace=0.18)
@@ -124,7 +140,13 @@ def curves(runs: Sequence[Compared]) -> "Figure":
         axes.set_title(name.replace("_", " "))
         axes.set_xlabel("optimizer step")
         axes.grid(alpha=0.3)
-    fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="center right", fontsize=8, title="validation (thin: training)", title_fontsize=8)
+    fig.legend(
+        *fig.axes[0].get_legend_handles_labels(),
+        loc="center right",
+        fontsize=8,
+        title="validation (thin: training)",
+        title_fontsize=8,
+    )
     return fig
 
 

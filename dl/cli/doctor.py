@@ -108,12 +108,16 @@ def devices() -> Iterator[Finding]:
     yield Finding("ok", f"{_processor(torch.get_num_threads())}; {_auto_precision(torch.device('cpu'))}")
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
-        yield Finding("ok", f"cuda:{i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB; {_auto_precision(torch.device('cuda', i))}")
+        yield Finding(
+            "ok", f"cuda:{i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB; {_auto_precision(torch.device('cuda', i))}"
+        )
     if torch.backends.mps.is_available():
         yield Finding("ok", f"mps: Apple GPU; {_auto_precision(torch.device('mps'))}")
     if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
         way = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu126"
-        built = f"is built for CUDA {torch.version.cuda}, newer than the driver" if torch.version.cuda else "is built for the CPU"
+        built = (
+            f"is built for CUDA {torch.version.cuda}, newer than the driver" if torch.version.cuda else "is built for the CPU"
+        )
         yield Finding(
             "note",
             f"the NVIDIA GPU is not used: torch {torch.__version__} {built}. `nvidia-smi` shows the newest CUDA of the driver; "

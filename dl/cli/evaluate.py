@@ -25,7 +25,9 @@ def evaluate(options: argparse.Namespace) -> int:
         raise UserError(f"--with {options.metric}: this run is tested by {', '.join(means)}; there is frechet, too")
     for name, value in means.items():
         if options.metric in ("", name):
-            print(f"{name.replace('_', ' ')} {value:.2%}" if name.endswith("error") else f"{name.replace('_', ' ')} {value:.6g}")
+            print(
+                f"{name.replace('_', ' ')} {value:.2%}" if name.endswith("error") else f"{name.replace('_', ' ')} {value:.6g}"
+            )
     return 0
 
 

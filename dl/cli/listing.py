@@ -19,7 +19,11 @@ def show_models(options: argparse.Namespace) -> None:
     for name in catalogue.names():
         if not options.category or name.lower().startswith(f"{options.category.strip('/').lower()}/"):
             paper = catalogue.paper(name)
-            rows[name] = {"paper": paper.name, "year": paper.year, **{key: known.get(name, {}).get(key, empty) for key, empty in (("presets", {}), ("best", []))}}
+            rows[name] = {
+                "paper": paper.name,
+                "year": paper.year,
+                **{key: known.get(name, {}).get(key, empty) for key, empty in (("presets", {}), ("best", []))},
+            }
     if not rows:
         categories = dict.fromkeys(name.partition("/")[0] for name in catalogue.names())
         raise catalogue.UnknownName(f"no category {options.category}; there are {', '.join(categories)}")
@@ -74,7 +78,7 @@ def prune(run: Folder) -> int:
     freed = 0
     for path in (path for name in PRUNED for path in run.path.glob(name)):
         inside = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-        freed += sum(file.stat().st_size for file in inside )
+        freed += sum(file.stat().st_size for file in inside)
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     return freed
 

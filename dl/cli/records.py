@@ -22,7 +22,14 @@ Record = dict[str, Any]
 
 FORMAT = 2  # of a training's record; 1 had no "format", and not what `MEASURED` has
 TRAINED = {
-    **{"format?": int, "recipe": str, "command": str, "config": {str: (str, bool, int, float, None)}, "seed": int, "commit": str},
+    **{
+        "format?": int,
+        "recipe": str,
+        "command": str,
+        "config": {str: (str, bool, int, float, None)},
+        "seed": int,
+        "commit": str,
+    },
     **{"versions": {str: str}, "ranks?": int, "file?": str, "precision?": (str, None), "optimizer?": str, "schedule?": str},
     **{"device": str, "training_seconds": float, "seconds": float, "peak_memory_bytes": (int, None), "best_epoch": int},
     **{"train": QUANTITIES, "val": QUANTITIES, "test?": QUANTITIES},
@@ -86,7 +93,9 @@ def record(run: Path | str, allow_dirty: bool = False) -> Path:
     verify(run / "best.pt")
     if is_modified(described) and not allow_dirty:
         code = "in no git repository" if not described["commit"] else f"from a modified tree, commit {described['commit'][:7]}"
-        raise UserError(f"{run} was trained {code}: nobody can train it again. Commit and train again, or record it by --allow-dirty")
+        raise UserError(
+            f"{run} was trained {code}: nobody can train it again. Commit and train again, or record it by --allow-dirty"
+        )
     recipe, config = described["recipe"], described["config"]
     tested = history[-1] if "test" in history[-1] else None
     best = history.best() if tested is None else next(e for e in history if e["step"] == tested["step"])
@@ -105,7 +114,9 @@ def record(run: Path | str, allow_dirty: bool = False) -> Path:
         **{"train": best["train"], "val": best["val"]},
         **({} if tested is None else {"test": tested["test"]}),
     }
-    return write(check(result, TRAINED | MEASURED, str(run)), catalogue.MODULES / recipe / "results" / f"{file_name(result)}.json")
+    return write(
+        check(result, TRAINED | MEASURED, str(run)), catalogue.MODULES / recipe / "results" / f"{file_name(result)}.json"
+    )
 
 
 def _finished(run: Path) -> tuple[dict[str, Any], History, dict[str, Any]]:
@@ -121,7 +132,9 @@ def _finished(run: Path) -> tuple[dict[str, Any], History, dict[str, Any]]:
     if not folders.is_finished(run, history, speed):
         raise UserError(f"{run} is not finished, it has no test result: the same command, without --fresh, resumes it")
     if missing := [name for name in ("command", "commit", "versions", "ranks", "threads") if name not in described]:
-        raise UserError(f"{run} was trained by an earlier version, which did not note its {missing[0]}: train it again to record it")
+        raise UserError(
+            f"{run} was trained by an earlier version, which did not note its {missing[0]}: train it again to record it"
+        )
     return described, history, speed
 
 
@@ -169,7 +182,9 @@ def config_class(record: Record) -> type[TrainConfig]:
 
 def as_taken(record: Record) -> dict[str, Any]:
     """Return the config of a run under today's names, with the precision it used, which may differ on another machine."""
-    return current_names(config_class(record), record["config"]) | ({"precision": record["precision"]} if "precision" in record else {})
+    return current_names(config_class(record), record["config"]) | (
+        {"precision": record["precision"]} if "precision" in record else {}
+    )
 
 
 def changed(record: Record) -> dict[str, Any]:

@@ -162,7 +162,9 @@ def train(record: Record, precision: str, out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     log = out.with_name(f"{out.name}.log")
     with open(log, "wb") as file:
-        status = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL).returncode
+        status = subprocess.run(
+            command, env=environment, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        ).returncode
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f"{lines[-1] if lines else f'status {status}'} ({log})" if status else ""
 

@@ -47,7 +47,9 @@ class Run:
             raise UserError(f"{run} is a run of {described['recipe']}, not of {', '.join(recipes)}")
         if not (run / "best.pt").exists():
             again = described.get("command") or f"python -m dl train {described['recipe']} --out {run}"
-            raise UserError(f"{run} holds no best.pt yet, no trained network: before its first evaluation; `{again}` resumes it")
+            raise UserError(
+                f"{run} holds no best.pt yet, no trained network: before its first evaluation; `{again}` resumes it"
+            )
         regular_file(run / "best.pt")
         return cls(run, described | {"precision": taken_precision(described)})
 

@@ -103,7 +103,9 @@ def grid(config_class: type[TrainConfig], words: Sequence[str]) -> dict[str, tup
         if not flag.startswith("--"):
             raise UserError(f"{flag} is no flag; `python -m dl sweep MODEL --help` shows the usage")
         if flag in ("--seed", "--fresh", "--help"):
-            raise UserError(f"{flag} is not for a sweep: --seeds N takes the seeds 0 to N - 1, another --out starts a new sweep")
+            raise UserError(
+                f"{flag} is not for a sweep: --seeds N takes the seeds 0 to N - 1, another --out starts a new sweep"
+            )
         if not equals and words and not words[0].startswith("--"):
             value = words.pop(0)
         name = flag.removeprefix("--").replace("-", "_")
@@ -113,7 +115,8 @@ def grid(config_class: type[TrainConfig], words: Sequence[str]) -> dict[str, tup
         ways = [_switch(flag, each) if switch else f"{flag}={each}" if value else flag for each in values]
         axes.append([(f"{flag[2:]}={each}" if len(values) > 1 else "", way) for each, way in zip(values, ways)])
     return {
-        " ".join(filter(None, (title for title, _ in chosen))): tuple(way for _, way in chosen) for chosen in itertools.product(*axes)
+        " ".join(filter(None, (title for title, _ in chosen))): tuple(way for _, way in chosen)
+        for chosen in itertools.product(*axes)
     }
 
 
@@ -227,7 +230,9 @@ def results(trials: Sequence[Trial]) -> list[Result]:
             continue
         if history.test is not None:
             best = next(record for record in history if record["step"] == history[-1]["step"])
-        found.append({"setting": trial.setting, "seed": trial.seed, "folder": trial.out.name, "val": best["val"], "test": history.test})
+        found.append(
+            {"setting": trial.setting, "seed": trial.seed, "folder": trial.out.name, "val": best["val"], "test": history.test}
+        )
     return found
 
 

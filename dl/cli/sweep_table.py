@@ -51,7 +51,10 @@ def table(found: Sequence[Result]) -> list[list[str]]:
 
 def grouped(found: Sequence[Result]) -> dict[str, list[Result]]:
     """Return the trainings of each setting."""
-    return {setting: [each for each in found if each["setting"] == setting] for setting in dict.fromkeys(e["setting"] for e in found)}
+    return {
+        setting: [each for each in found if each["setting"] == setting]
+        for setting in dict.fromkeys(e["setting"] for e in found)
+    }
 
 
 def draw(found: Sequence[Result]) -> "Figure":
@@ -66,7 +69,9 @@ def draw(found: Sequence[Result]) -> "Figure":
         axes.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.6, label="a training" if row == 0 else None)
         half = interval(values) or 0.0
         label = "mean, 95 % interval" if row == 0 else None
-        axes.errorbar(statistics.mean(values), row, xerr=half, fmt="|", color="tab:orange", capsize=4, markersize=12, label=label)
+        axes.errorbar(
+            statistics.mean(values), row, xerr=half, fmt="|", color="tab:orange", capsize=4, markersize=12, label=label
+        )
     axes.set_yticks(range(len(groups)), [plot.shortened(setting or "as given", 32) for setting in groups])
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_xlabel(f"validation {title(quantity)}{' (%)' if scale == 100 else ''}")

@@ -76,12 +76,16 @@ def test_a_paper_without_title_year_and_link_leaves_them_empty(models: Path) -> 
 
 
 def test_a_paper_may_be_older_than_computers(models: Path) -> None:
-    (models / "CNN" / "Alpha" / "model.py").write_text('"""Squares.\n\n"Comets", A.-M. Legendre, 1805, http://example.org/1\n"""', encoding="utf-8")
+    (models / "CNN" / "Alpha" / "model.py").write_text(
+        '"""Squares.\n\n"Comets", A.-M. Legendre, 1805, http://example.org/1\n"""', encoding="utf-8"
+    )
     assert catalogue.paper("CNN/Alpha") == ("Squares", "Comets", "1805", "http://example.org/1")
 
 
 def test_a_link_ends_before_the_sign_that_follows_it(models: Path) -> None:
-    (models / "CNN" / "Alpha" / "model.py").write_text('"""A.\n\n"T", 2015, https://arxiv.org/abs/1512.03385: more\n"""', encoding="utf-8")
+    (models / "CNN" / "Alpha" / "model.py").write_text(
+        '"""A.\n\n"T", 2015, https://arxiv.org/abs/1512.03385: more\n"""', encoding="utf-8"
+    )
     assert catalogue.paper("CNN/Alpha").link == "https://arxiv.org/abs/1512.03385"
 
 

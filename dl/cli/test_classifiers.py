@@ -72,7 +72,9 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, image: Path, capsys: p
 
 
 def test_parts_of_a_network_that_it_keeps_by_name_give_maps(tmp_path: Path) -> None:
-    maps = feature_maps(classifier(Run.open(make_run(tmp_path / "run", "CNN/GoogLeNet"))), torch.zeros(3, 28, 28, dtype=torch.uint8))
+    maps = feature_maps(
+        classifier(Run.open(make_run(tmp_path / "run", "CNN/GoogLeNet"))), torch.zeros(3, 28, 28, dtype=torch.uint8)
+    )
     assert list(maps) == ["stem", "body.3a", "body.pool3", "body.4a", "body.4d"]
 
 

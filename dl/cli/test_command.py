@@ -56,9 +56,7 @@ def test_commands_of_texts_have_help_and_refuse_what_is_not_there_in_a_line(
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_can_be_mended_is_a_line(
-    error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_can_be_mended_is_a_line(error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     def action() -> None:
         raise error
 
@@ -88,7 +86,9 @@ def test_a_decorated_function_is_a_command(capsys: pytest.CaptureFixture[str]) -
 def test_errors_are_printed_in_one_place() -> None:
     root = Path(dl.__file__).parent
     files = [path for path in root.rglob("*.py") if not path.name.startswith("test_")]
-    assert [path.name for path in files if re.search(r'"error: |"error: "', path.read_text(encoding="utf-8"))] == ["__init__.py"]
+    assert [path.name for path in files if re.search(r'"error: |"error: "', path.read_text(encoding="utf-8"))] == [
+        "__init__.py"
+    ]
 
 
 def test_no_command_hides_a_bug() -> None:
@@ -102,7 +102,9 @@ def test_every_parser_of_a_command_is_that_of_the_project_and_its_errors_follow_
     root = Path(dl.__file__).parent
     texts = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in root.rglob("[!t]*.py")}
     assert [path for path, text in texts.items() if "argparse.ArgumentParser(" in text] == ["__main__.py"]
-    above = {path: text for path, text in texts.items() if path.startswith(("modules/", "benchmarks/")) and "(parser, argv)" in text}
+    above = {
+        path: text for path, text in texts.items() if path.startswith(("modules/", "benchmarks/")) and "(parser, argv)" in text
+    }
     assert [path for path, text in above.items() if "@command(parse)" not in text and not path.endswith("common.py")] == []
 
 

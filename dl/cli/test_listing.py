@@ -16,7 +16,9 @@ def test_runs_are_listed_with_figure_and_state(tmp_path: Path, capsys: pytest.Ca
     write_run(tmp_path / "open", finished=False)
     assert front.main(["runs", str(tmp_path)]) == 0
     done, unfinished = capsys.readouterr().out.splitlines()[2:]
-    assert "CNN/LeNet tiny  fashion_mnist  test loss 0.5  finished" in " ".join(done.split(" ")) and str(tmp_path / "done") in done
+    assert (
+        "CNN/LeNet tiny  fashion_mnist  test loss 0.5  finished" in " ".join(done.split(" ")) and str(tmp_path / "done") in done
+    )
     assert "val loss 0.5" in unfinished and "step 2" in unfinished
     assert front.main(["runs", str(tmp_path / "none")]) == 0 and "no runs below" in capsys.readouterr().out
 

@@ -57,7 +57,8 @@ def test_a_record_of_this_machine_is_the_same_bytes(record: Trained, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    ("changes", "missed"), [({"test": {"top1_error": 0.0999}}, "other top1_error"), ({"sha256": {"best.pt": "0"}}, "other best.pt")]
+    ("changes", "missed"),
+    [({"test": {"top1_error": 0.0999}}, "other top1_error"), ({"sha256": {"best.pt": "0"}}, "other best.pt")],
 )
 def test_a_record_falsified_by_hand_is_missed(
     changes: dict[str, Any], missed: str, record: Trained, capsys: pytest.CaptureFixture[str]

@@ -52,7 +52,9 @@ def test_a_run_of_a_modified_tree_is_recorded_only_when_allowed_and_its_row_says
     assert "| abc1234 modified, modified |" in results.results_table("CNN/LeNet")
 
 
-def test_the_share_of_the_peak_counts_three_forward_passes_of_an_example(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_of_the_peak_counts_three_forward_passes_of_an_example(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(project / "run", device="cpu")
     (run / "summary.txt").write_text("total  LeNet  (1, 10)  61,706  2,000\n", encoding="utf-8")
     monkeypatch.setattr(records.provenance, "machine", lambda: {"processor": "abacus"})

@@ -22,7 +22,12 @@ from dl.mytorch.files import write_recorded_json
 
 def test_a_run_is_its_config_network_names_and_history(tmp_path: Path) -> None:
     run = dl.Run.open(write_run(tmp_path / "run"))
-    assert (run.recipe, run.path, run.config.model, run.config.out) == ("CNN/LeNet", tmp_path / "run", "tiny", str(tmp_path / "run"))
+    assert (run.recipe, run.path, run.config.model, run.config.out) == (
+        "CNN/LeNet",
+        tmp_path / "run",
+        "tiny",
+        str(tmp_path / "run"),
+    )
     model = run.model()
     assert torch.equal(model.state_dict()["c1.weight"], torch.load(tmp_path / "run" / "best.pt")["c1.weight"])
     assert not model.training and model is not run.model()
@@ -38,7 +43,9 @@ def test_a_run_on_text_has_its_vocabularies(tmp_path: Path, recipe: str) -> None
     assert run.model()(torch.tensor([[0, 1, 2]])) is not None
 
 
-def test_flags_of_earlier_versions_are_understood_and_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_of_earlier_versions_are_understood_and_told_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = write_run(tmp_path / "run", "RNN/GRU", length=7, swing=3)
     described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     del described["config"]["bptt_length"]

@@ -93,7 +93,9 @@ def test_a_training_that_fails_is_told_and_the_others_go_on(
     assert sweep.main("CNN/LeNet", ["--lr", "9,0.1", "--jobs", "2", "--out", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert "lr=9 seed=0 failed, status 1: error: the loss is nan" in out
-    assert [each["setting"] for each in json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))["trainings"]] == ["lr=0.1"]
+    assert [each["setting"] for each in json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))["trainings"]] == [
+        "lr=0.1"
+    ]
 
 
 def result(setting: str, seed: int, error: float) -> sweep_table.Result:

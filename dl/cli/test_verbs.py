@@ -42,7 +42,9 @@ def test_the_words_behind_the_run_are_the_command_s(
     assert capsys.readouterr().out == said and said.startswith("ab")
     monkeypatch.setattr(catalogue.module("CNN/ResNet", "predict"), "main", lambda argv: called.append(argv) or 0)
     lenet = str(write_run(tmp_path / "lenet"))
-    assert front.main(["predict", lenet, "shoe.png", "--top", "1"]) == 0 and called == [["shoe.png", "--top", "1", "--run", lenet]]
+    assert front.main(["predict", lenet, "shoe.png", "--top", "1"]) == 0 and called == [
+        ["shoe.png", "--top", "1", "--run", lenet]
+    ]
     assert front.main(["translate", lenet, "a"]) == 2
     assert capsys.readouterr().err == "error: CNN/LeNet has no command translate; `python -m dl --help` shows all\n"
     (Path(lenet) / "config.json").write_text("{", encoding="utf-8")

@@ -56,9 +56,13 @@ def parse(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
         allow_abbrev=False,
         add_help=False,
     )
-    parser.add_argument("-h", "--help", nargs=0, action=_ShortHelp, default=argparse.SUPPRESS, help="show the flags of this recipe")
+    parser.add_argument(
+        "-h", "--help", nargs=0, action=_ShortHelp, default=argparse.SUPPRESS, help="show the flags of this recipe"
+    )
     parser.add_argument("--help-all", action="help", default=argparse.SUPPRESS, help="show every flag")
-    own = {name for base in cls.__mro__ if base not in (TrainConfig, object) for name in base.__dict__.get("__annotations__", ())}
+    own = {
+        name for base in cls.__mro__ if base not in (TrainConfig, object) for name in base.__dict__.get("__annotations__", ())
+    }
     parser.hidden = frozenset(field.name for field in dataclasses.fields(cls)) - own - set(USUAL)
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):

@@ -25,7 +25,9 @@ class Events:
 
         folder.parent.mkdir(exist_ok=True)
         folder.mkdir(exist_ok=True)
-        self.file = open(folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}", "wb", buffering=0)
+        self.file = open(
+            folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}", "wb", buffering=0
+        )
         self.records = RecordWriter(self.file)
         self._write(file_version="brain.Event:2")
         self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))

@@ -19,7 +19,10 @@ def profiler(out: Path, steps: int) -> torch.profiler.profile:
         table = profiled.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=25)
         (out / "profile.txt").write_text(table, encoding="utf-8")
         profiled.export_chrome_trace(str(out / "profile.json"))
-        print(f"{steps} steps profiled: {out / 'profile.txt'}; {out / 'profile.json'} opens in https://ui.perfetto.dev", flush=True)
+        print(
+            f"{steps} steps profiled: {out / 'profile.txt'}; {out / 'profile.json'} opens in https://ui.perfetto.dev",
+            flush=True,
+        )
 
     schedule = torch.profiler.schedule(wait=WARM - 1, warmup=1, active=steps, repeat=1)
     return torch.profiler.profile(schedule=schedule, on_trace_ready=write)

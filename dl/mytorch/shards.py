@@ -54,7 +54,9 @@ def capture(folder: Path, model: nn.Module, optimizers: Optimizers, average: nn.
         state = by_name(optimizer, model)
         rest.append({**state, "state": {parameter: {} for parameter in state["state"]}})
         for parameter, of_one in state["state"].items():
-            named |= {f"optimizers.{i}.{name}.{parameter}": value for name, value in of_one.items() if isinstance(value, Tensor)}
+            named |= {
+                f"optimizers.{i}.{name}.{parameter}": value for name, value in of_one.items() if isinstance(value, Tensor)
+            }
             rest[i]["state"][parameter] |= {name: value for name, value in of_one.items() if not isinstance(value, Tensor)}
     return {"shards": folder.name, "optimizers": rest, "rng": gather_objects(rng_state())}, write(folder, named)
 

@@ -181,7 +181,9 @@ def test_a_choice_that_does_not_exist_is_answered_with_those_that_do(capsys: pyt
     assert "fp32" in line and "bf16" in line
 
 
-def test_choices_of_a_flag_are_all_that_it_takes_and_a_recipe_may_change_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_choices_of_a_flag_are_all_that_it_takes_and_a_recipe_may_change_its_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     @dataclass(frozen=True)
     class Sized(Config):
         model: str = flag("small", "preset of the network", choices={"small": {}, "wide": {}})
@@ -239,5 +241,3 @@ def test_an_earlier_name_of_a_flag_is_understood_and_not_shown(capsys: pytest.Ca
             parse(Recurrent, wrong)
         captured = capsys.readouterr()
         assert not re.search(r"--(no-)?(length|clip|thin)\b", captured.out + captured.err)
-
-

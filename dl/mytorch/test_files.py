@@ -26,7 +26,9 @@ from dl.mytorch.files import (
 from dl.mytorch.testing.runs import forget
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, TypeError, MemoryError, RuntimeError("DataLoader worker (pid 1) is killed")])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, TypeError, MemoryError, RuntimeError("DataLoader worker (pid 1) is killed")]
+)
 def test_whatever_stops_a_write_leaves_the_old_file_alone(error: Any, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")

@@ -1,6 +1,5 @@
 """A device without float64 (MPS), simulated on the CPU, for everything that computes in float64."""
 
-
 import pytest
 import torch
 

@@ -41,7 +41,9 @@ def test_what_cannot_be_restored_is_one_line_that_helps(tmp_path: Path, before: 
     last = LastCheckpoint(tmp_path, print)
     if before:
         (tmp_path / "last-before.pt").touch()
-    with pytest.raises(UserError, match=r"last.pt is damaged, or not of this run \(KeyError: 'model'\). What helps: ") as refused:
+    with pytest.raises(
+        UserError, match=r"last.pt is damaged, or not of this run \(KeyError: 'model'\). What helps: "
+    ) as refused:
         with last.read():
             raise KeyError("model")
     assert ("rename last-before.pt to last.pt" in str(refused.value)) is before

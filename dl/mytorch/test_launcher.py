@@ -124,7 +124,9 @@ def test_what_cannot_be_deterministic_is_one_line_with_the_flag(capsys: pytest.C
 
     with pytest.raises(SystemExit) as stopped:
         launch(main, Config, ["--deterministic"])
-    line = "error: --deterministic: put_ does not have a deterministic implementation; leave the flag out, or take --device cpu\n"
+    line = (
+        "error: --deterministic: put_ does not have a deterministic implementation; leave the flag out, or take --device cpu\n"
+    )
     assert stopped.value.code == 1 and capsys.readouterr().err == line
 
 

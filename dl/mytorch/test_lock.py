@@ -50,7 +50,10 @@ def test_a_file_system_without_locks_is_said_and_goes_on(
     monkeypatch.setattr(*((lock.msvcrt, "locking") if sys.platform == "win32" else (lock.fcntl, "lockf")), fails)
     with locked(tmp_path / "run.lock", "busy"):
         pass
-    assert capsys.readouterr().err == f"note: {tmp_path / 'run.lock'} cannot be locked (No locks available): start no second run there\n"
+    assert (
+        capsys.readouterr().err
+        == f"note: {tmp_path / 'run.lock'} cannot be locked (No locks available): start no second run there\n"
+    )
 
 
 def test_a_folder_or_a_link_to_itself_in_its_place_is_a_line(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ class Renamed(Layers):
 def groups(model: nn.Module) -> list[dict[str, Any]]:
     """Weights decay, biases do not: so parameters are in two groups, in the order of the model in each."""
     named = list(model.named_parameters())
-    return [{"params": [p for name, p in named if name.endswith(kind)], "lr": lr} for kind, lr in (("weight", 0.1), ("bias", 0.2))]
+    return [
+        {"params": [p for name, p in named if name.endswith(kind)], "lr": lr} for kind, lr in (("weight", 0.1), ("bias", 0.2))
+    ]
 
 
 def trained(model: nn.Module) -> torch.optim.Optimizer:
@@ -71,7 +73,10 @@ def test_weights_and_moments_of_earlier_names_and_order_are_found(version: str) 
 
 
 def test_the_table_of_a_network_counts_inside_of_others_too() -> None:
-    assert list(renamed(nn.ModuleDict({"net": Renamed("a")}), {"net.old.weight": 1, "old.weight": 2})) == ["net.a.weight", "old.weight"]
+    assert list(renamed(nn.ModuleDict({"net": Renamed("a")}), {"net.old.weight": 1, "old.weight": 2})) == [
+        "net.a.weight",
+        "old.weight",
+    ]
 
 
 def test_moments_of_other_parameters_are_refused() -> None:

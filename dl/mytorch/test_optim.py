@@ -73,7 +73,9 @@ def test_noam_is_the_paper_s_equation() -> None:
 
 def mixed_model() -> nn.Module:
     """Kernels, matrices, biases, scales, a frozen matrix, and one matrix used by two layers."""
-    model = sequential(conv=nn.Conv2d(1, 2, 3), norm=nn.BatchNorm2d(2), fc=nn.Linear(4, 4), tied=nn.Linear(4, 4), frozen=nn.Linear(4, 4))
+    model = sequential(
+        conv=nn.Conv2d(1, 2, 3), norm=nn.BatchNorm2d(2), fc=nn.Linear(4, 4), tied=nn.Linear(4, 4), frozen=nn.Linear(4, 4)
+    )
     model.tied.weight = model.fc.weight
     model.frozen.requires_grad_(False)
     return model

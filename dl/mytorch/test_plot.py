@@ -18,6 +18,7 @@ def read_pixels(path: Path) -> Tensor:
 
     return torch.from_numpy(imread(path))[..., :3].permute(2, 0, 1)
 
+
 HISTORY = [
     {"epoch": 1, "step": 10, "lr": 0.1, "train": {"loss": 2.0, "top1_error": 0.9}, "val": {"loss": 1.5, "top1_error": 0.8}},
     {"epoch": 2, "step": 20, "lr": 0.1, "train": {"loss": 1.0, "top1_error": 0.5}, "val": {"loss": 0.5, "top1_error": 0.4}},

@@ -33,7 +33,10 @@ def has(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any]) -> None:
         ({"architecture": "x86_64", "avx2": True}, None, False),
         (XEON | {"avx512_bf16": False, "amx_bf16": False}, None, False),
         ({"architecture": "aarch64", "bf16": True, "sve_bf16": True}, None, False),
-        *((XEON, isa, False) for isa in ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")),
+        *(
+            (XEON, isa, False)
+            for isa in ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+        ),
         *((XEON, isa, True) for isa in ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10_1_512_AMX")),
         *((XEON, isa, True) for isa in ("DEFAULT", "ALL", "", "unknown")),
         (XEON, "avx2", False),

@@ -134,7 +134,17 @@ def test_a_run_that_was_begun_under_an_earlier_name_of_a_flag_is_resumed(tmp_pat
 def test_fresh_removes_the_files_of_the_run_and_nothing_else(tmp_path: Path) -> None:
     open_run(Config(str(tmp_path), lr=0.1))
     mine = ["blocks/1.txt", "notes.txt", "my_best.pt", "data.json", "sub/curves.png", "sub/best.pt"]
-    theirs = ["history.json", "speed.json", "summary.txt", "best.pt", "last.pt", "last.pt.tmp", "curves.png", "kernels.png", "tensorboard/val/events"]
+    theirs = [
+        "history.json",
+        "speed.json",
+        "summary.txt",
+        "best.pt",
+        "last.pt",
+        "last.pt.tmp",
+        "curves.png",
+        "kernels.png",
+        "tensorboard/val/events",
+    ]
     for name in mine + theirs:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +237,9 @@ def test_a_changed_file_is_refused_until_the_person_says_so_and_then_named(
     path = tmp_path / "config.json"
     path.write_bytes(path.read_bytes().replace(b'"lr": 0.1', b'"lr": 0.2'))
     for read in (lambda: open_run(Config(str(tmp_path), lr=0.2)), lambda: recorded_precision(Config(str(tmp_path)))):
-        with pytest.raises(UserError, match="config.json was changed since it was written.*delete its entry in .*checksums.json"):
+        with pytest.raises(
+            UserError, match="config.json was changed since it was written.*delete its entry in .*checksums.json"
+        ):
             read()
     assert capsys.readouterr().err == ""
     forget(path)
@@ -252,7 +264,9 @@ DESCRIBED = {"recipe": "A/B", "config": {"out": "x", "data": "numbers", "lr": 0.
         ({"format": True}, "format has to be a whole number"),
     ],
 )
-def test_a_config_json_of_other_types_is_a_line_that_names_the_field(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_a_config_json_of_other_types_is_a_line_that_names_the_field(
+    changes: dict[str, Any], says: str, tmp_path: Path
+) -> None:
     write_json(DESCRIBED | changes, tmp_path / "config.json")
     (tmp_path / "best.pt").touch()
     for read in (Run.open, lambda path: open_run(Config(str(path)))):

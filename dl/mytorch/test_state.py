@@ -41,7 +41,9 @@ def test_weights_of_fewer_bits_are_taken_exactly(dtype: torch.dtype) -> None:
     weight = torch.randn(2, 3).to(dtype)
     for model in (nn.Linear(3, 2), nn.Linear(3, 2).double()):
         put_weights(model, {"weight": weight, "bias": torch.zeros(2, dtype=dtype)}, "a.pt")
-        assert torch.equal(model.weight, weight.to(model.weight.dtype)) and model.weight.dtype == model.bias.dtype != torch.float16
+        assert (
+            torch.equal(model.weight, weight.to(model.weight.dtype)) and model.weight.dtype == model.bias.dtype != torch.float16
+        )
 
 
 def test_a_part_of_a_larger_tensor_and_integers_of_the_model_are_taken() -> None:
@@ -59,7 +61,9 @@ STATE = {
 
 def test_a_state_as_it_is_saved_passes() -> None:
     assert check_state(STATE, "last.pt") is STATE
-    check_state({name: value for name, value in STATE.items() if name not in ("model", "ema")} | {"shards": "shards-3"}, "last.pt")
+    check_state(
+        {name: value for name, value in STATE.items() if name not in ("model", "ema")} | {"shards": "shards-3"}, "last.pt"
+    )
 
 
 @pytest.mark.parametrize(

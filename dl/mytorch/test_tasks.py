@@ -79,7 +79,10 @@ def test_the_loss_has_a_graph_and_the_outputs_have_none() -> None:
 def test_errors_are_top_1_and_top_5_and_new_at_each_call() -> None:
     task = Classification()
     metrics, others = task.metrics(), task.metrics()
-    assert {name: metric.k for name, metric in metrics.items() if isinstance(metric, TopKError)} == {"top1_error": 1, "top5_error": 5}
+    assert {name: metric.k for name, metric in metrics.items() if isinstance(metric, TopKError)} == {
+        "top1_error": 1,
+        "top5_error": 5,
+    }
     assert all(metrics[name] is not others[name] for name in metrics)
 
 
@@ -107,7 +110,11 @@ def test_an_empty_batch_counts_nothing() -> None:
         output = task.eval_step(Fixed(), part)
         metrics.update(*output)
     assert task.mistakes.confusion.sum() == 2 and len(task.mistakes.kept["labels"]) == 2
-    assert metrics.compute() == {"loss": pytest.approx((math.log(8 / 5) + math.log(8)) / 2), "top1_error": 0.5, "top5_error": 0.0}
+    assert metrics.compute() == {
+        "loss": pytest.approx((math.log(8 / 5) + math.log(8)) / 2),
+        "top1_error": 0.5,
+        "top5_error": 0.0,
+    }
     assert task.step(Fixed(), empty).count == 0
 
 
@@ -201,5 +208,3 @@ def test_targets_of_another_shape_are_refused_not_broadcast() -> None:
     column = {"features": torch.zeros(3, 1), "targets": torch.zeros(3)}  # would make 3 x 3 differences
     with pytest.raises(ValueError, match=r"predictions \(3, 1\) for targets \(3,\)"):
         Regression().step(nn.Identity(), column)
-
-

@@ -46,7 +46,9 @@ def splits(batch_size: int = 8) -> Splits:
 
 
 def config(out: Path, **changes: Any) -> TrainConfig:
-    return TrainConfig(**({"out": str(out), "data": "made up", "epochs": 3, "batch_size": 8, "lr": 0.05, "plots": False} | changes))
+    return TrainConfig(
+        **({"out": str(out), "data": "made up", "epochs": 3, "batch_size": 8, "lr": 0.05, "plots": False} | changes)
+    )
 
 
 def main(config: TrainConfig, data: Splits, dropout: float = 0.3) -> History:

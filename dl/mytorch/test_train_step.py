@@ -190,7 +190,9 @@ def test_two_optimizers_in_one_step_equal_a_loop_written_by_hand_and_resume(tmp_
     trainer.step.learn = lambda batches: step(batches) or trainer.steps_done != 5 or signal.raise_signal(signal.SIGTERM)  # type: ignore
     with pytest.raises(SystemExit):
         trainer.fit(synthetic.image_splits())
-    Trainer(small_model(), Classification(), two_optimizers, warmup_cosine(0.25), config, Alternating).fit(synthetic.image_splits())
+    Trainer(small_model(), Classification(), two_optimizers, warmup_cosine(0.25), config, Alternating).fit(
+        synthetic.image_splits()
+    )
     undisturbed = small_config(tmp_path / "whole", ema=0.5)
     whole = Trainer(small_model(), Classification(), two_optimizers, warmup_cosine(0.25), undisturbed, Alternating)
     whole.fit(synthetic.image_splits())

@@ -118,7 +118,9 @@ def test_training_means_come_from_the_passes_that_training_makes(tmp_path: Path)
     class Watched(Classification):
         def step(self, model: nn.Module, batch: Batch) -> StepOutput:
             output = super().step(model, batch)
-            seen.append((output.loss.item(), len(batch["labels"]), (output.outputs["logits"].argmax(1) != batch["labels"]).sum().item()))
+            seen.append(
+                (output.loss.item(), len(batch["labels"]), (output.outputs["logits"].argmax(1) != batch["labels"]).sum().item())
+            )
             return output
 
     trainer = trainer_for(small_config(tmp_path, epochs=1), Watched())
@@ -170,7 +172,9 @@ def test_without_plots_a_run_draws_nothing_and_is_otherwise_the_same(tmp_path: P
     assert "history.json" in left and not {name for name in left if name.endswith(".png") or name == "tensorboard"}
 
 
-def test_a_run_without_plots_and_test_is_finished_when_started_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_plots_and_test_is_finished_when_started_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     speed = tmp_path / "speed.json"
     for killed_before_it_was_said in (True, False, False):
         trainer_for(small_config(tmp_path, epochs=1, plots=False)).fit(replace(synthetic.image_splits(), test=None))

@@ -27,9 +27,17 @@ from dl.mytorch.testing.training import fit, small_config, stopped_run
         ("position", (2**62, 0, 2**62), "is not at batch"),
         ("best", 0.5, "its best loss is not that of its history"),
         ("best", None, "its best loss"),
-        ("history", [{"epoch": 1, "step": 4, "val": {"loss": "low"}}], r"history\[0\].val.loss has to be a finite number or null"),
+        (
+            "history",
+            [{"epoch": 1, "step": 4, "val": {"loss": "low"}}],
+            r"history\[0\].val.loss has to be a finite number or null",
+        ),
         ("train_sums", {"loss": torch.ones(3)}, "is damaged, or not of this run .ValueError: loss is not of 2 sums"),
-        ("rng", [{"python": (9, (), None), "numpy": [], "torch": torch.zeros(1)}], "is damaged, or not of this run .ValueError"),
+        (
+            "rng",
+            [{"python": (9, (), None), "numpy": [], "torch": torch.zeros(1)}],
+            "is damaged, or not of this run .ValueError",
+        ),
         ("optimizers", [], "of a run with 0 optimizers, this one has 1"),
         ("ema", {"weight": torch.ones(1)}, "another --ema"),
     ],
@@ -41,7 +49,9 @@ def test_a_state_that_no_run_has_is_a_line_that_says_what_helps(tmp_path: Path, 
     with pytest.raises(UserError, match=f"{path}.*{says}") as refused:
         fit(config)
     assert "\n" not in str(refused.value)
-    assert str(refused.value).endswith("rename last-before.pt to last.pt to resume from the save before, or --fresh starts the run over")
+    assert str(refused.value).endswith(
+        "rename last-before.pt to last.pt to resume from the save before, or --fresh starts the run over"
+    )
 
 
 def test_the_save_before_stands_in_for_a_damaged_last_one(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Continue texts with a GPT-2 or a Llama: with a run of yours, or with OpenAI's weights, which transformers fetches.
 
-    python -m dl.modules.GPT.generate runs/GPT/GPT2 "ROMEO:" --temperature 0.9 --top-k 50 --seed 1
-    python -m dl.modules.GPT.generate runs/GPT/GPT2 "ROMEO:" "JULIET:"               # several texts at once
-    python -m dl.modules.GPT.generate runs/GPT/GPT2 "ROMEO:" --draft runs/GPT/small  # a small model drafts, the run's checks
-    python -m dl.modules.GPT.generate gpt2 "The meaning of life is"
+python -m dl.modules.GPT.generate runs/GPT/GPT2 "ROMEO:" --temperature 0.9 --top-k 50 --seed 1
+python -m dl.modules.GPT.generate runs/GPT/GPT2 "ROMEO:" "JULIET:"               # several texts at once
+python -m dl.modules.GPT.generate runs/GPT/GPT2 "ROMEO:" --draft runs/GPT/small  # a small model drafts, the run's checks
+python -m dl.modules.GPT.generate gpt2 "The meaning of life is"
 """
 
 import argparse
@@ -42,7 +42,9 @@ def parse(argv: Sequence[str] | None, recipe: str) -> argparse.Namespace:
     about = f"folder of a run, or {', '.join(PUBLISHED)}" + (f" (default: {usual['default']})" if recipe else "")
     parser.add_argument("run", type=expanduser, metavar="RUN", help=about, **usual)
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="a text to continue")
-    parser.add_argument("--draft", type=expanduser, metavar="RUN", help="run of a smaller network, which drafts tokens to check")
+    parser.add_argument(
+        "--draft", type=expanduser, metavar="RUN", help="run of a smaller network, which drafts tokens to check"
+    )
     parser.add_argument("--tokens", type=int, default=500, help="the most tokens to add (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 = always the likeliest token (default: %(default)s)")
     parser.add_argument("--top-k", type=int, default=0, help="only the k likeliest tokens; 0 = all (default: %(default)s)")

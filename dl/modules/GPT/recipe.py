@@ -26,7 +26,9 @@ from dl.mytorch.text.generation import Tokens
 class LanguageConfig(TrainConfig):
     """What a recipe that trains a language model can be told beside."""
 
-    data: str = flag("shakespeare", "shakespeare, shakespeare-sample, wikitext2, or folder:PATH, see dl.modules.GPT.BPE.prepare")
+    data: str = flag(
+        "shakespeare", "shakespeare, shakespeare-sample, wikitext2, or folder:PATH, see dl.modules.GPT.BPE.prepare"
+    )
     context_length: int = flag(64, "tokens of a training example, the most that the model sees at once", alias="length")
     dropout: float = flag(0.0, "dropout of embeddings, attention and layers")
     warmup: int = flag(100, "steps in which the learning rate rises")

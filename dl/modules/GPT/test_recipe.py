@@ -274,9 +274,7 @@ def test_tokens_that_the_vocabulary_lacks_are_refused(folder: Path, tmp_path: Pa
             text_splits(config(gpt2_train, tmp_path, data=f"folder:{folder}"), 8)
 
 
-def test_token_files_that_were_changed_are_refused(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_token_files_that_were_changed_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = config(gpt2_train, tmp_path, data=f"folder:{folder}")
     text_splits(asked, 8)
     assert capsys.readouterr().out == ""

@@ -1,8 +1,8 @@
 """Draw samples of a run of VAE or DCGAN into an image.
 
-    python -m dl.modules.Generative.sample runs/Generative/DCGAN --num 64 --out grid.png
-    python -m dl.modules.Generative.sample runs/Generative/VAE --num 8 --interpolate    # from one sample to another, a row each
-    python -m dl.modules.Generative.sample runs/Generative/DCGAN --num 16 --nearest     # are they copies?
+python -m dl.modules.Generative.sample runs/Generative/DCGAN --num 64 --out grid.png
+python -m dl.modules.Generative.sample runs/Generative/VAE --num 8 --interpolate    # from one sample to another, a row each
+python -m dl.modules.Generative.sample runs/Generative/DCGAN --num 16 --nearest     # are they copies?
 """
 
 import argparse

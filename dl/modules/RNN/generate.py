@@ -1,7 +1,7 @@
 """Continue a text with a trained RNN, GRU, LSTM or AWD-LSTM.
 
-    python -m dl.modules.RNN.generate runs/RNN/LSTM "ROMEO:"
-    python -m dl.modules.RNN.generate runs/RNN/LSTM-wikitext2 "the king of" --tokens 50 --temperature 0.7
+python -m dl.modules.RNN.generate runs/RNN/LSTM "ROMEO:"
+python -m dl.modules.RNN.generate runs/RNN/LSTM-wikitext2 "the king of" --tokens 50 --temperature 0.7
 """
 
 import argparse

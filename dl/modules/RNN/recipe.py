@@ -22,10 +22,10 @@ class StreamConfig(TrainConfig):
         "shakespeare", "text: words of WikiText-2, or characters of Shakespeare",
         choices=("wikitext2", "shakespeare", "shakespeare-sample"),
     )  # fmt: skip
-    bptt_length: int = flag(
-        64, "truncated-BPTT length in tokens; the hidden state is carried across chunks", alias="length"
+    bptt_length: int = flag(64, "truncated-BPTT length in tokens; the hidden state is carried across chunks", alias="length")
+    dropout: float = flag(
+        -1.0, "dropout of embeddings and layers, of AWD-LSTM that of its last layer alone; -1: that of the preset"
     )
-    dropout: float = flag(-1.0, "dropout of embeddings and layers, of AWD-LSTM that of its last layer alone; -1: that of the preset")
     optimizer: str = flag(
         "adamw", "adamw: rises, then falls to 0; ntasgd: a constant rate, weights averaged once validation stalls",
         choices=("adamw", "ntasgd"),
@@ -39,7 +39,9 @@ class StreamConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("bptt_length", 1 <= self.bptt_length <= 100_000, "at least 1 and at most 100,000")  # each takes the memory of a batch
+        self._check(
+            "bptt_length", 1 <= self.bptt_length <= 100_000, "at least 1 and at most 100,000"
+        )  # each takes the memory of a batch
         self._check("dropout", self.dropout == -1 or 0 <= self.dropout < 1, "at least 0 and below 1, or -1")
         for name in ("ar_alpha", "tar_beta"):
             self._check(name, getattr(self, name) >= 0, "0 or more")

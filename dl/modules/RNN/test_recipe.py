@@ -150,7 +150,15 @@ def test_awd_of_the_recipe_of_lstm_is_the_recipe_of_awd_lstm(
     command_of_0_1 = f"--model awd_tiny --length 8 --activation 2 --clip 0.5 --batch-size 4 --steps 1 --out {out}"
     assert catalogue.hand_over("RNN/LSTM", lstm_train.Config, command_of_0_1.split())
     (asked,) = given
-    wanted = {"model": "tiny", "bptt_length": 8, "ar_alpha": 2.0, "grad_clip": 0.5, "batch_size": 4, "steps": 1, "out": str(out)}
+    wanted = {
+        "model": "tiny",
+        "bptt_length": 8,
+        "ar_alpha": 2.0,
+        "grad_clip": 0.5,
+        "batch_size": 4,
+        "steps": 1,
+        "out": str(out),
+    }
     assert dataclasses.asdict(asked) == dataclasses.asdict(lstm_train.Config(**wanted))  # LSTM's defaults
     main(asked, tiny_streams())
     described = read_json(out / "config.json")

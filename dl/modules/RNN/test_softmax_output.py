@@ -43,7 +43,9 @@ def test_probabilities_of_all_classes_sum_up_to_one_and_are_those_of_the_targets
     torch.testing.assert_close(every.gather(-1, TARGETS[..., None])[..., 0], own(features, TARGETS), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("make", [lambda: SoftmaxOutput(16, 20), lambda: AdaptiveSoftmax(16, 20, (4, 12))], ids=["full", "adaptive"])
+@pytest.mark.parametrize(
+    "make", [lambda: SoftmaxOutput(16, 20), lambda: AdaptiveSoftmax(16, 20, (4, 12))], ids=["full", "adaptive"]
+)
 def test_log_probabilities_of_targets_are_those_of_the_softmax_and_0_where_there_is_none(make: type) -> None:
     layer, targets = make(), TARGETS.clone()
     targets[1, 1:3] = -100

@@ -72,9 +72,7 @@ def test_bleu_is_that_of_the_test_sentences_of_the_run(
     assert capsys.readouterr().out == f"BLEU of the test sentences: {100 * expected.compute():.2f}\n"
 
 
-def test_runs_of_other_recipes_are_refused(
-    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_of_other_recipes_are_refused(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shutil.copytree(runs["plain"], tmp_path / "other")
     write_recorded_json(read_json(folder / "config.json") | {"recipe": "RNN/LSTM"}, folder / "config.json")
     assert translate.main([str(folder), "a"]) == 1

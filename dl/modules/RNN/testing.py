@@ -11,7 +11,14 @@ from dl.mytorch.data.text.translation import PairSplits, token_splits
 from dl.mytorch.text.testing import PAD, sources
 
 TEXT = "to be or not to be, that is the question\n" * 12
-STREAM_RUN = {"model": "tiny", "bptt_length": 8, "batch_size": 4, "save_every": 0, "lr": 1e-2, "dropout": 0.1}  # of a language model
+STREAM_RUN = {
+    "model": "tiny",
+    "bptt_length": 8,
+    "batch_size": 4,
+    "save_every": 0,
+    "lr": 1e-2,
+    "dropout": 0.1,
+}  # of a language model
 
 
 def tokens(batch: int = 3, length: int = 7) -> Tensor:
@@ -31,9 +38,7 @@ def tiny_streams(batch_size: int = 4, length: int = 8) -> Splits:
     ids = torch.tensor(vocabulary.encode(TEXT))
     parts = (ids[:333], ids[333:420], ids[420:])
     counts = (batch_size, 2, 2)
-    return Splits(
-        *(Loader(streams(part, length, n), n) for part, n in zip(parts, counts)), vocabularies={"tokens": vocabulary}
-    )
+    return Splits(*(Loader(streams(part, length, n), n) for part, n in zip(parts, counts)), vocabularies={"tokens": vocabulary})
 
 
 class Scores(nn.Module):

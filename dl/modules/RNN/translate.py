@@ -1,8 +1,8 @@
 """Translate sentences with a trained run of Seq2Seq or BahdanauAttention.
 
-    python -m dl.modules.RNN.translate runs/RNN/Seq2Seq "I lost." "He's calm."
-    python -m dl.modules.RNN.translate runs/RNN/BahdanauAttention "I'm home." --num-beams 4 --figure attention.png
-    python -m dl.modules.RNN.translate RUN --test --num-beams 4     # BLEU of the run's test sentences
+python -m dl.modules.RNN.translate runs/RNN/Seq2Seq "I lost." "He's calm."
+python -m dl.modules.RNN.translate runs/RNN/BahdanauAttention "I'm home." --num-beams 4 --figure attention.png
+python -m dl.modules.RNN.translate RUN --test --num-beams 4     # BLEU of the run's test sentences
 """
 
 import sys

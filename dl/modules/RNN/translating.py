@@ -26,9 +26,7 @@ class RecurrentConfig(TranslationConfig):
         self._check("dropout", self.dropout == -1 or 0 <= self.dropout < 1, "at least 0 and below 1, or -1")
 
 
-def build_for(
-    config: RecurrentConfig, vocabularies: Mapping[str, Vocabulary], build: Callable[..., nn.Module]
-) -> nn.Module:
+def build_for(config: RecurrentConfig, vocabularies: Mapping[str, Vocabulary], build: Callable[..., nn.Module]) -> nn.Module:
     """Return the network that the config asks for; `build` is that of its model.py."""
     options: dict[str, Any] = {} if config.dropout == -1 else {"dropout": config.dropout}
     sizes = {"source_vocabulary_size": len(vocabularies["source"]), "vocabulary_size": len(vocabularies["target"])}

@@ -238,7 +238,9 @@ def test_auto_augment_moves_no_black_into_a_grey_image(policy: str) -> None:
 
 
 def auto(batch: Batch, generator: torch.Generator) -> Batch:
-    return auto_augment("cifar10")(batch, generator)  # made here, and not when tests are collected: torchvision is slow to import
+    return auto_augment("cifar10")(
+        batch, generator
+    )  # made here, and not when tests are collected: torchvision is slow to import
 
 
 STEPS = {

@@ -70,7 +70,11 @@ def test_unshuffled_examples_come_in_order() -> None:
 
 
 def test_orders_differ_between_epochs_and_seeds_and_repeat_for_the_same() -> None:
-    orders = {(seed, epoch): examples(Loader(in_memory(), 5, shuffle=True, seed=seed), epoch) for seed in range(4) for epoch in range(4)}
+    orders = {
+        (seed, epoch): examples(Loader(in_memory(), 5, shuffle=True, seed=seed), epoch)
+        for seed in range(4)
+        for epoch in range(4)
+    }
     assert len({tuple(order) for order in orders.values()}) == 16  # seed 1 of epoch 0 is not seed 0 of epoch 1
     again = Loader(in_memory(), 5, shuffle=True, seed=2)
     assert examples(again, 3) == orders[2, 3] and examples(again, 1) == orders[2, 1] and examples(again, 3) == orders[2, 3]
@@ -218,7 +222,9 @@ def spread(data: Loader) -> int:
 @pytest.mark.parametrize("pool", [1, 2, 100])
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 40])
-def test_by_length_each_example_comes_exactly_once(batch_size: int, shuffle: bool, pool: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_length_each_example_comes_exactly_once(
+    batch_size: int, shuffle: bool, pool: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loader, "POOL", pool)
     sizes = [len(batch["x"]) for batch in by_length(batch_size, shuffle).batches(epoch=1)]
     assert sorted(examples(by_length(batch_size, shuffle), epoch=1)) == list(range(COUNT))

@@ -41,7 +41,10 @@ def test_names_of_classes_are_recorded_once_or_as_version_0_1_did_and_others_are
         record_names(("cat", "dog"), tmp_path)
     assert names_file(tmp_path) == tmp_path / name and read_names(tmp_path / name) == ("cat", "dog")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["checksums.json", name])
-    for names, differs in ((("dog", "cat"), "class 0 is cat there, dog here"), (("cat",), "has 2 classes, the data 1: some are gone")):
+    for names, differs in (
+        (("dog", "cat"), "class 0 is cat there, dog here"),
+        (("cat",), "has 2 classes, the data 1: some are gone"),
+    ):
         with pytest.raises(UserError, match=differs):
             record_names(names, tmp_path)
 

@@ -44,7 +44,9 @@ def test_greedy_freezes_what_is_trained_and_keeps_what_it_puts_out(tmp_path: Pat
 
 def test_blocks_take_the_precision_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "native_bf16", lambda device: (True, "natively"))
-    trainer = Trainer(Convolutions(), Classification(), sgd(0.1), constant(), config(tmp_path, "greedy", precision="auto", steps=1))
+    trainer = Trainer(
+        Convolutions(), Classification(), sgd(0.1), constant(), config(tmp_path, "greedy", precision="auto", steps=1)
+    )
     monkeypatch.setattr(precision, "native_bf16", lambda device: (False, "by emulation"))  # on another machine by now
     trainer.fit(data())
     for folder in ("", "block0", "block2"):

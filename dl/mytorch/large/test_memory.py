@@ -43,7 +43,9 @@ def test_what_is_needed_counts_each_tensor_once() -> None:
 def test_more_than_the_machine_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "total_memory", lambda: 16 * 10**9)
     check(Need(4 * 10**9, 4 * 10**9, 8 * 10**9), CPU)
-    with pytest.raises(UserError, match="weights 5 GB, gradients 4 GB, optimizer 8 GB: 17 GB in all.*16 GB here.*--layerwise stream"):
+    with pytest.raises(
+        UserError, match="weights 5 GB, gradients 4 GB, optimizer 8 GB: 17 GB in all.*16 GB here.*--layerwise stream"
+    ):
         check(Need(5 * 10**9, 4 * 10**9, 8 * 10**9), CPU)
 
 

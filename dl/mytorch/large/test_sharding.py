@@ -13,7 +13,9 @@ class Blocks(nn.Module):
 
     def __init__(self, norm: type[nn.Module] = nn.LayerNorm) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([nn.ModuleDict({"norm": norm(6), "fc": nn.Linear(6, 6), "drop": nn.Dropout(0.3)}) for _ in range(3)])
+        self.blocks = nn.ModuleList(
+            [nn.ModuleDict({"norm": norm(6), "fc": nn.Linear(6, 6), "drop": nn.Dropout(0.3)}) for _ in range(3)]
+        )
         self.passes = 0
         for block in self.blocks:
             block.forward = lambda x, block=block: self._pass(block, x)

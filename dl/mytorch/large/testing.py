@@ -40,7 +40,9 @@ def data() -> Splits:
 
 
 def config(tmp_path: Path, layerwise: str, **flags: object) -> TrainConfig:
-    return TrainConfig(str(tmp_path / layerwise), "synthetic", device="cpu", batch_size=8, layerwise=layerwise, plots=False, **flags)
+    return TrainConfig(
+        str(tmp_path / layerwise), "synthetic", device="cpu", batch_size=8, layerwise=layerwise, plots=False, **flags
+    )
 
 
 def train(config: TrainConfig, data: Splits) -> History:

@@ -55,7 +55,9 @@ def fused_attention(
     """
     length, positions = query.shape[2], key.shape[2]
     # In bf16 on a CPU torch's kernel takes 2 to 10 times as long as the formula, most of it in its backward pass.
-    plain = bool(weights is not None and weights._forward_hooks) or (query.dtype == torch.bfloat16 and query.device.type == "cpu")
+    plain = bool(weights is not None and weights._forward_hooks) or (
+        query.dtype == torch.bfloat16 and query.device.type == "cpu"
+    )
     causal = causal and length > 1  # one query alone is the last position, which sees all
     mask = None if padding_mask is None else _of_keys(padding_mask, (len(key), positions))
     if causal and (plain or mask is not None or length < positions):

@@ -48,7 +48,9 @@ def _spare_compiler() -> None:
     for kind in Optimizer.__subclasses__():
         if hasattr(kind.step, "__wrapped__"):
             kind.step = torch.no_grad()(kind.step.__wrapped__)
-    torch._disable_dynamo = lambda function=None, recursive=True: function or (lambda later: later)  # what is defined from now on
+    torch._disable_dynamo = lambda function=None, recursive=True: (
+        function or (lambda later: later)
+    )  # what is defined from now on
     if "torch._dynamo" not in sys.modules:
         torch._dynamo = _Compiler()
     detect = torch._guards.detect_fake_mode  # a third of the time of `torch.load`

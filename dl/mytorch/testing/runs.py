@@ -102,7 +102,9 @@ def assert_streams_exactly(
     seen = []
     for layerwise in ("none", "stream"):
         own = copy.deepcopy(model).double().train()
-        options = TrainConfig(str(folder), "", layerwise=layerwise, **{"device": "cpu", "grad_clip": 0.1, "accumulate": 2, **config})
+        options = TrainConfig(
+            str(folder), "", layerwise=layerwise, **{"device": "cpu", "grad_clip": 0.1, "accumulate": 2, **config}
+        )
         trainer = Trainer(own, task or Classification(), optim.adamw(1e-3), optim.constant(), options)
         gradients: list[dict[str, Tensor]] = []
         apply = trainer.step.apply_gradients

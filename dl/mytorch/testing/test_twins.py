@@ -66,7 +66,9 @@ def test_comparing_changes_neither_model() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert_same_as(model, twin, X)
     for same in (model, twin):
-        assert all(torch.equal(tensor, before[name]) and tensor.dtype == torch.float32 for name, tensor in same.state_dict().items())
+        assert all(
+            torch.equal(tensor, before[name]) and tensor.dtype == torch.float32 for name, tensor in same.state_dict().items()
+        )
         assert all(parameter.grad is None for parameter in same.parameters())
 
 

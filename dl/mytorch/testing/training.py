@@ -58,7 +58,9 @@ def small_config(out: Path, **changes: Any) -> TrainConfig:
     return TrainConfig(**(own | changes))
 
 
-def trainer_for(config: TrainConfig, task: Task | None = None, schedule: Schedule | None = None, dropout: float = 0.0) -> Trainer:
+def trainer_for(
+    config: TrainConfig, task: Task | None = None, schedule: Schedule | None = None, dropout: float = 0.0
+) -> Trainer:
     optimizer = sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay)
     return Trainer(small_model(dropout), task or Classification(), optimizer, schedule or constant(), config)
 

@@ -125,7 +125,12 @@ def test_hypotheses_without_references_are_refused(references: list) -> None:
     [
         ("va !", "va !", 2, 1.0),
         ("j'ai perdu .", "j'ai perdu .", 2, 1.0),
-        ("A B B C D", "A B C D E F", 2, math.exp(-1 / 5) * math.sqrt(4 / 5) * (3 / 4) ** 0.25),  # the book's example of precisions
+        (
+            "A B B C D",
+            "A B C D E F",
+            2,
+            math.exp(-1 / 5) * math.sqrt(4 / 5) * (3 / 4) ** 0.25,
+        ),  # the book's example of precisions
         ("il est mouille .", "il est calme .", 2, math.sqrt(3 / 4) * (1 / 3) ** 0.25),
         ("va", "va !", 2, math.exp(-1)),  # no 2-gram in it: only 1-grams count
         ("", "va !", 2, 0.0),

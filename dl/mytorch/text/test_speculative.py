@@ -27,7 +27,9 @@ def speculated(model: nn.Module, draft: nn.Module, tokens: Tensor = PROMPT, **op
 def test_the_greedy_text_is_that_of_the_large_model(build: Any, num_draft_tokens: int) -> None:
     model, draft = tiny(build), randomized(build("tiny", max_length=40, depth=1)).double()
     expected = generate(model, PROMPT, max_new_tokens=30, temperature=0.0)
-    assert torch.equal(speculated(model, draft, max_new_tokens=30, num_draft_tokens=num_draft_tokens, temperature=0.0), expected)
+    assert torch.equal(
+        speculated(model, draft, max_new_tokens=30, num_draft_tokens=num_draft_tokens, temperature=0.0), expected
+    )
     calls = []
     model.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0].shape[1]))
     assert torch.equal(speculated(model, model, max_new_tokens=0), PROMPT) and not calls

@@ -83,7 +83,9 @@ def test_seq2seq_padding_may_have_another_id() -> None:
     batch = {"source": torch.tensor([[0, 2]]), "target": torch.tensor([[1, 0, 2]])}
     model = Counted(ODDS[:1])
     output = Seq2Seq(padding=2).step(model, batch)
-    assert model.asked[2].tolist() == [[False, True]] and output.count == 1 and output.outputs["labels"].tolist() == [[0, IGNORED]]
+    assert (
+        model.asked[2].tolist() == [[False, True]] and output.count == 1 and output.outputs["labels"].tolist() == [[0, IGNORED]]
+    )
 
 
 def test_a_rank_without_a_sentence_counts_for_nothing() -> None:

@@ -1,8 +1,8 @@
 """Train AlexNet on Fashion-MNIST or another set of images.
 
-    python -m dl.modules.CNN.AlexNet.train
-    python -m dl.modules.CNN.AlexNet.train --model torchvision --out runs/CNN/AlexNet-torchvision
-    torchrun --nproc_per_node=2 -m dl.modules.CNN.AlexNet.train --parallel ddp
+python -m dl.modules.CNN.AlexNet.train
+python -m dl.modules.CNN.AlexNet.train --model torchvision --out runs/CNN/AlexNet-torchvision
+torchrun --nproc_per_node=2 -m dl.modules.CNN.AlexNet.train --parallel ddp
 """
 
 from dataclasses import dataclass

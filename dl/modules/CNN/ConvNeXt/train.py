@@ -1,8 +1,8 @@
 """Train a ConvNeXt on Fashion-MNIST or another set of images.
 
-    python -m dl.modules.CNN.ConvNeXt.train
-    python -m dl.modules.CNN.ConvNeXt.train --model convnext_tiny --out runs/CNN/ConvNeXt-tiny
-    torchrun --nproc_per_node=2 -m dl.modules.CNN.ConvNeXt.train --parallel ddp
+python -m dl.modules.CNN.ConvNeXt.train
+python -m dl.modules.CNN.ConvNeXt.train --model convnext_tiny --out runs/CNN/ConvNeXt-tiny
+torchrun --nproc_per_node=2 -m dl.modules.CNN.ConvNeXt.train --parallel ddp
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Train a DenseNet.
 
-    python -m dl.modules.CNN.DenseNet.train
-    python -m dl.modules.CNN.DenseNet.train --model densenetbc100_k12 --data cifar10 --crop 4 --out runs/CNN/DenseNet-cifar10
-    torchrun --nproc_per_node=2 -m dl.modules.CNN.DenseNet.train --parallel ddp
+python -m dl.modules.CNN.DenseNet.train
+python -m dl.modules.CNN.DenseNet.train --model densenetbc100_k12 --data cifar10 --crop 4 --out runs/CNN/DenseNet-cifar10
+torchrun --nproc_per_node=2 -m dl.modules.CNN.DenseNet.train --parallel ddp
 """
 
 from dataclasses import dataclass

@@ -53,9 +53,7 @@ class MBConv(nn.Module):
     forward: (B, in_channels, X, X) -> (B, out_channels, X/s, X/s).
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, expansion: int, drop: float
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, expansion: int, drop: float) -> None:
         super().__init__()
         hidden = in_channels * expansion
         self.body = sequential(

@@ -1,8 +1,8 @@
 """Train an EfficientNet on Fashion-MNIST or another set of images.
 
-    python -m dl.modules.CNN.EfficientNet.train
-    python -m dl.modules.CNN.EfficientNet.train --model efficientnet_b0 --out runs/CNN/EfficientNet-B0
-    torchrun --nproc_per_node=2 -m dl.modules.CNN.EfficientNet.train --parallel ddp
+python -m dl.modules.CNN.EfficientNet.train
+python -m dl.modules.CNN.EfficientNet.train --model efficientnet_b0 --out runs/CNN/EfficientNet-B0
+torchrun --nproc_per_node=2 -m dl.modules.CNN.EfficientNet.train --parallel ddp
 """
 
 from dataclasses import dataclass

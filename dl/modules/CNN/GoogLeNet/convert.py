@@ -1,6 +1,5 @@
 """torchvision's weights for our GoogLeNet."""
 
-
 from torch import nn
 
 from dl.modules.CNN.GoogLeNet.model import TorchvisionGoogLeNet

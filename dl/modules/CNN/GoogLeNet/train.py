@@ -1,8 +1,8 @@
 """Train a GoogLeNet on Fashion-MNIST, or on another set of images.
 
-    python -m dl.modules.CNN.GoogLeNet.train
-    python -m dl.modules.CNN.GoogLeNet.train --no-aux --out runs/CNN/GoogLeNet-one-head
-    torchrun --nproc_per_node=2 -m dl.modules.CNN.GoogLeNet.train --parallel ddp
+python -m dl.modules.CNN.GoogLeNet.train
+python -m dl.modules.CNN.GoogLeNet.train --no-aux --out runs/CNN/GoogLeNet-one-head
+torchrun --nproc_per_node=2 -m dl.modules.CNN.GoogLeNet.train --parallel ddp
 """
 
 import functools

@@ -1,8 +1,8 @@
 """Train LeNet-5 on Fashion-MNIST or MNIST.
 
-    python -m dl.modules.CNN.LeNet.train
-    python -m dl.modules.CNN.LeNet.train --model lenet5 --data mnist --out runs/CNN/LeNet-mnist
-    torchrun --nproc_per_node=2 -m dl.modules.CNN.LeNet.train --parallel ddp
+python -m dl.modules.CNN.LeNet.train
+python -m dl.modules.CNN.LeNet.train --model lenet5 --data mnist --out runs/CNN/LeNet-mnist
+torchrun --nproc_per_node=2 -m dl.modules.CNN.LeNet.train --parallel ddp
 """
 
 from dataclasses import dataclass

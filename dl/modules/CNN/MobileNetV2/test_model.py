@@ -86,9 +86,7 @@ FULL = [pytest.param(None, width, marks=pytest.mark.parity) for width in (1.0, 0
 def test_network_is_torchvision_s_in_outputs_gradients_and_steps(
     torchvision: ModuleType, stages: list | None, width: float, mode: str, height: int, width_of_image: int
 ) -> None:
-    reference = torchvision.models.mobilenet_v2(
-        width_mult=width, inverted_residual_setting=stages, num_classes=7, dropout=0.3
-    )
+    reference = torchvision.models.mobilenet_v2(width_mult=width, inverted_residual_setting=stages, num_classes=7, dropout=0.3)
     model = from_torchvision(randomized(reference))
     images = torch.randn(3, 3, height, width_of_image)
     testing.assert_same_as(model, reference, images, train=mode == "train")

@@ -1,8 +1,8 @@
 """Train a MobileNetV2 on Fashion-MNIST or another set of images.
 
-    python -m dl.modules.CNN.MobileNetV2.train
-    python -m dl.modules.CNN.MobileNetV2.train --model mobilenet_v2_0.5 --out runs/CNN/MobileNetV2-0.5
-    torchrun --nproc_per_node=2 -m dl.modules.CNN.MobileNetV2.train --parallel ddp
+python -m dl.modules.CNN.MobileNetV2.train
+python -m dl.modules.CNN.MobileNetV2.train --model mobilenet_v2_0.5 --out runs/CNN/MobileNetV2-0.5
+torchrun --nproc_per_node=2 -m dl.modules.CNN.MobileNetV2.train --parallel ddp
 """
 
 from dataclasses import dataclass

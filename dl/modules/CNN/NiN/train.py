@@ -1,8 +1,8 @@
 """Train a NiN on Fashion-MNIST, or on another set of images.
 
-    python -m dl.modules.CNN.NiN.train
-    python -m dl.modules.CNN.NiN.train --model cifar10 --out runs/CNN/NiN-cifar10
-    torchrun --nproc_per_node=2 -m dl.modules.CNN.NiN.train --parallel ddp
+python -m dl.modules.CNN.NiN.train
+python -m dl.modules.CNN.NiN.train --model cifar10 --out runs/CNN/NiN-cifar10
+torchrun --nproc_per_node=2 -m dl.modules.CNN.NiN.train --parallel ddp
 """
 
 from dataclasses import dataclass

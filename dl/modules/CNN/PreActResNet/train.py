@@ -1,8 +1,8 @@
 """Train a PreActResNet on images: Fashion-MNIST, or another set that --data names.
 
-    python -m dl.modules.CNN.PreActResNet.train
-    python -m dl.modules.CNN.PreActResNet.train --model preact_resnet164 --out runs/CNN/PreActResNet-164
-    torchrun --nproc_per_node=2 -m dl.modules.CNN.PreActResNet.train --parallel ddp
+python -m dl.modules.CNN.PreActResNet.train
+python -m dl.modules.CNN.PreActResNet.train --model preact_resnet164 --out runs/CNN/PreActResNet-164
+torchrun --nproc_per_node=2 -m dl.modules.CNN.PreActResNet.train --parallel ddp
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Train a ResNeXt on images: Fashion-MNIST, or another set that --data names.
 
-    python -m dl.modules.CNN.ResNeXt.train
-    python -m dl.modules.CNN.ResNeXt.train --model resnext29_8x64d --out runs/CNN/ResNeXt-29
-    torchrun --nproc_per_node=2 -m dl.modules.CNN.ResNeXt.train --parallel ddp
+python -m dl.modules.CNN.ResNeXt.train
+python -m dl.modules.CNN.ResNeXt.train --model resnext29_8x64d --out runs/CNN/ResNeXt-29
+torchrun --nproc_per_node=2 -m dl.modules.CNN.ResNeXt.train --parallel ddp
 """
 
 from dataclasses import dataclass

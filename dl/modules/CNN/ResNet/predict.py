@@ -1,9 +1,9 @@
 """Name what images show: the five likeliest classes of each, and a figure to look at.
 
-    python -m dl.modules.CNN.ResNet.predict cat.jpg                        # ImageNet's 1,000 classes, pretrained weights
-    python -m dl.modules.CNN.ResNet.predict cat.jpg --model resnet18 --weights resnet18.pth
-    python -m dl.modules.CNN.ResNet.predict shoe.png --run runs/CNN/ResNet     # the classes that you trained
-    python -m dl.modules.CNN.ResNet.predict cat.jpg --features features.png    # also what each layer sees
+python -m dl.modules.CNN.ResNet.predict cat.jpg                        # ImageNet's 1,000 classes, pretrained weights
+python -m dl.modules.CNN.ResNet.predict cat.jpg --model resnet18 --weights resnet18.pth
+python -m dl.modules.CNN.ResNet.predict shoe.png --run runs/CNN/ResNet     # the classes that you trained
+python -m dl.modules.CNN.ResNet.predict cat.jpg --features features.png    # also what each layer sees
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Train a ResNet on Fashion-MNIST, CIFAR-10 or other images (`--data`, see --help).
 
-    python -m dl.modules.CNN.ResNet.train
-    python -m dl.modules.CNN.ResNet.train --model resnet20 --data cifar10 --out runs/CNN/ResNet-20
-    torchrun --nproc_per_node=2 -m dl.modules.CNN.ResNet.train --parallel ddp
+python -m dl.modules.CNN.ResNet.train
+python -m dl.modules.CNN.ResNet.train --model resnet20 --data cifar10 --out runs/CNN/ResNet-20
+torchrun --nproc_per_node=2 -m dl.modules.CNN.ResNet.train --parallel ddp
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,9 @@ class Config(ImageConfig):
     hflip: bool = True
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # with channels_last, twice as fast on a CPU with avx512_bf16
     channels_last: bool = True
-    tta_flip: bool = flag(False, "evaluate each image together with its flipped one: twice the time, a lower error", alias="mirror")
+    tta_flip: bool = flag(
+        False, "evaluate each image together with its flipped one: twice the time, a lower error", alias="mirror"
+    )
 
 
 def build_model(config: Config, classes: int = 0) -> ResNet:

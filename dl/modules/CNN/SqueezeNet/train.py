@@ -1,8 +1,8 @@
 """Train a SqueezeNet.
 
-    python -m dl.modules.CNN.SqueezeNet.train
-    python -m dl.modules.CNN.SqueezeNet.train --model squeezenet1_1 --out runs/CNN/SqueezeNet-1_1
-    torchrun --nproc_per_node=2 -m dl.modules.CNN.SqueezeNet.train --parallel ddp
+python -m dl.modules.CNN.SqueezeNet.train
+python -m dl.modules.CNN.SqueezeNet.train --model squeezenet1_1 --out runs/CNN/SqueezeNet-1_1
+torchrun --nproc_per_node=2 -m dl.modules.CNN.SqueezeNet.train --parallel ddp
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Train VGG on Fashion-MNIST or another set of images.
 
-    python -m dl.modules.CNN.VGG.train
-    python -m dl.modules.CNN.VGG.train --model vgg16_bn --out runs/CNN/VGG-16
-    torchrun --nproc_per_node=2 -m dl.modules.CNN.VGG.train --parallel ddp
+python -m dl.modules.CNN.VGG.train
+python -m dl.modules.CNN.VGG.train --model vgg16_bn --out runs/CNN/VGG-16
+torchrun --nproc_per_node=2 -m dl.modules.CNN.VGG.train --parallel ddp
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Train a WideResNet on images: Fashion-MNIST, or another set that --data names.
 
-    python -m dl.modules.CNN.WideResNet.train
-    python -m dl.modules.CNN.WideResNet.train --model wrn_16_4 --dropout 0.4 --out runs/CNN/WideResNet-16-4
-    torchrun --nproc_per_node=2 -m dl.modules.CNN.WideResNet.train --parallel ddp
+python -m dl.modules.CNN.WideResNet.train
+python -m dl.modules.CNN.WideResNet.train --model wrn_16_4 --dropout 0.4 --out runs/CNN/WideResNet-16-4
+torchrun --nproc_per_node=2 -m dl.modules.CNN.WideResNet.train --parallel ddp
 """
 
 from dataclasses import dataclass

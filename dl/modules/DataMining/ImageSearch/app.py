@@ -155,9 +155,7 @@ def create(sources: dict[str, Source]) -> Any:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = Parser(
-        description="A page to search images with.", prog="python -m dl.modules.DataMining.ImageSearch.app"
-    )
+    parser = Parser(description="A page to search images with.", prog="python -m dl.modules.DataMining.ImageSearch.app")
     parser.add_argument(
         "--index", type=user_path, nargs="+", default=[Path(FOLDER)], help="folders of indices (default: the usual)"
     )

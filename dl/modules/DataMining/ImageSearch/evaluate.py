@@ -184,9 +184,7 @@ def tables() -> list[tuple[Path, str, str]]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = Parser(
-        description="Recall and mAP of search.", prog="python -m dl.modules.DataMining.ImageSearch.evaluate"
-    )
+    parser = Parser(description="Recall and mAP of search.", prog="python -m dl.modules.DataMining.ImageSearch.evaluate")
     parser.add_argument("set", choices=["fashion", "hymenoptera", "table"], help="what to search in")
     parser.add_argument("folder", nargs="?", type=expanduser, default="", help="of hymenoptera, with the folders train and val")
     parser.add_argument(

@@ -231,9 +231,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Index images by their features at a layer of a trained network.",
         prog="python -m dl.modules.DataMining.ImageSearch.index",
     )
-    parser.add_argument(
-        "source", type=expanduser, metavar="FOLDER", help=f"of images; or a data set: {', '.join(IMAGE_SETS)}"
-    )
+    parser.add_argument("source", type=expanduser, metavar="FOLDER", help=f"of images; or a data set: {', '.join(IMAGE_SETS)}")
     parser.add_argument(
         "--index", type=user_path, default=Path(FOLDER), help="folder to keep the index in (default: %(default)s)"
     )

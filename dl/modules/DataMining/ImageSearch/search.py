@@ -1,7 +1,7 @@
 """The nearest images of an index to a given one; or "I don't know this image".
 
-    python -m dl.modules.DataMining.ImageSearch.search shoe.png
-    python -m dl.modules.DataMining.ImageSearch.search shoe.png --top 5 --distance l1 --figure out.png
+python -m dl.modules.DataMining.ImageSearch.search shoe.png
+python -m dl.modules.DataMining.ImageSearch.search shoe.png --top 5 --distance l1 --figure out.png
 """
 
 import argparse

@@ -235,7 +235,7 @@ class Browser:
 
     async def choose(self, path: Path) -> None:
         """Put a file into the upload, after taking out the one before."""
-        await self.evaluate("document.querySelector('button[aria-label=\"Clear\"], button[aria-label=\"Remove\"]')?.click()")
+        await self.evaluate('document.querySelector(\'button[aria-label="Clear"], button[aria-label="Remove"]\')?.click()')
         await self.until("document.querySelector('input[type=file]') != null")
         root = (await self.send("DOM.getDocument"))["root"]["nodeId"]
         node = (await self.send("DOM.querySelector", nodeId=root, selector="input[type=file]"))["nodeId"]

@@ -44,7 +44,12 @@ MEASURES = {
     "accepted_error": "Error of the accepted: known test images that are accepted and wrongly classified.",
 }
 RECORD = {
-    **{"held_out": str, "seed": int, "error": float, "rows": [{"unknown": str, "score": str, **dict.fromkeys(MEASURES, float)}]},
+    **{
+        "held_out": str,
+        "seed": int,
+        "error": float,
+        "rows": [{"unknown": str, "score": str, **dict.fromkeys(MEASURES, float)}],
+    },
     **{name: records.TRAINED[name] for name in ("recipe", "command", "config", "precision?", "commit", "versions")},
 }
 OF_KNOWN = ("accepted", "accepted_conformal", "accepted_error")

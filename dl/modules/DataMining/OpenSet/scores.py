@@ -134,7 +134,7 @@ class OpenMax:
     def __call__(self, logits: Tensor) -> Tensor:
         logits = double(logits)
         distances = (logits[:, None] - self.means).norm(dim=-1)  # (N, C)
-        outside = 1 - (-((distances - self.start).clamp_min(0) / self.scale) ** self.shape).exp()  # Weibull's F
+        outside = 1 - (-(((distances - self.start).clamp_min(0) / self.scale) ** self.shape)).exp()  # Weibull's F
         order = logits.argsort(-1, descending=True)[:, : self.alpha]
         weights = torch.arange(self.alpha, 0, -1, dtype=logits.dtype, device=logits.device) / self.alpha
         lost = torch.zeros_like(logits).scatter(1, order, weights.expand_as(order)) * outside

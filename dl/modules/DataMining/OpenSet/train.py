@@ -1,7 +1,7 @@
 """Train a ResNet on some classes of a set only: the others are what it does not know.
 
-    python -m dl.modules.DataMining.OpenSet.train --held-out 2,6
-    python -m dl.modules.DataMining.OpenSet.train                   # on all classes
+python -m dl.modules.DataMining.OpenSet.train --held-out 2,6
+python -m dl.modules.DataMining.OpenSet.train                   # on all classes
 """
 
 from dataclasses import dataclass

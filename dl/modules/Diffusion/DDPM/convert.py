@@ -1,6 +1,5 @@
 """The U-Net of diffusers as ours: pretrained weights, and the proof in test_model.py."""
 
-
 from torch import nn
 
 from dl.modules.Diffusion.DDPM.model import UNet

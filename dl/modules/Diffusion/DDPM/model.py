@@ -74,9 +74,7 @@ class AttentionBlock(nn.Module):
 class Block(nn.Module):
     """A residual block, and attention after it where the resolution asks for it."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, embedding: int, groups: int, dropout: float, heads: int
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, embedding: int, groups: int, dropout: float, heads: int) -> None:
         super().__init__()
         self.residual = ResidualBlock(in_channels, out_channels, embedding, groups, dropout)
         self.attention = AttentionBlock(out_channels, heads, groups) if heads else nn.Identity()

@@ -45,7 +45,9 @@ def test_samples_are_the_same_with_a_seed_and_in_parts(run: Path) -> None:
     assert not torch.allclose(draw(2), whole)
 
 
-def test_samples_are_drawn_in_bf16_only_if_the_run_took_it_and_it_is_native(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_drawn_in_bf16_only_if_the_run_took_it_and_it_is_native(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for taken in ("fp32", "bf16"):
         run = make_run(tmp_path / taken, dataclasses.replace(CONFIG, precision="auto"))
         described = read_json(run / "config.json")

@@ -1,6 +1,5 @@
 """diffusers' transformer as ours: pretrained weights, and the proof in test_model.py."""
 
-
 import torch
 from torch import nn
 

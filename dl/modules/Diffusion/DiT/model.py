@@ -89,7 +89,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """"Transformer decoder" of section 3.2: a norm that the condition modulates, then pixels. (B, N, C) -> (B, N, pixels)."""
+    """ "Transformer decoder" of section 3.2: a norm that the condition modulates, then pixels. (B, N, C) -> (B, N, pixels)."""
 
     def __init__(self, dim: int, pixels: int) -> None:
         super().__init__()

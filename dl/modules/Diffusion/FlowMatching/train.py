@@ -1,7 +1,7 @@
 """Train a flow on images; its samples are a figure of the run.
 
-    python -m dl.modules.Diffusion.FlowMatching.train
-    python -m dl.modules.Diffusion.FlowMatching.train --data fashion_mnist-sample --epochs 3 --out runs/Diffusion/flow-sample
+python -m dl.modules.Diffusion.FlowMatching.train
+python -m dl.modules.Diffusion.FlowMatching.train --data fashion_mnist-sample --epochs 3 --out runs/Diffusion/flow-sample
 """
 
 from dataclasses import dataclass

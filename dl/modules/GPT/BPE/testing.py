@@ -1,6 +1,5 @@
 """Texts for the tests of the tokenizer."""
 
-
 TEXT = "the cat sat on the mat; the cat's hat, that is. They're 12 cats in 2024!\n\n  So what?  " * 3
 MIXED = [
     "\u4f60\u597d\uff0c\u4e16\u754c\u3002 \u4e00\u4e8c\u4e09 \u2167 \u00bd x\u00b2",  # Chinese, numbers that are no digits

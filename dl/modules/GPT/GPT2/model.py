@@ -143,7 +143,14 @@ class GPT2(nn.Module):
         nn.init.normal_(self.position_embedding.weight, std=0.01)
         for block in self.blocks:
             attention, feed_forward = block.attention, block.feed_forward
-            for layer in (attention.query, attention.key, attention.value, attention.output, feed_forward.fc1, feed_forward.fc2):
+            for layer in (
+                attention.query,
+                attention.key,
+                attention.value,
+                attention.output,
+                feed_forward.fc1,
+                feed_forward.fc2,
+            ):
                 last = layer in (attention.output, feed_forward.fc2)
                 nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * len(self.blocks)) if last else 0.02)
                 if layer.bias is not None:
@@ -153,9 +160,7 @@ class GPT2(nn.Module):
         """Empty, for `forward` to fill, with room for `max_length` tokens."""
         return [KeyValueCache(self.max_length) for _ in self.blocks]
 
-    def forward(
-        self, tokens: Tensor, padding_mask: Tensor | None = None, cache: list[KeyValueCache] | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, padding_mask: Tensor | None = None, cache: list[KeyValueCache] | None = None) -> Tensor:
         """tokens (B, T) -> logits (B, T, V), those at t for token t + 1.
 
         Args:

@@ -57,5 +57,7 @@ def test_weights_and_moments_of_version_0_1_are_found_by_their_names() -> None:
     layers |= {"attention.norm": "norm1"} | {f"feed_forward.layer.{name}": f"feed_forward.{name}" for name in ("fc1", "fc2")}
     layers = {f"blocks.0.{old}": f"blocks.0.{new}" for old, new in (layers | {"feed_forward.norm": "norm2"}).items()}
     earlier = {f"{name}.weight": f"{name}.weight" for name in ("token_embedding", "position_embedding")}
-    earlier |= {f"{old}.{kind}": f"{new}.{kind}" for old, new in (layers | {"norm": "norm"}).items() for kind in ("weight", "bias")}
+    earlier |= {
+        f"{old}.{kind}": f"{new}.{kind}" for old, new in (layers | {"norm": "norm"}).items() for kind in ("weight", "bias")
+    }
     testing.assert_earlier_names_load(build("tiny", depth=1), earlier)

@@ -246,9 +246,7 @@ def test_network_is_transformers_in_outputs_gradients_and_steps(
     reference = randomized(transformers.GPT2LMHeadModel(config)).double().train(train)
     padding = PADDING if padded else torch.zeros_like(PADDING)
     twin = testing.UnderTheirNames(AsOurs(reference), from_transformers(reference), their_names)
-    testing.assert_same_as(
-        Unpadded(from_transformers(reference)), Unpadded(twin), TOKENS, padding, train=train
-    )
+    testing.assert_same_as(Unpadded(from_transformers(reference)), Unpadded(twin), TOKENS, padding, train=train)
 
 
 @pytest.mark.parity

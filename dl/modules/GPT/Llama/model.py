@@ -203,9 +203,7 @@ class Llama(nn.Module):
         """Empty, for `forward` to fill, with room for `max_length` tokens."""
         return [KeyValueCache(self.max_length) for _ in self.blocks]
 
-    def forward(
-        self, tokens: Tensor, padding_mask: Tensor | None = None, cache: list[KeyValueCache] | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, padding_mask: Tensor | None = None, cache: list[KeyValueCache] | None = None) -> Tensor:
         """tokens (B, T) -> logits (B, T, V), those at t for token t + 1.
 
         Args:

@@ -1,7 +1,7 @@
 """Tell a story with the weights of https://huggingface.co/karpathy/tinyllamas, say those in the folder stories260K there.
 
-    python -m dl.modules.GPT.Llama.stories stories260K/stories260K.bin stories260K/tok512.bin
-    python -m dl.modules.GPT.Llama.stories stories260K/stories260K.bin stories260K/tok512.bin --prompt "The dragon"
+python -m dl.modules.GPT.Llama.stories stories260K/stories260K.bin stories260K/tok512.bin
+python -m dl.modules.GPT.Llama.stories stories260K/stories260K.bin stories260K/tok512.bin --prompt "The dragon"
 """
 
 import argparse

@@ -160,7 +160,13 @@ def mixtral(transformers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Module
     return transformers
 
 
-MIXTRAL = {**SIZES, "num_key_value_heads": 2, "num_local_experts": 4, "attn_implementation": "sdpa", "experts_implementation": "eager"}
+MIXTRAL = {
+    **SIZES,
+    "num_key_value_heads": 2,
+    "num_local_experts": 4,
+    "attn_implementation": "sdpa",
+    "experts_implementation": "eager",
+}
 
 
 @pytest.mark.parity

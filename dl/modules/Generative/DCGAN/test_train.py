@@ -255,7 +255,7 @@ def test_kills_leave_the_bytes_of_the_undisturbed_run(tmp_path: Path) -> None:
 
 
 # The noise of a batch and no batch norms: then what a step gives does not depend on who computes which part of it.
-TWO_RANKS = '''
+TWO_RANKS = """
 import dataclasses, sys
 import torch
 from torch import nn
@@ -291,7 +291,7 @@ def main(config):
 
 if __name__ == "__main__":
     launch(main, train.Config)
-'''
+"""
 
 
 @pytest.mark.slow

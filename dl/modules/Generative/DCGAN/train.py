@@ -1,8 +1,8 @@
 """Train a generative adversarial network on images; what its generator draws is a figure of the run.
 
-    python -m dl.modules.Generative.DCGAN.train
-    python -m dl.modules.Generative.DCGAN.train --data folder:images --image-size 64 --model lsun --out runs/Generative/lsun
-    python -m dl.modules.Generative.DCGAN.train --data fashion_mnist-sample --epochs 5 --out runs/Generative/DCGAN-sample
+python -m dl.modules.Generative.DCGAN.train
+python -m dl.modules.Generative.DCGAN.train --data folder:images --image-size 64 --model lsun --out runs/Generative/lsun
+python -m dl.modules.Generative.DCGAN.train --data fashion_mnist-sample --epochs 5 --out runs/Generative/DCGAN-sample
 """
 
 from dataclasses import dataclass

@@ -82,4 +82,3 @@ def manifold(side: int) -> Tensor:
     """Figure 4: the plane of two latent variables at `side` quantiles of the prior on each axis, (side * side, 2)."""
     quantiles = torch.special.ndtri((torch.arange(side) + 0.5) / side)
     return torch.cartesian_prod(quantiles, quantiles)
-

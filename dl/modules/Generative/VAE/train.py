@@ -1,8 +1,8 @@
 """Train a variational autoencoder on images; what it draws is a figure of the run.
 
-    python -m dl.modules.Generative.VAE.train
-    python -m dl.modules.Generative.VAE.train --model mlp2 --out runs/Generative/VAE-mlp2    # draws the plane of both variables
-    python -m dl.modules.Generative.VAE.train --data fashion_mnist-sample --epochs 5 --out runs/Generative/VAE-sample
+python -m dl.modules.Generative.VAE.train
+python -m dl.modules.Generative.VAE.train --model mlp2 --out runs/Generative/VAE-mlp2    # draws the plane of both variables
+python -m dl.modules.Generative.VAE.train --data fashion_mnist-sample --epochs 5 --out runs/Generative/VAE-sample
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Train linear regression on a made-up table.
 
-    python -m dl.modules.Linear.LinearRegression.train
-    python -m dl.modules.Linear.LinearRegression.train --num-features 100 --noise 2 --out runs/Linear/LinearRegression-100
+python -m dl.modules.Linear.LinearRegression.train
+python -m dl.modules.Linear.LinearRegression.train --num-features 100 --noise 2 --out runs/Linear/LinearRegression-100
 """
 
 from dataclasses import dataclass

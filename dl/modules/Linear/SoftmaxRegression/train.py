@@ -1,7 +1,7 @@
 """Train softmax regression on Fashion-MNIST or other images (`--data`).
 
-    python -m dl.modules.Linear.SoftmaxRegression.train
-    python -m dl.modules.Linear.SoftmaxRegression.train --data mnist --out runs/Linear/SoftmaxRegression-mnist
+python -m dl.modules.Linear.SoftmaxRegression.train
+python -m dl.modules.Linear.SoftmaxRegression.train --data mnist --out runs/Linear/SoftmaxRegression-mnist
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Train a multilayer perceptron on Fashion-MNIST or other images (`--data`).
 
-    python -m dl.modules.MLP.MLP.train
-    python -m dl.modules.MLP.MLP.train --model d2l --out runs/MLP/MLP-d2l
+python -m dl.modules.MLP.MLP.train
+python -m dl.modules.MLP.MLP.train --model d2l --out runs/MLP/MLP-d2l
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Train an AWD-LSTM on text. The defaults are the paper's, for a GPU.
 
-    python -m dl.modules.RNN.AWDLSTM.train
-    python -m dl.modules.RNN.AWDLSTM.train --data shakespeare --optimizer adamw --lr 3e-3 --grad-clip 1 --epochs 4
+python -m dl.modules.RNN.AWDLSTM.train
+python -m dl.modules.RNN.AWDLSTM.train --data shakespeare --optimizer adamw --lr 3e-3 --grad-clip 1 --epochs 4
 """
 
 from dataclasses import dataclass

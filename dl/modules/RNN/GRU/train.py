@@ -1,7 +1,7 @@
 """Train a GRU on text.
 
-    python -m dl.modules.RNN.GRU.train
-    python -m dl.modules.RNN.GRU.train --data wikitext2 --model word --out runs/RNN/GRU-wikitext2
+python -m dl.modules.RNN.GRU.train
+python -m dl.modules.RNN.GRU.train --data wikitext2 --model word --out runs/RNN/GRU-wikitext2
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Train an LSTM on text.
 
-    python -m dl.modules.RNN.LSTM.train
-    python -m dl.modules.RNN.LSTM.train --data wikitext2 --model word --out runs/RNN/LSTM-wikitext2
+python -m dl.modules.RNN.LSTM.train
+python -m dl.modules.RNN.LSTM.train --data wikitext2 --model word --out runs/RNN/LSTM-wikitext2
 """
 
 import sys

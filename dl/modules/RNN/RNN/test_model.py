@@ -17,7 +17,9 @@ class PaperTwin(nn.Module):
     def __init__(self, model: RNNLanguageModel) -> None:
         super().__init__()
         self.embedding = nn.Parameter(model.embedding.weight.detach().clone())
-        self.layers = nn.ModuleList(nn.ParameterList(p.detach().clone() for p in layer) for layer in model.recurrent.all_weights)
+        self.layers = nn.ModuleList(
+            nn.ParameterList(p.detach().clone() for p in layer) for layer in model.recurrent.all_weights
+        )
         self.output = nn.ParameterList(p.detach().clone() for p in model.output.parameters())
 
     def forward(self, tokens: Tensor) -> Tensor:

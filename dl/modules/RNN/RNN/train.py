@@ -1,7 +1,7 @@
 """Train a simple recurrent network on text.
 
-    python -m dl.modules.RNN.RNN.train
-    python -m dl.modules.RNN.RNN.train --data wikitext2 --model word --out runs/RNN/RNN-wikitext2
+python -m dl.modules.RNN.RNN.train
+python -m dl.modules.RNN.RNN.train --data wikitext2 --model word --out runs/RNN/RNN-wikitext2
 """
 
 from dataclasses import dataclass

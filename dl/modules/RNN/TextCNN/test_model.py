@@ -170,7 +170,9 @@ def test_recipe_refuses_impossible_flags() -> None:
 def test_own_sentences_have_as_many_classes_as_labels_in_training_and_when_the_run_is_opened(tmp_path: Path) -> None:
     rows = [f"{'Red, blue. green'.split()[i % 3]} thing {i}\t{'xyz'[i % 3]}" for i in range(30)]
     (tmp_path / "own.tsv").write_text("\n".join(rows), encoding="utf-8")
-    config = train.Config(out=str(tmp_path / "run"), data=f"labelled:{tmp_path / 'own.tsv'}", model="tiny", epochs=1, plots=False)
+    config = train.Config(
+        out=str(tmp_path / "run"), data=f"labelled:{tmp_path / 'own.tsv'}", model="tiny", epochs=1, plots=False
+    )
     assert train.main(config).test is not None
     data = word_splits(config, config.length, config.min_count)
     assert data.names == ("x", "y", "z") and "," in data.vocabularies["tokens"].tokens  # cut off "Red,", in lower case

@@ -1,7 +1,7 @@
 """Train TextCNN on sentiment classification (SST-2) or on other labelled sentences.
 
-    python -m dl.modules.RNN.TextCNN.train
-    python -m dl.modules.RNN.TextCNN.train --data labelled:mails.csv
+python -m dl.modules.RNN.TextCNN.train
+python -m dl.modules.RNN.TextCNN.train --data labelled:mails.csv
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,9 @@ class Config(TrainConfig):
     """Train TextCNN."""
 
     out: str = "runs/RNN/TextCNN"
-    data: str = flag("sst2", "name of the data set, or labelled:FILE: own sentences, a .csv or lines with a tab before the label")
+    data: str = flag(
+        "sst2", "name of the data set, or labelled:FILE: own sentences, a .csv or lines with a tab before the label"
+    )
     model: str = flag("rand", "preset of the network, see model.py", choices=PRESETS)
     length: int = flag(64, "words of a sentence; longer ones are cut")
     min_count: int = flag(2, "words that are rarer in the training sentences become <unk>")

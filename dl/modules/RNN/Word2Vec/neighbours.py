@@ -1,6 +1,6 @@
 """The nearest words by the vectors of a run.
 
-    python -m dl.modules.RNN.Word2Vec.neighbours runs/RNN/Word2Vec king city
+python -m dl.modules.RNN.Word2Vec.neighbours runs/RNN/Word2Vec king city
 """
 
 import argparse

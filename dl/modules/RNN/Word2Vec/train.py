@@ -1,7 +1,7 @@
 """Learn word vectors.
 
-    python -m dl.modules.RNN.Word2Vec.train
-    python -m dl.modules.RNN.Word2Vec.train --data shakespeare-sample --objective cbow --out runs/RNN/Word2Vec-sample
+python -m dl.modules.RNN.Word2Vec.train
+python -m dl.modules.RNN.Word2Vec.train --data shakespeare-sample --objective cbow --out runs/RNN/Word2Vec-sample
 """
 
 from dataclasses import dataclass

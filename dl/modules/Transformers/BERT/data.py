@@ -55,9 +55,7 @@ def merged(text: Iterable[Sentence], size: int) -> Paragraph:
     return spans[:-1]
 
 
-def pair_splits(
-    splits: Iterable[list[Paragraph]], config: TrainConfig, length: int = 64, min_count: int = 1
-) -> Splits:
+def pair_splits(splits: Iterable[list[Paragraph]], config: TrainConfig, length: int = 64, min_count: int = 1) -> Splits:
     """Training, validation and test paragraphs as batches for the task `PreTraining`, of `length` tokens a row.
 
     An example is a sentence that another follows in its paragraph. In training both the second sentence and the masks

@@ -36,7 +36,9 @@ class Config(TrainConfig):
     """Fine-tune pretrained BERT to classify sentences."""
 
     out: str = "runs/Transformers/BERT-sst2"
-    data: str = flag("sst2", "name of the data set, or labelled:FILE: own sentences, a .csv or lines with a tab before the label")
+    data: str = flag(
+        "sst2", "name of the data set, or labelled:FILE: own sentences, a .csv or lines with a tab before the label"
+    )
     weights: str = flag("", "folder with config.json, model.safetensors and vocab.txt")
     pooling: Literal["first", "mean", "both"] = flag("first", "what sums a sentence up: its first token, the mean of all, both")
     length: int = flag(64, "tokens of a sentence, with [CLS] and [SEP]; longer ones are cut")

@@ -167,6 +167,7 @@ def test_other_networks_are_refused(transformers: ModuleType, name: str, changes
     with pytest.raises(ValueError, match=message):
         from_transformers(reference)
 
+
 # ---- a real network ------------------------------------------------------------------------------------------------
 
 

@@ -193,9 +193,7 @@ def test_empty_sentences_are_left_out_and_text_without_pairs_is_refused() -> Non
         pair_splits([paragraphs(), [[["a", "b"]]], paragraphs()], CONFIG)
 
 
-def test_spans_of_wikitext_reach_over_paragraphs_but_not_over_articles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spans_of_wikitext_reach_over_paragraphs_but_not_over_articles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dl.mytorch.data.sources.DATA", tmp_path)
     (tmp_path / "wikitext-2").mkdir()
     text = " \n = One = \n \n A b . C d . \n = = Part = = \n E f . \n \n = Two = \n \n G h . I j . \n"

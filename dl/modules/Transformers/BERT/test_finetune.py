@@ -113,7 +113,9 @@ def test_a_run_is_not_resumed_from_other_weights(tmp_path: Path, no_figures: Non
     publish(tmp_path / "weights")
     finetune.main(config(tmp_path, steps=1), splits())
     path = tmp_path / "weights" / "config.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"layer_norm_eps": 1e-12', '"layer_norm_eps": 0.1'), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"layer_norm_eps": 1e-12', '"layer_norm_eps": 0.1'), encoding="utf-8"
+    )
     with pytest.raises(UserError, match="encoder.json is of another network than .*config.json: choose another --out"):
         finetune.main(config(tmp_path, steps=1), splits())
 

@@ -115,8 +115,13 @@ def test_other_files_with_other_content_are_refused_in_a_line(tmp_path: Path, na
     assert "\n" not in str(said.value)
 
 
-@pytest.mark.parametrize("changes", [{"dtype": "F99"}, {"dtype": 3}, {"shape": [3]}, {"shape": [-12, -8]}, {"shape": "x"}]
-    + [{"data_offsets": value} for value in ([0], [0, 10**30], [-8, -4], [5, 1], "ab", None)] + [None], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{"dtype": "F99"}, {"dtype": 3}, {"shape": [3]}, {"shape": [-12, -8]}, {"shape": "x"}]
+    + [{"data_offsets": value} for value in ([0], [0, 10**30], [-8, -4], [5, 1], "ab", None)]
+    + [None],
+    ids=str,
+)
 def test_an_altered_header_of_weights_is_refused_in_a_line(tmp_path: Path, changes: dict[str, Any] | None) -> None:
     publish(tmp_path)
     path = tmp_path / "model.safetensors"

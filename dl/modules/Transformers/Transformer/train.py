@@ -1,8 +1,8 @@
 """Train a Transformer to translate.
 
-    python -m dl.modules.Transformers.Transformer.train
-    python -m dl.modules.Transformers.Transformer.train --data multi30k --out runs/Transformers/Transformer-multi30k
-    torchrun --nproc_per_node=2 -m dl.modules.Transformers.Transformer.train --data fra-eng --parallel ddp
+python -m dl.modules.Transformers.Transformer.train
+python -m dl.modules.Transformers.Transformer.train --data multi30k --out runs/Transformers/Transformer-multi30k
+torchrun --nproc_per_node=2 -m dl.modules.Transformers.Transformer.train --data fra-eng --parallel ddp
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Translate sentences with a trained run.
 
-    python -m dl.modules.Transformers.Transformer.translate runs/Transformers/Transformer "I lost." "He's calm."
-    python -m dl.modules.Transformers.Transformer.translate RUN "I'm home." --num-beams 4 --figure attention.png
-    python -m dl.modules.Transformers.Transformer.translate RUN --test --num-beams 4     # BLEU of the run's test sentences
+python -m dl.modules.Transformers.Transformer.translate runs/Transformers/Transformer "I lost." "He's calm."
+python -m dl.modules.Transformers.Transformer.translate RUN "I'm home." --num-beams 4 --figure attention.png
+python -m dl.modules.Transformers.Transformer.translate RUN --test --num-beams 4     # BLEU of the run's test sentences
 """
 
 import argparse

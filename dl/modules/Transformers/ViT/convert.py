@@ -1,6 +1,5 @@
 """Pretrained weights for our ViT: torchvision's."""
 
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,7 +33,9 @@ def from_torchvision(reference: nn.Module, image_size: int | None = None) -> ViT
     """
     norm = reference.encoder.ln
     if not isinstance(reference.conv_proj, nn.Conv2d) or type(norm) is not nn.LayerNorm or norm.bias is None:
-        raise ValueError("a ViT with a convolutional stem or norms other than LayerNorm with scale and shift is no network of this paper")
+        raise ValueError(
+            "a ViT with a convolutional stem or norms other than LayerNorm with scale and shift is no network of this paper"
+        )
     model = ViT(
         image_size=image_size or reference.image_size,
         patch_size=reference.patch_size,

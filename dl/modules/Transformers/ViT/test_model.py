@@ -327,7 +327,9 @@ def test_every_argument_of_torchvision_s_class_is_carried_over_or_refused(torchv
         images = torch.randn(2, 3, reference.image_size, reference.image_size)
         torch.testing.assert_close(model.eval()(images), reference.eval()(images), msg=lambda text: f"{name} {value}: {text}")
         rates = [{m.p for m in network.modules() if isinstance(m, nn.Dropout)} for network in (model, reference)]
-        rates[1] |= {m.dropout for m in reference.modules() if isinstance(m, nn.MultiheadAttention)}  # torch's has no layer for it
+        rates[1] |= {
+            m.dropout for m in reference.modules() if isinstance(m, nn.MultiheadAttention)
+        }  # torch's has no layer for it
         assert rates[0] == rates[1], name
     assert refused == ["norm_layer"] * 3 + ["conv_stem_configs"]
 

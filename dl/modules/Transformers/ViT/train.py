@@ -1,8 +1,8 @@
 """Train a ViT on small images.
 
-    python -m dl.modules.Transformers.ViT.train
-    python -m dl.modules.Transformers.ViT.train --model vit_ti_16 --out runs/Transformers/ViT-Ti
-    torchrun --nproc_per_node=2 -m dl.modules.Transformers.ViT.train --parallel ddp
+python -m dl.modules.Transformers.ViT.train
+python -m dl.modules.Transformers.ViT.train --model vit_ti_16 --out runs/Transformers/ViT-Ti
+torchrun --nproc_per_node=2 -m dl.modules.Transformers.ViT.train --parallel ddp
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,9 @@ class Config(ImageConfig):
 
     out: str = "runs/Transformers/ViT"
     model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
-    patch_size: int = flag(0, "side of a patch in pixels; 0 = 4 for images of up to 64 pixels, for larger ones the preset's (small: 16)")
+    patch_size: int = flag(
+        0, "side of a patch in pixels; 0 = 4 for images of up to 64 pixels, for larger ones the preset's (small: 16)"
+    )
     dropout: float = flag(0.0, "dropout of embeddings and linear layers")
     epochs: int = 20
     lr: float = 1e-3

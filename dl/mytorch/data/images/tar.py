@@ -239,9 +239,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     prog = "python -m dl.mytorch.data.images.tar"
     parser = Parser(description="Write a folder of images as tar files for --data tar:SHARDS.", prog=prog)
-    parser.add_argument(
-        "images", type=user_path, metavar="IMAGES", help="folder of images as --data folder:IMAGES takes it"
-    )
+    parser.add_argument("images", type=user_path, metavar="IMAGES", help="folder of images as --data folder:IMAGES takes it")
     parser.add_argument("shards", type=user_path, metavar="SHARDS", help="folder to write to, new or empty")
     options = parser.parse_args(argv)
     try:

@@ -79,5 +79,7 @@ def split(found: Sequence[Review], names: tuple[str, ...], seed: int, path: Path
     part = {texts[i]: 1 if place < held_out else 2 if place < 2 * held_out else 0 for place, i in enumerate(order)}
     train, val, test = ([review for review in found if part[review.text] == which] for which in range(3))
     if unseen := set(range(len(names))) - {label for _, label in train}:
-        raise UserError(f"{path}: no sentence labelled {names[min(unseen)]!r} is left to learn from; another --seed, or more of them")
+        raise UserError(
+            f"{path}: no sentence labelled {names[min(unseen)]!r} is left to learn from; another --seed, or more of them"
+        )
     return Labelled(train, val, test, names)

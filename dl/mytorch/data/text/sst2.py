@@ -110,9 +110,7 @@ def reviews(config: TrainConfig) -> tuple[list[Review], list[Review], list[Revie
     return train, val, read(folder / "dev.tsv")
 
 
-def review_splits(
-    config: TrainConfig, splits: Sequence[Sequence[Review]], tokenizer: Tokenizer, length: int = 64
-) -> Splits:
+def review_splits(config: TrainConfig, splits: Sequence[Sequence[Review]], tokenizer: Tokenizer, length: int = 64) -> Splits:
     """Training, validation and test sentences as batches. The vocabulary, "tokens", is the tokenizer's."""
     collate = partial(together, padding=tokenizer.padding)
     loaders = []

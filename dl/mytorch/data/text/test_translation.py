@@ -69,7 +69,8 @@ def test_a_line_that_is_no_pair_is_refused_by_its_number(line: str, tmp_path: Pa
 def test_own_pairs_are_a_csv_or_lines_with_tabs_with_or_without_a_heading(tmp_path: Path) -> None:
     rows = [("A dog, a cat.", 'Un "chien".'), ("Two\nlines.", "Deux\nlignes."), ("Go.", "Va !"), ("Hi.", "Salut !")]
     (tmp_path / "a.csv").write_text(
-        'source,target,by\n"A dog, a cat.","Un ""chien"".",me\n"Two\nlines.","Deux\nlignes."\nGo.,Va !\r\nHi.,Salut !', encoding="utf-8"
+        'source,target,by\n"A dog, a cat.","Un ""chien"".",me\n"Two\nlines.","Deux\nlignes."\nGo.,Va !\r\nHi.,Salut !',
+        encoding="utf-8",
     )
     assert read_pairs(tmp_path / "a.csv") == rows
     (tmp_path / "a.tsv").write_text('Source\tTarget\n"Go\t"Va\nHi\tSalut\nNo\tNon\n', encoding="utf-8")
@@ -78,7 +79,9 @@ def test_own_pairs_are_a_csv_or_lines_with_tabs_with_or_without_a_heading(tmp_pa
     assert sorted(pair for part in found for pair in part) == sorted(rows) and all(found)
 
 
-@pytest.mark.parametrize(("text", "wrong"), [("a,b\nc\n", "line 2: 'c' is not a sentence, a comma"), ('a,b\n"c,d\n', "line 2: unexpected")])
+@pytest.mark.parametrize(
+    ("text", "wrong"), [("a,b\nc\n", "line 2: 'c' is not a sentence, a comma"), ('a,b\n"c,d\n', "line 2: unexpected")]
+)
 def test_a_csv_that_is_none_is_refused_by_its_line(text: str, wrong: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=f"a.csv, {wrong}"):
@@ -127,7 +130,12 @@ def test_the_book_trains_on_the_first_pairs_and_tests_with_four_sentences() -> N
     train, val, test = book_pairs(pairs)
     assert train == pairs[:600] and val == pairs[600:640]
     assert [" ".join(tokenize(source)) for source, _ in test] == ["go .", "i lost .", "he's calm .", "i'm home ."]
-    assert [" ".join(tokenize(target)) for _, target in test] == ["va !", "j'ai perdu .", "il est calme .", "je suis chez moi ."]
+    assert [" ".join(tokenize(target)) for _, target in test] == [
+        "va !",
+        "j'ai perdu .",
+        "il est calme .",
+        "je suis chez moi .",
+    ]
 
 
 def test_files_of_too_few_pairs_are_refused_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

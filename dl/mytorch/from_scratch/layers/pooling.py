@@ -13,9 +13,7 @@ from dl.mytorch.from_scratch.layers.conv import Pair, pair, windows
 # B batch, C channels, H height, W width; Y, X sides of the output, I, J sides of the window
 
 
-def framed(
-    input: Tensor, size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool, value: float
-) -> Tensor:
+def framed(input: Tensor, size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool, value: float) -> Tensor:
     """`input` with `padding` of `value` around it.
 
     With `ceil_mode` also after its ends, as much as one more window needs that would begin inside `input` or before it.
