@@ -52,7 +52,9 @@ def _line(error: Exception, config: TrainConfig) -> str | None:
         return line if isinstance(error, UserError) else line + smaller
     if "Too many open files" in text:
         return "too many open files: allow more, say by `ulimit -n 4096`, or take fewer --num-workers"
-    if "DataLoader worker" in text or isinstance(error, ConnectionError):
+    # What was under way when a worker was killed: a read of its pipe, or of a socket that it has made.
+    cut_off = isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and getattr(error, "filename", None) is None
+    if "DataLoader worker" in text or (cut_off and config.num_workers):
         reason = text.partition("\n")[0].rstrip(". ") if "DataLoader" in text else "a DataLoader worker was killed"
         return f"{reason}: too little memory, or too small a /dev/shm (docker run --shm-size=2g)? Take fewer --num-workers"
     if config.deterministic and "deterministic" in text:

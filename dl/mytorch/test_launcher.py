@@ -31,14 +31,14 @@ def test_launch_gives_main_its_config_and_returns_its_result() -> None:
     assert launch(lambda config: (config.epochs, "done"), Config, ["--epochs", "7"]) == (7, "done")
 
 
-def ending(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
+def ending(error: BaseException, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[Any, str]:
     """Exit status and stderr of a `main` that raises `error`."""
 
     def main(config: Config) -> None:
         raise error
 
     with pytest.raises(SystemExit) as stopped:
-        launch(main, Config, [])
+        launch(main, Config, flags)
     captured = capsys.readouterr()
     assert captured.out == ""
     return stopped.value.code, captured.err
@@ -93,9 +93,10 @@ def test_too_many_open_files_is_one_line_that_helps(capsys: pytest.CaptureFixtur
 
 def test_a_worker_that_died_is_one_line_that_helps(capsys: pytest.CaptureFixture[str]) -> None:
     died = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ...\nmore")
-    reset = ConnectionResetError(104, "Connection reset by peer")  # what this process reads from it was cut
-    for error, words in ((died, "killed by signal: Bus error"), (reset, "a DataLoader worker was killed")):
-        status, text = ending(error, capsys)
+    # What this process reads from it was cut, or is no longer there.
+    cut = [ConnectionResetError(104, "Connection reset by peer"), EOFError(), FileNotFoundError(2, "No such file or directory")]
+    for error, words in ((died, "killed by signal: Bus error"), *((each, "a DataLoader worker was killed") for each in cut)):
+        status, text = ending(error, capsys, "--num-workers=2")
         assert status == 1 and words in text and "/dev/shm" in text and text.count("\n") == 1
 
 
