@@ -297,19 +297,19 @@ def test_a_folder_of_another_network_of_transformers_is_refused(tmp_path: Path, 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory otherwise")
 def test_training_on_a_token_file_takes_memory_that_does_not_grow_with_it(tmp_path: Path, folder: Path) -> None:
-    """Whole runs from the command line, on 40 MB and on 200 MB of tokens: both files are larger than what validates."""
+    """Whole runs from the command line, on 40 MB and on 300 MB of tokens: both files are larger than what validates."""
     peaks = []
-    for count in (20_000_000, 100_000_000):
+    for count in (20_000_000, 150_000_000):
         generator = np.random.default_rng(0)
         parts = (generator.integers(0, 270, 1_000_000) for _ in range(count // 1_000_000))
         assert write_tokens(folder / "tokens.bin", parts) == count
         flags = f"--data folder:{folder} --out {tmp_path / str(count)} --model tiny --context-length 256"
-        flags += " --batch-size 64 --steps 200"
-        command = [sys.executable, "-m", "dl.modules.GPT.GPT2.train", *flags.split(), "--eval-every", "200"]
+        flags += " --batch-size 16 --steps 400"
+        command = [sys.executable, "-m", "dl.modules.GPT.GPT2.train", *flags.split(), "--eval-every", "400"]
         subprocess.run(command, check=True, capture_output=True, timeout=900)
         peaks.append(read_json(tmp_path / str(count) / "speed.json")["peak_memory_bytes"] / 1e6)
-    print(f"peak memory: {peaks[0]:.0f} MB with a file of 40 MB, {peaks[1]:.0f} MB with one of 200 MB")
-    assert peaks[1] - peaks[0] < 120  # the file grew by 160; from run to run a peak moves by up to 100
+    print(f"peak memory: {peaks[0]:.0f} MB with a file of 40 MB, {peaks[1]:.0f} MB with one of 300 MB")
+    assert peaks[1] - peaks[0] < 200  # a file that stays in memory adds 380; from run to run a peak moves by up to 80
 
 
 @pytest.mark.parity
