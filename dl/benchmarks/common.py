@@ -97,7 +97,7 @@ def timed(work: Callable[[], Any], clock: Clock = time.perf_counter) -> tuple[fl
 
 def turns(names: Sequence[Name], turn: int) -> list[Name]:
     """Return the names in the order of a round."""
-    first = turn % len(names)
+    first = turn % max(1, len(names))
     return [*names[first:], *names[:first]]
 
 

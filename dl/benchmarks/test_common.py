@@ -18,6 +18,7 @@ def test_contenders_take_turns_and_rounds_that_warm_up_do_not_count() -> None:
     assert taken == {"a": [1.0, 1.0], "b": [4.0, 4.0], "c": [2.0, 2.0]}
     assert "".join(made) == "cab" + "abc" + "bca"
     assert common.rates(taken, items=8)["b"] == [2.0, 2.0]
+    assert common.seconds({}, rounds=1) == {}  # no way of training is slow
 
 
 def test_ratios_are_taken_within_a_round() -> None:
