@@ -31,7 +31,14 @@ def test_this_machine_is_ready(healthy_torchvision: None, capsys: pytest.Capture
     assert doctor.main() == 0
     out = capsys.readouterr().out
     assert out.endswith("\nready\n")
-    for part in ("ok       Python 3.", "torch 2.", "torchvision fits", f", threads: {torch.get_num_threads()}", "checksums right", "GB free"):
+    for part in (
+        "ok       Python 3.",
+        "torch 2.",
+        "torchvision fits",
+        f", threads: {torch.get_num_threads()}",
+        "checksums right",
+        "GB free",
+    ):
         assert part in out
 
 
