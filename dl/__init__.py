@@ -20,6 +20,15 @@ def print_error(message: str, where: str = "") -> None:
     print(where + "error: " + message, file=sys.stderr, flush=True)
 
 
+def shown_bytes(count: float) -> str:
+    """Return a number of bytes as readable text: "1.2 GB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
 def escape_output() -> None:
     r"""Print as escapes (\xb1) what the terminal's encoding lacks, instead of ending in a traceback."""
     for stream in (sys.stdout, sys.stderr):

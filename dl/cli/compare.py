@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
 from dl.cli import catalogue, folders, results
 from dl.cli.listing import columns
-from dl.cli.records import config_class
+from dl.cli.records import best_record, config_class
 from dl.mytorch import plot
 from dl.mytorch.config import UserError, current_names
 from dl.mytorch.events import Events
@@ -79,10 +79,8 @@ def _read(path: Path, name: str) -> Compared:
         | ({"precision": described["precision"]} if "precision" in described else {})
     )
     history = read_history(path / "history.json")
-    if not (best := history.best()):
+    if not (best := best_record(history)):
         raise UserError(f"{path} has not been evaluated yet")
-    if history.test is not None:
-        best = next(record for record in history if record["step"] == history[-1]["step"])
     speed = read_recorded_json(path / "speed.json", SPEED) if (path / "speed.json").exists() else {}
     return Compared(name, settings, history, best, speed)
 

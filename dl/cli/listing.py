@@ -7,6 +7,7 @@ import time
 from itertools import zip_longest
 from typing import Sequence
 
+from dl import shown_bytes
 from dl.cli import catalogue, facts, folders
 from dl.cli.folders import Folder
 
@@ -52,7 +53,7 @@ def show_runs(options: argparse.Namespace) -> None:
         state = "finished" if run.finished else f"step {run.history[-1].get('step', '?')}" if run.history else "begun"
         model = f"{run.recipe} {run.config.get('model', '')}".strip()
         age, size = time.time() - run.changed, sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
-        rows.append([str(run.path), model, str(run.config.get("data", "")), best(run), state, _size(size), _age(age)])
+        rows.append([str(run.path), model, str(run.config.get("data", "")), best(run), state, shown_bytes(size), _age(age)])
     print(columns(rows))
 
 
@@ -62,13 +63,17 @@ def best(run: Folder) -> str:
     if not parts:
         return ""
     kind = "test" if parts[-1][0] == "test" else "val"
-    names = list(parts[-1][1])
-    name = next((name for name in names if not name.endswith("loss")), names[0] if names else "")
+    name = first_metric(list(parts[-1][1]))
     values = [means[name] for part, means in parts if part == kind and isinstance(means.get(name), (int, float))]
     if not values:
         return ""
     shown = f"{min(values):.2%}" if name.endswith("error") else f"{min(values):.4g}"
     return f"{kind} {name.replace('_', ' ')} {shown}"
+
+
+def first_metric(names: Sequence[str]) -> str:
+    """Return the quantity that a run is judged by: the first that is no loss, else the first; "" of none."""
+    return next((name for name in names if not name.endswith("loss")), names[0] if names else "")
 
 
 def prune(run: Folder) -> int:
@@ -89,14 +94,6 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines)]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
     return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def _age(seconds: float) -> str:

@@ -81,6 +81,13 @@ def scores(record: Record) -> dict[str, float]:
 # ---- recording -----------------------------------------------------------------------------------------------------
 
 
+def best_record(history: History) -> dict[str, Any] | None:
+    """Return the record of the checkpoint that was tested, or before a test that of the lowest loss; None without any."""
+    if history.test is None:
+        return history.best()
+    return next(each for each in history if each["step"] == history[-1]["step"])
+
+
 def record(run: Path | str, allow_dirty: bool = False) -> Path:
     """Write the record of a finished run into the folder `results` of its model, and return the file's path.
 
@@ -98,7 +105,7 @@ def record(run: Path | str, allow_dirty: bool = False) -> Path:
         )
     recipe, config = described["recipe"], described["config"]
     tested = history[-1] if "test" in history[-1] else None
-    best = history.best() if tested is None else next(e for e in history if e["step"] == tested["step"])
+    best = best_record(history)
     result = {
         "format": FORMAT,
         **{name: described[name] for name in ("recipe", "command", "config")},

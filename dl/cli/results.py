@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Sequence
 
 from dl.cli import catalogue
+from dl.cli.listing import first_metric
 from dl.cli.records import Record, command, is_modified, of_model, scores, settings
 from dl.mytorch.files import atomic_write
 
@@ -41,7 +42,7 @@ def best_groups(name: str) -> dict[str, tuple[str, list[Record]]]:
     best: dict[str, tuple[float, str, list[Record]]] = {}
     for group in groups(name):
         data, names = group[0]["config"]["data"], list(scores(group[0]))
-        quantity = next((name for name in names if not name.endswith("loss")), names[0])
+        quantity = first_metric(names)
         mean = statistics.mean(scores(record)[quantity] for record in group)
         if data not in best or mean < best[data][0]:
             best[data] = (mean, quantity, group)

@@ -21,6 +21,7 @@ from typing import NamedTuple, Sequence, get_type_hints
 from dl import print_error
 from dl.cli import catalogue, folders
 from dl.cli.listing import columns
+from dl.cli.records import best_record
 from dl.cli.sweep_table import Result, draw, judged_by, shown, table, title
 from dl.mytorch.command_line import Parser, parse
 from dl.mytorch.config import TrainConfig, UserError, current_names, user_path
@@ -226,10 +227,8 @@ def results(trials: Sequence[Trial]) -> list[Result]:
     found = []
     for trial in trials:
         history = read_history(trial.out / "history.json") if (trial.out / "history.json").exists() else []
-        if not history or not (best := history.best()):
+        if not history or not (best := best_record(history)):
             continue
-        if history.test is not None:
-            best = next(record for record in history if record["step"] == history[-1]["step"])
         found.append(
             {"setting": trial.setting, "seed": trial.seed, "folder": trial.out.name, "val": best["val"], "test": history.test}
         )

@@ -3,6 +3,7 @@
 import statistics
 from typing import TYPE_CHECKING, Any, Sequence
 
+from dl.cli.listing import first_metric
 from dl.cli.results import spread
 from dl.mytorch import plot
 
@@ -16,9 +17,8 @@ Result = dict[str, Any]  # of one training: setting, seed, folder, and the figur
 
 
 def judged_by(found: Sequence[Result]) -> str:
-    """Return the first quantity that is no loss, or else the loss."""
-    names = list(found[0]["val"])
-    return next((name for name in names if not name.endswith("loss")), names[0])
+    """Return the quantity of validation that compares the trainings."""
+    return first_metric(list(found[0]["val"]))
 
 
 def interval(values: Sequence[float]) -> float | None:

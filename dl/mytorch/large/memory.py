@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 import torch
 from torch import nn
 
+from dl import shown_bytes
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.distributed import is_main
 from dl.mytorch.dtensor import local
@@ -28,8 +29,8 @@ class Need(NamedTuple):
     optimizer: int
 
     def __str__(self) -> str:
-        parts = (f"{name} {size(count)}" for name, count in self._asdict().items())
-        return f"{', '.join(parts)}: {size(sum(self))} in all, and what a batch takes"
+        parts = (f"{name} {shown_bytes(count)}" for name, count in self._asdict().items())
+        return f"{', '.join(parts)}: {shown_bytes(sum(self))} in all, and what a batch takes"
 
 
 def needed(models: list[nn.Module], optimizers: list[torch.optim.Optimizer]) -> Need:
@@ -71,7 +72,7 @@ def check(need: Need, device: torch.device) -> None:
     """Raise `UserError` if the device has less memory than `need`."""
     there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else total_memory()
     if sum(need) > there:
-        raise UserError(f"{need}; there are {size(there)} here. --layerwise stream keeps the blocks on the disk instead")
+        raise UserError(f"{need}; there are {shown_bytes(there)} here. --layerwise stream keeps the blocks on the disk instead")
 
 
 def check_before_building(main: Callable[..., Any], config: TrainConfig) -> None:
@@ -94,7 +95,7 @@ def check_before_building(main: Callable[..., Any], config: TrainConfig) -> None
         folder = next(folder for folder in (Path(config.out).resolve(), *Path(config.out).resolve().parents) if folder.exists())
         free = shutil.disk_usage(folder).free
         if 2 * nbytes > free:
-            raise UserError(f"{Need(nbytes, nbytes, 0)}; {folder} has {size(free)} free: choose an --out with more")
+            raise UserError(f"{Need(nbytes, nbytes, 0)}; {folder} has {shown_bytes(free)} free: choose an --out with more")
         nbytes = max(map(_nbytes, sharding.outermost_blocks(model)), default=nbytes)
     if not os.path.exists(Path(config.out) / "last.pt"):
         check(Need(nbytes, nbytes, 0), torch.device("cpu"))
@@ -102,15 +103,6 @@ def check_before_building(main: Callable[..., Any], config: TrainConfig) -> None
 
 def _nbytes(module: nn.Module) -> int:
     return sum(p.nbytes for p in module.parameters())
-
-
-def size(count: float) -> str:
-    """Return a number of bytes as readable text: "1.2 GB"."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def total_memory() -> int:
