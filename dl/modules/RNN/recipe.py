@@ -32,6 +32,7 @@ class StreamConfig(TrainConfig):
     )  # fmt: skip
     ar_alpha: float = flag(0.0, "weight of AR, the penalty on large outputs of the last layer", alias="activation")
     tar_beta: float = flag(0.0, "weight of TAR, the penalty on outputs that change from token to token", alias="slowness")
+    epochs: int = 8
     batch_size: int = 32
     lr: float = 3e-3
     grad_clip: float = 1.0
