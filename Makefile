@@ -1,5 +1,5 @@
 # A fresh machine needs Python 3.11 or newer and a package index; everything else is installed into .venv.
-# Windows: `make` of Git Bash or MSYS2; README.md has the commands for a machine without.
+# Windows: `make` of Git Bash or MSYS2; docs/install.md has the commands for a machine without.
 WINDOWS := $(filter Windows_NT,$(OS))$(wildcard .venv/Scripts)
 PYTHON ?= $(if $(WINDOWS),python,python3)
 BIN := .venv/$(if $(WINDOWS),Scripts,bin)

@@ -50,6 +50,7 @@ if __name__ == "__main__":
     paths = [
         *ROOT.glob("*.md"),
         *ROOT.glob(".github/*.md"),
+        *ROOT.glob("docs/*.md"),
         *ROOT.glob("dl/**/*.md"),
         *ROOT.glob("data/*/*.md"),
         *ROOT.glob("dl/**/*.py"),

@@ -88,7 +88,12 @@ def make_finished_run(folder: Path, error: float = 0.1, finished: bool = True, r
 
 # ---- what READMEs document ------------------------------------------------------------------------------------------
 
-READMES = sorted([*catalogue.ROOT.glob("*.md"), *catalogue.ROOT.glob(".github/*.md"), *catalogue.ROOT.glob("dl/**/*.md")])
+READMES = sorted(
+    [
+        *catalogue.ROOT.glob("*.md"),
+        *(path for folder in (".github", "docs", "dl") for path in catalogue.ROOT.glob(f"{folder}/**/*.md")),
+    ]
+)
 PROGRAMS = (
     "python",
     "python3",
