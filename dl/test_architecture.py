@@ -27,7 +27,7 @@ LEVELS = {  # of the core
     **dict.fromkeys(["system", "progress", "events"], -1),  # know nothing, so that all may use them
     **dict.fromkeys(["config", "files", "distributed", "optim", "torchvision_compat", "introspect", "plot", "layers"], 0),
     **dict.fromkeys(["command_line", "precision", "safetensors", "float64", "lock", "state", "names", "dtensor", "mapped"], 0),
-    **dict.fromkeys(["fonts", "provenance"], 0),
+    **dict.fromkeys(["fonts", "provenance", "contract"], 0),
     **dict.fromkeys(
         ["tasks", "mistakes", "metrics", "data", "checkpoint", "shards", "run", "logger", "charts", "rates", "profiling"], 1
     ),
@@ -39,7 +39,7 @@ BESIDE = {
     *(("command_line", "config"), ("distributed", "config"), ("precision", "distributed"), ("introspect", "config")),
     *(("files", "config"), ("lock", "config"), ("lock", "files"), ("state", "config"), ("state", "files")),
     *(("safetensors", "config"), ("safetensors", "files"), ("names", "config"), ("mapped", "config")),
-    ("mapped", "files"),
+    *(("mapped", "files"), ("contract", "config"), ("introspect", "contract")),
     *(("plot", "config"), ("plot", "fonts")),
     *(("tasks", "metrics"), ("tasks", "data"), ("metrics", "data"), ("data", "checkpoint")),
     *(("tasks", "mistakes"), ("mistakes", "data")),

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils._device import DeviceContext
 from torch.utils.flop_counter import FlopCounterMode
 
+from dl.mytorch import contract
 from dl.mytorch.config import UserError
 
 
@@ -164,9 +165,9 @@ def uncompiled() -> AbstractContextManager[Any]:
 
 def summarize_step(model: nn.Module, step: Callable[[nn.Module, dict[str, Tensor]], Any], batch: dict[str, Tensor]) -> str:
     """`summarize` of a task's `step` with the first example of a batch. Raises what `explained` makes of an error in it."""
-    example = {name: tensor[:1] for name, tensor in batch.items()}
+    example = contract.Asked({name: tensor[:1] for name, tensor in batch.items()})
     try:
-        return summarize(model, lambda: step(model, example))
+        return summarize(model, lambda: contract.check_output(step(model, example)))
     except (RuntimeError, ValueError) as error:
         raise explained(error, lambda batch: step(model, batch), example) from error
 

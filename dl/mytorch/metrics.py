@@ -190,11 +190,18 @@ class Metrics:
     def update(self, loss: Tensor, count: Tensor | int, outputs: Batch) -> None:
         """Count one batch: its loss, a mean over `count` items, and the outputs of its task."""
         for name, metric in self.by_name.items():
-            metric.update({"loss": loss, "count": count} if name == "loss" else outputs)
+            try:
+                metric.update({"loss": loss, "count": count} if name == "loss" else outputs)
+            except KeyError as error:
+                from dl.mytorch import contract
+
+                raise contract.missing_output(name, error, outputs) from error
 
     def compute(self) -> dict[str, float]:
         """Name -> number over all ranks."""
-        return {name: metric.compute() for name, metric in self.by_name.items()}
+        from dl.mytorch import contract
+
+        return {name: contract.check_number(name, metric.compute()) for name, metric in self.by_name.items()}
 
     def reset(self) -> None:
         """Forget everything."""

@@ -73,16 +73,10 @@ class Classification(Task):
     """
 
     def __init__(
-        self,
-        label_smoothing: float = 0.0,
-        class_names: Sequence[str] = (),
-        monitor: str = "loss",
-        tta_flip: bool = False,
+        self, label_smoothing: float = 0.0, class_names: Sequence[str] = (), monitor: str = "loss", tta_flip: bool = False
     ) -> None:
-        self.label_smoothing = label_smoothing
-        self.class_names = class_names
-        self.monitor = monitor
-        self.tta_flip = tta_flip
+        self.label_smoothing, self.class_names = label_smoothing, class_names
+        self.monitor, self.tta_flip = monitor, tta_flip
         self._forget()
 
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dl.mytorch import logger
+from dl.mytorch import StepOutput, logger
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.files import read_json
 from dl.mytorch.logger import History, Logger, device_name, peak_memory
@@ -100,7 +100,7 @@ def test_only_rank_0_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     with Logger(tmp_path, step=0, total_steps=40) as log:
         log.evaluated(HISTORY, {"kernels": torch.rand(1, 4, 5)}, best=True)
         log.finished(History([*HISTORY, TEST]), {}, Config(str(tmp_path)))
-        log.summary(nn.Identity(), lambda model, batch: model(batch["x"]), {"x": torch.zeros(2, 1)})
+        log.summary(nn.Identity(), lambda model, batch: StepOutput(model(batch["x"]).mean(), 1, {}), {"x": torch.zeros(2, 1)})
         log.speed(CPU, 1.0, 1.0, 1)
         log.say("hello")
     assert list(tmp_path.iterdir()) == []

@@ -50,10 +50,12 @@ class Trainer:
         config: TrainConfig,
         step: Callable[[nn.Module, Task, MakeOptimizer, TrainConfig], TrainStep] = TrainStep,
     ) -> None:
+        from dl.mytorch import contract  # no part of the loop
+
+        contract.check_recipe(model, task, optimizer, schedule)
         self.step = step(model, task, optimizer, config)
         self.model, self.task, self.config, self.schedule = model, task, config, schedule
-        self.make_optimizer = optimizer
-        self.device = self.step.device
+        self.make_optimizer, self.device = optimizer, self.step.device
         self.epoch = self.batch = 0  # position of the next batch
         self.history, self.best, self.saved = History(), math.inf, False
         self.logged = (0.0, 0.0)  # loss and items of train_metrics at the last point of the curve
@@ -165,8 +167,6 @@ class Trainer:
         """Evaluate, remember, and keep the weights if they are the best so far."""
         self.step.check_health()
         val = self.evaluate(data.val)
-        if self.task.monitor not in val:
-            raise UserError(f"the task monitors {self.task.monitor!r}, but evaluation gives {', '.join(val)}")
         if not math.isfinite(val[self.task.monitor]):
             raise UserError(f"the validation {self.task.monitor} is not finite at step {self.steps_done}: stopped")
         train = finite(self.step.train_metrics.compute())

@@ -7,7 +7,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from dl.mytorch.config import UserError
 from dl.mytorch.distributed import fork_rng, rank, world_size
@@ -31,7 +31,7 @@ class Loader:
         collate: list of examples -> batch; default: torch's.
         transform: (batch, generator) -> batch, on whole batches; the generator is seeded by (seed, epoch, t, rank).
 
-    Raises `ValueError` when there is nothing to load or when tensors differ in length.
+    Raises `UserError` when there is nothing to load, when tensors differ in length, and for a batch that is no dict of tensors.
     """
 
     def __init__(
@@ -46,23 +46,14 @@ class Loader:
         collate: Callable[[list], Batch] | None = None,
         transform: Transform | None = None,
     ) -> None:
+        from dl.mytorch import contract  # no part of the loop
+
+        self.num_examples = contract.count_examples(dataset, batch_size, lengths)
         self.in_memory = isinstance(dataset, dict)
-        counts = {len(tensor) for tensor in dataset.values()} if self.in_memory else {len(dataset)}
-        if len(counts) != 1:
-            raise ValueError(f"the tensors of a data set have one length; got {sorted(counts)}")
-        self.num_examples = counts.pop()
-        if self.num_examples == 0 or batch_size < 1:
-            raise ValueError(f"nothing to load: {self.num_examples} examples, batches of {batch_size}")
-        if lengths is not None and len(lengths) != self.num_examples:
-            raise ValueError(f"{len(lengths)} lengths of {self.num_examples} examples")
         self.dataset = dataset
         self.lengths = None if lengths is None else torch.as_tensor(lengths)
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.num_workers = num_workers
-        self.collate = collate or default_collate
-        self.transform = transform
+        self.batch_size, self.shuffle, self.seed, self.num_workers = batch_size, shuffle, seed, num_workers
+        self.collate, self.transform = contract.Collate(collate), transform
         self.reader: DataLoader | None = None  # the workers of the epoch before
 
     def __len__(self) -> int:
@@ -167,6 +158,11 @@ class Splits:
     names: Sequence[str] = ()
     vocabularies: Mapping[str, Any] = field(default_factory=dict)
     split: Mapping[str, list[str]] | None = None
+
+    def __post_init__(self) -> None:
+        from dl.mytorch import contract
+
+        contract.check_splits(self)
 
     def __iter__(self) -> Iterator[Loader | None]:
         return iter((self.train, self.val, self.test))

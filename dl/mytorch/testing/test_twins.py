@@ -17,6 +17,17 @@ def test_a_copy_is_the_same() -> None:
     assert_same_as(Scaled(), Scaled(lambda result, scale: scale * result), X)
 
 
+def test_outputs_may_be_nested_tuples_and_dicts_and_each_is_compared() -> None:
+    def two(change: float = 0.0) -> Callable:
+        return lambda result, scale: {"a": result * scale, "rest": (result, scale * 2 + change)}
+
+    assert_same_as(Scaled(two()), Scaled(two()), X)
+    with pytest.raises(AssertionError, match="output 2 at step 0: differs by 1e-06"):
+        assert_same_as(Scaled(two()), Scaled(two(1e-6)), X)
+    with pytest.raises(AssertionError, match="3 outputs, the twin has 1"):
+        assert_same_as(Scaled(two()), Scaled(), X)
+
+
 @pytest.mark.parametrize(
     ("use", "says"),
     [

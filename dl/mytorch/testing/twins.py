@@ -30,8 +30,8 @@ def assert_same_as(
 ) -> None:
     """Same outputs, same gradients of parameters and inputs, same weights after `steps` of SGD, all in float64.
 
-    `twin` has to hold a copy of the model's weights already; parameters are compared in the order of `parameters()`.
-    The loss is a random linear function of the output, so that no gradient cancels.
+    `twin` has to hold a copy of the model's weights already; parameters are compared in the order of `parameters()`. Of nested
+    outputs every tensor is compared. The loss is a random linear function of the output, so that no gradient cancels.
     """
     model, twin = (copy.deepcopy(m).double().train(train) for m in (model, twin))
     counts = [len(list(m.parameters())) for m in (model, twin)]
@@ -39,18 +39,19 @@ def assert_same_as(
     pairs = list(zip(model.named_parameters(), twin.parameters()))
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9) for m in (model, twin)]
     own_inputs, twin_inputs = ([_leaf(x) for x in inputs] for _ in range(2))
-    weights: Tensor | None = None
+    weights: list[Tensor] = []
     for step in range(steps):
         torch.manual_seed(step)
-        output = model(*own_inputs)
+        outputs = real_tensors(model(*own_inputs))
         torch.manual_seed(step)
-        expected = twin(*twin_inputs)
-        assert_within(f"outputs at step {step}", output, expected, tolerance)
-        if weights is None:
-            weights = torch.randn_like(output)
-        for optimizer, result in zip(optimizers, (output, expected)):
+        expected = real_tensors(twin(*twin_inputs))
+        assert len(outputs) == len(expected) > 0, f"{len(outputs)} outputs, the twin has {len(expected)}"
+        for i, (own, other) in enumerate(zip(outputs, expected)):
+            assert_within(f"output{'s' if len(outputs) == 1 else f' {i}'} at step {step}", own, other, tolerance)
+        weights = weights or [torch.randn_like(own) for own in outputs]
+        for optimizer, results in zip(optimizers, (outputs, expected)):
             optimizer.zero_grad()
-            (weights * result).mean().backward()
+            torch.stack([(weight * result).mean() for weight, result in zip(weights, results)]).sum().backward()
         gradients = [(f"gradient of {name} at step {step}", own.grad, other.grad) for (name, own), other in pairs]
         _all_within(gradients, tolerance)
         for i, (own, other) in enumerate(zip(own_inputs, twin_inputs)):
@@ -91,7 +92,9 @@ def assert_same_function(
 
 
 def real_tensors(output: Any) -> list[Tensor]:
-    """Return the tensors of real numbers in nested tuples."""
+    """Return the tensors of real numbers in nested tuples, lists and dicts."""
+    if isinstance(output, dict):
+        output = tuple(output.values())
     if isinstance(output, (tuple, list)):
         return [tensor for part in output for tensor in real_tensors(part)]
     return [output] if isinstance(output, Tensor) and output.is_floating_point() else []
