@@ -17,7 +17,9 @@ class RecurrentConfig(TranslationConfig):
     """What a recipe that trains a recurrent translator can be told beside."""
 
     dropout: float = flag(-1.0, "dropout of embeddings and layers; -1: that of the preset")
-    epochs: int = 20
+    data: str = "multi30k"
+    epochs: int = 6
+    batch_size: int = 128
     lr: float = 2e-3
     grad_clip: float = 1.0
 

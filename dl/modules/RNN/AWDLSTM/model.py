@@ -6,7 +6,8 @@ nearly everything is regularised: whole words, the weights from state to state, 
 goes from layer to layer.
 
 "awd" is the paper's network for the 33,278 words of WikiText-2; what the paper leaves open is from
-https://github.com/salesforce/awd-lstm-lm. "tiny" is for tests.
+https://github.com/salesforce/awd-lstm-lm. "char" is ours, for characters of Shakespeare on a CPU, with
+less dropout; "tiny" is for tests.
 
 Deviations: each sum has two biases, as in cuDNN and `nn.LSTM`. The parts of the paper that are no architecture (AR, TAR,
 averaged SGD) are in ../task.py and ../averaging.py; chunks of a text have one length there, in the paper a random one.
@@ -128,6 +129,10 @@ class AWDLSTM(nn.Module):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "awd": {"vocab_size": 33_278, "dim": 400, "hidden_dim": 1150, "depth": 3},
+    "char": {
+        **{"vocab_size": 65, "dim": 128, "hidden_dim": 192, "depth": 3, "dropout": 0.1},
+        **{"input_dropout": 0.1, "hidden_dropout": 0.1, "word_dropout": 0.0, "weight_dropout": 0.2},
+    },
     "tiny": {"vocab_size": 11, "dim": 6, "hidden_dim": 9, "depth": 3},
 }
 

@@ -1,7 +1,10 @@
-"""Train an AWD-LSTM on text. The defaults are the paper's, for a GPU.
+"""Train an AWD-LSTM on text.
 
 python -m dl.modules.RNN.AWDLSTM.train
-python -m dl.modules.RNN.AWDLSTM.train --data shakespeare --optimizer adamw --lr 3e-3 --grad-clip 1 --epochs 4
+python -m dl.modules.RNN.AWDLSTM.train --data wikitext2 --model awd --epochs 750 --bptt-length 70 --batch-size 80 \\
+    --optimizer ntasgd --lr 30 --grad-clip 0.25 --weight-decay 1.2e-6 --ar-alpha 2 --tar-beta 1
+
+The second is the paper's training, for a GPU.
 """
 
 from dataclasses import dataclass
@@ -24,17 +27,10 @@ class Config(StreamConfig):
     moved = catalogue.moved_to("RNN/AWDLSTM")
 
     out: str = "runs/RNN/AWDLSTM"
-    data: str = "wikitext2"
-    model: str = flag("awd", "preset of the network, see model.py", choices=PRESETS)
-    bptt_length: int = 70
-    optimizer: str = "ntasgd"
-    ar_alpha: float = 2.0
-    tar_beta: float = 1.0
-    epochs: int = 750
-    batch_size: int = 80
-    lr: float = 30.0
-    weight_decay: float = 1.2e-6
-    grad_clip: float = 0.25
+    model: str = flag("char", "preset of the network, see model.py", choices=PRESETS)
+    ar_alpha: float = 0.1
+    tar_beta: float = 0.1
+    epochs: int = 6
 
 
 def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Module:
