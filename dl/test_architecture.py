@@ -5,7 +5,7 @@
 4  dl/modules/<Category>/<Model>/  model.py, task.py, data.py, convert.py, and what a category shares
 3  dl/cli/, dl/__main__.py         the commands, which find models by name
 ---- nothing below knows that anything above exists ----
-2  dl/mytorch/  trainer.py, train_step.py, large/, text/
+2  dl/mytorch/  trainer.py, train_step.py, large/, text/, environments/
 1  dl/mytorch/  tasks.py, metrics.py, data/, checkpoint.py, shards.py, run.py, logger.py
 0  dl/mytorch/  config.py, files.py, distributed.py, optim.py, layers/, plot.py ...
    beside       from_scratch/, which nothing but benchmarks use, and testing/, which tests use
@@ -31,7 +31,7 @@ LEVELS = {  # of the core
     **dict.fromkeys(
         ["tasks", "mistakes", "metrics", "data", "checkpoint", "shards", "run", "logger", "charts", "rates", "profiling"], 1
     ),
-    **dict.fromkeys(["trainer", "train_step", "large", "text", "launcher", "last"], 2),
+    **dict.fromkeys(["trainer", "train_step", "large", "text", "launcher", "last", "environments"], 2),
     **dict.fromkeys(["from_scratch", "testing"], 3),  # beside the levels: nothing of the core may import them
 }
 # The imports inside a level, from what uses to what is used.

@@ -127,16 +127,18 @@ def curves(runs: Sequence[Compared]) -> "Figure":
     width = wide * len(names) + beside
     fig = plot.figure(width, max(3.4, 0.6 + 0.2 * len(runs)))
     fig.subplots_adjust(left=0.5 / width, right=1 - beside / width, bottom=0.15, top=0.9, wspace=0.18)
+    counts = {plot.counted(run.history) for run in runs}
+    over = counts.pop() if len(counts) == 1 else "step"
     for axes, name in zip(fig.subplots(1, len(names), squeeze=False)[0], names):
         for number, run in enumerate(runs):
             color = f"C{number % 10}"
             for part, style in (("train", {"linewidth": 0.7, "alpha": 0.6}), ("val", {"marker": "."})):
-                points = [(r["step"], r[part][name]) for r in run.history if r.get(part, {}).get(name) is not None]
+                points = [(r[over], r[part][name]) for r in run.history if r.get(part, {}).get(name) is not None]
                 if points:
                     label = plot.shortened(run.name, 60) if part == "val" else None
                     axes.plot(*zip(*points), color=color, label=label, linestyle="-" if number < 10 else "--", **style)
         axes.set_title(name.replace("_", " "))
-        axes.set_xlabel("optimizer step")
+        axes.set_xlabel("optimizer step" if over == "step" else over.replace("_", " "))
         axes.grid(alpha=0.3)
     fig.legend(
         *fig.axes[0].get_legend_handles_labels(),

@@ -40,6 +40,7 @@ class LastCheckpoint:
             "train_sums": step.train_metrics.state(),
             "logged": trainer.logged,
             "task": checkpoint.gather_rows(trainer.task.state()),
+            "own": trainer.task.own_state(),
             "position": (step.steps_done, trainer.epoch, trainer.batch),
             "length": (trainer.steps_per_epoch, trainer.total_steps),
             "history": list(trainer.history),
@@ -58,6 +59,7 @@ class LastCheckpoint:
             step.train_metrics.load_state(state["train_sums"])
             trainer.logged = tuple(state.get("logged", trainer.logged))
             trainer.task.load_state(checkpoint.own_rows(state["task"]))
+            trainer.task.load_own_state(state.get("own", {}))
             step.steps_done, trainer.epoch, trainer.batch = state["position"]
             trainer.history = History.of(state["history"], str(path))
             best = trainer.history.best(monitor)

@@ -32,8 +32,12 @@ def figure(width: float, height: float) -> "Figure":
 
 
 def curves(history: Sequence[dict[str, Any]]) -> "Figure":
-    """One chart for each quantity, with training and validation together, over optimizer steps; the best one is marked."""
+    """One chart for each quantity, with training and validation together, over optimizer steps; the best one is marked.
+
+    Where the records count what an agent made while it learnt, see `Task.counted`, that is what the charts are over.
+    """
     records = [record for record in history if "val" in record]
+    over = counted(history)
     names = list(dict.fromkeys(name for record in records for part in ("train", "val") for name in record.get(part, {})))
     tested = next((record["test"] for record in history if "test" in record), {})
     charts = max(1, len(names))
@@ -42,23 +46,29 @@ def curves(history: Sequence[dict[str, Any]]) -> "Figure":
     fig.subplots_adjust(left=0.5 / (4.2 * charts), right=1 - 0.1 / (4.2 * charts), bottom=0.15, top=0.9, wspace=0.18)
     for axes, name in zip(fig.subplots(1, charts, squeeze=False)[0], names):
         for part, color in (("train", "tab:gray"), ("val", "tab:blue")):
-            points = [(r["step"], r[part][name]) for r in records if r.get(part, {}).get(name) is not None]
+            points = [(r[over], r[part][name]) for r in records if r.get(part, {}).get(name) is not None]
             if points:
                 axes.plot(*zip(*points), color=color, label="validation" if part == "val" else part, marker=".")
-        values = [(r["val"][name], r["step"]) for r in records if r["val"].get(name) is not None]
+        values = [(r["val"][name], r[over]) for r in records if r["val"].get(name) is not None]
         if values:
-            lowest, step = min(values)
-            axes.plot(step, lowest, "o", color="tab:orange", label=f"lowest: {lowest:.4g}")
+            lowest, place = min(values)
+            axes.plot(place, lowest, "o", color="tab:orange", label=f"lowest: {lowest:.4g}")
         if tested.get(name) is not None:
             axes.axhline(tested[name], color="tab:red", linestyle=":", label=f"test: {tested[name]:.4g}")
         axes.set_title(name.replace("_", " "))
-        axes.set_xlabel("optimizer step")
+        axes.set_xlabel("optimizer step" if over == "step" else over.replace("_", " "))
         if math.isfinite(axes.dataLim.ymin):  # else there is nothing but NaN
             axes.set_ylim(bottom=min(0, axes.dataLim.ymin))
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend()
     return fig
+
+
+def counted(history: Sequence[dict[str, Any]]) -> str:
+    """Return the name of what a history is drawn over: of its `Task.counted`, or "step"."""
+    known = ("epoch", "step", "lr", "train", "val", "test")
+    return next((name for record in history[:1] for name in record if name not in known), "step")
 
 
 def to_unit(images: Tensor) -> Tensor:

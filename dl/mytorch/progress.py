@@ -2,11 +2,9 @@
 
 import sys
 import time
-from typing import Iterator, Sequence, TextIO, TypeVar
+from typing import TextIO
 
 from tqdm import tqdm
-
-Item = TypeVar("Item")
 
 
 class Progress:
@@ -55,14 +53,3 @@ class Progress:
     def close(self) -> None:
         """Remove the bar."""
         self.bar.close()
-
-
-def track(items: Sequence[Item], unit: str, what: str = "") -> Iterator[Item]:
-    """Yield `items` and show how many are done."""
-    progress = Progress(len(items), unit, what)
-    try:
-        for item in items:
-            yield item
-            progress.update()
-    finally:
-        progress.close()

@@ -13,7 +13,7 @@ STATE = {  # of last.pt; its history is checked where it is read
     **{"position": [int], "length": [int], "logged?": [float], "history": [{str: object}]},
     **{"train_sums": {str: Tensor}, "task": {str: Tensor}, "rng": [{"python": object, "numpy": object, "torch": Tensor}]},
     **{"optimizers": [{"state": {str: {str: (Tensor, float, bool, None)}}, "param_groups": [{str: object}]}]},
-    **{"shards?": str, "model?": {str: Tensor}, "ema?": ({str: Tensor}, None)},
+    **{"own?": {str: object}, "shards?": str, "model?": {str: Tensor}, "ema?": ({str: Tensor}, None)},
 }
 # What is copied exactly into weights of another type: halves of pretrained weights. Anything else would be rounded.
 WIDER = {torch.float16: (torch.float32, torch.float64), torch.bfloat16: (torch.float32, torch.float64)}

@@ -1,7 +1,7 @@
 """What differs between models in training: the loss, the errors, what to show. The loop is the same for all."""
 
 import math
-from typing import NamedTuple, Sequence
+from typing import Any, NamedTuple, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +23,7 @@ class Task:
 
     monitor: str = "loss"  # the validation quantity that chooses the best checkpoint; lower is better, always
     unit: str = "example"  # what `StepOutput.count` counts
+    counted: str = ""  # what history.json calls the training examples so far, where an agent makes them: "environment_steps"
 
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:
         """Forward pass and loss on one batch."""
@@ -49,6 +50,13 @@ class Task:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` gave."""
+
+    def own_state(self) -> dict[str, Any]:
+        """Return what else the next step depends on, in plain values and tensors, the same on all ranks, which all call it."""
+        return {}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `own_state` gave."""
 
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
         """Images (C, H, W) in [0, 1], or texts, to log after each evaluation. Keep it cheap. All ranks call it."""

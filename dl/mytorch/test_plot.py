@@ -97,6 +97,15 @@ def test_curves_plot_what_the_history_holds() -> None:
     assert all(axes.get_ylim()[0] == 0 for axes in fig.axes)  # falling quantities are seen against 0
 
 
+def test_curves_are_over_what_an_agent_has_made() -> None:
+    made = [
+        {"epoch": 1, "step": t, "environment_steps": 256 * t, "lr": 0.1, "train": {}, "val": {"loss": 1 / t}} for t in (1, 2)
+    ]
+    fig = plot.curves(made)
+    assert lines(fig, 0)["validation"] == [(256, 1.0), (512, 0.5)]
+    assert fig.axes[0].get_xlabel() == "environment steps"
+
+
 def test_curves_of_negative_losses_are_inside_the_chart() -> None:
     fig = plot.curves([{"step": step, "train": {}, "val": {"loss": -float(step)}} for step in (1, 2, 3)])
     low, high = fig.axes[0].get_ylim()

@@ -174,7 +174,8 @@ class Trainer:
         self.saved, self.logged = False, (0.0, 0.0)
         self.rates.restart(self._examples(data.train), self.evaluation_seconds)
         lr, epoch = self.step.optimizer.param_groups[0]["lr"], math.ceil(self.steps_done / self.steps_per_epoch)
-        self.history.append({"epoch": epoch, "step": self.steps_done, "lr": lr, "train": train, "val": finite(val)})
+        made = {self.task.counted: self._examples(data.train)} if self.task.counted else {}
+        self.history.append({"epoch": epoch, "step": self.steps_done, **made, "lr": lr, "train": train, "val": finite(val)})
         better = val[self.task.monitor] < self.best
         if better:
             self.best = val[self.task.monitor]

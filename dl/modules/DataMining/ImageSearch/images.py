@@ -1,8 +1,9 @@
 """What can be indexed: a folder of images, however deep, or a data set by its name."""
 
+import contextlib
 import hashlib
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from dl.mytorch.config import UserError
 from dl.mytorch.data import ImageConfig, image_set, image_splits, read_image
 from dl.mytorch.data.images.imagefile import SUFFIXES
 from dl.mytorch.data.images.sets import IMAGE_SETS
+from dl.mytorch.progress import Progress
 
 
 class Images(NamedTuple):
@@ -57,3 +59,11 @@ def _stamp(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
+
+
+def track(numbers: range, unit: str, what: str = "") -> Iterator[int]:
+    """Yield `numbers` and show how many are done."""
+    with contextlib.closing(Progress(len(numbers), unit, what)) as progress:
+        for number in numbers:
+            yield number
+            progress.update()

@@ -28,7 +28,7 @@ from dl.cli.command import command
 from dl.modules.DataMining.ImageSearch.approximate import KINDS, Approximate, build
 from dl.modules.DataMining.ImageSearch.decision import fit, threshold
 from dl.modules.DataMining.ImageSearch.features import Extractor
-from dl.modules.DataMining.ImageSearch.images import Images, open_images
+from dl.modules.DataMining.ImageSearch.images import Images, open_images, track
 from dl.modules.DataMining.ImageSearch.store import (
     ANEW,
     add_shard,
@@ -45,7 +45,6 @@ from dl.modules.DataMining.neighbours import Exact
 from dl.mytorch.command_line import Parser
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data.images.sets import IMAGE_SETS
-from dl.mytorch.progress import track
 
 SHARD = 1024  # images
 BATCH = 64  # images per forward pass
