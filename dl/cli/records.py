@@ -36,7 +36,13 @@ TRAINED = {
 }
 MEASURED = {
     **{"format": int, "ranks": int, "file": str, "processor": str, "capability": str, "threads": int},
-    **{"examples_per_second": float, "share_of_peak": (float, None), "sha256": {"best.pt": str, "history.json": str}},
+    **{
+        "unit?": str,
+        "items_per_second?": float,
+        "examples_per_second": float,
+        "share_of_peak": (float, None),
+        "sha256": {"best.pt": str, "history.json": str},
+    },
 }
 
 
@@ -115,6 +121,7 @@ def record(run: Path | str, allow_dirty: bool = False) -> Path:
         "seed": config["seed"],
         **{name: described[name] for name in ("commit", "versions", "ranks", "processor", "capability", "threads")},
         **{name: speed[name] for name in ("device", "training_seconds", "seconds", "examples_per_second", "peak_memory_bytes")},
+        **{name: speed[name] for name in ("unit", "items_per_second") if name in speed},
         "share_of_peak": share_of_peak(run, described, speed),
         "sha256": {name: sha256(run / name) for name in ("best.pt", "history.json")},
         "best_epoch": best["epoch"],

@@ -79,7 +79,7 @@ def make_finished_run(folder: Path, error: float = 0.1, finished: bool = True, r
     if finished:
         history.append({"epoch": 2, "step": 20, "test": {"loss": 0.25, "top1_error": error}})
     speed = {"device": "abacus CPU", "seconds": 70.0, "training_seconds": 60.0, "examples": 9, "peak_memory_bytes": 1000}
-    speed["examples_per_second"] = 0.2
+    speed |= {"examples_per_second": 0.2, "unit": "token", "items": 120, "items_per_second": 2.0}
     for name, content in (("config", described), ("history", history), ("speed", speed)):
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     (folder / "best.pt").write_bytes(b"weights")

@@ -9,8 +9,15 @@ from torch import Tensor
 from dl.mytorch import plot
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.events import Events
+from dl.mytorch.run import FREE
 
 Shown = dict[str, Tensor | str]  # images (C, H, W) in [0, 1] and texts, by name
+
+
+def changed_flags(config: TrainConfig) -> dict[str, Any]:
+    """Return the flags by which a run differs from its recipe's defaults, without those that change no result."""
+    flags = ((field, getattr(config, field.name)) for field in dataclasses.fields(config) if field.name not in FREE)
+    return {field.name: value for field, value in flags if value != field.default and value is not None}
 
 
 class Charts:
@@ -52,9 +59,8 @@ class Charts:
         part, means = ("test", history.test) if history.test else ("val", (history.best() or {}).get("val", {}))
         if part == "test":
             self.scalars("test", means, step)
-        flags = {k: v for k, v in dataclasses.asdict(config).items() if isinstance(v, (bool, int, float, str))}
         final = {f"{part}/{name}": value for name, value in means.items() if value is not None}
-        self._writer(part).add_hparams(flags, final)
+        self._writer(part).add_hparams(changed_flags(config), final)
         return [self.out / "curves.png", *images]
 
     def _show(self, shown: Shown, step: int, split: str) -> None:

@@ -18,6 +18,7 @@ QUANTITIES = {str: (float, None)}  # None for what is no finite number, which JS
 RECORDS = [{"epoch": int, "step": int, "lr?": float, "train?": QUANTITIES, "val?": QUANTITIES, "test?": QUANTITIES}]
 SPEED = {"device": str, **dict.fromkeys(("seconds", "training_seconds", "examples_per_second"), float)}
 SPEED |= {"examples": int, "peak_memory_bytes": (int, None), "finished?": bool}  # the last, of a run that is over
+SPEED |= {"unit?": str, "items?": int, "items_per_second?": float}  # what a task counts, as "token", and how many
 
 
 class History(list):
@@ -155,20 +156,15 @@ class Logger:
         if is_main():
             (self.out / "summary.txt").write_text(text + "\n", encoding="utf-8")
 
-    def speed(
-        self, device: torch.device, seconds: float, training_seconds: float, examples: int, finished: bool = False
-    ) -> None:
-        """Rewrite speed.json: this session's figures and, in the sums, those of the sessions before it."""
+    def speed(self, device: torch.device, unit: str, finished: bool = False, **sums: float) -> None:
+        """Rewrite speed.json: this session's figures and, in the `sums`, those of the sessions before it.
+
+        The sums: `seconds`, of them `training_seconds`; `examples` and `items`, which are counted in the task's `unit`.
+        """
         if is_main():
-            seconds += self.earlier.get("seconds", 0)
-            training_seconds += self.earlier.get("training_seconds", 0)
-            examples += self.earlier.get("examples", 0)
-            speed = {
-                "device": device_name(device),
-                "seconds": round(seconds, 2),
-                "training_seconds": round(training_seconds, 2),
-                "examples": examples,
-                "examples_per_second": round(examples / max(training_seconds, 1e-9), 1),
-                "peak_memory_bytes": max(peak_memory(device), self.earlier.get("peak_memory_bytes", 0)),
-            }
+            sums = {name: round(value + self.earlier.get(name, 0), 2) for name, value in sums.items()}
+            taken = max(sums["training_seconds"], 1e-9)
+            rates = {f"{name}_per_second": round(sums[name] / taken, 1) for name in ("examples", "items")}
+            most = max(peak_memory(device), self.earlier.get("peak_memory_bytes", 0))
+            speed = {"device": device_name(device), **sums, **rates, "unit": unit, "peak_memory_bytes": most}
             write_recorded_json(speed | ({"finished": True} if finished else {}), self.out / "speed.json")

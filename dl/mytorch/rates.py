@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dl.mytorch.distributed import is_main, world_size
+from dl.mytorch.distributed import all_reduce_sum, is_main, world_size
 from dl.mytorch.logger import peak_memory
+from dl.mytorch.metrics import Metrics
 from dl.mytorch.profiling import profiler
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Rates:
         self.summary, self.device, self.unit = out / "summary.txt", trainer.device, trainer.task.unit
         self.measured = config.plots and world_size() == 1
         self.dtype = torch.bfloat16 if trainer.step.precision.taken == "bf16" else torch.float32
-        self.peak = 0.0
+        self.peak, self.items = 0.0, 0
         self.profiler = profiler(out, config.profile) if config.profile and is_main() else None
         self.restart(trainer.done_before, 0.0)
 
@@ -46,6 +47,10 @@ class Rates:
     def restart(self, examples: int, evaluation_seconds: float) -> None:
         """Count from now on; so far there were so many examples, and so many seconds that were no training."""
         self.examples, self.started = examples, time.perf_counter() - evaluation_seconds
+
+    def count(self, metrics: Metrics) -> None:
+        """Add to `items`, which this session has trained on, those that the training's `metrics` are about."""
+        self.items += round(all_reduce_sum(metrics.by_name["loss"].sums.cpu().double())[1].item())
 
     def point(self, items: float, examples: int, evaluation_seconds: float) -> dict[str, float]:
         """Return the figures since the last point, or the last `restart`, with `items` since then; and restart."""

@@ -1,11 +1,13 @@
 """What TensorBoard reads of a run, and the figures that are left in its folder."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from dl.mytorch.charts import changed_flags
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.files import read_json
 from dl.mytorch.logger import History, Logger
@@ -65,3 +67,19 @@ def test_a_run_without_a_test_is_in_the_table_of_runs_with_its_best_validation(t
     events = read_events(tmp_path / "tensorboard" / "val")
     assert "_hparams_/session_start_info" in json.dumps(list(events.summary_metadata))
     assert events.Scalars("val/loss")[0].value == History(HISTORY).best()["val"]["loss"]
+
+
+def test_a_run_s_flags_in_tensorboard_are_those_that_differ_from_the_recipe_s_defaults(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Recipe(TrainConfig):
+        data: str = "numbers"
+        lr: float = 0.5
+
+    assert changed_flags(Recipe(str(tmp_path), num_workers=2)) == {}
+    asked = Recipe(str(tmp_path), lr=0.25, ema=0.9)
+    assert changed_flags(asked) == {"lr": 0.25, "ema": 0.9}
+    with Logger(tmp_path, step=40, total_steps=40) as log:
+        log.finished(History(HISTORY), {}, asked)
+    found = read_events(tmp_path / "tensorboard" / "val").summary_metadata["_hparams_/session_start_info"]
+    content = found.plugin_data.content
+    assert b"ema" in content and b"lr" in content and b"seed" not in content

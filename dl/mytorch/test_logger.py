@@ -83,15 +83,16 @@ def test_what_only_evaluation_measures_leaves_a_gap_in_the_table() -> None:
 
 def test_speed_sums_the_sessions_of_a_run(tmp_path: Path) -> None:
     with Logger(tmp_path, step=0, total_steps=9) as log:
-        log.speed(CPU, 2.0, 1.0, 100)
-        log.speed(CPU, 5.0, 4.0, 400)  # within a session the newest figure counts
+        log.speed(CPU, "token", seconds=2.0, training_seconds=1.0, examples=100, items=1000)
+        log.speed(CPU, "token", seconds=5.0, training_seconds=4.0, examples=400, items=4000)  # the newest figure counts
     with Logger(tmp_path, step=4, total_steps=9) as log:
-        log.speed(CPU, 3.0, 1.0, 100)
+        log.speed(CPU, "token", seconds=3.0, training_seconds=1.0, examples=100, items=1000)
     speed = read_json(tmp_path / "speed.json")
     assert (speed["seconds"], speed["training_seconds"], speed["examples"], speed["examples_per_second"]) == (8, 5, 500, 100)
+    assert (speed["items"], speed["unit"], speed["items_per_second"]) == (5000, "token", 1000)
     assert speed["peak_memory_bytes"] > 10_000_000 and speed["device"] == device_name(CPU)
     with Logger(tmp_path, step=0, total_steps=9) as log:  # from the start: what was before does not count
-        log.speed(CPU, 1.0, 1.0, 50)
+        log.speed(CPU, "token", seconds=1.0, training_seconds=1.0, examples=50, items=500)
     assert read_json(tmp_path / "speed.json")["examples"] == 50
 
 
@@ -101,7 +102,7 @@ def test_only_rank_0_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         log.evaluated(HISTORY, {"kernels": torch.rand(1, 4, 5)}, best=True)
         log.finished(History([*HISTORY, TEST]), {}, Config(str(tmp_path)))
         log.summary(nn.Identity(), lambda model, batch: StepOutput(model(batch["x"]).mean(), 1, {}), {"x": torch.zeros(2, 1)})
-        log.speed(CPU, 1.0, 1.0, 1)
+        log.speed(CPU, "example", seconds=1.0, training_seconds=1.0, examples=1, items=1)
         log.say("hello")
     assert list(tmp_path.iterdir()) == []
     assert "".join(capsys.readouterr()) == ""

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dl.mytorch import introspect, rates
+from dl.mytorch.metrics import Mean, Metrics
 from dl.mytorch.rates import Rates
 
 
@@ -49,3 +50,13 @@ def test_without_plots_nothing_is_measured_for_the_share(tmp_path: Path, clock: 
     measured = made(tmp_path, plots=False)
     clock.value += 1
     assert list(measured.point(1.0, 51, 0.0)) == ["rate/examples_per_second", "rate/memory_gb"]
+
+
+def test_items_are_all_that_the_losses_were_means_over(tmp_path: Path, clock: SimpleNamespace) -> None:
+    measured, metrics = made(tmp_path, unit="token"), Metrics({"loss": Mean("loss", "count")})
+    for counts in ((30, 20), (10,)):  # two evaluations
+        for count in counts:
+            metrics.by_name["loss"].update({"loss": torch.tensor(1.5), "count": torch.tensor(count)})
+        measured.count(metrics)
+        metrics.reset()
+    assert measured.items == 60

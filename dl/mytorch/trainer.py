@@ -170,6 +170,7 @@ class Trainer:
         if not math.isfinite(val[self.task.monitor]):
             raise UserError(f"the validation {self.task.monitor} is not finite at step {self.steps_done}: stopped")
         train = finite(self.step.train_metrics.compute())
+        self.rates.count(self.step.train_metrics)
         self.step.train_metrics.reset()
         self.saved, self.logged = False, (0.0, 0.0)
         self.rates.restart(self._examples(data.train), self.evaluation_seconds)
@@ -254,8 +255,9 @@ class Trainer:
     def _save_speed(self, loader: Loader, finished: bool = False) -> None:
         distributed.synchronize(self.device)
         seconds = time.perf_counter() - self.started
+        sums = {"seconds": seconds, "training_seconds": seconds - self.evaluation_seconds, "items": self.rates.items}
         examples = self._examples(loader) - self.done_before
-        self.logger.speed(self.device, seconds, seconds - self.evaluation_seconds, examples, finished)
+        self.logger.speed(self.device, self.task.unit, finished, examples=examples, **sums)
 
     def _save(self, loader: Loader) -> None:
         """Save everything that the next step depends on."""

@@ -28,7 +28,8 @@ class StreamModeling(Task):
     The penalties are part of the training loss, not of perplexity.
     """
 
-    length = 100  # tokens of the text that is shown
+    unit = "token"
+    length = 100  # of the text that is shown
 
     def __init__(self, vocabulary: Vocabulary, ar_alpha: float = 0.0, tar_beta: float = 0.0) -> None:
         self.vocabulary = vocabulary

@@ -1,6 +1,7 @@
 """What the recipes share: streams whose state is carried, exact resume, averaged SGD, samples."""
 
 import dataclasses
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,6 +47,8 @@ def test_the_state_that_is_carried_is_kept_in_the_checkpoint(tmp_path: Path, no_
     state = checkpoint.load(tmp_path / "last.pt")["task"]
     assert state and all(len(part) == 4 and part.any() for part in state.values())  # else resuming would prove nothing
     assert history[0]["val"].keys() == history[-1]["test"].keys() == {"loss", "perplexity"}
+    speed, batches = read_json(tmp_path / "speed.json"), islice(tiny_streams().train.batches(), 2)
+    assert (speed["unit"], speed["items"]) == ("token", sum(int((batch["targets"] >= 0).sum()) for batch in batches))
 
 
 def test_averaged_sgd_resumes_exactly(tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,10 +153,11 @@ def _finish(trainer: "Trainer", data: Splits) -> History:
 
 def _speed(of_blocks: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the figures of all blocks together; what it takes to keep outputs is not in them."""
-    sums = {name: sum(speed[name] for speed in of_blocks) for name in ("seconds", "training_seconds", "examples")}
-    rate = round(sums["examples"] / max(sums["training_seconds"], 1e-9), 1)
+    sums = {name: sum(speed[name] for speed in of_blocks) for name in ("seconds", "training_seconds", "examples", "items")}
+    taken = max(sums["training_seconds"], 1e-9)
+    rates = {f"{name}_per_second": round(sums[name] / taken, 1) for name in ("examples", "items")}
     most = max(speed["peak_memory_bytes"] for speed in of_blocks)
-    return of_blocks[0] | sums | {"examples_per_second": rate, "peak_memory_bytes": most}
+    return of_blocks[0] | sums | rates | {"peak_memory_bytes": most}
 
 
 def _say(history: History, monitor: str) -> History:

@@ -38,7 +38,8 @@ def test_greedy_freezes_what_is_trained_and_keeps_what_it_puts_out(tmp_path: Pat
     assert alone.evaluate(data().val) == pytest.approx(history[2]["val"], abs=1e-6)
     assert alone.evaluate(data().test) == pytest.approx(history.test, abs=1e-6)
     assert [record["epoch"] for record in history] == [1, 2, 3, 3]
-    assert read_json(out / "speed.json")["examples"] == 3 * 2 * 40
+    speed = read_json(out / "speed.json")
+    assert speed["examples"] == speed["items"] == 3 * 2 * 40 and speed["items_per_second"] == speed["examples_per_second"]
     assert not torch.equal(model.blocks[0].conv.weight, Convolutions().blocks[0].conv.weight)
 
 
