@@ -43,7 +43,7 @@ BESIDE = {
     *(("plot", "config"), ("plot", "fonts")),
     *(("tasks", "metrics"), ("tasks", "data"), ("metrics", "data"), ("data", "checkpoint")),
     *(("tasks", "mistakes"), ("mistakes", "data")),
-    *(("logger", "charts"), ("rates", "logger"), ("rates", "profiling")),
+    *(("logger", "charts"), ("charts", "run"), ("rates", "logger"), ("rates", "metrics"), ("rates", "profiling")),
     *(("checkpoint", "shards"), ("checkpoint", "run")),
     *(("trainer", "large"), ("trainer", "last"), ("trainer", "train_step"), ("train_step", "large")),
     ("launcher", "large"),
