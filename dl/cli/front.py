@@ -79,6 +79,8 @@ def _figure(quantity: str, group: list[Record]) -> str:
     values = [scores(record)[quantity] for record in group]
     if quantity in ("bleu_error", "unexplained"):
         return f"{'BLEU' if quantity == 'bleu_error' else 'R2'} {spread([1 - value for value in values], '.2f', 100)}"
+    if quantity == "negative_return":
+        return f"return {spread([-value for value in values], '.1f')}"
     if quantity.endswith("_error"):
         return f"{title(quantity).replace('top-1 ', '')} {spread(values, '.2f', 100)} %"
     return f"{title(quantity)} {spread(values, '.1f' if 'perplexity' in quantity or statistics.mean(values) > 10 else '.3f')}"
@@ -90,6 +92,7 @@ def _training(group: list[Record]) -> str:
     preset = config.get("model") or (f"{Path(config['weights']).name} tuned" if "weights" in config else "")
     gpu = re.search(r"NVIDIA (\S+)", device)
     where = f" ({gpu[1]})" if gpu else " (1 core)" if device.endswith(" 1 threads") else ""
-    long = f"{config['steps']} steps" if config["steps"] else f"{config['epochs']} epochs"
+    epochs = f"{config['env_steps']:,} steps" if "env_steps" in config else f"{config['epochs']} epochs"
+    long = f"{config['steps']} steps" if config["steps"] else epochs
     seeds = f"{len(group)} seeds" if len(group) > 1 else ""
     return ", ".join(filter(None, [preset, long, time(mean_seconds(group)) + where, seeds]))

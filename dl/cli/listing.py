@@ -11,7 +11,7 @@ from dl import shown_bytes
 from dl.cli import catalogue, facts, folders
 from dl.cli.folders import Folder
 
-PRUNED = ("last.pt", "last-before.pt", "shards-[0-9]*")  # what resumes a run; a finished one needs none of it
+PRUNED = ("last.pt", "last-before.pt", "replay.bin", "shards-[0-9]*")  # what resumes a run; a finished one needs none of it
 
 
 def show_models(options: argparse.Namespace) -> None:

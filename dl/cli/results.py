@@ -25,7 +25,8 @@ def groups(name: str) -> list[list[Record]]:
 
 def _spread(group: list[Record], quantity: str) -> str:
     """Mean and sample standard deviation over seeds of a quantity of `scores`: errors in percent, others as they are."""
-    values = [scores(record)[quantity] for record in group if quantity in scores(record)]
+    found = (scores(record).get(quantity) for record in group)  # None where it is no number: an agent's loss in a test
+    values = [value for value in found if value is not None]
     if not values:
         return ""
     return spread(values, ".2f", 100) + " %" if quantity.endswith("_error") else spread(values, ".4f")

@@ -26,7 +26,7 @@ def mmap_zeros(shape: Sequence[int], dtype: torch.dtype, folder: Path | str) -> 
     folder.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=folder)
     try:
-        _allocate(handle, math.prod(shape) * dtype.itemsize)
+        allocate(handle, math.prod(shape) * dtype.itemsize)
         return torch.from_file(name, shared=True, size=math.prod(shape), dtype=dtype).view(*shape)
     except OSError as error:
         raise UserError(f"no room in {folder} for weights on disk: {error.strerror}{room(folder)}") from error
@@ -58,7 +58,7 @@ class init_on_disk(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _allocate(handle: int, size: int) -> None:
+def allocate(handle: int, size: int) -> None:
     """Give an empty open file its blocks, without which a mapped file may end in SIGBUS. `OSError` if the disk has no room."""
     if hasattr(os, "posix_fallocate"):
         if size:

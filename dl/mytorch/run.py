@@ -21,7 +21,7 @@ FREE = {
 FORMAT = 2  # of a run's folder; 1 had no checksums and no "format" in its config.json
 FILES = (
     *("config.json", CHECKSUMS, "history.json", "speed.json", "summary.txt", "split.json", "names.json"),
-    *("best.pt", "last.pt", "last-before.pt", "last.pt.tmp", "best.pt.tmp"),  # .tmp: of format 1, left by a kill
+    *("best.pt", "last.pt", "last-before.pt", "replay.bin", "last.pt.tmp", "best.pt.tmp"),  # .tmp: of format 1, left by a kill
 )
 DESCRIBED = {
     **{"recipe": str, "config": {str: (str, bool, int, float, None)}, "file?": str, "versions?": {str: str}},

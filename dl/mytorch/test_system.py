@@ -45,7 +45,7 @@ def test_a_mapped_file_has_its_blocks(reserves: bool, tmp_path: Path, monkeypatc
     if not reserves:
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
     with open(tmp_path / "file", "wb") as file:
-        mapped._allocate(file.fileno(), 3 * 2**20 + 5)
+        mapped.allocate(file.fileno(), 3 * 2**20 + 5)
     found = (tmp_path / "file").stat()
     assert found.st_size == 3 * 2**20 + 5 and found.st_blocks * 512 >= 3 * 2**20
     assert mapped.mmap_zeros((0, 4), torch.float32, tmp_path).shape == (0, 4)

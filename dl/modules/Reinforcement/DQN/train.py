@@ -1,0 +1,104 @@
+"""Train a network of action values in an environment of gymnasium.
+
+python -m dl.modules.Reinforcement.DQN.train
+python -m dl.modules.Reinforcement.DQN.train --double --dueling --prioritized --out runs/Reinforcement/DQN-all
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from dl.modules.Reinforcement.DQN.model import PRESETS, QNetwork, build
+from dl.modules.Reinforcement.DQN.step import QStep
+from dl.modules.Reinforcement.DQN.task import QLearning, linear
+from dl.modules.Reinforcement.recipe import AgentConfig, agent_splits, environments_for
+from dl.mytorch import History, Trainer, launch, seed_everything
+from dl.mytorch.config import UserError, flag
+from dl.mytorch.data import Splits
+from dl.mytorch.distributed import world_size
+from dl.mytorch.environments import Environments, Spaces
+from dl.mytorch.environments.replay import PrioritizedReplay, Replay
+from dl.mytorch.introspect import threads
+from dl.mytorch.optim import adamw, constant
+
+
+@dataclass(frozen=True)
+class Config(AgentConfig):
+    """Train an agent by DQN. Defaults are for CartPole, those that the zoo of stable-baselines3 has tuned for it."""
+
+    out: str = "runs/Reinforcement/DQN"
+    model: str = flag("classic", "preset of the network, see model.py", choices=PRESETS)
+    env_steps: int = 50_000
+    num_envs: int = 1
+    train_every: int = flag(256, "environment steps of an iteration, after which the network learns")
+    updates: int = flag(128, "updates of an iteration")
+    batch_size: int = 64
+    lr: float = 2.3e-3
+    grad_clip: float = 10.0
+    n_step: int = flag(1, "rewards that are added up before a value stands for what follows")
+    capacity: int = flag(100_000, "transitions in the replay")
+    learning_starts: int = flag(1000, "environment steps with random actions before the first update")
+    target_every: int = flag(10, "environment steps between two copies to the target network")
+    epsilon: float = flag(0.04, "share of random actions, to which it falls from 1")
+    exploration: float = flag(0.16, "part of all environment steps in which it falls")
+    double: bool = flag(False, "double DQN: the network that learns chooses the next action, its target tells the value")
+    dueling: bool = flag(False, "two heads: the value of the state, and the advantages of the actions")
+    prioritized: bool = flag(False, "draw transitions with large errors more often")
+    alpha: float = flag(0.6, "with --prioritized: 0 draws all as often, 1 in proportion to the error")
+    beta: float = flag(0.4, "with --prioritized: how much of the bias of the draws is undone at first; at the end all")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("train_every", "updates", "n_step", "capacity", "target_every"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        self._check("learning_starts", self.learning_starts >= 0, "0 or more")
+        for name in ("epsilon", "exploration", "alpha", "beta"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "at least 0 and at most 1")
+        self._check("parallel", self.parallel == "none" and world_size() == 1, "none: one process fills the replay")
+
+
+def build_model(config: Config, spaces: Spaces | None = None) -> QNetwork:
+    """Return the network for an environment of `spaces`; default: those of the config's environment.
+
+    Raises `UserError` for actions that are no list.
+    """
+    spaces = spaces or environments_for(config).spaces
+    if not spaces.num_actions:
+        raise UserError(f"{config.data} has actions of {spaces.action_size} numbers, which DQN cannot list: try SAC or PPO")
+    shape = (spaces.observation_size,)
+    return build(config.model, observation_shape=shape, num_actions=spaces.num_actions, dueling=config.dueling)
+
+
+def make_replay(config: Config, environments: Environments) -> Replay:
+    """Return a replay with room for what is written between two saves."""
+    rows = [math.ceil(steps / len(environments)) for steps in (config.capacity, config.train_every, config.env_steps)]
+    capacity, of_iteration, total = rows
+    spare = min(config.save_every * of_iteration or total, total)
+    kind = partial(PrioritizedReplay, alpha=config.alpha) if config.prioritized else Replay
+    observation, action = ((environments.spaces.observation_size,), "float32"), ((), "int64")
+    path = Path(config.out) / "replay.bin"
+    return kind(path, min(capacity, total), spare, observation, action, num_envs=len(environments))
+
+
+def main(config: Config, data: Splits | None = None) -> History:
+    seed_everything(config.seed)
+    environments = environments_for(config)
+    model = build_model(config, environments.spaces)
+    task = QLearning(
+        environments,
+        make_replay(config, environments),
+        epsilon=linear(1.0, config.epsilon, config.exploration * config.env_steps),
+        beta=linear(config.beta, 1.0, config.env_steps),
+        **{name: getattr(config, name) for name in ("gamma", "n_step", "double", "learning_starts", "target_every")},
+    )
+    optimizer = adamw(config.lr, weight_decay=config.weight_decay, fused=True)
+    with threads(1):  # of networks this small, two threads take longer than one
+        trainer = Trainer(model, task, optimizer, constant(), config, QStep)
+        data = data or agent_splits(config, config.train_every)
+        data.train.collect = lambda: task.collect(config.train_every)
+        return trainer.fit(data)
+
+
+if __name__ == "__main__":
+    launch(main, Config)
