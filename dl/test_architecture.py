@@ -234,6 +234,10 @@ def definitions(tree: ast.Module) -> Iterator[str]:
     yield from (node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
 
 
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
 def missing_files(root: Path) -> list[str]:
     """What a model's folder lacks, and core files without a test beside them."""
     found = []
@@ -241,6 +245,9 @@ def missing_files(root: Path) -> list[str]:
         for name in ("__init__.py", "train.py", "test_model.py", "README.md"):
             if not (folder / name).exists():
                 found.append(f"{folder.relative_to(root)} lacks {name}")
+        marks = "<!-- results -->", "<!-- /results -->"
+        if (folder / "README.md").exists() and not all(mark in lines(folder / "README.md") for mark in marks):
+            found.append(f"{folder.relative_to(root)}/README.md lacks the lines {' and '.join(marks)}, for tables")
     for folder in root.glob("modules/*/*/__init__.py"):  # of tools: the README, and tests of whatever name
         if not (folder.with_name("model.py").exists() or folder.with_name("README.md").exists()):
             found.append(f"{folder.parent.relative_to(root)} lacks README.md")
@@ -369,12 +376,14 @@ def test_imports_that_point_up_are_found(copy: Path) -> None:
 
 def test_other_damage_is_found(copy: Path) -> None:
     (copy / "modules/CNN/LeNet/README.md").unlink(missing_ok=True)
+    (copy / "modules/CNN/NiN/README.md").write_text("# NiN\n\n<!-- results -->\n", encoding="utf-8")
     (copy / "mytorch/test_optim.py").unlink(missing_ok=True)
     (copy / "modules/DataMining/TSNE/README.md").unlink(missing_ok=True)
     for test in (copy / "modules/DataMining/OpenSet").glob("test_*.py"):
         test.unlink()
     damage = {"modules/CNN/LeNet lacks README.md", "mytorch/optim.py has no test beside it"}
     damage |= {"modules/DataMining/TSNE lacks README.md", "modules/DataMining/OpenSet has no tests"}
+    damage |= {"modules/CNN/NiN/README.md lacks the lines <!-- results --> and <!-- /results -->, for tables"}
     assert damage <= set(missing_files(copy))
     tests = copy / "modules/CNN/LeNet/test_model.py"
     tests.write_text("from dl.mytorch.test_config import x\n" + tests.read_text(encoding="utf-8"), encoding="utf-8")

@@ -1,15 +1,23 @@
-"""The model of CONTRIBUTING.md is one: its code is run, its tests pass."""
+"""The model of CONTRIBUTING.md passes its own tests, and the examples of docs/tasks.md train."""
 
 import importlib
+import math
 import re
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
+from dl.cli.testing import fenced
 from dl.modules import MLP
 
-PAGE = Path(__file__).parents[1] / ".github" / "CONTRIBUTING.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / ".github" / "CONTRIBUTING.md"
+TASKS = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+EXAMPLES = dict(
+    zip(re.findall("^## (.*)$", TASKS, re.MULTILINE), [block for language, block in fenced(TASKS) if language == "python"])
+)
 
 
 def test_the_example_passes_its_own_tests(
@@ -35,3 +43,16 @@ def test_the_example_passes_its_own_tests(
         for name in [name for name in sys.modules if name.startswith("dl.modules.MLP.Highway")]:
             del sys.modules[name]
         vars(MLP).pop("Highway", None)
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_the_smallest_task_of_a_kind_of_data_trains_and_bears_a_rank_without_examples(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_figures: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("example.py").write_text(EXAMPLES[kind], encoding="utf-8")
+    made = runpy.run_path("example.py")
+    assert all(len(record["val"]) == 2 and all(map(math.isfinite, record["val"].values())) for record in made["history"])
+    batch = next(made["data"].val.batches())
+    loss, count, _ = made["task"].step(made["model"], {name: tensor[:0] for name, tensor in batch.items()})
+    assert count == 0 and loss.isnan()

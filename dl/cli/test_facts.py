@@ -29,4 +29,4 @@ def test_costs_are_computed_where_a_model_has_changed_alone(tmp_path: Path, monk
 
 
 def test_every_model_has_facts() -> None:
-    assert sorted(facts.read()) == catalogue.names()
+    assert sorted(facts.read()) == catalogue.names(), "`python -m dl results` brings dl/cli/facts.json up to date"

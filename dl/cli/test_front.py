@@ -14,10 +14,11 @@ EXAMPLES = [block for language, block in fenced(ENGLISH) if language == "python"
 
 
 def test_every_model_stands_in_one_group_of_at_most_14() -> None:
-    groups = front.ABOUT["groups"].values()
-    assert sorted(name for names in groups for name in names) == catalogue.names() == sorted(front.ABOUT["proven"])
-    assert all(len(names) <= 14 for names in groups)
-    assert f"| {len(catalogue.names())} models," in ENGLISH  # in the comparison with others
+    groups, where = front.ABOUT["groups"].values(), "dl/cli/front.json names each model once in `groups`, and in `proven`"
+    assert sorted(name for names in groups for name in names) == catalogue.names() == sorted(front.ABOUT["proven"]), where
+    assert all(len(names) <= 14 for names in groups), "a new group has lines <!-- models: GROUP --> in both front pages"
+    for page, count in ((ENGLISH, f"| {len(catalogue.names())} models,"), (CHINESE, f"| {len(catalogue.names())} 个模型、")):
+        assert count in page, f"the comparison with others on the front page has to begin with {count!r}"
 
 
 @pytest.mark.parametrize("name", catalogue.names())
@@ -25,7 +26,7 @@ def test_the_reference_of_a_model_is_used_by_its_tests(name: str) -> None:
     files = [catalogue.MODULES / name, catalogue.MODULES / name.partition("/")[0]]
     tests = "".join(path.read_text(encoding="utf-8") for folder in files for path in folder.glob("test_*.py"))
     for library in re.findall(
-        "torchvision|transformers|diffusers|lstsq|LSTM|GRU|Transformer|[Tt]win", front.ABOUT["proven"][name]
+        "torchvision|transformers|diffusers|lstsq|LSTM|GRU|Transformer|[Tt]win", front.ABOUT["proven"].get(name, "")
     ):
         assert library.lower() in tests.lower()
 

@@ -139,7 +139,10 @@ def check_rows(state: Any) -> None:
     """Raise `UserError` unless the state of a task is a dict of tensors with a row for each example of a batch."""
     for name, rows in state.items():
         if not isinstance(rows, Tensor) or rows.ndim == 0:
-            raise UserError(f"Task.state has to give tensors with a row for each example of a batch; {name!r} is {_kind(rows)}")
+            raise UserError(
+                f"Task.state has to give tensors with a row for each example of a batch; {name!r} is {_kind(rows)}: "
+                "what is not of single examples is given by Task.own_state"
+            )
 
 
 def _check_tensors(values: dict[Any, Any], what: str, remedy: str) -> None:
