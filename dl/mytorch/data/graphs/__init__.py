@@ -1,0 +1,1 @@
+"""Graphs: Cora and CiteSeer (planetoid.py), the karate club (nodes.py), sets of small graphs (tu.py)."""
