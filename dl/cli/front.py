@@ -8,7 +8,7 @@ from typing import Any
 
 from dl.cli import catalogue
 from dl.cli.records import Record, scores
-from dl.cli.results import best_groups, markdown_table, mean_seconds, spread, time, title
+from dl.cli.results import NEGATIVE, best_groups, markdown_table, mean_seconds, spread, time, title
 
 ABOUT: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 USUAL = "fashion_mnist"  # the set that is not named in the tables
@@ -79,8 +79,8 @@ def _figure(quantity: str, group: list[Record]) -> str:
     values = [scores(record)[quantity] for record in group]
     if quantity in ("bleu_error", "unexplained"):
         return f"{'BLEU' if quantity == 'bleu_error' else 'R2'} {spread([1 - value for value in values], '.2f', 100)}"
-    if quantity == "negative_return":
-        return f"return {spread([-value for value in values], '.1f')}"
+    if quantity.startswith(NEGATIVE):
+        return f"{title(quantity)} {spread(values, '.1f', -1)}"
     if quantity.endswith("_error"):
         return f"{title(quantity).replace('top-1 ', '')} {spread(values, '.2f', 100)} %"
     return f"{title(quantity)} {spread(values, '.1f' if 'perplexity' in quantity or statistics.mean(values) > 10 else '.3f')}"

@@ -11,6 +11,8 @@ from dl.cli.listing import first_metric
 from dl.cli.records import Record, command, is_modified, of_model, scores, settings
 from dl.mytorch.files import atomic_write
 
+NEGATIVE = "negative_"  # a quantity that rises is recorded with the other sign, since all recorded ones fall
+
 # ---- groups of seeds -----------------------------------------------------------------------------------------------
 
 
@@ -29,12 +31,14 @@ def _spread(group: list[Record], quantity: str) -> str:
     values = [value for value in found if value is not None]
     if not values:
         return ""
+    if quantity.startswith(NEGATIVE):
+        return spread(values, ".1f", -1)
     return spread(values, ".2f", 100) + " %" if quantity.endswith("_error") else spread(values, ".4f")
 
 
 def spread(values: Sequence[float], digits: str, scale: float = 1) -> str:
     """Return mean and, of several values, sample standard deviation, times `scale`, in the format `digits`."""
-    deviation = f" \u00b1 {scale * statistics.stdev(values):{digits}}" if len(values) > 1 else ""  # plus-minus
+    deviation = f" \u00b1 {abs(scale) * statistics.stdev(values):{digits}}" if len(values) > 1 else ""  # plus-minus
     return f"{scale * statistics.mean(values):{digits}}{deviation}"
 
 
@@ -65,11 +69,15 @@ def mean_seconds(group: list[Record]) -> float:
 
 
 def figure(quantity: str, value: float) -> str:
-    """Return a figure as readable text: an error in per cent, any other as it is."""
+    """Return a figure as readable text: an error in per cent, a quantity that rises with its sign, any other as it is."""
+    if quantity.startswith(NEGATIVE):
+        return f"{-value:.1f}"
     return f"{100 * value:.2f} %" if quantity.endswith("_error") else f"{value:.4f}"
 
 
 def title(quantity: str) -> str:
+    """Return the name of a quantity as readable text; of one that is recorded as its negative, that of `figure`."""
+    quantity = quantity.replace(NEGATIVE, "")
     return re.sub(r"top(\d+)", r"top-\1", quantity).replace("_", " ")
 
 

@@ -9,7 +9,7 @@ from dl.cli.catalogue import UnknownName
 VERBS = {
     "generate": "continue a text with a language model",
     "translate": "translate sentences",
-    "sample": "draw samples of a generative model",
+    "sample": "draw samples of a generative model, or an episode of an agent",
     "predict": "name what images show",
     "search": "find the images of an index that are nearest to one",
 }

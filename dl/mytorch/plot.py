@@ -56,7 +56,10 @@ def curves(history: Sequence[dict[str, Any]]) -> "Figure":
         if tested.get(name) is not None:
             axes.axhline(tested[name], color="tab:red", linestyle=":", label=f"test: {tested[name]:.4g}")
         axes.set_title(name.replace("_", " "))
-        axes.set_xlabel("optimizer step" if over == "step" else over.replace("_", " "))
+        axes.set_xlabel("optimizer step")
+        if over != "step":
+            axes.set_xlabel(over.replace("_", " "))
+            axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k")
         if math.isfinite(axes.dataLim.ymin):  # else there is nothing but NaN
             axes.set_ylim(bottom=min(0, axes.dataLim.ymin))
         axes.grid(alpha=0.3)

@@ -6,7 +6,7 @@ for evaluation), film.py (an episode to look at), experience.py (the loader of w
 
 from dl.mytorch.environments.experience import Experience
 from dl.mytorch.environments.film import record, save_gif, strip
-from dl.mytorch.environments.play import TEST, VALIDATION, Episodes, NegativeReturn, Policy, play
+from dl.mytorch.environments.play import TEST, VALIDATION, Episodes, NegativeReturn, Policy, play, spaces_of
 from dl.mytorch.environments.spaces import Spaces
 from dl.mytorch.environments.vector import Environments, Transitions
 
@@ -23,5 +23,6 @@ __all__ = [
     "play",
     "record",
     "save_gif",
+    "spaces_of",
     "strip",
 ]

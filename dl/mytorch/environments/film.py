@@ -40,7 +40,7 @@ def strip(frames: Sequence[np.ndarray], count: int = 8, height: int = 160) -> Te
     images = torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).float() / 255  # (N, 3, H, W)
     width = round(height * images.shape[-1] / images.shape[-2])
     small = F.interpolate(images, (height, width), mode="bilinear", antialias=True, align_corners=False)
-    return F.pad(small, (1, 1, 1, 1), value=1.0).permute(1, 2, 0, 3).flatten(2)  # a white line around each
+    return F.pad(small, (1, 1, 1, 1), value=0.8).permute(1, 2, 0, 3).flatten(2)  # a grey line around each
 
 
 def save_gif(frames: Sequence[np.ndarray], path: Path, most: int = 200, width: int = 240, seconds: float = 0.04) -> None:

@@ -7,12 +7,18 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.environments.member import Member
+from dl.mytorch.environments.spaces import Spaces
 from dl.mytorch.environments.vector import move
 from dl.mytorch.metrics import Metric
 
 Policy = Callable[[Tensor], Tensor]  # observations (n, O) -> actions (n,), integers from 0, or (n, A)
 
 VALIDATION, TEST = 2**40, 2**41  # first seeds of evaluation; those of training are below 2^33
+
+
+def spaces_of(name: str) -> Spaces:
+    """Return the spaces of the environment called `name`. Raises `UserError` as `Member` does."""
+    return Member(name, 0, 0).spaces
 
 
 class Episodes(NamedTuple):
@@ -45,6 +51,5 @@ class NegativeReturn(Metric):
 
     def update(self, outputs: dict[str, Any]) -> None:
         if "returns" in outputs:
-            returns = outputs["returns"].double()
-            ended = ~returns.isnan()
-            self.add(-returns[ended].sum(), ended.sum())
+            returns = outputs["returns"]
+            self.add(-returns.nansum(dtype=torch.float64), (~returns.isnan()).sum())

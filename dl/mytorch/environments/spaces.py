@@ -28,6 +28,11 @@ class Spaces(NamedTuple):
         """A: numbers of a Box of actions; 0 for Discrete ones."""
         return len(self.low)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return what a network is built with: "observation_size", "num_actions" and "action_size"."""
+        return {name: int(getattr(self, name)) for name in ("observation_size", "num_actions", "action_size")}
+
     def encode(self, observation: Any) -> np.ndarray:
         """Return an observation as (O,), float32. Raises `ValueError` for one of another shape."""
         if self.first_state is not None:

@@ -16,7 +16,7 @@ Box, Discrete = gymnasium.spaces.Box, gymnasium.spaces.Discrete
 
 def test_sizes_are_those_of_the_spaces() -> None:
     spaces = Member("CartPole-v1", 0, 0).spaces
-    assert (spaces.observation_size, spaces.num_actions, spaces.action_size) == (4, 2, 0)
+    assert spaces.sizes == {"observation_size": 4, "num_actions": 2, "action_size": 0}
     spaces = Member("Pendulum-v1", 0, 0).spaces
     assert (spaces.observation_size, spaces.num_actions, spaces.action_size) == (3, 0, 1)
     assert (spaces.low.tolist(), spaces.high.tolist()) == ([-2], [2])
