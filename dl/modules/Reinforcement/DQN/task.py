@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dl.modules.Reinforcement.task import AgentTask, greedy
+from dl.modules.Reinforcement.off_policy import OffPolicyTask
+from dl.modules.Reinforcement.task import greedy
 from dl.mytorch.data import Batch
 from dl.mytorch.environments import Environments
 from dl.mytorch.environments.replay import PrioritizedReplay, Replay
@@ -30,18 +31,15 @@ def linear(start: float, end: float, steps: float) -> Callable[[int], float]:
     return lambda step: start + (end - start) * min(1.0, step / max(steps, 1.0))
 
 
-class QLearning(AgentTask):
-    """Acts in `environments`, writes what happened into `replay`, and learns from what it draws there.
+class QLearning(OffPolicyTask):
+    """An agent that takes the action of the highest value, but for a share `epsilon` of random ones.
 
-    Batches: "observations" (B, O), "actions" (B,), "rewards" (B,), "next_observations" (B, O), "discounts" (B,), see `Replay`;
-    of a `PrioritizedReplay` also "places" (B,) and "weights" (B,).
+    Batches of a `PrioritizedReplay` also have "places" (B,) in it and "weights" (B,).
 
     Args:
-        epsilon: environment steps so far -> share of random actions.
-        beta: environment steps so far -> exponent of the importance weights of a `PrioritizedReplay`.
-        learning_starts: environment steps with random actions and no update.
-        target_every: environment steps between two copies to the target network.
+        epsilon, beta: environment steps so far -> share of random actions; exponent of the weights of a `PrioritizedReplay`.
         double: the network that learns chooses the action whose value its target network tells.
+        target_every: environment steps between two copies to the target network.
     """
 
     def __init__(
@@ -50,49 +48,30 @@ class QLearning(AgentTask):
         replay: Replay,
         epsilon: Callable[[int], float],
         *,
-        gamma: float = 0.99,
-        n_step: int = 1,
-        double: bool = False,
         beta: Callable[[int], float] = linear(0.4, 1.0, 1),
-        learning_starts: int = 0,
+        double: bool = False,
         target_every: int = 1,
+        **options: Any,
     ) -> None:
-        super().__init__(environments)
-        self.replay, self.epsilon, self.beta = replay, epsilon, beta
-        self.gamma, self.n_step, self.double = gamma, n_step, double
-        self.learning_starts, self.target_every = learning_starts, target_every
-        self.steps = 0  # of the environments, so far
+        super().__init__(environments, replay, **options)
+        self.epsilon, self.beta, self.double, self.target_every = epsilon, beta, double, target_every
 
-    def begin(self, model: nn.Module) -> None:
-        """Act by `model` from now on; its target network is a copy."""
-        self.model, self.target = model, copy.deepcopy(model).requires_grad_(False)
+    def make_target(self, model: nn.Module) -> nn.Module:
+        return copy.deepcopy(model)
 
-    # ---- acting ----------------------------------------------------------------------------------------------------
+    def stepped(self) -> None:
+        envs = len(self.environments)
+        if self.steps // envs % max(1, self.target_every // envs) == 0:
+            self.target.load_state_dict(self.model.state_dict())
 
-    @torch.no_grad()
-    def collect(self, steps: int) -> Batch:
-        """Take at least `steps` steps of the environments, into the replay. Return their transitions as a batch."""
-        taken = []
-        for _ in range(-(-steps // len(self.environments))):
-            taken.append(made := self.environments.step(self.act(self.environments.observations)))
-            self.replay.add(**{name: field.numpy() for name, field in made._asdict().items() if name != "returns"})
-            self.steps += len(self.environments)
-            if self.steps // len(self.environments) % max(1, self.target_every // len(self.environments)) == 0:
-                self.target.load_state_dict(self.model.state_dict())
-        together = {name: torch.cat([getattr(made, name) for made in taken]) for name in taken[0]._fields}
-        return together | {"discounts": self.gamma * ~together["terminated"]}
-
-    def act(self, observations: Tensor) -> Tensor:
+    def explore(self, observations: Tensor) -> Tensor:
         """Observations (n, O) -> actions (n,): random ones with the chance epsilon, else those of the highest value."""
         epsilon = 1.0 if self.steps < self.learning_starts else self.epsilon(self.steps)
         at_random = self.environments.uniform() < epsilon
         drawn = (self.environments.uniform() * self.environments.spaces.num_actions).long()
         return drawn if at_random.all() else torch.where(at_random, drawn, greedy(self.model)(observations))
 
-    # ---- learning --------------------------------------------------------------------------------------------------
-
     def draw(self, batch_size: int) -> Batch:
-        """Return a batch out of the replay."""
         places = self.replay.draw(batch_size)
         batch = self.replay.gather(places, self.gamma, self.n_step)
         if isinstance(self.replay, PrioritizedReplay):
@@ -108,15 +87,3 @@ class QLearning(AgentTask):
         values = model(batch["observations"]).gather(1, batch["actions"][:, None]).squeeze(1)
         losses = F.huber_loss(values, y, reduction="none") * batch.get("weights", 1.0)
         return StepOutput(losses.mean(), len(losses), {"errors": (values - y).detach()})
-
-    # ---- saving ----------------------------------------------------------------------------------------------------
-
-    def own_state(self) -> dict[str, Any]:
-        own = {"steps": self.steps, "target": self.target.state_dict(), "replay": self.replay.state()}
-        return super().own_state() | own
-
-    def load_own_state(self, state: dict[str, Any]) -> None:
-        super().load_own_state(state)
-        self.replay.load_state(state["replay"])
-        self.target.load_state_dict(state["target"])
-        self.steps = state["steps"]

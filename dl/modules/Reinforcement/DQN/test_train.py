@@ -142,10 +142,10 @@ def test_actions_are_random_with_the_chance_epsilon(tmp_path: Path) -> None:
     shares = []
     for epsilon in (0.0, 0.5, 1.0):
         task.epsilon = lambda step: epsilon
-        shares.append(torch.stack([task.act(torch.zeros(20, 4)) for _ in range(50)]).float().mean().item())
+        shares.append(torch.stack([task.explore(torch.zeros(20, 4)) for _ in range(50)]).float().mean().item())
     assert shares[0] == 1 and shares[1] == pytest.approx(0.75, abs=0.06) and shares[2] == pytest.approx(0.5, abs=0.07)
     task.epsilon, task.learning_starts = (lambda step: 0.0), 1
-    assert task.act(torch.zeros(20, 4)).float().mean() < 1  # all are random until learning starts
+    assert task.explore(torch.zeros(20, 4)).float().mean() < 1  # all are random until learning starts
 
 
 # ---- the target network --------------------------------------------------------------------------------------------

@@ -4,41 +4,35 @@ python -m dl.modules.Reinforcement.DQN.train
 python -m dl.modules.Reinforcement.DQN.train --double --dueling --prioritized --out runs/Reinforcement/DQN-all
 """
 
-import math
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from dl.modules.Reinforcement.DQN.model import PRESETS, QNetwork, build
 from dl.modules.Reinforcement.DQN.step import QStep
 from dl.modules.Reinforcement.DQN.task import QLearning, linear
-from dl.modules.Reinforcement.recipe import AgentConfig, agent_splits, environments_for
+from dl.modules.Reinforcement.off_policy import OffPolicyConfig, make_replay
+from dl.modules.Reinforcement.recipe import agent_splits, environments_for
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Splits
-from dl.mytorch.distributed import world_size
-from dl.mytorch.environments import Environments, Spaces
+from dl.mytorch.environments import Spaces
 from dl.mytorch.environments.replay import PrioritizedReplay, Replay
 from dl.mytorch.introspect import threads
 from dl.mytorch.optim import adamw, constant
 
 
 @dataclass(frozen=True)
-class Config(AgentConfig):
+class Config(OffPolicyConfig):
     """Train an agent by DQN. Defaults are for CartPole, those that the zoo of stable-baselines3 has tuned for it."""
 
     out: str = "runs/Reinforcement/DQN"
     model: str = flag("classic", "preset of the network, see model.py", choices=PRESETS)
     env_steps: int = 50_000
-    num_envs: int = 1
-    train_every: int = flag(256, "environment steps of an iteration, after which the network learns")
-    updates: int = flag(128, "updates of an iteration")
+    train_every: int = 256
+    updates: int = 128
     batch_size: int = 64
     lr: float = 2.3e-3
     grad_clip: float = 10.0
-    n_step: int = flag(1, "rewards that are added up before a value stands for what follows")
-    capacity: int = flag(100_000, "transitions in the replay")
-    learning_starts: int = flag(1000, "environment steps with random actions before the first update")
     target_every: int = flag(10, "environment steps between two copies to the target network")
     epsilon: float = flag(0.04, "share of random actions, to which it falls from 1")
     exploration: float = flag(0.16, "part of all environment steps in which it falls")
@@ -50,12 +44,9 @@ class Config(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("train_every", "updates", "n_step", "capacity", "target_every"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        self._check("learning_starts", self.learning_starts >= 0, "0 or more")
+        self._check("target_every", self.target_every >= 1, "at least 1")
         for name in ("epsilon", "exploration", "alpha", "beta"):
             self._check(name, 0 <= getattr(self, name) <= 1, "at least 0 and at most 1")
-        self._check("parallel", self.parallel == "none" and world_size() == 1, "none: one process fills the replay")
 
 
 def build_model(config: Config, spaces: Spaces | None = None) -> QNetwork:
@@ -70,24 +61,13 @@ def build_model(config: Config, spaces: Spaces | None = None) -> QNetwork:
     return build(config.model, observation_shape=shape, num_actions=spaces.num_actions, dueling=config.dueling)
 
 
-def make_replay(config: Config, environments: Environments) -> Replay:
-    """Return a replay with room for what is written between two saves."""
-    rows = [math.ceil(steps / len(environments)) for steps in (config.capacity, config.train_every, config.env_steps)]
-    capacity, of_iteration, total = rows
-    spare = min(config.save_every * of_iteration or total, total)
-    kind = partial(PrioritizedReplay, alpha=config.alpha) if config.prioritized else Replay
-    observation, action = ((environments.spaces.observation_size,), "float32"), ((), "int64")
-    path = Path(config.out) / "replay.bin"
-    return kind(path, min(capacity, total), spare, observation, action, num_envs=len(environments))
-
-
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     environments = environments_for(config)
     model = build_model(config, environments.spaces)
     task = QLearning(
         environments,
-        make_replay(config, environments),
+        make_replay(config, environments, partial(PrioritizedReplay, alpha=config.alpha) if config.prioritized else Replay),
         epsilon=linear(1.0, config.epsilon, config.exploration * config.env_steps),
         beta=linear(config.beta, 1.0, config.env_steps),
         **{name: getattr(config, name) for name in ("gamma", "n_step", "double", "learning_starts", "target_every")},
