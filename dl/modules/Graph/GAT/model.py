@@ -37,8 +37,9 @@ def edge_softmax(scores: Tensor, targets: Tensor, num_nodes: int) -> Tensor:
     """Return the softmax of scores (E, H) over the edges that end in the same node, equation 2."""
     index = targets[:, None].expand_as(scores)
     highest = scores.new_full((num_nodes, scores.shape[1]), -torch.inf).scatter_reduce(0, index, scores.detach(), "amax")
-    weights = (scores - highest[targets]).exp()
-    return weights / weights.new_zeros(num_nodes, scores.shape[1]).index_add(0, targets, weights)[targets]
+    weights = (scores - highest.index_select(0, targets)).exp()
+    sums = weights.new_zeros(num_nodes, scores.shape[1]).index_add(0, targets, weights)
+    return weights / sums.index_select(0, targets)
 
 
 class GraphAttention(nn.Module):
@@ -89,7 +90,7 @@ class GraphAttention(nn.Module):
         scores = self.scores(from_sources, of_targets, sources, targets).masked_fill(given[:, None], -torch.inf)
         attention = edge_softmax(scores, targets, num_nodes)  # (E + N, H)
         values = self.dropout(from_sources) if self.all_dropouts else from_sources
-        messages = self.dropout(attention)[..., None] * values[sources]  # (E + N, H, D)
+        messages = self.dropout(attention)[..., None] * values.index_select(0, sources)  # (E + N, H, D)
         total = values.new_zeros(values.shape).index_add(0, targets, messages)  # (N, H, D)
         return (total.flatten(1) if self.concat else total.mean(1)) + self.bias, attention
 
@@ -108,9 +109,11 @@ class GraphAttention(nn.Module):
     def scores(self, from_sources: Tensor, of_targets: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
         """Return e (E + N, H). In v2 the nonlinearity comes before the product with a, not after it."""
         if self.v2:
-            return (F.leaky_relu(from_sources[sources] + of_targets[targets], 0.2) * self.score).sum(-1)
+            return (
+                F.leaky_relu(from_sources.index_select(0, sources) + of_targets.index_select(0, targets), 0.2) * self.score
+            ).sum(-1)
         left, right = (from_sources * self.source_score).sum(-1), (of_targets * self.target_score).sum(-1)  # (N, H)
-        return F.leaky_relu(left[sources] + right[targets], 0.2)
+        return F.leaky_relu(left.index_select(0, sources) + right.index_select(0, targets), 0.2)
 
 
 class GAT(nn.Module):
