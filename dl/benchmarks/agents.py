@@ -159,6 +159,7 @@ def main(options: argparse.Namespace) -> None:
     contenders: dict[str, Callable[[str, int, int], Curve]] = {"ours": ours, "stable-baselines3": theirs}
     names = options.only or list(contenders)
     torch.set_num_threads(1)
+    about = common.about_this_machine(options.command)
     trainings: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for name in names:
         contenders[name](options.algorithm, 0, 2 * EVERY)
@@ -168,7 +169,7 @@ def main(options: argparse.Namespace) -> None:
             trainings[name].append({"seed": seed, **found})
             print(f"seed {seed}, {name}: {json.dumps({k: v for k, v in found.items() if k != 'evaluations'})}", flush=True)
     known = read_json(options.out, {str: object}) if options.out.exists() else {}
-    measured = {**common.about_this_machine(options.command), "env_steps": options.env_steps, "trainings": trainings}
+    measured = {**about, "env_steps": options.env_steps, "trainings": trainings}
     print(table(trainings))
     print(write(known | {options.algorithm: measured}, options.out))
 

@@ -11,11 +11,13 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor, nn
 
-from dl.mytorch import TrainConfig, distributed
-from dl.mytorch.data import Batch, Loader
+from dl.mytorch import TrainConfig, Trainer, distributed
+from dl.mytorch.data import Batch, Loader, Splits
 from dl.mytorch.distributed import all_gather, all_reduce_sum
 from dl.mytorch.large import placement
 from dl.mytorch.metrics import RMSE, Metrics, TopKError
+from dl.mytorch.optim import constant, sgd
+from dl.mytorch.tasks import Regression, StepOutput
 from dl.mytorch.text.metrics import BLEU, Perplexity
 
 pytestmark = pytest.mark.slow
@@ -97,11 +99,27 @@ def parallel_facts(rank: int) -> dict[str, Any]:
     }
 
 
+class Asking(Regression):
+    """A task whose step asks the other ranks for something, as a contrastive loss does."""
+
+    def step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        all_reduce_sum(batch["targets"].sum())
+        return super().step(model, batch)
+
+
+def train_asking(folder: Path) -> list[dict[str, Any]]:
+    """A training of two steps, in which the summary is made, too."""
+    part = {"features": torch.ones(4, 3), "targets": torch.ones(4, 2)}
+    config = TrainConfig(str(folder / "run"), "none", parallel="ddp", plots=False, device="cpu")
+    trainer = Trainer(nn.Linear(3, 2), Asking(), sgd(0.1), constant(), config)
+    return list(trainer.fit(Splits(Loader(part, 2), Loader(part, 2))))
+
+
 def inputs() -> Tensor:
     return torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(4))
 
 
-def facts(rank: int) -> dict[str, Any]:
+def facts(rank: int, folder: Path) -> dict[str, Any]:
     """All that a rank finds out."""
     norm = nn.BatchNorm1d(2)
     norm.running_mean += rank + 1
@@ -128,13 +146,14 @@ def facts(rank: int) -> dict[str, Any]:
         "bleu of rank 1 alone": bleu(slice(0, 5 * rank)),
         "resumed": resumed(batches(4)),
         "parallel": parallel_facts(rank),
+        "trained": train_asking(folder),
     }
 
 
 def run_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.save(facts(rank), f"{folder}/{rank}.pt")
+    torch.save(facts(rank, Path(folder)), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -143,6 +162,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The facts of rank 0 and of rank 1."""
     folder: Path = tmp_path_factory.mktemp("ranks")
     torch.multiprocessing.spawn(run_rank, args=(str(folder),), nprocs=2)
+    assert (folder / "run" / "summary.txt").exists()
     assert sorted(os.listdir(folder))[:2] == ["0.pt", "1.pt"]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
@@ -225,3 +245,7 @@ def test_parallel_training_starts_from_one_model_and_averages_its_gradients(rank
         for gradient, first, second in zip(result["synced"], *own):
             torch.testing.assert_close(gradient, (first + second) / 2)
         assert result["none"]
+
+
+def test_a_step_may_ask_the_other_ranks_for_something_in_the_summary_too(ranks: Ranks) -> None:
+    assert ranks[0]["trained"] == ranks[1]["trained"] and ranks[0]["trained"][-1]["step"] == 2

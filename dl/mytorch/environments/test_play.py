@@ -1,5 +1,6 @@
 """Whole episodes of a fixed policy, and the quantity that falls as it gets better."""
 
+import itertools
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.environments import NegativeReturn, play
+from dl.mytorch.environments.member import make
 from dl.mytorch.testing.environments import scripted
 
 
@@ -50,3 +52,28 @@ def test_the_mean_return_is_recorded_with_the_other_sign() -> None:
     metric.update({"loss": torch.tensor(1.0)})  # a minibatch that tells of no episode
     assert metric.compute() == pytest.approx(-400)
     assert math.isnan(NegativeReturn().compute())
+
+
+def test_the_mean_return_is_the_value_of_the_policy() -> None:
+    """FrozenLake's best policy by value iteration; its success within the limit of 100 steps, exactly and played."""
+    pytest.importorskip("gymnasium")
+    table = make("FrozenLake-v1").unwrapped.P
+    moves = torch.zeros(16, 4, 16, dtype=torch.float64)  # probabilities of going on, which the end of an episode has none of
+    rewards = torch.zeros(16, 4, dtype=torch.float64)
+    for s, a in itertools.product(range(16), range(4)):
+        for probability, following, reward, terminated in table[s][a]:
+            rewards[s, a] += probability * reward
+            moves[s, a, following] += probability * (not terminated)
+    values = torch.zeros(16, dtype=torch.float64)
+    for _ in range(2000):
+        values = (rewards + 0.99 * moves @ values).amax(1)
+    assert values[0].item() == pytest.approx(0.542026, abs=1e-6)
+    best = (rewards + 0.99 * moves @ values).argmax(1)
+    place, success = torch.eye(16, dtype=torch.float64)[0], 0.0
+    for _ in range(100):
+        success += (place * rewards[range(16), best]).sum().item()
+        place = place @ moves[range(16), best]
+    assert 0.6 < success < 0.744191  # what no policy exceeds
+    returns, lengths = play("FrozenLake-v1", lambda seen: best[seen.argmax(1)], range(100))
+    assert abs(returns.mean().item() - success) < 4 * returns.std().item() / 100**0.5
+    assert lengths.max() == 100 and set(returns.tolist()) == {0, 1}
