@@ -34,6 +34,21 @@ class NodeClassification(Task):
         return {"top1_error": TopKError(1)}
 
 
+class GraphClassification(Task):
+    """A class for each graph: cross-entropy and top-1 error. The checkpoint is that of the least validation loss.
+
+    Batches: "features", "edges" and "sizes" of padded graphs, and "labels" (B,).
+    """
+
+    unit = "graph"
+
+    def step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        return scored(model(batch["features"], batch["edges"], batch["sizes"]), batch["labels"])
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"top1_error": TopKError(1)}
+
+
 def scored(logits: Tensor, labels: Tensor) -> StepOutput:
     """Return the mean cross-entropy of logits (B, K), which of no example is 0: a rank may have none."""
     loss = F.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))

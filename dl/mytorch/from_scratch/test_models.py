@@ -71,9 +71,11 @@ def test_bert() -> None:
     assert_builds_from_either(lambda: build("tiny", vocab_size=50), tokens, torch.zeros_like(tokens), tokens.cumsum(1) > 200)
 
 
-@pytest.mark.parametrize("name", catalogue.names())
+@pytest.mark.parametrize("name", sorted(set(catalogue.names()) - {"Graph/GAT"}))  # whose layers are all its own
 def test_every_model_in_its_smallest_size(name: str) -> None:
     build, example = catalogue.module(name).build, catalogue.module(name).example
     examples = [x.expand(4, *x.shape[1:]) if name == "Linear/LinearRegression" else x for x in example("tiny")]
-    inputs = [torch.randn(x.shape) if x.is_floating_point() else torch.randint(1, 10, x.shape) for x in examples]
+    graph = name.startswith("Graph/")  # numbers of nodes, which are not just any
+    integers = (lambda x: x) if graph else (lambda x: torch.randint(1, 10, x.shape))
+    inputs = [torch.randn(x.shape) if x.is_floating_point() else integers(x) for x in examples]
     assert_builds_from_either(lambda: build("tiny"), *inputs)
