@@ -7,16 +7,16 @@ from dl.benchmarks import agents
 
 
 def test_a_training_is_recorded_by_when_it_reached_the_bar_and_how_it_ended() -> None:
-    found = agents.row([(2560, 1.0, 20.0), (5120, 2.0, 480.0), (7680, 3.0, 300.0)])
+    found = agents.row([(2560, 1.0, 20.0), (5120, 2.0, 480.0), (7680, 3.0, 300.0)], 475)
     assert (found["steps_to_475"], found["seconds_to_475"], found["seconds"], found["last"]) == (5120, 2.0, 3.0, 300.0)
-    assert agents.row([(2560, 1.0, 474.9)])["steps_to_475"] is None
+    assert agents.row([(2560, 1.0, 474.9)], 475)["steps_to_475"] is None
 
 
 def test_the_table_shows_every_seed_and_a_median_in_which_never_is_the_longest() -> None:
     of = [(10_000, 5.0, 40.0, 500.0), (None, None, 41.0, 18.8), (20_000, 7.0, 42.0, 500.0)]
     names = ("steps_to_475", "seconds_to_475", "seconds", "last")
     trainings = [{"seed": seed, **dict(zip(names, values))} for seed, values in enumerate(of)]
-    lines = agents.table({"ours": trainings}).splitlines()
+    lines = agents.table({"ours": trainings}, 475).splitlines()
     assert lines[3] == "| 1 | never | never | 41.0 | 18.8 |"
     assert lines[5] == "| median | 20,000 | 7.0 | 41.0 | 500 |"
 

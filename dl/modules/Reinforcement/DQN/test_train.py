@@ -230,7 +230,8 @@ def test_a_replay_that_was_changed_ends_a_resume_in_one_line(tmp_path: Path, no_
     config = dataclasses.replace(CONFIG, out=str(tmp_path))
     train.main(config)
     path = tmp_path / "replay.bin"
-    path.write_bytes(bytes(path.stat().st_size))
+    with open(path, "r+b") as file:
+        file.write(bytes(path.stat().st_size))
     with pytest.raises(UserError, match="replay.bin was changed since it was written.*--fresh starts the run over"):
         train.main(config)
 
