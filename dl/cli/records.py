@@ -112,6 +112,8 @@ def record(run: Path | str, allow_dirty: bool = False) -> Path:
     recipe, config = described["recipe"], described["config"]
     tested = history[-1] if "test" in history[-1] else None
     best = best_record(history)
+    if best is None:
+        raise UserError(f"{run} has neither a test nor a validation loss by which it could be judged")
     result = {
         "format": FORMAT,
         **{name: described[name] for name in ("recipe", "command", "config")},

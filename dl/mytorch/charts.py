@@ -48,15 +48,18 @@ class Charts:
             self.scalars(split, record[split], record["step"])
         self._show(shown, record["step"], "val")
 
-    def finished(self, history: Any, shown: Shown, config: TrainConfig) -> list[Path]:
-        """Draw the curves and what the task reports into the folder, and return the files."""
+    def finished(self, history: Any, shown: Shown, config: TrainConfig, monitor: str = "loss") -> list[Path]:
+        """Draw the curves and what the task reports into the folder, and return the files.
+
+        The run's figures are those of its test, without one those of the checkpoint with the lowest validation `monitor`.
+        """
         step = history[-1]["step"]
         self._show(shown, step, "test")
         images = {self.out / f"{name}.png": value for name, value in shown.items() if isinstance(value, Tensor)}
         for path, image in images.items():
             plot.save_image(image, path)
         plot.save_figure(plot.curves(history), self.out / "curves.png")
-        part, means = ("test", history.test) if history.test else ("val", (history.best() or {}).get("val", {}))
+        part, means = ("test", history.test) if history.test else ("val", (history.best(monitor) or {}).get("val", {}))
         if part == "test":
             self.scalars("test", means, step)
         final = {f"{part}/{name}": value for name, value in means.items() if value is not None}

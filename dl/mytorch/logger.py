@@ -40,8 +40,9 @@ class History(list):
         return self[-1].get("test") if self else None
 
     def best(self, monitor: str = "loss") -> dict[str, Any] | None:
-        """Return the record with the lowest validation `monitor`, the first of equals; None before any evaluation."""
-        return min((r for r in self if "val" in r), key=lambda record: record["val"][monitor], default=None)
+        """Return the record with the lowest validation `monitor`, the first of equals; None if no evaluation measured it."""
+        measured = (record for record in self if record.get("val", {}).get(monitor) is not None)
+        return min(measured, key=lambda record: record["val"][monitor], default=None)
 
     def line(self) -> str:
         """Return the newest record in a line."""
@@ -141,9 +142,9 @@ class Logger:
             self.charts.evaluated(history[-1], shown)
         self.say(history.line() + ("  best" if best else ""))
 
-    def finished(self, history: History, shown: dict[str, Tensor | str], config: TrainConfig) -> None:
+    def finished(self, history: History, shown: dict[str, Tensor | str], config: TrainConfig, monitor: str = "loss") -> None:
         """Draw the figures and write the history once more, at the end; `shown` is the task's report."""
-        paths = [] if self.charts is None else self.charts.finished(history, shown, config)
+        paths = [] if self.charts is None else self.charts.finished(history, shown, config, monitor)
         self.history(history)  # last: a run whose history has a test is finished
         if paths:
             self.say("\n".join(["figures:", *(f"  {path}" for path in paths)]))

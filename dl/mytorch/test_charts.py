@@ -62,11 +62,15 @@ def test_the_end_of_a_run_is_figures_history_and_the_test_beside_the_flags(
 
 
 def test_a_run_without_a_test_is_in_the_table_of_runs_with_its_best_validation(tmp_path: Path) -> None:
+    """That of the quantity which chose the checkpoint: an agent's evaluation has no loss."""
+    validations = [{"loss": None, "negative_return": -9.0}, {"loss": None, "negative_return": -20.0}, {"loss": None}]
+    history = History({**HISTORY[0], "val": validation} for validation in validations)
+    assert history.best() is None
     with Logger(tmp_path, step=40, total_steps=40) as log:
-        log.finished(History(HISTORY), {}, TrainConfig(str(tmp_path), "numbers"))
+        log.finished(history, {}, TrainConfig(str(tmp_path), "numbers"), monitor="negative_return")
     events = read_events(tmp_path / "tensorboard" / "val")
     assert "_hparams_/session_start_info" in json.dumps(list(events.summary_metadata))
-    assert events.Scalars("val/loss")[0].value == History(HISTORY).best()["val"]["loss"]
+    assert events.Scalars("val/negative_return")[0].value == -20
 
 
 def test_a_run_s_flags_in_tensorboard_are_those_that_differ_from_the_recipe_s_defaults(tmp_path: Path) -> None:

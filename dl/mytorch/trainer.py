@@ -199,7 +199,7 @@ class Trainer:
                 self.history.append({"epoch": best["epoch"], "step": best["step"], "test": finite(self.evaluate(data.test))})
             with self._eval_mode() as model:
                 shown = self.task.report(model) if data.test and self.config.plots else {}
-                self.logger.finished(self.history, shown, self.config)
+                self.logger.finished(self.history, shown, self.config, self.task.monitor)
             self._save_speed(data.train, finished=True)
         self.logger.say(self.history.table(self.task.monitor))
         return self.history

@@ -145,7 +145,7 @@ def _finish(trainer: "Trainer", data: Splits) -> History:
     with Logger(trainer.out, last["step"], last["step"], trainer.config.plots) as logger:
         if data.test is not None:
             history.append({"epoch": last["epoch"], "step": last["step"], "test": finite(trainer.evaluate(data.test))})
-        logger.finished(history, {}, trainer.config)
+        logger.finished(history, {}, trainer.config, trainer.task.monitor)
     speeds = [read_recorded_json(path, SPEED) for path in trainer.out.glob("block*/speed.json")]
     write_recorded_json(_speed(speeds), trainer.out / "speed.json")
     return _say(history, trainer.task.monitor)
