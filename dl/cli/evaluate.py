@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 from unittest import mock
 
+from dl.cli.listing import NEGATIVE
 from dl.cli.runs import Run
 from dl.cli.verbs import find_command
 from dl.mytorch import Trainer
@@ -24,10 +25,9 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.metric and options.metric not in means:
         raise UserError(f"--with {options.metric}: this run is tested by {', '.join(means)}; there is frechet, too")
     for name, value in means.items():
-        if options.metric in ("", name):
-            print(
-                f"{name.replace('_', ' ')} {value:.2%}" if name.endswith("error") else f"{name.replace('_', ' ')} {value:.6g}"
-            )
+        if options.metric in ("", name) and value == value:  # NaN: nothing was counted
+            shown = f"{value:.2%}" if name.endswith("error") else f"{-value if NEGATIVE in name else value:.6g}"
+            print(name.replace(NEGATIVE, "").replace("_", " "), shown)
     return 0
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dl.cli import catalogue
+from dl.cli.listing import NEGATIVE
 from dl.cli.records import Record, scores
-from dl.cli.results import NEGATIVE, best_groups, markdown_table, mean_seconds, spread, time, title
+from dl.cli.results import best_groups, length, markdown_table, mean_seconds, spread, time, title
 
 ABOUT: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 USUAL = "fashion_mnist"  # the set that is not named in the tables
@@ -79,7 +80,7 @@ def _figure(quantity: str, group: list[Record]) -> str:
     values = [scores(record)[quantity] for record in group]
     if quantity in ("bleu_error", "unexplained"):
         return f"{'BLEU' if quantity == 'bleu_error' else 'R2'} {spread([1 - value for value in values], '.2f', 100)}"
-    if quantity.startswith(NEGATIVE):
+    if NEGATIVE in quantity:
         return f"{title(quantity)} {spread(values, '.1f', -1)}"
     if quantity.endswith("_error"):
         return f"{title(quantity).replace('top-1 ', '')} {spread(values, '.2f', 100)} %"
@@ -92,7 +93,5 @@ def _training(group: list[Record]) -> str:
     preset = config.get("model") or (f"{Path(config['weights']).name} tuned" if "weights" in config else "")
     gpu = re.search(r"NVIDIA (\S+)", device)
     where = f" ({gpu[1]})" if gpu else " (1 core)" if device.endswith(" 1 threads") else ""
-    epochs = f"{config['env_steps']:,} steps" if "env_steps" in config else f"{config['epochs']} epochs"
-    long = f"{config['steps']} steps" if config["steps"] else epochs
     seeds = f"{len(group)} seeds" if len(group) > 1 else ""
-    return ", ".join(filter(None, [preset, long, time(mean_seconds(group)) + where, seeds]))
+    return ", ".join(filter(None, [preset, length(config), time(mean_seconds(group)) + where, seeds]))

@@ -12,6 +12,7 @@ from dl.cli import catalogue, facts, folders
 from dl.cli.folders import Folder
 
 PRUNED = ("last.pt", "last-before.pt", "replay.bin", "shards-[0-9]*")  # what resumes a run; a finished one needs none of it
+NEGATIVE = "negative_"  # a quantity that rises is recorded with the other sign, since all recorded ones fall
 
 
 def show_models(options: argparse.Namespace) -> None:
@@ -67,6 +68,8 @@ def best(run: Folder) -> str:
     values = [means[name] for part, means in parts if part == kind and isinstance(means.get(name), (int, float))]
     if not values:
         return ""
+    if NEGATIVE in name:
+        return f"{kind} {name.replace(NEGATIVE, '').replace('_', ' ')} {-min(values):.4g}"
     shown = f"{min(values):.2%}" if name.endswith("error") else f"{min(values):.4g}"
     return f"{kind} {name.replace('_', ' ')} {shown}"
 

@@ -79,9 +79,8 @@ def is_modified(record: Record) -> bool:
 
 def scores(record: Record) -> dict[str, float]:
     """Return what a run is judged by: its test, or, where its data has none, its validation, in which names say so."""
-    if "test" in record:
-        return record["test"]
-    return {f"validation_{quantity}": value for quantity, value in record["val"].items()}
+    part, prefix = ("test", "") if "test" in record else ("val", "validation_")
+    return {f"{prefix}{quantity}": value for quantity, value in record[part].items() if value is not None}
 
 
 # ---- recording -----------------------------------------------------------------------------------------------------

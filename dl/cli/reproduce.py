@@ -188,7 +188,9 @@ def compare(record: Record, precision: str, out: Path) -> Outcome:
         return Outcome(not other, bool(other), f"MISSED: other {', '.join(other)}" if other else "the same bytes", found)
     limits = {name: tolerance(name, record) for name in own}
     off = [name for name in own if name not in found or not abs(found[name] - own[name]) <= limits[name]]
-    shown = ", ".join(f"{results.title(name)} within {results.figure(name, limits[name])}" for name in off or list(own)[:1])
+    shown = ", ".join(
+        f"{results.title(name)} within {results.figure(name, limits[name]).lstrip('-')}" for name in off or list(own)[:1]
+    )
     return Outcome(not off, bool(off), f"MISSED: not {shown}{lowered}" if off else f"{shown}{lowered}", found)
 
 

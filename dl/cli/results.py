@@ -4,14 +4,12 @@ import importlib
 import re
 import statistics
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 from dl.cli import catalogue
-from dl.cli.listing import first_metric
+from dl.cli.listing import NEGATIVE, first_metric
 from dl.cli.records import Record, command, is_modified, of_model, scores, settings
 from dl.mytorch.files import atomic_write
-
-NEGATIVE = "negative_"  # a quantity that rises is recorded with the other sign, since all recorded ones fall
 
 # ---- groups of seeds -----------------------------------------------------------------------------------------------
 
@@ -31,7 +29,7 @@ def _spread(group: list[Record], quantity: str) -> str:
     values = [value for value in found if value is not None]
     if not values:
         return ""
-    if quantity.startswith(NEGATIVE):
+    if NEGATIVE in quantity:
         return spread(values, ".1f", -1)
     return spread(values, ".2f", 100) + " %" if quantity.endswith("_error") else spread(values, ".4f")
 
@@ -68,9 +66,16 @@ def mean_seconds(group: list[Record]) -> float:
     return statistics.mean(record["training_seconds"] for record in group)
 
 
+def length(config: dict[str, Any]) -> str:
+    """Return how long a training was: in optimizer steps if these were asked for, in an agent's steps, or in epochs."""
+    if config["steps"]:
+        return f"{config['steps']} steps"
+    return f"{config['env_steps']:,} steps" if "env_steps" in config else f"{config['epochs']} epochs"
+
+
 def figure(quantity: str, value: float) -> str:
     """Return a figure as readable text: an error in per cent, a quantity that rises with its sign, any other as it is."""
-    if quantity.startswith(NEGATIVE):
+    if NEGATIVE in quantity:
         return f"{-value:.1f}"
     return f"{100 * value:.2f} %" if quantity.endswith("_error") else f"{value:.4f}"
 
@@ -96,10 +101,10 @@ def results_table(name: str) -> str:
     rows = []
     for group in found:
         first = group[0]["config"]
-        other = [words for words in settings(group[0]) if not words.startswith(("epochs ", "steps "))]
+        other = [words for words in settings(group[0]) if not words.startswith(("epochs ", "steps ", "env_steps "))]
         rows.append([
             *(first["data"], first.get("model", ""), ", ".join(other)),
-            f"{first['steps']} steps" if first["steps"] else str(first["epochs"]),
+            length(first).removesuffix(" epochs"),
             ", ".join(f"[{record['seed']}](results/{record['path'].name})" for record in group),
             *(_spread(group, quantity) for quantity in quantities),
             time(mean_seconds(group)),

@@ -3,7 +3,7 @@
 import statistics
 from typing import TYPE_CHECKING, Any, Sequence
 
-from dl.cli.listing import first_metric
+from dl.cli.listing import NEGATIVE, first_metric
 from dl.cli.results import spread
 from dl.mytorch import plot
 
@@ -60,7 +60,7 @@ def grouped(found: Sequence[Result]) -> dict[str, list[Result]]:
 def draw(found: Sequence[Result]) -> "Figure":
     """A row for each setting: a dot for each seed, the mean, and its 95 % interval."""
     quantity, groups = judged_by(found), grouped(found)
-    scale = 100 if quantity.endswith("error") else 1
+    scale = 100 if quantity.endswith("error") else -1 if NEGATIVE in quantity else 1
     height = 1.0 + 0.4 * len(groups)  # inches: 0.55 below for the axis, 0.4 a row, 0.45 above for the legend
     fig = plot.figure(7, height)
     axes = fig.add_axes((0.3, 0.55 / height, 0.66, 0.4 * len(groups) / height))
@@ -81,11 +81,13 @@ def draw(found: Sequence[Result]) -> "Figure":
 
 
 def title(quantity: str) -> str:
-    return quantity.replace("_", " ")
+    return quantity.replace(NEGATIVE, "").replace("_", " ")
 
 
 def shown(quantity: str, values: Sequence[float]) -> str:
     """Mean and standard deviation of values, errors in per cent; "" of none."""
     if not values:
         return ""
+    if NEGATIVE in quantity:
+        return spread(values, ".1f", -1)
     return f"{spread(values, '.2f', 100)} %" if quantity.endswith("error") else spread(values, ".4f")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dl.cli import records, results
+from dl.cli import records, results, sweep_table
 from dl.cli.testing import make_finished_run as make_run
 from dl.cli.testing import make_project
 from dl.modules.CNN.LeNet.train import Config
@@ -167,6 +167,17 @@ def test_a_run_without_a_test_split_is_judged_by_its_best_validation(project: Pa
     lines = results.results_table("CNN/LeNet").splitlines()
     assert "| validation loss |" in lines[0] and "| 0.0000 \u00b1 0.0000 |" in lines[2]
     assert results.best_results("CNN/LeNet") == ["fashion_mnist: validation loss 0.0000 \u00b1 0.0000 (modern, 60 s)"]
+
+
+def test_a_return_is_recorded_as_its_negative_and_shown_as_it_is() -> None:
+    """An agent's evaluation has no loss: that is no column."""
+    test = {"loss": None, "negative_return": -487.25}
+    assert records.scores({"test": test}) == {"negative_return": -487.25}
+    assert records.scores({"val": test}) == {"validation_negative_return": -487.25}
+    for quantity in ("negative_return", "validation_negative_return"):
+        assert results.figure(quantity, -487.25) == "487.2" and results.title(quantity).endswith("return")
+    assert sweep_table.shown("negative_return", [-480.0, -490.0]) == "485.0 \u00b1 7.1"
+    assert sweep_table.title("negative_return") == "return"
 
 
 def test_groups_are_ordered_by_seed_as_a_number(project: Path) -> None:
