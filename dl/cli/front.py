@@ -9,7 +9,7 @@ from typing import Any
 from dl.cli import catalogue
 from dl.cli.listing import NEGATIVE
 from dl.cli.records import Record, scores
-from dl.cli.results import best_groups, length, markdown_table, mean_seconds, spread, time, title
+from dl.cli.results import best_groups, default_group, length, markdown_table, mean_seconds, spread, time, title
 
 ABOUT: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 USUAL = "fashion_mnist"  # the set that is not named in the tables
@@ -38,7 +38,8 @@ def translated(cell: str, readme: str) -> str:
 def row(name: str) -> list[str]:
     """Return a model as cells of Markdown.
 
-    Of its records, the best on the data of the paper is shown, else on a set that many models have, else on the first.
+    Of its records, that of its recipe's defaults is shown; without one the best on the data of the paper, else on a set that
+    many models have, else on the first.
     """
     folder, paper, reported = f"[{name.partition('/')[2]}](dl/modules/{name})", catalogue.paper(name), _reported(name)
     source = f"[{_authors(name)} {paper.year}]({paper.link})"
@@ -49,7 +50,8 @@ def row(name: str) -> list[str]:
         return [folder, source, ABOUT["proven"][name], reported, "", "not trained here yet"]
     on_paper_s = [data for data in best if re.sub(r"\W", "", reported.lower()).startswith(data.replace("_", ""))]
     data = next(data for data in (*on_paper_s, USUAL, "wikitext2", *best) if data in best)
-    quantity, group = best[data]
+    quantity, group = default_group(name) or best[data]
+    data = group[0]["config"]["data"]
     where = "" if data == USUAL else f"{ABOUT['data'].get(data, data)}: "
     here = f"[{where}{_figure(quantity, group)}](dl/modules/{name}/README.md#results)"
     return [folder, source, ABOUT["proven"][name], reported, here, _training(group)]

@@ -208,6 +208,12 @@ def changed(record: Record) -> dict[str, Any]:
     return {name: value for name, value in as_taken(record).items() if name not in FREE and value != defaults.get(name)}
 
 
+def is_default(record: Record) -> bool:
+    """Return whether a run is what its recipe's defaults of today ask for, with any seed and what `auto` took there."""
+    asked = current_names(config_class(record), record["config"])
+    return not changed({**record, "config": asked, "precision": asked["precision"]}).keys() - {"seed"}
+
+
 def settings(record: Record) -> list[str]:
     """Return what is `changed`, as words: "lr 0.05", "no-mlm"; not data, preset and seed, which have columns of their own."""
     words = []

@@ -8,7 +8,7 @@ from typing import Any, Sequence
 
 from dl.cli import catalogue
 from dl.cli.listing import NEGATIVE, first_metric
-from dl.cli.records import Record, command, is_modified, of_model, scores, settings
+from dl.cli.records import Record, command, is_default, is_modified, of_model, scores, settings
 from dl.mytorch.files import atomic_write
 
 # ---- groups of seeds -----------------------------------------------------------------------------------------------
@@ -40,13 +40,23 @@ def spread(values: Sequence[float], digits: str, scale: float = 1) -> str:
     return f"{scale * statistics.mean(values):{digits}}{deviation}"
 
 
+def judged(group: list[Record]) -> tuple[str, float]:
+    """Return the quantity that judges a group of seeds, the task's first metric or its loss, and its mean."""
+    quantity = first_metric(list(scores(group[0])))
+    return quantity, statistics.mean(scores(record)[quantity] for record in group)
+
+
+def default_group(name: str) -> tuple[str, list[Record]] | None:
+    """Return the group of seeds that ran the recipe's defaults of today, and the quantity that judged; None without one."""
+    group = next((group for group in groups(name) if is_default(group[0])), None)
+    return None if group is None else (judged(group)[0], group)
+
+
 def best_groups(name: str) -> dict[str, tuple[str, list[Record]]]:
     """Return for each data set the best group of seeds, and the quantity that judged: the task's first metric, or its loss."""
     best: dict[str, tuple[float, str, list[Record]]] = {}
     for group in groups(name):
-        data, names = group[0]["config"]["data"], list(scores(group[0]))
-        quantity = first_metric(names)
-        mean = statistics.mean(scores(record)[quantity] for record in group)
+        data, (quantity, mean) = group[0]["config"]["data"], judged(group)
         if data not in best or mean < best[data][0]:
             best[data] = (mean, quantity, group)
     return {data: (quantity, group) for data, (_, quantity, group) in best.items()}

@@ -1,5 +1,6 @@
 """The front page: its tables, and that both languages say the same."""
 
+import dataclasses
 import re
 import runpy
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dl.cli import catalogue, front, records
-from dl.cli.testing import commands, fenced, write_run
+from dl.cli.testing import commands, fenced, make_finished_run, make_project, write_run
+from dl.modules.CNN.ResNet import train as resnet
 
 ENGLISH, CHINESE = ((catalogue.ROOT / name).read_text(encoding="utf-8") for name in front.ABOUT["headings"])
 EXAMPLES = [block for language, block in fenced(ENGLISH) if language == "python"]
@@ -31,7 +33,7 @@ def test_the_reference_of_a_model_is_used_by_its_tests(name: str) -> None:
         assert library.lower() in tests.lower()
 
 
-def test_a_row_is_the_paper_and_the_best_record_in_the_paper_s_unit() -> None:
+def test_a_row_is_the_paper_and_a_record_in_the_paper_s_unit() -> None:
     cells = front.row("Transformers/Transformer")
     assert cells[0] == "[Transformer](dl/modules/Transformers/Transformer)" and cells[2] == "torch's Transformer"
     assert cells[1] == "[Vaswani et al. 2017](https://arxiv.org/abs/1706.03762)"
@@ -41,9 +43,25 @@ def test_a_row_is_the_paper_and_the_best_record_in_the_paper_s_unit() -> None:
     assert cells[4] == f"[{figure}](dl/modules/Transformers/Transformer/README.md#results)"
     assert cells[5] == "medium, 12 epochs, 3 min (H200)"
     assert front.row("CNN/LeNet")[4:] == [
-        "[MNIST: error 0.72 \u00b1 0.07 %](dl/modules/CNN/LeNet/README.md#results)",
-        "modern, 15 epochs, 53 s, 3 seeds",
+        "[error 8.94 \u00b1 0.16 %](dl/modules/CNN/LeNet/README.md#results)",
+        "modern, 15 epochs, 49 s, 3 seeds",
     ]
+
+
+def test_a_row_is_the_run_of_the_recipe_s_defaults_and_without_one_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path, monkeypatch)
+    records.record(make_finished_run(project / "longer", 0.05, epochs=99))
+    assert front.row("CNN/LeNet")[4].startswith("[error 5.00 %]")
+    records.record(make_finished_run(project / "default", 0.30, seed=3))
+    assert front.row("CNN/LeNet")[4].startswith("[error 30.00 %]")
+
+
+@pytest.mark.parametrize(("asked", "taken", "default"), [("auto", "bf16", True), ("bf16", "bf16", False)])
+def test_what_auto_took_is_no_other_than_the_default_run(asked: str, taken: str, default: bool) -> None:
+    config = dataclasses.asdict(resnet.Config(precision=asked, seed=2))
+    assert records.is_default({"recipe": "CNN/ResNet", "config": config, "precision": taken}) == default
 
 
 @pytest.mark.parametrize(
