@@ -176,15 +176,17 @@ def main(options: argparse.Namespace) -> None:
     trainings: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for name in names:
         contenders[name](options.algorithm, 0, 512)
-    for seed in range(options.seeds):
-        for name in common.turns(names, seed):
-            found = row(contenders[name](options.algorithm, seed, options.env_steps), TASKS[options.algorithm]["bar"])
-            trainings[name].append({"seed": seed, **found})
-            print(f"seed {seed}, {name}: {json.dumps({k: v for k, v in found.items() if k != 'evaluations'})}", flush=True)
     known = read_json(options.out, {str: object}) if options.out.exists() else {}
     measured = {**about, "env_steps": options.env_steps, "trainings": trainings}
-    print(table(trainings, TASKS[options.algorithm]["bar"]))
-    print(write(known | {options.algorithm: measured}, options.out))
+    bar = TASKS[options.algorithm]["bar"]
+    for seed in range(options.seeds):
+        for name in common.turns(names, seed):
+            found = row(contenders[name](options.algorithm, seed, options.env_steps), bar)
+            trainings[name].append({"seed": seed, **found})
+            print(f"seed {seed}, {name}: {json.dumps({k: v for k, v in found.items() if k != 'evaluations'})}", flush=True)
+        write(known | {options.algorithm: measured}, options.out)  # what is done is kept, whatever becomes of the next seed
+    print(table(trainings, bar))
+    print(options.out)
 
 
 if __name__ == "__main__":
