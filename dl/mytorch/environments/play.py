@@ -9,6 +9,7 @@ from torch import Tensor
 from dl.mytorch.environments.member import Member
 from dl.mytorch.environments.spaces import Spaces
 from dl.mytorch.environments.vector import move
+from dl.mytorch.float64 import with_float64
 from dl.mytorch.metrics import Metric
 
 Policy = Callable[[Tensor], Tensor]  # observations (n, O) -> actions (n,), integers from 0, or (n, A)
@@ -51,5 +52,5 @@ class NegativeReturn(Metric):
 
     def update(self, outputs: dict[str, Any]) -> None:
         if "returns" in outputs:
-            returns = outputs["returns"]
-            self.add(-returns.nansum(dtype=torch.float64), (~returns.isnan()).sum())
+            returns = with_float64(outputs["returns"]).double()
+            self.add(-returns.nansum(), (~returns.isnan()).sum())

@@ -79,9 +79,8 @@ class PPO(AgentTask):
         steps, values, log_probs = [], [], []
         for _ in range(self.rollout_steps):
             parameters, value = model(self.environments.observations.to(device))
-            policy = self.distribution(parameters)
-            actions = policy.sample(self._noise().to(device))
-            log_probs.append(policy.log_prob(actions))
+            actions = self.distribution(parameters.cpu()).sample(self._noise())  # in float64, which not every device has
+            log_probs.append(self.distribution(parameters).log_prob(actions.to(device)))
             values.append(value)
             steps.append(self.environments.step(actions))
         made = Transitions(*map(torch.stack, zip(*steps)))  # (T, n, ...)

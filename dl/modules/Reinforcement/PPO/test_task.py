@@ -13,8 +13,9 @@ from dl.modules.Reinforcement.PPO.model import Categorical, Gaussian, build
 from dl.modules.Reinforcement.PPO.step import PPOStep
 from dl.modules.Reinforcement.PPO.task import PPO, clipped_loss, gae
 from dl.mytorch.data import Batch
-from dl.mytorch.environments import Environments
+from dl.mytorch.environments import Environments, NegativeReturn
 from dl.mytorch.optim import adamw, sgd
+from dl.mytorch.testing.device import device_without_float64
 from dl.mytorch.testing.environments import scripted
 
 NOWHERE = SimpleNamespace(spaces=SimpleNamespace(num_actions=2, action_size=0))
@@ -208,3 +209,15 @@ def test_ratios_are_one_before_the_first_update_however_far_actions_are_clipped(
         assert batch["actions"].abs().max() > 2  # the bound
     log_probs = model.distribution(model(batch["observations"])[0]).log_prob(batch["actions"])
     torch.testing.assert_close(log_probs, batch["log_probs"], atol=1e-5, rtol=0)
+
+
+def test_an_agent_acts_on_a_device_without_float64() -> None:
+    name = scripted(steps=3)
+    expected = PPO(Environments(name, 2, 0), rollout_steps=4).collect(Constant())
+    with device_without_float64() as device:
+        found = PPO(Environments(name, 2, 0), rollout_steps=4).collect(Constant().to(device))
+        metric = NegativeReturn()
+        metric.update({"returns": found["returns"].to(device)})
+        assert metric.compute() == -6
+    for key, rows in expected.items():
+        torch.testing.assert_close(found[key], rows, equal_nan=True)
