@@ -3,25 +3,16 @@
 import importlib
 from typing import Any
 
-from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import TrainConfig
-from dl.mytorch.distributed import seed_everything
-from dl.mytorch.logger import History
-from dl.mytorch.tasks import StepOutput, Task
-from dl.mytorch.trainer import Trainer
+from dl.mytorch.checkpoint import load_weights as load_weights
+from dl.mytorch.config import TrainConfig as TrainConfig
+from dl.mytorch.distributed import seed_everything as seed_everything
+from dl.mytorch.logger import History as History
+from dl.mytorch.tasks import StepOutput as StepOutput
+from dl.mytorch.tasks import Task as Task
+from dl.mytorch.trainer import Trainer as Trainer
 
 # No part of the loop.
 _LATER = {"launch": "launcher", "parse": "command_line", "Probe": "introspect", "layer_summary": "introspect"}
-__all__ = [  # noqa: PLE0604
-    "History",
-    "StepOutput",
-    "Task",
-    "TrainConfig",
-    "Trainer",
-    "load_weights",
-    "seed_everything",
-    *_LATER,
-]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,9 @@ Readers of images and of text are imported when they are first used: training on
 import importlib
 from typing import Any
 
-from dl.mytorch.data.loader import Batch, Loader, Splits
+from dl.mytorch.data.loader import Batch as Batch
+from dl.mytorch.data.loader import Loader as Loader
+from dl.mytorch.data.loader import Splits as Splits
 
 _READERS = {
     **dict.fromkeys(("ImageConfig", "ImageSet", "data_of_run", "image_set", "image_splits", "prepare"), "images.sets"),
@@ -19,7 +21,6 @@ _READERS = {
     "translation": "text.translation",
     "wikitext2": "text.wikitext2",
 }
-__all__ = ["Batch", "Loader", "Splits", *_READERS]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
