@@ -1,6 +1,7 @@
 """TrainConfig: every knob of a run. Its fields are the flags of the command line, see command_line.py."""
 
 import dataclasses
+import inspect
 import math
 import os
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ class TrainConfig:
     plots: bool = flag(True, "draw figures and write TensorBoard's charts; history.json is written anyway")
     profile: int = flag(0, "steps to profile, after the first five: profile.txt and profile.json (a trace) in --out; 0 = none")
     fresh: bool = flag(False, "start over although --out holds a run")
+
+    def __init_subclass__(cls) -> None:
+        for name in vars(cls).keys() - inspect.get_annotations(cls).keys() - {"moved"}:
+            if not name.startswith("_") and not hasattr(vars(cls)[name], "__get__"):  # a method or a property has it
+                raise UserError(f"{cls.__name__}.{name} needs its type, as in `{name}: int = 1`: without it, it is no flag")
 
     def __post_init__(self) -> None:
         if isinstance(self.out, (str, os.PathLike)):

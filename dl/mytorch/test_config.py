@@ -89,3 +89,10 @@ def test_text_that_is_not_utf_8_is_refused_by_its_flag() -> None:
     for values in ({"out": "caf\udce9", "data": "x"}, {"out": "x", "data": "folder:caf\udce9"}):
         with pytest.raises(ValueError, match=r"--(out|data) has to be text in UTF-8; got '.*caf.udce9'"):
             TrainConfig(**values)
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", 12), ("dropout", 0.5), ("width", flag(3, "units"))])
+def test_a_default_without_its_type_is_refused_as_it_would_be_no_flag(name: str, value: Any) -> None:
+    """Python would leave `epochs` at the default of `TrainConfig`, without a word."""
+    with pytest.raises(UserError, match=f"^Config.{name} needs its type, as in `{name}: int = 1`"):
+        type("Config", (TrainConfig,), {name: value})

@@ -72,7 +72,9 @@ def assert_same_runs(first: Path | str, second: Path | str) -> None:
     """history.json and best.pt of two runs are the same bytes; the states in their last.pt hold the same bits."""
     first, second = Path(first), Path(second)
     for name in ("history.json", "best.pt"):
-        assert (first / name).read_bytes() == (second / name).read_bytes(), f"{name} differs between {first} and {second}"
+        same = (first / name).read_bytes() == (second / name).read_bytes()
+        why = "does main call seed_everything, and does the task's state hold all that the next step depends on?"
+        assert same, f"{name} differs between {first} and {second}: {why}"
     assert_same_state(checkpoint.load(first / "last.pt"), checkpoint.load(second / "last.pt"), "last.pt")
 
 
