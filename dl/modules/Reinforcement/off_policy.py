@@ -44,7 +44,7 @@ def make_replay(config: OffPolicyConfig, environments: Environments, kind: Any =
     """Return a replay of a `kind`, with room for what is written between two saves."""
     spaces = environments.spaces
     rows = partial(_rows, len(environments))
-    total = rows(config.env_steps)
+    total = rows(config.steps * config.train_every or config.env_steps)
     spare = min(config.save_every * rows(config.train_every) or total, total)
     action = ((), "int64") if spaces.num_actions else ((spaces.action_size,), "float32")
     observation = ((spaces.observation_size,), "float32")

@@ -236,6 +236,22 @@ def test_a_replay_that_was_changed_ends_a_resume_in_one_line(tmp_path: Path, no_
         train.main(config)
 
 
+@pytest.mark.parametrize(
+    ("flags", "capacity", "rows"),
+    [
+        ({}, 20, 20 + 2 * 24),
+        ({"save_every": 0}, 20, 20 + 2 * 48),  # each epoch is saved
+        ({"capacity": 100}, 48, 48 + 2 * 24),  # no more than are ever written
+        ({"steps": 100, "save_every": 50}, 20, 20 + 2 * 400),  # of several epochs
+        ({"num_envs": 3}, 7, 7 + 2 * 9),  # a row has three transitions, an iteration three rows
+    ],
+)
+def test_the_replay_has_rows_to_spare_for_two_saves(flags: dict[str, Any], capacity: int, rows: int) -> None:
+    config = dataclasses.replace(CONFIG, **flags)
+    replay = train.make_replay(config, Environments(config.data, config.num_envs, 0))
+    assert (replay.capacity, replay.rows) == (capacity, rows)
+
+
 def test_what_dqn_cannot_do_is_refused_in_one_line() -> None:
     with pytest.raises(UserError, match="Pendulum-v1 has actions of 1 numbers, which DQN cannot list: try SAC or PPO"):
         train.build_model(dataclasses.replace(CONFIG, data="Pendulum-v1"))
