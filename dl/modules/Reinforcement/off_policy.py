@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dl.modules.Reinforcement.recipe import AgentConfig
 from dl.modules.Reinforcement.task import AgentTask
-from dl.mytorch.config import flag
+from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Batch
 from dl.mytorch.distributed import to_device, world_size
 from dl.mytorch.environments import Environments
@@ -37,11 +37,13 @@ class OffPolicyConfig(AgentConfig):
         for name in ("train_every", "updates", "n_step", "capacity"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         self._check("learning_starts", self.learning_starts >= 0, "0 or more")
-        self._check("parallel", self.parallel == "none" and world_size() == 1, "none: one process fills the replay")
+        self._check("parallel", self.parallel == "none", "none: one process fills the replay")
 
 
 def make_replay(config: OffPolicyConfig, environments: Environments, kind: Any = Replay) -> Replay:
-    """Return a replay of a `kind`, with room for what is written between two saves."""
+    """Return a replay of a `kind`, with room for what is written between two saves. Raises `UserError` for several ranks."""
+    if world_size() > 1:
+        raise UserError("an agent with a replay trains in one process: start it without torchrun")
     spaces = environments.spaces
     rows = partial(_rows, len(environments))
     total = rows(config.steps * config.train_every or config.env_steps)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from dl.modules.Reinforcement import off_policy
 from dl.modules.Reinforcement.DQN import train
 from dl.modules.Reinforcement.DQN.model import build
 from dl.modules.Reinforcement.DQN.step import QStep
@@ -258,6 +259,12 @@ def test_what_dqn_cannot_do_is_refused_in_one_line() -> None:
     for wrong in ({"updates": 0}, {"epsilon": 1.5}, {"gamma": -0.1}, {"capacity": 0}, {"parallel": "ddp"}):
         with pytest.raises(UserError, match="--" + next(iter(wrong))):
             dataclasses.replace(CONFIG, **wrong)
+
+
+def test_several_ranks_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(off_policy, "world_size", lambda: 2)
+    with pytest.raises(UserError, match="trains in one process: start it without torchrun"):
+        train.main(CONFIG)
 
 
 def start(out: Path) -> subprocess.Popen:
