@@ -123,6 +123,21 @@ def row(curve: Curve, bar: float) -> dict[str, Any]:
     }
 
 
+def keep(path: Path, algorithm: str, measured: dict[str, Any], name: str, training: dict[str, Any]) -> dict[str, Any]:
+    """Put a training into the file, in place of one of the same seed, and return all those of the algorithm that it has.
+
+    So what is done is kept, and seeds may be trained by several processes. Trainings of other lengths are dropped.
+    """
+    known = read_json(path, {str: object}) if path.exists() else {}
+    before = known.get(algorithm, {})
+    trainings = before["trainings"] if before.get("env_steps") == measured["env_steps"] else {}
+    others = [each for each in trainings.get(name, []) if each["seed"] != training["seed"]]
+    trainings |= {name: sorted([*others, training], key=lambda each: each["seed"])}
+    trainings = dict(sorted(trainings.items()))  # ours is the first
+    write(known | {algorithm: {**measured, "trainings": trainings}}, path)
+    return trainings
+
+
 def tables() -> list[tuple[Path, str, str]]:
     """Return the tables of the READMEs of what is recorded, see `dl.cli.results.OTHERS`."""
     made = []
@@ -161,6 +176,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("algorithm", choices=list(THEIRS), help="what both train")
     parser.add_argument("--env-steps", type=int, default=100_000, help="environment steps of a training (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default: %(default)s)")
     parser.add_argument(
         "--only", type=common.some_of(("ours", "stable-baselines3")), help="contenders, by commas; default: both"
     )
@@ -172,19 +188,15 @@ def main(options: argparse.Namespace) -> None:
     contenders: dict[str, Callable[[str, int, int], Curve]] = {"ours": ours, "stable-baselines3": theirs}
     names = options.only or list(contenders)
     torch.set_num_threads(1)
-    about = common.about_this_machine(options.command)
-    trainings: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    measured = {**common.about_this_machine(options.command), "env_steps": options.env_steps}
+    bar, trainings = TASKS[options.algorithm]["bar"], {}
     for name in names:
         contenders[name](options.algorithm, 0, 512)
-    known = read_json(options.out, {str: object}) if options.out.exists() else {}
-    measured = {**about, "env_steps": options.env_steps, "trainings": trainings}
-    bar = TASKS[options.algorithm]["bar"]
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         for name in common.turns(names, seed):
-            found = row(contenders[name](options.algorithm, seed, options.env_steps), bar)
-            trainings[name].append({"seed": seed, **found})
-            print(f"seed {seed}, {name}: {json.dumps({k: v for k, v in found.items() if k != 'evaluations'})}", flush=True)
-        write(known | {options.algorithm: measured}, options.out)  # what is done is kept, whatever becomes of the next seed
+            found = {"seed": seed, **row(contenders[name](options.algorithm, seed, options.env_steps), bar)}
+            print(f"{name}: {json.dumps({k: v for k, v in found.items() if k != 'evaluations'})}", flush=True)
+            trainings = keep(options.out, options.algorithm, measured, name, found)
     print(table(trainings, bar))
     print(options.out)
 

@@ -21,6 +21,15 @@ def test_the_table_shows_every_seed_and_a_median_in_which_never_is_the_longest()
     assert lines[5] == "| median | 20,000 | 7.0 | 41.0 | 500 |"
 
 
+def test_seeds_may_be_trained_by_several_processes(tmp_path: Path) -> None:
+    path, measured = tmp_path / "agents.json", {"env_steps": 100}
+    for name, seed, last in (("their", 1, 5.0), ("ours", 3, 4.0), ("ours", 0, 2.0), ("ours", 3, 6.0)):
+        kept = agents.keep(path, "PPO", measured, name, {"seed": seed, "last": last})
+    expected = {"ours": [{"seed": 0, "last": 2.0}, {"seed": 3, "last": 6.0}], "their": [{"seed": 1, "last": 5.0}]}
+    assert kept == expected == json.loads(path.read_text(encoding="utf-8"))["PPO"]["trainings"]
+    assert list(agents.keep(path, "PPO", {"env_steps": 200}, "ours", {"seed": 0, "last": 1.0})) == ["ours"]
+
+
 @pytest.mark.parity
 def test_the_benchmark_trains_both(tmp_path: Path) -> None:
     pytest.importorskip("stable_baselines3")
