@@ -5,9 +5,9 @@
     OMP_NUM_THREADS=1 python -m dl.benchmarks.agents SAC --env-steps 20000
 
 PPO and DQN learn CartPole, SAC Pendulum. Both are evaluated by the same function on the same seeds of episodes, greedily: 20
-every 2,560 environment steps, of Pendulum 200 every 5,000. Seconds are
-those for which the process had a core, evaluation left out. Seeds are trained one after the other, contenders in turn, after
-a short training of each that is not counted.
+every 2,560 environment steps, of Pendulum 200 every 5,000. Seconds are those for which the process had a core, evaluation left
+out. Seeds are trained one after the other, contenders in turn, after a short training of each that is not counted; several
+processes may share them (--only, --first, --seeds), since all trainings are kept in one file.
 """
 
 import argparse

@@ -6,6 +6,8 @@ import torch
 from dl.mytorch.environments import Environments
 from dl.mytorch.testing.environments import scripted
 
+gymnasium = pytest.importorskip("gymnasium", reason='gymnasium is not installed: pip install -e ".[rl]"')
+
 
 def test_the_last_step_of_an_episode_is_followed_by_its_own_observation() -> None:
     environments = Environments(scripted(steps=2, truncated=True), 1, 0)
@@ -31,7 +33,6 @@ def test_episodes_of_three_steps_report_their_return_each_time() -> None:
 
 
 def test_transitions_are_those_of_gymnasium_with_autoreset_in_the_same_step() -> None:
-    gymnasium = pytest.importorskip("gymnasium")
     make = [lambda: gymnasium.make("CartPole-v1") for _ in range(3)]
     theirs = gymnasium.vector.SyncVectorEnv(make, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
     seen, _ = theirs.reset(seed=7)
