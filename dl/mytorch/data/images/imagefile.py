@@ -31,6 +31,14 @@ def read_image(path: Path | str, content: BinaryIO | None = None) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
+def read_values(path: Path | str, content: BinaryIO | None = None) -> Tensor:
+    """Return the values of a mask (H, W) as they are stored: greys of bytes, places in a palette, or 0 and 1.
+
+    Raises `UserError` as `read_image` does, and for an image in colour.
+    """
+    return torch.from_numpy(_opened(path, _values, content))
+
+
 def image_size(path: Path | str) -> tuple[int, int]:
     """Return (width, height) as the beginning of the file states it. Raises `UserError` as `read_image` does."""
     return _opened(path, lambda image: image.size)
@@ -75,6 +83,15 @@ def _opened(path: Path | str, use: Callable[["Image.Image"], Any], content: Bina
     except Exception as error:  # the readers of the many formats raise whatever they come upon
         cause = f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
     raise UserError(f"{path} {cause}")
+
+
+def _values(image: "Image.Image") -> np.ndarray:
+    values = np.array(image)
+    if values.ndim == 3 and (values == values[..., :1]).all():  # a grey one that was saved as a colour image
+        values = values[..., 0]
+    if values.ndim != 2 or values.min() < 0 or values.max() > 255:
+        raise ValueError("a mask has one value from 0 to 255 for each pixel, its class")
+    return values.astype(np.uint8)
 
 
 def _rgb(image: "Image.Image") -> "Image.Image":
