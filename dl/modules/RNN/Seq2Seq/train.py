@@ -1,7 +1,7 @@
 """Train a sequence-to-sequence network to translate.
 
 python -m dl.modules.RNN.Seq2Seq.train
-python -m dl.modules.RNN.Seq2Seq.train --data fra-eng-sample --epochs 20 --out runs/RNN/Seq2Seq-sample
+python -m dl.modules.RNN.Seq2Seq.train --data fra-eng-sample --epochs 20 --batch-size 64 --out runs/RNN/Seq2Seq-sample
 """
 
 from dataclasses import dataclass
