@@ -174,7 +174,8 @@ def test_ten_seeds_test_ten_folds_and_a_fold_may_be_chosen() -> None:
 def test_a_layer_is_torch_geometric_s() -> None:
     library = pytest.importorskip("torch_geometric.nn")
     layer = trained(build("tiny", learn_eps=True).double().eval()).layers[0]
-    conv = library.GINConv(layer.mlp, eps=0.3, train_eps=True).double()
+    conv = library.GINConv(layer.mlp, train_eps=True).double()
+    conv.eps.data = layer.eps.data.clone()  # 0.3, which its constructor rounds to float32
     x = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     expected, found = conv(x, DIRECTED), layer(x, DIRECTED)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
