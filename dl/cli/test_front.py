@@ -134,3 +134,15 @@ def test_the_tests_that_exclude_public_errors_are_there() -> None:
     assert len(rows) == 10 and len(front_page) == 5 and {match[0] for match in rows} >= set(front_page)
     for words, path in (match.groups() for match in rows):
         assert f"def test_{re.sub(r'[^a-z0-9]', '_', words)}(" in (catalogue.ROOT / path).read_text(encoding="utf-8"), words
+
+
+SECTIONS = ("What to look at in model.py", "Train it", "Try this", "How it is proven", "Results", "Deviations")
+
+
+@pytest.mark.parametrize("name", [*front.ABOUT["groups"]["basics"], *front.ABOUT["groups"]["images"]])
+def test_a_model_s_readme_has_its_equation_what_to_look_at_and_one_thing_to_try(name: str) -> None:
+    text = (catalogue.MODULES / name / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"^\$\$\n[^$]+\n\$\$$", text, re.MULTILINE)
+    places = [text.find(f"\n## {section}\n") for section in SECTIONS]
+    assert -1 not in places and places == sorted(places)
+    assert "seen here" in text[places[2] : places[3]].lower()
