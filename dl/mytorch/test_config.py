@@ -93,6 +93,6 @@ def test_text_that_is_not_utf_8_is_refused_by_its_flag() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("epochs", 12), ("dropout", 0.5), ("width", flag(3, "units"))])
 def test_a_default_without_its_type_is_refused_as_it_would_be_no_flag(name: str, value: Any) -> None:
-    """Python would leave `epochs` at the default of `TrainConfig`, without a word."""
+    """Python would leave `epochs` at the default of `TrainConfig`, silently."""
     with pytest.raises(UserError, match=f"^Config.{name} needs its type, as in `{name}: int = 1`"):
         type("Config", (TrainConfig,), {name: value})
