@@ -20,6 +20,7 @@ COMMANDS = {
     ("translate", "Transformers/Transformer"): "dl.modules.Transformers.Transformer.translate",
     ("sample", "Diffusion/DiT"): "dl.modules.Diffusion.DDPM.sample",
     ("sample", "Generative/VAE"): "dl.modules.Generative.sample",
+    ("predict", "Segmentation/UNet"): "dl.modules.Segmentation.predict",
     ("predict", "CNN/LeNet"): "dl.modules.CNN.ResNet.predict",
     ("predict", "Transformers/ViT"): "dl.modules.CNN.ResNet.predict",
     ("search", ""): "dl.modules.DataMining.ImageSearch.search",

@@ -4,6 +4,7 @@ from typing import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dl.mytorch import plot
 from dl.mytorch.data.images.windows import IGNORE
@@ -42,8 +43,17 @@ def comparison(examples: Sequence[dict[str, Tensor]]) -> Tensor:
     rows = []
     for example in examples:
         image, predicted, mask = example["image"].float(), example["predicted"], example["mask"]
-        shown = [plot.to_unit(image).expand(3, -1, -1), overlay(image, predicted), mistakes(image, predicted, mask)]
-        rows.append(plot.grid(torch.stack(shown), columns=3, gap=GAP, stretch=False))
-    side = rows[0].shape[-2:]
-    same = [torch.nn.functional.interpolate(row[None], side)[0] for row in rows]
+        rows.append([plot.to_unit(image).expand(3, -1, -1), overlay(image, predicted), mistakes(image, predicted, mask)])
+    return _rows(rows)
+
+
+def predictions(images: Sequence[Tensor], predicted: Sequence[Tensor]) -> Tensor:
+    """Return one image (3, height, width) with a row for each image (C, H, W): itself, its classes (H, W) over it."""
+    return _rows([[plot.to_unit(image).expand(3, -1, -1), overlay(image, own)] for image, own in zip(images, predicted)])
+
+
+def _rows(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return images (3, H, W) in rows, each row at the size of the first."""
+    lines = [plot.grid(torch.stack(list(row)), columns=len(row), gap=GAP, stretch=False) for row in rows]
+    same = [F.interpolate(line[None], lines[0].shape[-2:])[0] for line in lines]
     return plot.grid(torch.stack(same), columns=1, gap=GAP, stretch=False)

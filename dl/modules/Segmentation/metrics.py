@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dl.mytorch.data import Batch
 from dl.mytorch.data.images.windows import IGNORE
+from dl.mytorch.float64 import float64_device
 from dl.mytorch.metrics import Metric
 
 
@@ -25,7 +26,9 @@ class OfConfusion(Metric):
         super().__init__()
 
     def update(self, outputs: Batch) -> None:
-        self._sums = self._sums.to(outputs["confusion"].device) + outputs["confusion"].flatten()
+        counts = outputs["confusion"].flatten()
+        device = float64_device(counts.device)
+        self._sums = self._sums.to(device) + counts.to(device, torch.float64)
 
     def formula(self, *sums: float) -> float:
         return self.error(torch.tensor(sums, dtype=torch.float64).view(self.num_classes, self.num_classes))
