@@ -61,7 +61,7 @@ def get(name: str, source: Source) -> Path:
     Raises `UserError` when the set is unavailable.
     """
     if is_main() and find(source) is None:
-        _fetch(name, source) if source.fetch else _download(source)
+        _fetch(name, source, source.fetch) if source.fetch else _download(source)
     barrier()  # the other ranks wait for the download of the first
     folder = find(source)
     if folder is None:
@@ -131,7 +131,7 @@ def _file(folder: Path, name: str, source: Source) -> Path:
     return folder / (f"{name}.gz" if packed else name)
 
 
-def _fetch(name: str, source: Source) -> None:
+def _fetch(name: str, source: Source, fetch: Callable[[Any, str], Any]) -> None:
     """Let torchvision fetch the set into data/: nothing is put there before all of it has come."""
     from dl.mytorch.torchvision_compat import import_torchvision
 
@@ -139,7 +139,7 @@ def _fetch(name: str, source: Source) -> None:
     DATA.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=DATA, prefix=".download-") as folder:
         try:
-            source.fetch(import_torchvision().datasets, folder)
+            fetch(import_torchvision().datasets, folder)
             for file in (path for path in Path(folder).glob("*/**/*") if path.is_file()):
                 place = DATA / file.relative_to(folder)
                 place.parent.mkdir(parents=True, exist_ok=True)

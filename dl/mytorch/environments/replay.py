@@ -63,7 +63,7 @@ class Replay:
         """Write a row: for each field (N, ...), in place of the oldest. Raises `UserError` if the disk has no room."""
         if self.ring is None:
             self._create()
-        for name in self.dtype.names:
+        for name in self.dtype.names or ():
             self.ring[name][self.position] = fields[name]
         self.position = (self.position + 1) % self.rows
         self.count = min(self.count + 1, self.capacity)

@@ -93,7 +93,7 @@ def test_windows_never_join_rows_across_the_position(tmp_path: Path) -> None:
 
 
 def prioritized(folder: Path, *errors: float, alpha: float = 0.6) -> PrioritizedReplay:
-    replay = ring(folder, len(errors), kind=PrioritizedReplay, alpha=alpha)
+    replay = PrioritizedReplay(folder / "replay.bin", len(errors), 0, *SPACES, alpha=alpha)
     put(replay, *range(len(errors)))
     replay.update(torch.arange(len(errors)), torch.tensor(errors))
     return replay

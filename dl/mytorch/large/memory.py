@@ -84,6 +84,8 @@ def check_before_building(main: Callable[..., Any], config: TrainConfig) -> None
     from dl.mytorch.introspect import without_values
 
     build = getattr(sys.modules.get(main.__module__), "build_model", None)
+    if build is None:
+        return
     try:
         texts = (collections.defaultdict(lambda: range(2)),) if build.__code__.co_argcount > 1 else ()
         with without_values():

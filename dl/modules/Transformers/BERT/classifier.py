@@ -52,5 +52,6 @@ class SentenceClassifier(nn.Module):
             return self.head(self.dropout(output.pooled))
         mean = mean_of_tokens(output.hidden, padding_mask)  # (B, T, C) -> (B, C)
         if self.pooling == "mean":
+            assert self.encoder.pooler is not None  # an encoder without it is refused above
             return self.head(self.dropout(self.encoder.pooler(mean)))
         return self.head(self.dropout(output.pooled), mean)

@@ -119,7 +119,9 @@ def test_a_download_unpacks_the_checked_archive(monkeypatch: pytest.MonkeyPatch,
     datasets, calls = torchvision.datasets, []
     monkeypatch.setattr(datasets.utils, "download_and_extract_archive", lambda *a, **k: calls.append((a, k)))
     for name in ("cifar10", "cifar100"):
-        cifar.SOURCES[name].fetch(datasets, "folder")
+        fetch = cifar.SOURCES[name].fetch
+        assert fetch is not None
+        fetch(datasets, "folder")
     assert calls[0] == ((datasets.CIFAR10.url, "folder"), {"md5": datasets.CIFAR10.tgz_md5})
     assert calls[1] == ((datasets.CIFAR100.url, "folder"), {"md5": datasets.CIFAR100.tgz_md5})
 

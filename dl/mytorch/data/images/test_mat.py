@@ -126,6 +126,8 @@ def test_checksums_and_addresses_are_torchvision_s(monkeypatch: pytest.MonkeyPat
     published = {name: md5 for url, name, md5 in (datasets.SVHN.split_list[split] for split in ("train", "test"))}
     assert mat.SOURCES["svhn"].files == published
     monkeypatch.setattr(datasets.utils, "download_url", lambda *call: calls.append(call))
-    mat.SOURCES["svhn"].fetch(datasets, "folder")
+    fetch = mat.SOURCES["svhn"].fetch
+    assert fetch is not None
+    fetch(datasets, "folder")
     assert [call[1:] for call in calls] == [(str(Path("folder", "svhn")), name, md5) for name, md5 in published.items()]
     assert all(url.startswith("http://ufldl.stanford.edu/housenumbers/") for url, *_ in calls)
