@@ -11,7 +11,7 @@ from dl.mytorch.data.images import idx
 model = build("modern")
 print(layer_summary(model, torch.zeros(1, 1, 28, 28)))
 
-# %% What a layer puts out for a real image
+# %% The output of a layer for a real image
 train, _ = idx.load("fashion_mnist-sample")
 with Probe(model, "c1", "f6") as probe:
     model(train["images"][:1] / 255)

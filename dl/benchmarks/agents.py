@@ -178,7 +178,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: %(default)s)")
     parser.add_argument(
-        "--only", type=common.some_of(("ours", "stable-baselines3")), help="contenders, by commas; default: both"
+        "--only", type=common.some_of(("ours", "stable-baselines3")), help="contenders, separated by commas; default: both"
     )
     return common.parse(parser, argv)
 

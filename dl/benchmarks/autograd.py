@@ -84,7 +84,7 @@ ENGINES: dict[str, Callable[[LeNet], Any]] = {"numpy": NumpyLeNet, "torch": Torc
 
 
 def batches(data: Splits, epochs: int) -> Iterator[tuple[Batch, float]]:
-    """Every batch of training with its rate."""
+    """Yield every batch of training with its rate."""
     steps = epochs * len(data.train)
     for epoch in range(epochs):
         for i, batch in enumerate(data.train.batches(epoch)):

@@ -114,7 +114,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32, help="pairs of sentences per step")
     parser.add_argument("--length", type=int, default=128, help="tokens of a pair")
     some = common.some_of(NAMES, always="transformers")
-    parser.add_argument("--only", type=some, default=NAMES, help="contenders, by commas; transformers is always there")
+    parser.add_argument(
+        "--only", type=some, default=NAMES, help="names of contenders, separated by commas; transformers is always measured"
+    )
     return common.parse(parser, argv)
 
 

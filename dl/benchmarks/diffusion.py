@@ -90,7 +90,7 @@ def training(name: str, model: nn.Module, images: Tensor, folder: str) -> Callab
 
 
 def sampling(name: str, model: nn.Module, noise: Tensor, steps: int) -> Callable[[], Tensor]:
-    """Images from noise by DDIM."""
+    """Draw images from noise by DDIM."""
     if not name.startswith("diffusers"):
         return lambda: ddim(model, PROCESS, noise, steps)
     from diffusers import DDIMScheduler
@@ -129,7 +129,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="timed training steps of each contender")
     parser.add_argument("--batch-size", type=int, default=64, help="images of a training step")
     parser.add_argument("--sample-rounds", type=int, default=3, help="timed samplings of each contender")
-    parser.add_argument("--samples", type=int, default=16, help="images of a sampling")
+    parser.add_argument("--samples", type=int, default=16, help="images drawn in each measurement of sampling")
     parser.add_argument("--steps", type=int, default=50, help="steps of DDIM")
     return common.parse(parser, argv)
 

@@ -57,7 +57,7 @@ NEW_TOKENS = 240
 
 
 def nanogpt_module(folder: Path) -> ModuleType:
-    """Its model.py. Raises `FileNotFoundError` when it is not there."""
+    """Return its model.py. Raises `FileNotFoundError` when it is not there."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where a dataclass looks
@@ -66,7 +66,7 @@ def nanogpt_module(folder: Path) -> ModuleType:
 
 
 def nanogpt(module: ModuleType, sizes: dict[str, Any]) -> nn.Module:
-    """Its network in our sizes."""
+    """Return its network in our sizes."""
     names = {"dim": "n_embd", "depth": "n_layer", "num_heads": "n_head", "max_length": "block_size"}
     with contextlib.redirect_stdout(io.StringIO()):
         own = {names.get(name, name): value for name, value in sizes.items() if name != "activation"}

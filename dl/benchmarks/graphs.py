@@ -115,8 +115,8 @@ def line(name: str, data: str, found: dict[str, Any]) -> str:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = common.parser(__spec__.name, "GCN and GAT on Cora and CiteSeer, beside torch_geometric.", cpu_time=True)
-    parser.add_argument("--models", type=common.some_of(MODELS), default=MODELS, help="some of GCN,GAT, by commas")
-    parser.add_argument("--data", type=common.some_of(DATA), default=DATA, help="some of cora,citeseer, by commas")
+    parser.add_argument("--models", type=common.some_of(MODELS), default=MODELS, help="some of GCN,GAT, separated by commas")
+    parser.add_argument("--data", type=common.some_of(DATA), default=DATA, help="some of cora,citeseer, separated by commas")
     parser.add_argument("--seeds", type=int, default=20, help="runs of each (default: %(default)s)")
     parser.add_argument("--peer-epochs", type=int, default=10, help="of torch_geometric, for each of five seeds; 0 = none")
     return common.parse(parser, argv)

@@ -171,7 +171,7 @@ def measure(runs: dict[str, tuple[Run, Run]], rounds: int) -> dict[str, list[tup
 
 
 def table(seconds: dict[str, list[tuple[float, float]]]) -> str:
-    """As Markdown: milliseconds, ratio, reason."""
+    """Return the table in Markdown: milliseconds, ratio, reason."""
     lines = ["| | torch, ms | ours, ms | ratio | why |", "| --- | --- | --- | --- | --- |"]
     for name, rounds in seconds.items():
         own, twin = (1e3 * median(side) for side in zip(*rounds))
@@ -191,7 +191,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = common.parser(__spec__.name, "The cost of our layers, losses and optimizers beside torch's.")
     parser.add_argument("--rounds", type=int, default=15, help="timed runs of each (default: %(default)s)")
     names = list(REASONS)
-    parser.add_argument("--only", type=common.some_of(names), default=names, help="which, by commas; default: all")
+    parser.add_argument("--only", type=common.some_of(names), default=names, help="layers, separated by commas; default: all")
     return common.parse(parser, argv)
 
 

@@ -128,7 +128,7 @@ def draw(best: dict[str, dict[str, Any]]) -> "Figure":
 
 
 def table(best: dict[str, dict[str, Any]]) -> str:
-    """As Markdown, the lowest validation loss first."""
+    """Return the table in Markdown, the lowest validation loss first."""
     lines = ["| optimizer | rate | training loss | validation loss | validation error | a step, ms |", "| --- " * 6 + "|"]
     for name, run in sorted(best.items(), key=lambda item: last(item[1])):
         losses = f"{run['train_loss'][-1]:.3f} | {run['val_loss'][-1]:.3f} | {run['val_top1_error'][-1]:.1%}"

@@ -77,7 +77,7 @@ def made(name: str, folder: str, **flags: Any) -> tuple[Trainer, Splits]:
 
 
 def one_step(trainer: Trainer, data: Splits) -> tuple[Callable[[], None], int]:
-    """A step of training on the next of some batches, and its number of examples."""
+    """Return a step of training on the next of some batches, and its number of examples."""
     config = trainer.config
     first = islice(data.train.batches(), BATCHES * config.accumulate)
     batches = [to_device(batch, CPU, config.channels_last) for batch in first]
@@ -100,7 +100,7 @@ def has_image_convolutions(trainer: Trainer) -> bool:
 def measure(
     name: str, rounds: int, steps: int, native: bool, folder: str, clock: common.Clock = time.perf_counter
 ) -> dict[str, Any]:
-    """Examples per second of a recipe in each way, a figure a round."""
+    """Return examples per second of a recipe in each way, a figure a round."""
     trainer, data = made(name, folder, precision="fp32")
     layout = trainer.config.channels_last
     step, items = one_step(trainer, data)

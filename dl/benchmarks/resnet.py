@@ -93,7 +93,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each contender")
     parser.add_argument("--batch-size", type=int, default=128, help="images per step")
     some = common.some_of(NAMES, always="torchvision")
-    parser.add_argument("--only", type=some, default=NAMES, help="contenders, by commas; torchvision is always there")
+    parser.add_argument(
+        "--only", type=some, default=NAMES, help="names of contenders, separated by commas; torchvision is always measured"
+    )
     return common.parse(parser, argv)
 
 

@@ -11,7 +11,7 @@ A GPT-2 of characters trains on one batch of random tokens, by AdamW in fp32, th
 - streamed          --layerwise stream: blocks on disk
 - ddp, fsdp, both   torchrun with `--ranks` processes (or GPUs) and --parallel; the last with --checkpoint-activations too
 
-A mode is a process (or some) of its own: two steps to warm up, then the median of the others. Memory is the most that a
+A mode is one or several separate processes: two steps to warm up, then the median of the others. Memory is the most that a
 rank holds beyond what it held before the model was built, a small network having trained a step: on a CPU the highest
 resident set that Linux noted, with large tensors in mappings of their own, so that nothing freed is counted; of
 "streamed", whose files the system keeps in memory while there is room, the rest of it, looked at every 2 ms.
@@ -129,7 +129,7 @@ def measure(config: Config) -> None:
 
 
 def train(config: Config, batch: Batch, steps: int) -> tuple[int, list[float], list[int]]:
-    """Parameters; seconds and bytes over the loopback of each step."""
+    """Return parameters; seconds and bytes over the loopback of each step."""
     model = build("char", dim=config.dim, depth=config.depth, num_heads=config.dim // 64, max_length=config.length)
     parameters = count_parameters(model)
     trainer = Trainer(model.train(), LanguageModeling(), adamw(1e-3, fused=True), constant(), config)
@@ -144,7 +144,7 @@ def train(config: Config, batch: Batch, steps: int) -> tuple[int, list[float], l
 
 
 def run(mode: str, flags: Sequence[str], ranks: int) -> dict[str, Any]:
-    """Return what `measure` prints in a process of its own, or in `ranks` of them."""
+    """Return what `measure` prints in a separate process, or in `ranks` of them."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     several = torchrun if "--parallel" in MODES[mode] else []
     with tempfile.TemporaryDirectory() as folder:
@@ -157,8 +157,8 @@ def run(mode: str, flags: Sequence[str], ranks: int) -> dict[str, Any]:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = common.parser(__spec__.name, "Speed, memory and communication of ways to train large models.")
-    parser.add_argument("--only", type=common.some_of(MODES), default=list(MODES), help="modes, by commas")
-    parser.add_argument("--depths", default="6", help="blocks of the network, by commas")
+    parser.add_argument("--only", type=common.some_of(MODES), default=list(MODES), help="modes to measure, separated by commas")
+    parser.add_argument("--depths", default="6", help="numbers of blocks of the network, separated by commas")
     parser.add_argument("--dim", type=int, default=384, help="width of the network")
     parser.add_argument("--batch-size", type=int, default=16, help="sequences of 256 tokens per step, over all ranks")
     parser.add_argument("--steps", type=int, default=5, help="steps of each mode, of which two warm up")

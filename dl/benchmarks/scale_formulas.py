@@ -23,12 +23,12 @@ class Sizes:
 
     @property
     def block(self) -> int:
-        """Parameters of a block, without biases and norms, which are a thousandth."""
+        """Return parameters of a block, without biases and norms, which are a thousandth."""
         return 12 * self.dim**2
 
     @property
     def rest(self) -> int:
-        """Parameters outside of blocks."""
+        """Return parameters outside of blocks."""
         return self.parameters - self.depth * self.block
 
 
@@ -38,7 +38,7 @@ def is_recomputed(mode: str) -> bool:
 
 
 def activations(mode: str, sizes: Sizes, ranks: int) -> float:
-    """Bytes on a rank when the backward pass begins, or is in a block whose inside was computed again."""
+    """Return bytes on a rank when the backward pass begins, or is in a block whose inside was computed again."""
     unit = sizes.tokens / ranks * sizes.dim * sizes.width
     kept = sizes.depth + KEPT[sizes.kind] if is_recomputed(mode) else sizes.depth * KEPT[sizes.kind]
     logits = sizes.tokens / ranks * sizes.vocabulary * 4
@@ -46,7 +46,7 @@ def activations(mode: str, sizes: Sizes, ranks: int) -> float:
 
 
 def state(mode: str, sizes: Sizes, ranks: int) -> float:
-    """Bytes on a rank of the weights and of AdamW's two means, in fp32, and of weights that are gathered or rounded."""
+    """Return bytes on a rank of the weights and of AdamW's two means, in fp32, and of weights that are gathered or rounded."""
     if mode in ("fsdp", "both"):  # what belongs to no block, this block and the next
         return 12 * sizes.parameters / ranks + sizes.width * (sizes.rest + 2 * sizes.block)
     if mode == "streamed":  # the weights of a block and its gradients
@@ -56,7 +56,7 @@ def state(mode: str, sizes: Sizes, ranks: int) -> float:
 
 
 def gradients(mode: str, sizes: Sizes, ranks: int) -> float:
-    """Bytes on a rank of all gradients, when the backward pass ends."""
+    """Return bytes on a rank of all gradients, when the backward pass ends."""
     shared = {"streamed": sizes.rest, "fsdp": sizes.parameters / ranks, "both": sizes.parameters / ranks}
     return 4 * shared.get(mode, sizes.parameters)
 

@@ -40,7 +40,7 @@ def by_faiss(vectors: Tensor, distance: str) -> Callable[[Tensor], Any] | None:
 
 
 def by_torch(vectors: Tensor, distance: str) -> Callable[[Tensor], Any]:
-    """The obvious way."""
+    """Return the search as one would write it first."""
     squares = vectors.square().sum(1)
 
     def search(queries: Tensor) -> Any:

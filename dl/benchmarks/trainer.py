@@ -21,7 +21,7 @@ What is timed, in seconds of the wall: training alone. Of ours, the `training_se
 Lightning, `on_train_start` to `on_train_end`, with validation off; of transformers, its `train_runtime`. Out for all:
 imports, reading the data, the test. Ours and the peers pay their start-up once a run.
 
-Each measurement is a process of its own that first trains 10 steps on the bundled sample, to have imports, threads and
+Each measurement is a separate process that first trains 10 steps on the bundled sample, to have imports, threads and
 allocator warm. So no contender inherits another's settings or heap, luck in memory layout and thread placement is
 drawn again each time, and the same process tells its peak memory (resident set, without DataLoader's workers, with the
 data). How rounds go is said in `dl.benchmarks.common`. Progress bars draw into a make-believe terminal.
@@ -71,7 +71,7 @@ def measure(name: str, data: str, epochs: int, steps: int) -> dict[str, Any]:
 
 
 def measure_apart(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """`measure` in a process of its own."""
+    """Run `measure` in a separate process."""
     asked = ["--one", name, "--data", options.data, "--epochs", str(options.epochs), "--steps", str(options.steps)]
     done = subprocess.run([sys.executable, "-m", __spec__.name, *asked], capture_output=True, text=True)
     if done.returncode:
@@ -127,7 +127,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=0, help="steps per measurement; above 0 it overrides --epochs")
     parser.add_argument("--data", default="fashion_mnist", choices=["fashion_mnist", SAMPLE], help="what to train on")
     names, some = list(CONTENDERS), common.some_of(CONTENDERS, always="floor")
-    parser.add_argument("--only", type=some, default=names, help="contenders, by commas; the floor is always there")
+    parser.add_argument(
+        "--only",
+        type=some,
+        default=names,
+        help="names of the contenders, separated by commas; the floor (a loop by hand) is always measured",
+    )
     parser.add_argument("--quick", action="store_true", help="only see that it works: one round of 20 steps on the sample")
     parser.add_argument("--one", choices=CONTENDERS, help="measure this one once, in this process, and print JSON")
     options = common.parse(parser, argv)

@@ -84,7 +84,7 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def by_hand(batches: Iterable[tuple[Tensor, Tensor]], job: Job) -> Timing:
-    """The shortest training loop there is."""
+    """Train by the shortest loop there is."""
     model = build("modern")
     optimizer = sgd(model)
     examples = 0

@@ -43,7 +43,7 @@ def published(backbone: str, name: str = "", weights: Path | str = "") -> Classi
 
     `name` is one of the folder's presets that torchvision has too; default: the first. The file is a state dict under
     torchvision's names; images are prepared as for the weights that torchvision publishes under the file's name, else as
-    for the newest. Raises `UserError` when there is no such network, or the weights cannot be had or are of another.
+    for the newest. Raises `UserError` when there is no such network, or the weights are unavailable or of another.
     """
     models = import_torchvision().models
     names = [preset for preset in catalogue.presets(backbone) if preset in models.list_models()]
@@ -109,7 +109,7 @@ def _torchvision_s(name: str, state: dict[str, Tensor], **options: int) -> nn.Mo
 
 @torch.no_grad()
 def feature_maps(classifier: Classifier, image: Tensor, layers: Sequence[str] = ()) -> dict[str, Tensor]:
-    """What layers put out for an image (3, H, W) of bytes, name -> (C, h, w); default: the network's parts that give maps.
+    """Return layers' outputs for an image (3, H, W) of bytes, name -> (C, h, w); default: the network's parts that give maps.
 
     Raises `UserError` for a layer that is not there or gives no maps, and when no layer does.
     """

@@ -118,7 +118,7 @@ def table(runs: Sequence[Compared]) -> list[list[str]]:
 
 
 def curves(runs: Sequence[Compared]) -> "Figure":
-    """A chart for each quantity with the curves of all runs: validation in full lines, training in thin ones."""
+    """Return a chart for each quantity with the curves of all runs: validation in full lines, training in thin ones."""
     names = list(dict.fromkeys(name for run in runs for record in run.history if "val" in record for name in record["val"]))
     wide, beside = (
         4.4,

@@ -21,7 +21,7 @@ INSTALL = "pip install -r requirements.txt"
 class Finding(NamedTuple):
     """One line of the report."""
 
-    mark: str  # "ok", "note": work goes on, "problem": it does not
+    mark: str  # "ok"; "note": work can continue; "problem": it cannot
     text: str
 
 
@@ -64,7 +64,7 @@ def packages() -> Iterator[Finding]:
 
 
 def installation() -> Iterator[Finding]:
-    """Whether `import dl` finds this checkout from any folder."""
+    """Yield whether `import dl` finds this checkout from any folder."""
     for found in importlib.metadata.distributions(name="dl"):
         origin = json.loads(found.read_text("direct_url.json") or "{}")  # none: the egg-info in the checkout itself
         if origin.get("dir_info", {}).get("editable"):
@@ -78,7 +78,7 @@ def installation() -> Iterator[Finding]:
 
 
 def torchvision_build() -> Iterator[Finding]:
-    """Whether torchvision fits torch. See dl/mytorch/torchvision_compat.py."""
+    """Yield whether torchvision fits torch. See dl/mytorch/torchvision_compat.py."""
     try:
         importlib.import_module("torchvision")
     except (ImportError, OSError) as error:
@@ -99,7 +99,7 @@ def torchvision_build() -> Iterator[Finding]:
 
 
 def devices() -> Iterator[Finding]:
-    """What there is to train on."""
+    """Yield which devices there are to train on."""
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a library that it loads is missing
@@ -126,7 +126,7 @@ def devices() -> Iterator[Finding]:
 
 
 def _processor(threads: int) -> str:
-    """Name, threads, instructions."""
+    """Return the processor's name, threads and instructions."""
     try:
         from dl.mytorch.provenance import machine
     except (ImportError, OSError):  # data_sets says it
@@ -146,7 +146,7 @@ def _auto_precision(device: Any) -> str:
 
 
 def data_sets() -> Iterator[Finding]:
-    """Which data sets are there; the bundled sample, which tests and demo need, is read and its checksums compared."""
+    """Yield which data sets are there; the bundled sample, which tests and demo need, is read and its checksums compared."""
     try:
         from dl.mytorch.config import UserError
         from dl.mytorch.data import sources
@@ -170,7 +170,7 @@ def data_sets() -> Iterator[Finding]:
 
 
 def text_sets() -> Iterator[Finding]:
-    """Which sets of text are there; the bundled ones have to be."""
+    """Yield which sets of text are there; the bundled ones have to be."""
     try:
         from dl.mytorch.data import sources
         from dl.mytorch.data.text.shakespeare import SOURCES as plays

@@ -224,7 +224,10 @@ def settings(record: Record) -> list[str]:
 
 
 def command(record: Record) -> str:
-    """What trains this way with today's recipe. The command that was given, maybe with other defaults, is in the record."""
+    """Return what trains this way with today's recipe.
+
+    The command that was given, maybe with other defaults, is in the record.
+    """
     words = ["python", "-m", f"dl.modules.{record['recipe'].replace('/', '.')}.{record.get('file', 'train')}"]
     for name, value in changed(record).items():
         flag = name.replace("_", "-")

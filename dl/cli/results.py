@@ -146,7 +146,7 @@ def time(seconds: float) -> str:
 
 
 def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
-    """Rows of cells in Markdown."""
+    """Return rows of cells in Markdown."""
     lines = [headings, ["---"] * len(headings), *rows]
     cells = ([cell.replace("|", r"\|").replace("\n", "<br>") for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -67,7 +67,7 @@ class Run:
 
     @functools.cached_property
     def module(self) -> Any:
-        """The recipe: train.py, or another file of the model's folder that was run."""
+        """Return the recipe: train.py, or another file of the model's folder that was run."""
         try:
             return catalogue.module(self.recipe, self.described.get("file", "train"))
         except ModuleNotFoundError as error:
@@ -77,7 +77,7 @@ class Run:
 
     @functools.cached_property
     def config(self) -> Any:
-        """The `Config` of the recipe, under today's names: `out` is where the run lies now.
+        """Return the `Config` of the recipe, under today's names: `out` is where the run lies now.
 
         Flags of an earlier version are named in one line on stderr. Where its images are gone, `data` is "classes:FILE".
         """
@@ -92,26 +92,26 @@ class Run:
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the labels; () without classes."""
+        """Return the names of the classes, in the order of the labels; () without classes."""
         if (file := names_file(self.path)).exists():
             return read_names(file)
         return image_set(self.config).classes if isinstance(self.config, ImageConfig) else ()
 
     @functools.cached_property
     def vocabularies(self) -> Mapping[str, Any]:
-        """The tokens of texts by name, "tokens", or "source" and "target"; empty for a run on no text."""
+        """Return the tokens of texts by name, "tokens", or "source" and "target"; empty for a run on no text."""
         read: Callable[[Path], Any] = getattr(self.module.Config, "read_vocabulary", Vocabulary.load)
         paths = {path.stem.partition("-")[2]: path for path in sorted(self.path.glob("vocabulary-*.json"))}
         return {name: read(path) for name, path in paths.items() if name != "classes"}
 
     @property
     def history(self) -> History:
-        """The record of each evaluation, and of the test."""
+        """Return the record of each evaluation, and of the test."""
         return read_history(self.path / "history.json")
 
     @property
     def speed(self) -> dict[str, Any]:
-        """Seconds, examples, memory."""
+        """Return the seconds, the examples and the peak memory."""
         return read_recorded_json(self.path / "speed.json", SPEED)
 
     def model(self) -> nn.Module:

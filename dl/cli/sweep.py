@@ -140,7 +140,7 @@ def is_finished(folder: Path, config: TrainConfig) -> bool:
 
 
 def run(name: str, waiting: list[Trial], jobs: int) -> list[Trial]:
-    """Train `jobs` at a time, and return those that failed: the last line of each one's log is shown, the others go on."""
+    """Train `jobs` at a time, and return those that failed: the last line of each one's log is shown, the others continue."""
     waiting, running, failed = list(waiting), {}, []
     total, said = len(waiting), time.monotonic()
     try:

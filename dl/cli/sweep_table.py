@@ -58,7 +58,7 @@ def grouped(found: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def draw(found: Sequence[Result]) -> "Figure":
-    """A row for each setting: a dot for each seed, the mean, and its 95 % interval."""
+    """Return a row for each setting: a dot for each seed, the mean, and its 95 % interval."""
     quantity, groups = judged_by(found), grouped(found)
     scale = 100 if quantity.endswith("error") else -1 if NEGATIVE in quantity else 1
     height = 1.0 + 0.4 * len(groups)  # inches: 0.55 below for the axis, 0.4 a row, 0.45 above for the legend
@@ -85,7 +85,7 @@ def title(quantity: str) -> str:
 
 
 def shown(quantity: str, values: Sequence[float]) -> str:
-    """Mean and standard deviation of values, errors in per cent; "" of none."""
+    """Return the mean and standard deviation of values, errors in per cent; "" of none."""
     if not values:
         return ""
     if NEGATIVE in quantity:

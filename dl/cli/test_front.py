@@ -139,7 +139,9 @@ def test_the_tests_that_exclude_public_errors_are_there() -> None:
 SECTIONS = ("What to look at in model.py", "Train it", "Try this", "How it is proven", "Results", "Deviations")
 
 
-@pytest.mark.parametrize("name", [*front.ABOUT["groups"]["basics"], *front.ABOUT["groups"]["images"]])
+@pytest.mark.parametrize(
+    "name", [name for group in ("basics", "images", "text", "generation") for name in front.ABOUT["groups"][group]]
+)
 def test_a_model_s_readme_has_its_equation_what_to_look_at_and_one_thing_to_try(name: str) -> None:
     text = (catalogue.MODULES / name / "README.md").read_text(encoding="utf-8")
     assert re.search(r"^\$\$\n[^$]+\n\$\$$", text, re.MULTILINE)

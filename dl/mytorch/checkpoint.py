@@ -148,7 +148,7 @@ def restore(state: dict[str, Any], path: Path, model: nn.Module, optimizers: Opt
 
 
 def gather_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rows for the examples of a batch, of all ranks, in the order of the whole batch. All ranks call it."""
+    """Return rows for the examples of a batch, of all ranks, in the order of the whole batch. All ranks call it."""
     from dl.mytorch import contract
 
     contract.check_rows(state)

@@ -18,7 +18,7 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 kB: room for the first files of a run, not for its checkpoint."""
+    """Yield a file system of 64 kB: room for the first files of a run, not for its checkpoint."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True)

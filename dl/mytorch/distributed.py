@@ -138,7 +138,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put back what `rng_state` gave; files of version 0.1 have lists where it has tensors."""
+    """Restore what `rng_state` returned; files of version 0.1 have lists where it has tensors."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(torch.as_tensor(words).tolist()), gauss))
     name, keys, *rest = state["numpy"]

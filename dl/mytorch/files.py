@@ -86,7 +86,7 @@ def _json(value: Any) -> bytes:
 
 
 def regular_file(path: Path | str) -> Path:
-    """Return `path` if it is a regular file or a link to one. Raises `UserError` for all that could block or has no end."""
+    """Return `path` if it is a regular file or a link to one. Raises `UserError` for what may block or never end."""
     path = Path(path)
     try:
         mode = path.stat().st_mode

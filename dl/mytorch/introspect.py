@@ -1,4 +1,4 @@
-"""A look inside a model: what its layers are, what they cost, and what they put out."""
+"""A look inside a model: what its layers are, what they cost, and their outputs."""
 
 import math
 import sys
@@ -76,7 +76,7 @@ def _flop_counter() -> FlopCounterMode:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Inside, torch computes on so many threads."""
+    """Run the block with torch computing on `count` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -36,7 +36,7 @@ class History(list):
 
     @property
     def test(self) -> dict[str, float] | None:
-        """What the test gave, or None before it."""
+        """Return what the test gave, or None before it."""
         return self[-1].get("test") if self else None
 
     def best(self, monitor: str = "loss") -> dict[str, Any] | None:
@@ -93,7 +93,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes that this process, or its CUDA device, has held at most."""
+    """Return bytes that this process, or its CUDA device, has held at most."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else system.peak_memory()
 
 

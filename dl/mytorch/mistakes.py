@@ -68,7 +68,7 @@ class Mistakes:
 
 
 def _of_most_confused(confusion: Tensor, wrong: Batch, pairs: int = 5, examples: int = 8) -> list[int]:
-    """Places in `wrong` of the most frequent (true, predicted) pairs: a row of `examples` each, filled up with -1."""
+    """Return places in `wrong` of the most frequent (true, predicted) pairs: a row of `examples` each, filled up with -1."""
     classes = len(confusion)
     off_diagonal = confusion.clone().fill_diagonal_(0).flatten()
     rows = []

@@ -75,7 +75,7 @@ def counted(history: Sequence[dict[str, Any]]) -> str:
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Each image (..., C, H, W) stretched to [0, 1]: what a person can look at, whatever the normalisation was."""
+    """Return each image (..., C, H, W) stretched to [0, 1]: what a person can look at, whatever the normalisation was."""
     images = images.detach().float().cpu()
     low = images.amin((-3, -2, -1), keepdim=True)
     high = images.amax((-3, -2, -1), keepdim=True)
@@ -83,7 +83,7 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 def grid(images: Tensor, columns: int = 8, enlarge: int = 1, gap: int = 1, stretch: bool = True) -> Tensor:
-    """Images (N, C, H, W) side by side in one (C, height, width) with white between them.
+    """Return images (N, C, H, W) side by side in one (C, height, width) with white between them.
 
     Pixels come out `enlarge` times as large; with `stretch` each image is brought to [0, 1] by itself.
     """
@@ -166,7 +166,7 @@ def feature_maps(maps: dict[str, Tensor], columns: int = 16) -> "Figure":
 
 
 def attention_maps(images: Tensor, weights: Tensor, titles: Sequence[str] | None = None) -> "Figure":
-    """A row for each image (N, C, H, W): the image, the mean of its heads' weights (N, heads, h, w), then head by head.
+    """Draw a row for each image (N, C, H, W): the image, the mean of its heads' weights (N, heads, h, w), then head by head.
 
     A map lies over the whole image; each is stretched by itself, bright is much. `titles` are those of the images.
     """
@@ -203,7 +203,7 @@ def word_attention(weights: dict[str, Tensor], rows: Sequence[str], columns: Seq
 
 
 def confusion_matrix(counts: Tensor, names: Sequence[str]) -> "Figure":
-    """Counts (true class, predicted class) with the share of each true class as colour; the diagonal is left pale."""
+    """Draw counts (true class, predicted class), the share of each true class as colour; the diagonal is left pale."""
     counts, (names, options) = counts.cpu(), drawable(shortened(name, 24) for name in names)
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
     room = 0.6 + 0.08 * max(10, *map(len, names))  # inches left and below, for the names
@@ -292,7 +292,7 @@ def save_image(image: Tensor, path: Path | str) -> None:
 
 @contextlib.contextmanager
 def _written(path: Path | str) -> Iterator[str]:
-    """The kind of file by the ending of `path`; what goes wrong in writing it becomes one line."""
+    """Yield the kind of file by the ending of `path`; an error while writing becomes one line."""
     try:
         yield Path(path).suffix.lower().removeprefix(".") or "png"
     except (OSError, ValueError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""How fast a training goes, between one point of its curve and the next."""
+"""The speed of a training between one point of its curve and the next."""
 
 import time
 from typing import TYPE_CHECKING, Any

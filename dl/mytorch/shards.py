@@ -108,7 +108,7 @@ def _zeros(parameter: Tensor, saved: Tensors) -> Tensor:
 def write(folder: Path, tensors: Mapping[str, Tensor]) -> Future:
     """Write `tensors`, sharded or the same on all ranks, into `folder`. All ranks call it and may then change the tensors.
 
-    They are copied first, then written while the caller goes on. When the future is done on rank 0, the folder is complete;
+    They are copied first, then written while the caller continues. When the future is done on rank 0, the folder is complete;
     its result raises `UserError` on all ranks when a rank could not write.
     """
     places = {name: start for name, tensor in tensors.items() if (start := _own_start(tensor)) is not None}
@@ -150,7 +150,7 @@ def _on_all_ranks(work: Callable[[], Any], group: Any = None) -> list[Any]:
 
 
 def _own_start(tensor: Tensor) -> tuple[int, ...] | None:
-    """Where this rank's part of `tensor` begins in the whole; None where another rank writes the same numbers."""
+    """Return where this rank's part of `tensor` begins in the whole; None where another rank writes the same numbers."""
     if not hasattr(tensor, "placements"):
         return (0,) * tensor.ndim if is_main() else None
     copies = [i for i, placement in enumerate(tensor.placements) if placement.is_replicate()]
@@ -161,7 +161,7 @@ def _own_start(tensor: Tensor) -> tuple[int, ...] | None:
 
 
 def _start(tensor: Tensor) -> tuple[int, ...]:
-    """Where this rank's part of a tensor begins in the whole."""
+    """Return where this rank's part of a tensor begins in the whole."""
     if not hasattr(tensor, "placements"):
         return (0,) * tensor.ndim
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset  # takes a second
@@ -253,7 +253,7 @@ def read(folder: Path) -> dict[str, Tensor]:
 
 
 def read_parts(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """The same by what they are part of: "model", "ema", "optimizers"."""
+    """Return the tensors of `read` by what they are part of: "model", "ema", "optimizers"."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in read(folder).items():
         part, _, own = name.partition(".")

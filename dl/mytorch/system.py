@@ -24,7 +24,7 @@ def peak_memory() -> int:
 
 
 def _peak_working_set() -> int:
-    """The same by https://learn.microsoft.com/windows/win32/api/psapi/nf-psapi-getprocessmemoryinfo."""
+    """Return the same by https://learn.microsoft.com/windows/win32/api/psapi/nf-psapi-getprocessmemoryinfo."""
 
     class Counters(ctypes.Structure):
         _fields_ = [

@@ -30,7 +30,7 @@ class Task:
         raise NotImplementedError
 
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
-        """The same for evaluation. Default: `step`."""
+        """Return the same for evaluation. Default: `step`."""
         return self.step(model, batch)
 
     def metrics(self) -> dict[str, Metric]:
@@ -41,7 +41,7 @@ class Task:
         """Forget what `eval_step` collected in the evaluation before."""
 
     def train_metrics(self) -> dict[str, Metric]:
-        """Those of training, which read the outputs of `step`. Default: `metrics`."""
+        """Return those of training, which read the outputs of `step`. Default: `metrics`."""
         return self.metrics()
 
     def state(self) -> dict[str, Tensor]:
@@ -59,11 +59,11 @@ class Task:
         """Continue from what `own_state` gave."""
 
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
-        """Images (C, H, W) in [0, 1], or texts, to log after each evaluation. Keep it cheap. All ranks call it."""
+        """Return images (C, H, W) in [0, 1], or texts, to log after each evaluation. Keep it cheap. All ranks call it."""
         return {}
 
     def report(self, model: nn.Module) -> dict[str, Tensor | str]:
-        """The same, drawn once, after the test: what may take a second. All ranks call it."""
+        """Return the same, drawn once, after the test: what may take a second. All ranks call it."""
         return {}
 
 
@@ -135,7 +135,7 @@ class Regression(Task):
     """
 
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:
-        """Raises `ValueError` when the shapes differ: broadcast, each prediction would be compared with every target."""
+        """Raise `ValueError` when the shapes differ: broadcast, each prediction would be compared with every target."""
         predictions, targets = model(batch["features"]), batch["targets"]
         if predictions.shape != targets.shape:
             raise ValueError(f"predictions {tuple(predictions.shape)} for targets {tuple(targets.shape)}")

@@ -154,7 +154,7 @@ def test_fresh_removes_the_files_of_the_run_and_nothing_else(tmp_path: Path) -> 
     assert left == {*mine, "config.json", "checksums.json"}
     assert not (tmp_path / "tensorboard").exists()
     assert read_json(tmp_path / "config.json")["config"]["lr"] == 0.2
-    open_run(Config(str(tmp_path), lr=0.2))  # and goes on without --fresh
+    open_run(Config(str(tmp_path), lr=0.2))  # and is resumed without --fresh
 
 
 @pytest.mark.parametrize("fresh", [False, True])

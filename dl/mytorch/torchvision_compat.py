@@ -6,7 +6,7 @@ import torch
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision, with its models, data sets and transforms usable although torch is a CPU build and torchvision not.
+    """Return torchvision, usable although torch is a CPU build and torchvision is not.
 
     A package index may pair a CPU build of torch with a CUDA build of torchvision. The library of compiled operators
     then fails to load, and `import torchvision` stops with "operator torchvision::nms does not exist", because it

@@ -155,7 +155,7 @@ class Trainer:
                 raise _Stopped
 
     def _groups(self, loader: Loader) -> Iterator[list[Batch]]:
-        """The batches of each step, from the present position on; the position moves past what was given."""
+        """Yield the batches of each step, from the present position on; the position moves past what was given."""
         while True:
             batches = loader.batches(self.epoch, self.batch)
             while group := list(islice(batches, self.config.accumulate)):
@@ -208,7 +208,7 @@ class Trainer:
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """The model that evaluation and the best checkpoint are about: the moving average, if there is one."""
+        """Return the model that evaluation and the best checkpoint are about: the moving average, if there is one."""
         return self.model if self.step.ema is None else self.step.ema.module
 
     def evaluate(self, loader: Loader) -> dict[str, float]:
@@ -235,7 +235,7 @@ class Trainer:
         self.evaluation_seconds += time.perf_counter() - started
 
     def _log_point(self, loader: Loader) -> None:
-        """The one place where training reads sums from the device: the mean loss since the last point, and bad news."""
+        """Read the sums from the device, here alone: the mean loss since the last point, and whether it is finite."""
         self.step.check_health()
         loss, items = all_reduce_sum(self.step.train_metrics.by_name["loss"].sums.cpu().double()).tolist()
         point = {

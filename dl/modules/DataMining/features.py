@@ -1,4 +1,4 @@
-"""Features of inputs: what a layer of a trained network puts out for them."""
+"""Features of inputs: the output of a layer of a trained network."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from dl.mytorch import Probe
 
 @torch.no_grad()
 def features_and_logits(model: nn.Module, inputs: Tensor, layer: str = "") -> tuple[Tensor, Tensor]:
-    """Features (B, D) of inputs (B, ...) at the output of `layer`, and the output of the whole network.
+    """Return features (B, D) of inputs (B, ...) at the output of `layer`, and the output of the network.
 
     The default layer is what the classifier reads: the input of the last linear layer or convolution that runs. Maps
     (B, D, H, W) and tokens (B, T, D) become their mean. Raises `KeyError`, with near names, for a layer that is not there.

@@ -10,7 +10,7 @@ from dl.mytorch.float64 import with_float64
 
 
 def double(values: Tensor) -> Tensor:
-    """Values (N, ...) in float64. Raises `UserError` if there are none, or one is not finite."""
+    """Return values (N, ...) in float64. Raises `UserError` if there are none, or one is not finite."""
     if not values.numel() or not values.isfinite().all():
         found = "none" if not values.numel() else f"{int((~values.isfinite()).sum())} of {values.numel()} are NaN or infinite"
         raise UserError(f"scores take features and logits of one image or more, all finite; {found}")

@@ -31,7 +31,7 @@ SMALLEST, LARGEST = 2.0**-126, 2.0**125  # that float32 holds with all its digit
 
 
 def power(distance: str) -> float | None:
-    """p of an Lp distance: "l1", "l2", "l0.5", "linf"; None for "cosine" and "dot". Raises `ValueError` for anything else."""
+    """Return p of an Lp distance: "l1", "l2", "l0.5", "linf"; None for "cosine" and "dot". Raises `ValueError` for others."""
     if distance in ("cosine", "dot"):
         return None
     try:
@@ -110,7 +110,7 @@ class Exact:
         return exact, rows
 
     def _candidates(self, queries: Tensor, count: int, distance: str, p: float | None) -> tuple[Tensor, Tensor]:
-        """Scores (Q, count) in float32 that rise with the distance, and their rows: the smallest, in no order."""
+        """Return scores (Q, count) in float32 that rise with the distance, and their rows: the smallest, in no order."""
         product = p is None or p == 2
         step = self.memory // 4 // max(1, len(queries)) if product else CACHE // 4 // self.length
         best: list[Tensor] = []

@@ -16,7 +16,7 @@ def frechet_distance(real: Tensor, drawn: Tensor) -> float:
 
 
 def frechet_distance_of_moments(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
-    """The same of means (D,) and covariances (D, D).
+    """Return the same of means (D,) and covariances (D, D).
 
     The trace of the root is that of (S^1/2 S' S^1/2)^1/2, which is symmetric: its eigenvalues are real and not negative.
     """

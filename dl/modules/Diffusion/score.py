@@ -72,7 +72,7 @@ def features(classifier: nn.Module, images: Tensor, batch: int = 256) -> tuple[T
 
 
 def standardised(images: Tensor, about: ImageSet) -> Tensor:
-    """Images in [-1, 1] as a classifier of the same set sees them: rounded to bytes first, as real images are."""
+    """Return images in [-1, 1] as a classifier of the same set sees them: rounded to bytes first, as real images are."""
     pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return about.standard({"images": pixels}, torch.Generator())["images"]
 
@@ -132,7 +132,7 @@ def tables() -> list[tuple[Path, str, str]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows of scores in Markdown."""
+    """Return rows of scores in Markdown."""
     headings = ["sampler", "steps", "guidance", "images", "Frechet distance", "precision", "recall", "of the class asked for"]
     cells = []
     for row in rows:

@@ -31,7 +31,7 @@ def text_splits(config: TrainConfig, length: int) -> Splits:
 
 
 def wikitext2_splits(config: TrainConfig, length: int) -> Splits:
-    """WikiText-2 as one text without end marks, in pieces that are learnt from its training part.
+    """Return WikiText-2 as one text without end marks, in word pieces learnt from its training part.
 
     Each piece of validation and test but the first is predicted once, after a quarter of `length` at least.
     """

@@ -29,7 +29,7 @@ MOST_TOKENS = 10**6  # all that were drawn are kept
 
 
 def main(argv: Sequence[str] | None = None, recipe: str = "") -> int:
-    """The command; without a RUN it takes the run in runs/`recipe`, if a recipe is named."""
+    """Run the command, return its exit status; without a RUN it takes the run in runs/`recipe`, if a recipe is named."""
     options = parse(argv, recipe)
     return run(lambda: write(*load(options.run), options))
 

@@ -35,7 +35,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         most = min(linear.in_features, linear.out_features)
         if not 1 <= rank < most:
-            raise UserError(f"LoRA's rank has to be at least 1 and below {most}, the layer's own; got {rank}")
+            raise UserError(f"LoRA's rank has to be at least 1 and below {most}, that of the layer itself; got {rank}")
         self.linear = linear.requires_grad_(False)
         self.down = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
         self.up = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
@@ -71,7 +71,7 @@ def adapt(
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """Each `LoRALinear` becomes one linear layer again, and all weights can be trained; gives `model`."""
+    """Merge each `LoRALinear` into one linear layer, and make all weights trainable; return `model`."""
     for name in [name for name, module in model.named_modules() if isinstance(module, LoRALinear)]:
         model.set_submodule(name, model.get_submodule(name).merged())
     return model.requires_grad_(True)

@@ -45,7 +45,7 @@ class LanguageConfig(TrainConfig):
     save_every: int = 250
 
     def sizes(self) -> dict[str, Any]:
-        """Return what the network is told beside vocabulary, length and dropout."""
+        """Return the arguments of the network beside vocabulary, length and dropout."""
         return {}
 
     @staticmethod
@@ -69,7 +69,10 @@ class LanguageConfig(TrainConfig):
 def build_for(
     config: LanguageConfig, vocabularies: Mapping[str, Any], build: Callable[..., nn.Module], start: Run | None = None
 ) -> nn.Module:
-    """The network that the config asks for; `build` is that of its model.py. `start`: the run whose weights it has at first."""
+    """Return the network that the config asks for; `build` is that of its model.py.
+
+    `start`: the run whose weights it has at first.
+    """
     sizes = {"vocab_size": len(vocabularies["tokens"]), "max_length": config.context_length, "dropout": config.dropout}
     model = use_fast_dropout(build(config.model, **sizes, **config.sizes()))
     if start is not None:
@@ -94,7 +97,7 @@ def train(
     schedule: Schedule,
     task: Callable[..., TextModeling] = TextModeling,
 ) -> History:
-    """The `main` of a recipe."""
+    """Train as the config says, and return the history: the `main` of a recipe."""
     seed_everything(config.seed)
     data = data or text_splits(config, config.context_length)
     vocabulary = data.vocabularies["tokens"]

@@ -48,7 +48,7 @@ def test_the_layer_is_its_equation() -> None:
 
 def test_ranks_and_names_that_are_invalid_are_refused() -> None:
     for rank in (0, 8):
-        with pytest.raises(ValueError, match=f"rank has to be at least 1 and below 8, the layer's own; got {rank}"):
+        with pytest.raises(ValueError, match=f"rank has to be at least 1 and below 8, that of the layer itself; got {rank}"):
             adapt(gpt2.build("tiny"), rank=rank)
     with pytest.raises(ValueError, match="no linear layer named q_proj"):
         adapt(gpt2.build("tiny"), layers=["q_proj"])

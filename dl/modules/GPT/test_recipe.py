@@ -95,7 +95,7 @@ def test_what_cannot_be_tuned_is_refused_in_a_line(tmp_path: Path, no_figures: N
     for flags, data, message in (
         ({"data": f"folder:{folder}"}, None, "first has other tokens than --data"),
         ({"context_length": 4}, characters(), "belongs to another model than this GPT2"),
-        ({"lora_rank": 8}, characters(), "rank has to be at least 1 and below 8, the layer's own; got 8"),
+        ({"lora_rank": 8}, characters(), "rank has to be at least 1 and below 8, that of the layer itself; got 8"),
     ):
         with pytest.raises(UserError, match=message):
             train.main(config(train, tmp_path / "tuned", init_from=first.out, **flags), data)
@@ -325,7 +325,7 @@ def test_a_folder_of_transformers_continues_a_text(tmp_path: Path, folder: Path,
     assert capsys.readouterr().out.rstrip("\n") == bpe.decode(ids[0].tolist()).rstrip("\ufffd\n")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "merges.txt").unlink()
-    for content, message in ((whole, "merges.txt does not exist"), (whole[:-9], "cannot be had"), (b"", "cannot be had")):
+    for content, message in ((whole, "merges.txt does not exist"), (whole[:-9], "cannot be loaded"), (b"", "cannot be loaded")):
         (folder / "model.safetensors").write_bytes(content)
         assert gpt2_generate.main([str(folder), "to be"]) == 1
         assert message in capsys.readouterr().err

@@ -38,7 +38,7 @@ class Unpadded(nn.Module):
 
 
 def randomized(model: Model) -> Model:
-    """Weights as after training, so that each shows in the output."""
+    """Return weights as after training, so that each shows in the output."""
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.3)
     return model

@@ -38,7 +38,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @torch.no_grad()
 def scores(run: Run, judge: nn.Module, num: int, seed: int) -> tuple[float, float, float]:
-    """Frechet distance, precision and recall of `num` samples against as many images of the test set."""
+    """Return the Frechet distance, precision and recall of `num` samples against as many images of the test set."""
     about, model = image_set(run.config), run.model().to(device(run.config.device))
     test = some_examples(image_splits(run.config).test, num)["images"]
     real, _ = features(judge, about.standard({"images": test}, torch.Generator())["images"])

@@ -20,7 +20,7 @@ def stream_splits(config: TrainConfig, length: int) -> Splits:
         raise UserError(f"--data {config.data}: there are {', '.join(SOURCES)} and wikitext2")
     (train, *others), vocabulary = words() if config.data == "wikitext2" else characters(config.data)
     if config.batch_size >= len(train):
-        raise UserError(f"--batch-size {config.batch_size}: a text of {len(train):,} tokens has not so many streams")
+        raise UserError(f"--batch-size {config.batch_size}: a text of {len(train):,} tokens has too few")
     loaders = [Loader(streams(ids, length, EVALUATED), EVALUATED) for ids in others]
     train_loader = Loader(streams(train, length, config.batch_size), config.batch_size)
     return Splits(train_loader, *loaders, vocabularies={"tokens": vocabulary})

@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @command(parse)
 def main(options: argparse.Namespace) -> None:
-    """The prompt and what follows, to the terminal."""
+    """Print the prompt and its continuation."""
     check_range("--seed", options.seed, *SEEDS)
     check_range("--tokens", options.tokens, 0, MOST_TOKENS)
     run = Run.open(options.run, *RECIPES)

@@ -16,7 +16,7 @@ from dl.mytorch.optim import adamw, constant, sgd, warmup_cosine
 
 @dataclass(frozen=True)
 class StreamConfig(TrainConfig):
-    """What a recipe that trains a recurrent language model can be told beside."""
+    """Flags that the recipes of recurrent language models share."""
 
     data: str = flag(
         "shakespeare", "text: words of WikiText-2, or characters of Shakespeare",
@@ -48,7 +48,7 @@ class StreamConfig(TrainConfig):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         self._check("tar_beta", self.tar_beta == 0 or self.bptt_length > 1, "0 with --bptt-length 1, in which nothing changes")
         if self.optimizer == "ntasgd":
-            self._check("ema", self.ema == 0, "0 with --optimizer ntasgd, which has an average of its own")
+            self._check("ema", self.ema == 0, "0 with --optimizer ntasgd, which keeps its own average of the weights")
             self._check("parallel", self.parallel != "fsdp", "none or ddp with --optimizer ntasgd, which averages the whole")
             self._check("layerwise", self.layerwise == "none", "none with --optimizer ntasgd, which averages the whole")
 
@@ -60,7 +60,7 @@ def build_for(config: StreamConfig, vocabularies: Mapping[str, Any], build: Call
 
 
 def train(config: StreamConfig, build: Callable[..., nn.Module], data: Splits | None = None) -> History:
-    """The `main` of a recipe."""
+    """Train as the config says, and return the history: the `main` of a recipe."""
     seed_everything(config.seed)
     data = data or stream_splits(config, config.bptt_length)
     vocabulary = data.vocabularies["tokens"]

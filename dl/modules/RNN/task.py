@@ -1,4 +1,4 @@
-"""Language modelling by truncated back-propagation through time: gradients end with the batch, the state goes on."""
+"""Language modelling by truncated back-propagation through time: gradients end with the batch, the state is carried over."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ class StreamModeling(Task):
         self.carried = list(state.values())
 
     def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
-        """Some text that the model writes."""
+        """Return a sample of text that the model generates."""
         first = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
         ids = generate(Recurrent(model), first, self.length, seed=0)
         return {"sample": to_text(self.vocabulary, ids[0].tolist())}

@@ -95,4 +95,4 @@ def test_networks_build_from_our_own_layers_and_give_the_same_scores(network: Mo
     assert type(recurrent).__module__.startswith("dl.mytorch.from_scratch.layers")
     expected = model(batch["tokens"], model(batch["tokens"]).state)
     torch.testing.assert_close(second.scores, expected.scores, rtol=0, atol=1e-10)
-    assert not torch.allclose(second.scores, first.scores)  # the state goes on
+    assert not torch.allclose(second.scores, first.scores)  # the state is carried over

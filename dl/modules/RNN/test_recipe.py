@@ -197,8 +197,8 @@ def test_texts_are_read_in_as_many_streams_as_a_batch_has_rows(tmp_path: Path, m
         assert len([part for part in found if part]) == parts
         first, second = list(found.train.batches())[:2]
         assert first["tokens"].shape == (4, 5) and first["begins"].all() and not second["begins"].any()
-        assert torch.equal(first["targets"][:, -1], second["tokens"][:, 0])  # goes on where the one before has ended
-    with pytest.raises(UserError, match="--batch-size 1000000000: a text of 442 tokens has not so many streams"):
+        assert torch.equal(first["targets"][:, -1], second["tokens"][:, 0])  # starts where the one before has ended
+    with pytest.raises(UserError, match="--batch-size 1000000000: a text of 442 tokens has too few"):
         stream_splits(config(lstm_train, tmp_path, data="shakespeare", batch_size=10**9), 5)
     with pytest.raises(UserError, match="--data ptb: there are shakespeare, shakespeare-sample and wikitext2"):
         stream_splits(recipe.TrainConfig(out="x", data="ptb"), 5)

@@ -24,7 +24,10 @@ class RecurrentTranslator(translate.Translator):
 
     @torch.no_grad()
     def attention(self, sentence: str, translated: Sequence[str]) -> dict[str, Tensor]:
-        """What each word of the translation, and its end, looked at: (T + 1, S). `UserError` for one that cannot look."""
+        """Return what each word of the translation, and its end, looked at: (T + 1, S).
+
+        `UserError` for one that cannot look.
+        """
         if not hasattr(self.model, "align"):
             raise UserError(f"{self.config.out}: a network without attention looks at nothing that could be drawn")
         target = torch.tensor([self.task.target.encode([BEGIN, *translated])])

@@ -41,7 +41,7 @@ def train(
     data: Splits | None = None,
     task: type[Translation] = Translation,
 ) -> History:
-    """The `main` of a recipe."""
+    """Train as the config says, and return the history: the `main` of a recipe."""
     seed_everything(config.seed)
     data = data or translation(config, config.min_count)
     trainer = Trainer(

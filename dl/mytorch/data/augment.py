@@ -21,7 +21,7 @@ def compose(*steps: Transform) -> Transform:
 
 
 def normalize(mean: list[float], std: list[float]) -> Transform:
-    """Images of bytes (B, C, H, W) to floats (x / 255 - mean) / std, channel by channel."""
+    """Map images of bytes (B, C, H, W) to floats (x / 255 - mean) / std, channel by channel."""
     scale = 1 / (255 * torch.tensor(std)).view(-1, 1, 1)
     shift = (torch.tensor(mean) / torch.tensor(std)).view(-1, 1, 1)
 
@@ -33,7 +33,7 @@ def normalize(mean: list[float], std: list[float]) -> Transform:
 
 
 def signed(batch: Batch, generator: torch.Generator) -> Batch:
-    """Images of bytes (B, C, H, W) to floats from -1 to 1, as networks that draw images learn them."""
+    """Map images of bytes (B, C, H, W) to floats from -1 to 1, as generative networks learn them."""
     return batch | {"images": batch["images"].float() / 127.5 - 1}
 
 

@@ -57,11 +57,11 @@ class Loader:
         self.reader: DataLoader | None = None  # the workers of the epoch before
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Return batches in an epoch."""
         return math.ceil(self.num_examples / self.batch_size)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on; of each, the part of this rank (which may be empty)."""
+        """Yield the batches of an epoch from number `start` on; of each, the part of this rank (which may be empty)."""
         share = epoch, rank(), world_size()  # asked here: a worker process knows nothing of ranks
         source = Epoch(self, *share)
         places = range(start, len(self))

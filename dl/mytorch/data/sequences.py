@@ -43,7 +43,7 @@ def blocks(ids: Tensor, length: int, context: int = 0) -> Batch:
 def streams(ids: Tensor, length: int, count: int) -> Batch:
     """Return the text cut into `count` parts that are read side by side, `length` ids at a time: what a carried state needs.
 
-    In batches of `count` and not shuffled, row r of batch t goes on where row r of batch t - 1 has ended. "begins" (N,) is
+    In batches of `count` and not shuffled, row r of batch t continues row r of batch t - 1. "begins" (N,) is
     True where a part begins, in the first batch of an epoch. Each id but the first is predicted exactly once; what fills up
     the last batch is IGNORED. "tokens" and "targets" as those of `blocks`.
     """
@@ -55,5 +55,5 @@ def streams(ids: Tensor, length: int, count: int) -> Batch:
 
 
 def pad(rows: Sequence[Tensor], padding: int) -> Tensor:
-    """Rows of different lengths as one tensor (B, longest), filled up at the end."""
+    """Return rows of different lengths as one tensor (B, longest), filled up at the end."""
     return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=padding)

@@ -25,7 +25,7 @@ LARGEST = 2**28  # bytes: no file of a published set here is larger, but what is
 
 
 class Remote(NamedTuple):
-    """Where a file is to be had, and which one it has to be."""
+    """Where a file can be downloaded, and its checksum."""
 
     url: str
     blob: str  # git's name for what is there: sha1 of "blob <bytes>\0<content>"
@@ -36,15 +36,15 @@ class Source(NamedTuple):
     """Where a set comes from and what its files have to be."""
 
     places: tuple[Path | str, ...]  # folders to look in, relative ones below data/; the first that holds all files wins
-    # Of a file the MD5 or SHA-256 of its content, which may lie there gzipped, as file.gz; or where it is to be had as it is,
-    # if anywhere.
+    # Of a file the MD5 or SHA-256 of its content, which may lie there gzipped, as file.gz; or where it can be downloaded
+    # uncompressed, if anywhere.
     files: Mapping[str, str | Remote | None]
     help: str  # what to do when it is nowhere
     fetch: Callable[[Any, str], Any] | None = None  # (torchvision.datasets, folder): download all into folders in there
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The places as paths."""
+        """Return the places as paths."""
         return tuple(DATA / place for place in self.places)
 
 

@@ -87,7 +87,7 @@ class Member:
     # ---- its state -------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return all that its next step depends on, in plain values and tensors, if that can be had."""
+        """Return all that its next step depends on, in plain values and tensors, if that is available."""
         replayed = self.how_it_resumes == "replayed"
         own = {"begun": self.begun, "actions": self.actions} if replayed else state.capture(self.env)
         return {"env": own, "total": self.total, "length": self.length}

@@ -79,7 +79,7 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 
 
 def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
-    """Half the square of an error up to `delta`, from there on the straight line that goes on: Huber 1964.
+    """Half the square of an error up to `delta`, above it the straight line that continues it: Huber 1964.
 
     Raises `ValueError` when the shapes differ, or for a `delta` of 0 or below.
     """

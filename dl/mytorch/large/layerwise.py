@@ -43,7 +43,7 @@ def greedy(trainer: "Trainer", data: Splits) -> History:
     """Train the blocks of the trainer's model one by one, each as long as the config says; then test all of it.
 
     Belilovsky et al. 2019, https://arxiv.org/abs/1812.11446: a block learns under an auxiliary head, for the same loss,
-    from what the blocks before it put out; these are frozen, and what they put out is kept on disk. At no time is there
+    from the output of the blocks before it; these are frozen, and their output is kept on disk. At no time is there
     more than one block with gradients. Each block's training is a run of its own, `out`/block<i>, so that it resumes.
 
     The head is the mean over the map and a linear layer; for a block whose output is shaped like that of the last, the
@@ -113,7 +113,7 @@ def _heads(model: nn.Module, example: Tensor) -> list[nn.Module | None]:
 
 
 def _parameters_before(model: nn.Module, example: Tensor) -> list[nn.Parameter]:
-    """Those that `before_blocks` uses; the head may share some."""
+    """Return those that `before_blocks` uses; the head may share some."""
     parameters = list(model.parameters())
     gradients = torch.autograd.grad(model.before_blocks(example).sum(), parameters, allow_unused=True)
     return [p for p, gradient in zip(parameters, gradients) if gradient is not None]

@@ -108,7 +108,7 @@ def _nbytes(module: nn.Module) -> int:
 
 
 def total_memory() -> int:
-    """Return the bytes of memory of this machine, or of the container that it is, if that is allowed less."""
+    """Return the bytes of memory of this machine, or of the container that it runs in, if its limit is lower."""
     if sys.platform == "win32":
         return _physical_memory()
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -120,7 +120,7 @@ def total_memory() -> int:
 
 
 def _physical_memory() -> int:
-    """The same by https://learn.microsoft.com/windows/win32/api/sysinfoapi/nf-sysinfoapi-globalmemorystatusex."""
+    """Return the same by https://learn.microsoft.com/windows/win32/api/sysinfoapi/nf-sysinfoapi-globalmemorystatusex."""
 
     class Status(ctypes.Structure):
         _fields_ = [("dwLength", ctypes.c_uint32), ("dwMemoryLoad", ctypes.c_uint32), ("ullTotalPhys", ctypes.c_uint64)]

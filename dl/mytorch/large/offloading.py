@@ -23,7 +23,7 @@ _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 class Offloader:
     """Weights, gradients and optimizer state of all blocks in files; one block at a time visits the device.
 
-    Training goes on as usual, with the same gradients: of a block the forward pass keeps the input only, the backward
+    Training proceeds as usual, with the same gradients: of a block the forward pass keeps the input only, the backward
     pass computes the inside again (`sharding.checkpoint_block`), and `update` takes one block after the other. What belongs to
     no block stays on the device: embeddings, the head, buffers, and a weight that two blocks share.
     """

@@ -33,7 +33,7 @@ class Placement:
             model.to(memory_format=torch.channels_last)
 
     def checkpoint_activations(self, model: nn.Module) -> None:
-        """Have the blocks compute their inside again in the backward pass."""
+        """Make the blocks recompute their activations in the backward pass."""
         sharding.checkpoint_activations(model)
 
     def compile(self, model: nn.Module) -> None:

@@ -23,7 +23,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def outermost_blocks(model: nn.Module) -> list[nn.Module]:
-    """The same without those inside of others."""
+    """Return the blocks that are not inside of others."""
     found = []
     for module in model.children():
         repeated = isinstance(model, nn.ModuleList) and _has_forward(module)

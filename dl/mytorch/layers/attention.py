@@ -114,7 +114,7 @@ class KeyValueCache:
         return self.contents()
 
     def contents(self) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, G, length, D) of the positions so far."""
+        """Return keys and values (B, G, length, D) of the positions so far."""
         return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
     def select(self, rows: Tensor) -> None:

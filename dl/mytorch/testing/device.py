@@ -77,6 +77,6 @@ def _own(value: Any) -> Any:
 
 @contextlib.contextmanager
 def device_without_float64() -> Iterator[torch.device]:
-    """The simulated device. Tensors come there by `.to(device)` or `device=`."""
+    """Yield the simulated device. Tensors come there by `.to(device)` or `device=`."""
     with mock.patch.object(float64, "WITHOUT_FLOAT64", {TYPE}), SimulatedDevice():
         yield torch.device(TYPE)

@@ -134,5 +134,5 @@ def tiny_images() -> Splits:
 
 @pytest.fixture
 def tiny_color_images() -> Splits:
-    """The same with 3 channels of 32 x 32."""
+    """Return synthetic images with 3 channels of 32 x 32."""
     return synthetic.image_splits(channels=3, size=32)

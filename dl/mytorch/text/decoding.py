@@ -56,7 +56,7 @@ def greedy_search(
     max_extra_tokens: int = 50,
     cached: bool = True,
 ) -> list[list[int]]:
-    """The likeliest token at each step."""
+    """Return the likeliest token at each step."""
     mask = source == padding
     memory = model.encode(source, mask)
     cache = model.new_cache(source.shape[1], model.max_length) if cached else None
@@ -139,5 +139,5 @@ def _max_new_tokens(model: Translator, mask: Tensor, max_extra_tokens: int) -> T
 
 
 def _sentences(target: Tensor, eos_id: int) -> list[list[int]]:
-    """Rows (B, T) without their first token and from the first `eos_id` on."""
+    """Return rows (B, T) without their first token and from the first `eos_id` on."""
     return [row[: row.index(eos_id)] if eos_id in row else row for row in target[:, 1:].tolist()]

@@ -120,7 +120,7 @@ def left_pad(prompts: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tensor
 
 
 def check_prompt(model: nn.Module, tokens: Tensor, padding_mask: Tensor | None, max_new_tokens: int) -> None:
-    """Raises `ValueError` when the model cannot continue these prompts."""
+    """Raise `ValueError` when the model cannot continue these prompts."""
     vocab_size, length = model.token_embedding.num_embeddings, tokens.shape[-1]
     if tokens.ndim != 2 or length == 0:
         raise UserError(f"prompts are tokens (B, T), one at least in each row; got {tuple(tokens.shape)}")
@@ -132,7 +132,7 @@ def check_prompt(model: nn.Module, tokens: Tensor, padding_mask: Tensor | None, 
     if max_new_tokens < 0:
         raise UserError(f"max_new_tokens has to be 0 or more; got {max_new_tokens}")
     if padding_mask is not None and (padding_mask[:, -1].any() or (padding_mask[:, 1:] & ~padding_mask[:, :-1]).any()):
-        raise ValueError("prompts are filled up on the left: padding_mask is True, then False, at least in its last column")
+        raise ValueError("prompts are padded on the left: a row of padding_mask is True, then False, and ends in False")
 
 
 def _note(seen: Tensor | None, logits: Tensor, tokens: Tensor, padding_mask: Tensor | None) -> Tensor:
@@ -186,7 +186,7 @@ def stream(
     padding_mask: Tensor | None = None,
     cached: bool = True,
 ) -> Iterator[Tensor]:
-    """The next tokens of each row, (B,) for each step, as they come. The model is put into evaluation mode.
+    """Yield the next tokens of each row, (B,) for each step, as they come. The model is put into evaluation mode.
     When the text of a row, without its padding, outgrows the model's `max_length`, its last half is the row's new context.
 
     Args:

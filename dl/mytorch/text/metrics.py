@@ -35,7 +35,7 @@ class BLEU(Metric):
         super().__init__()
 
     def update(self, outputs: dict[str, list]) -> None:
-        """Raises `ValueError` when there are not as many lists of references as hypotheses, or one is empty."""
+        """Raise `ValueError` when there are not as many lists of references as hypotheses, or one is empty."""
         hypotheses, references = outputs["hypotheses"], outputs["references"]
         if len(hypotheses) != len(references) or not all(references):
             raise ValueError(f"{len(hypotheses)} hypotheses need a list of references each, none empty; got {len(references)}")

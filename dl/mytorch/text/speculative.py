@@ -73,7 +73,7 @@ class _Context:
         return int(self.model.max_length - (length - self.first))
 
     def logits(self, text: Tensor) -> Tensor:
-        """Logits (1, T', V) after the last T' tokens of `text` (1, T), those that the cache does not have."""
+        """Return logits (1, T', V) after the last T' tokens of `text` (1, T), those that the cache does not have."""
         return self.model(text[:, self.first + self.cache[0].length :], None, self.cache)
 
     def cut(self, length: int) -> None:
@@ -83,7 +83,7 @@ class _Context:
 
 
 def verify(tokens: Tensor, drafted: Tensor, probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
-    """The drafted tokens (K,) up to the first that is refused, and one of the large model's: between 1 and K + 1 tokens.
+    """Return the drafted tokens (K,) up to the first that is refused, and one of the large model's: between 1 and K + 1 tokens.
 
     A token is kept with probability p / q, at most 1: `drafted` (K, V) has the q, `probabilities` (K + 1, V) the p. In place
     of one that is refused comes a token drawn from p - q where that is positive, section 2.3.

@@ -54,7 +54,7 @@ class LanguageModeling(Task):
         return {"perplexity": Perplexity(), "top1_error": TopKError(1)}
 
     def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits (B, T, V) and the targets (B, T) that they are for."""
+        """Return logits (B, T, V) and the targets (B, T) that they are for."""
         return model(batch["tokens"]), batch["targets"]
 
     def _score(self, logits: Tensor, targets: Tensor, label_smoothing: float) -> StepOutput:

@@ -199,8 +199,8 @@ def test_generation_leaves_no_trace() -> None:
         ([[1]], {"repetition_penalty": 1e-300}, "repetition_penalty has to be from 0.001 to 1,000"),
         ([[1]], {"repetition_penalty": 1e300}, "repetition_penalty has to be from 0.001 to 1,000"),
         ([[1]], {"max_new_tokens": -1}, "max_new_tokens has to be 0 or more"),
-        ([[1, 2]], {"padding_mask": torch.tensor([[False, True]])}, "filled up on the left"),
-        ([[1, 2, 3]], {"padding_mask": torch.tensor([[False, True, False]])}, "filled up on the left"),
+        ([[1, 2]], {"padding_mask": torch.tensor([[False, True]])}, "padded on the left"),
+        ([[1, 2, 3]], {"padding_mask": torch.tensor([[False, True, False]])}, "padded on the left"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(prompt: list[list[int]], options: dict[str, Any], message: str) -> None:

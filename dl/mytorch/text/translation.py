@@ -92,14 +92,14 @@ class Translation(Seq2Seq):
         return self.preview(model)
 
     def translate(self, model: nn.Module, source: Tensor) -> list[list[int]]:
-        """Ids of the translations of source (B, S)."""
+        """Return ids of the translations of source (B, S)."""
         ids = {"bos_id": self.target[BEGIN], "eos_id": self.target[END], "padding": self.padding}
         if self.num_beams == 1:
             return greedy_search(model, source, **ids)
         return beam_search(model, source, **ids, num_beams=self.num_beams)
 
     def _words(self, ids: Tensor) -> list[list[int]]:
-        """Rows (B, T) without padding, <bos> and <eos>."""
+        """Return rows (B, T) without padding, <bos> and <eos>."""
         frame = {self.padding, self.target[BEGIN], self.target[END]}
         return [[i for i in row if i not in frame] for row in ids.tolist()]
 

@@ -7,7 +7,7 @@ from dl.mytorch.introspect import check_same_layers
 
 
 def from_torchvision(reference: nn.Module) -> TorchvisionAlexNet:
-    """Our copy of a `torchvision.models.alexnet`, of any number of classes and any width: weights and dropout.
+    """Return our copy of a `torchvision.models.alexnet`, of any number of classes and any width: weights and dropout.
 
     Raises `ValueError` for another network.
     """

@@ -21,7 +21,7 @@ NAMES = (
 
 
 def from_torchvision(reference: nn.Module) -> ConvNeXt:
-    """Our copy of a `torchvision.models.convnext_tiny` to `convnext_large`, of any number of classes, with its weights.
+    """Return our copy of a `torchvision.models.convnext_tiny` to `convnext_large`, of any number of classes, with its weights.
 
     Raises `ValueError` for a network of other parts: other blocks or norms.
     """
@@ -43,7 +43,7 @@ def from_torchvision(reference: nn.Module) -> ConvNeXt:
 
 
 def _renamed(name: str) -> str:
-    """Our name of torchvision's "features.1.0.block.3.weight" and so on."""
+    """Return our name of torchvision's "features.1.0.block.3.weight" and so on."""
     name = substituted(name, NAMES)
     place = re.match(r"features\.(\d+)\.(\d+)", name)
     if not place:

@@ -27,7 +27,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class LayerScale(nn.Module):
-    """Each channel times a weight of its own that starts close to 0 (Touvron et al. 2021, https://arxiv.org/abs/2103.17239).
+    """Multiplies each channel by a learnt weight that starts close to 0 (Touvron et al. 2021, https://arxiv.org/abs/2103.17239).
 
     forward: (..., channels) -> (..., channels).
     """
@@ -135,7 +135,7 @@ class ConvNeXt(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As the authors' code: kernels and matrices from a normal of std 0.02, cut at +-2; biases 0."""
+        """Draw kernels and matrices from a normal of std 0.02, cut at +-2, as the authors' code; biases are 0."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.trunc_normal_(module.weight, std=0.02)

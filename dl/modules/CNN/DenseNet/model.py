@@ -136,7 +136,7 @@ class DenseNet(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As the authors' code, https://github.com/liuzhuang13/DenseNet, models/densenet.lua.
+        """Draw the weights as the authors' code: https://github.com/liuzhuang13/DenseNet, models/densenet.lua.
 
         Convolutions: normal with variance 2 / fan-out (He et al. 2015b, https://arxiv.org/abs/1502.01852, equation 14).
         The bias of the last layer: 0. Its weights as torch's linear layers, norms at scale 1 and shift 0.
@@ -180,7 +180,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "densenet121", **overrides: Any) -> DenseNet:
-    """A DenseNet by the name of its preset; `overrides` are arguments of `DenseNet`. `ValueError` for an unknown preset."""
+    """Return a DenseNet by the name of its preset; `overrides` are arguments of `DenseNet`.
+
+    `ValueError` for an unknown preset.
+    """
     if preset not in PRESETS:
         raise ValueError(f"no preset {preset!r} here; there are {', '.join(PRESETS)}")
     return DenseNet(**{**PRESETS[preset], **overrides})

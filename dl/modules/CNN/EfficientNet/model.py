@@ -122,7 +122,7 @@ class EfficientNet(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As the authors' code and torchvision's network start.
+        """Draw the weights as the authors' code and torchvision do.
 
         Convolutions: normal with variance 2 / fan-out, the fan-out being kernel area x output channels, for depthwise
         ones too. The linear layer: uniform within +-1 / sqrt(classes). Biases 0.

@@ -23,7 +23,7 @@ NAMES = (
 
 
 def from_torchvision(reference: nn.Module) -> TorchvisionGoogLeNet:
-    """Our copy of a `torchvision.models.googlenet` of any number of classes: weights, buffers, rates of dropout.
+    """Return our copy of a `torchvision.models.googlenet` of any number of classes: weights, buffers, rates of dropout.
 
     Raises `ValueError` for another network, and for a GoogLeNet that was given other blocks.
     """

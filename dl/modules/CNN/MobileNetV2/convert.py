@@ -11,7 +11,7 @@ PARTS |= {"Conv2d", "BatchNorm2d", "ReLU6", "Dropout", "Linear"}
 
 
 def from_torchvision(reference: nn.Module) -> MobileNetV2:
-    """Our copy of a `torchvision.models.mobilenet_v2` of any width, stages and number of classes: weights and buffers.
+    """Return our copy of a `torchvision.models.mobilenet_v2` of any width, stages and number of classes: weights and buffers.
 
     Raises `ValueError` for a network of other parts: MobileNetV3, other blocks or norms.
     """

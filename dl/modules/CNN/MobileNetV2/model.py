@@ -112,7 +112,7 @@ class MobileNetV2(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As torchvision's network starts (https://docs.pytorch.org/vision/stable/models/mobilenetv2.html).
+        """Draw the weights as torchvision does (https://docs.pytorch.org/vision/stable/models/mobilenetv2.html).
 
         Convolutions: normal with variance 2 / fan-out, the fan-out being kernel area x output channels, for depthwise
         ones too. The linear layer: normal with std 0.01, bias 0.

@@ -10,7 +10,7 @@ that shrinks the map does so in its first 1x1 convolution, and the bias of the h
 
 Deviations:
 - Shortcut A (only preact_resnet110 needs it) takes the unit's input itself; the paper says of projections alone that
-  they take the normed and activated one. Where its zero channels go is told in ResNet's model.py.
+  they take the normed and activated one. Where its zero channels go is said in ResNet's model.py.
 """
 
 from typing import Any

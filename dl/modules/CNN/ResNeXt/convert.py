@@ -7,7 +7,7 @@ from dl.mytorch.introspect import check_same_layers
 
 
 def from_torchvision(reference: nn.Module) -> ResNeXt:
-    """Our copy of a `torchvision.models.resnext50_32x4d` or deeper, of any number of classes: weights and buffers.
+    """Return our copy of a `torchvision.models.resnext50_32x4d` or deeper, of any number of classes: weights and buffers.
 
     Raises `ValueError` for what torchvision's class builds beyond the paper: ResNet, Wide ResNet, dilation.
     """
@@ -18,7 +18,7 @@ def from_torchvision(reference: nn.Module) -> ResNeXt:
 
 
 def from_bottlenecks(reference: nn.Module) -> ResNeXt:
-    """Our copy of a `torchvision.models.resnet.ResNet` whose blocks are bottlenecks, of any groups and width.
+    """Return our copy of a `torchvision.models.resnet.ResNet` whose blocks are bottlenecks, of any groups and width.
 
     Raises `ValueError` for basic blocks and for dilation.
     """

@@ -56,7 +56,7 @@ class ResNeXt(nn.Module):
         depths: blocks of each stage. The first block of every stage but the first halves the map, and all widths double.
         cardinality: paths of each block.
         group_width: channels inside a path of the first stage, d of "32x4d".
-        width: channels of the stem; the blocks of the first stage put out four times as many.
+        width: channels of the stem; the blocks of the first stage have four times as many outputs.
         stem: "imagenet", which divides the side by 4, or "small", which keeps it.
 
     forward: images (B, in_channels, X, X) -> logits (B, num_classes).
@@ -97,7 +97,7 @@ class ResNeXt(nn.Module):
     def init_weights(self) -> None:
         """Convolutions: normal with variance 2 / fan-out (He et al. 2015b, https://arxiv.org/abs/1502.01852, equation 14).
 
-        Fan-out counts all channels that a convolution puts out, not those of a group. Norms start at scale 1 and shift 0,
+        Fan-out counts all output channels of a convolution, not those of a group. Norms start at scale 1 and shift 0,
         the head's bias at 0, all as in the authors' code; the head's weights as torch's do.
         """
         for module in self.modules():

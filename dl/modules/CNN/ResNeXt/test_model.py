@@ -21,7 +21,7 @@ from dl.mytorch.introspect import count_parameters, without_values
 def parameters_by_hand(
     depths: tuple[int, ...], cardinality: int, group_width: int, first_kernel: int = 49, num_classes: int = 1000
 ) -> int:
-    """Table 1, counted: kernels, a scale and a shift for each channel that a convolution puts out, the linear layer."""
+    """Table 1, counted: kernels, a scale and a shift for each output channel of a convolution, the linear layer."""
     total = 3 * first_kernel * 64 + 2 * 64
     into = 64
     for stage, depth in enumerate(depths):

@@ -21,7 +21,7 @@ NAMES = (
 
 
 def from_torchvision(reference: nn.Module) -> ResNet:
-    """Our copy of a `torchvision.models.resnet18` to `resnet152`, of any number of classes: weights and buffers.
+    """Return our copy of a `torchvision.models.resnet18` to `resnet152`, of any number of classes: weights and buffers.
 
     Raises `ValueError` for what torchvision's class builds beyond the paper: ResNeXt, Wide ResNet, dilation.
     """
@@ -48,7 +48,7 @@ def from_akamaster(weights: dict[str, Tensor]) -> ResNet:
 
 
 def _renamed(weights: dict[str, Tensor], depths: tuple[int, ...]) -> dict[str, Tensor]:
-    """Their state dict under our names. They count blocks within each of layer1, layer2 ..., we through all stages."""
+    """Return their state dict under our names. They count blocks within each of layer1, layer2 ..., we through all stages."""
     ours = {}
     for name, weight in weights.items():
         place = re.match(r"layer(\d+)\.(\d+)", name)

@@ -152,7 +152,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "squeezenet1_0", **overrides: Any) -> SqueezeNet:
-    """A SqueezeNet by the name of its preset; `overrides` are arguments of `SqueezeNet`. `ValueError` for an unknown preset."""
+    """Return a SqueezeNet by the name of its preset; `overrides` are arguments of `SqueezeNet`.
+
+    `ValueError` for an unknown preset.
+    """
     if preset not in PRESETS:
         raise ValueError(f"no preset {preset!r} here; there are {', '.join(PRESETS)}")
     return SqueezeNet(**{**PRESETS[preset], **overrides})

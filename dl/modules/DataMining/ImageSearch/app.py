@@ -54,7 +54,7 @@ class Source(NamedTuple):
 
 
 def open_source(folder: Path, points: int) -> Source:
-    """Return the index in `folder`, and a map of at most so many of its images."""
+    """Return the index in `folder`, and a map of at most `points` of its images."""
     index = Index(folder)
     rows = chosen_rows(index, points)
     chart = None

@@ -55,7 +55,7 @@ class Approximate:
             self.indices[kind] = index
 
     def search(self, queries: Tensor, k: int = 5, distance: str = "l2") -> tuple[Tensor, Tensor]:
-        """As `Exact.search`. The largest products, "dot", are found exactly."""
+        """Search as `Exact.search` does. The largest products, "dot", are found exactly."""
         if distance == "dot":
             return self.exact.search(queries, k, distance)
         power(distance)

@@ -64,6 +64,6 @@ def _left_out(features: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _sample(exact: Exact, labels: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Features (n, D) and classes (n,) of rows evenly spread."""
+    """Return features (n, D) and classes (n,) of rows evenly spread."""
     rows = torch.arange(0, len(labels), -(-len(labels) // FITTED))
     return exact.rows(rows), classes(labels)[rows]

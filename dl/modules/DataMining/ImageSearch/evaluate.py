@@ -74,7 +74,7 @@ def figures(queries: Tensor, labels: Tensor, vectors: Tensor, own: Tensor) -> li
 
 
 def embed(extractor: Extractor, images: Images, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Features (N, D) and raw squares (N, 3, 32, 32) of bytes of some images."""
+    """Return features (N, D) and raw squares (N, 3, 32, 32) of bytes of some images."""
     features, squares = [], []
     for start in range(0, len(numbers), 64):
         read = [images.read(i) for i in numbers[start : start + 64]]
@@ -141,7 +141,7 @@ def evaluate(
 
 
 def about_run(weights: str) -> dict[str, Any]:
-    """How the network of a run was trained; of a file, nothing is known."""
+    """Return how the network of a run was trained; of a file, nothing is known."""
     if not Path(weights).is_dir():
         return {}
     described = Run.open(weights).described
@@ -150,7 +150,10 @@ def about_run(weights: str) -> dict[str, Any]:
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """A row for each set, kind of vector and distance; raw pixels once for each set. Then what the index does not know."""
+    """Return a row for each set, kind of vector and distance; raw pixels once for each set.
+
+    Then what the index does not know.
+    """
     lines: dict[tuple[str, ...], list[str]] = {}
     for record in found:
         for row in record["rows"]:

@@ -46,13 +46,13 @@ class Extractor:
         }
 
     def __call__(self, images: Sequence[Tensor]) -> Tensor:
-        """Features (N, D) of images (3, H, W) of bytes, of any sizes."""
+        """Return features (N, D) of images (3, H, W) of bytes, of any sizes."""
         inputs = torch.cat([self.classifier.prepare(image) for image in images])
         return features_and_logits(self.classifier.model, inputs, self.layer)[0]
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of all weights and buffers: whether two networks are the same."""
+    """Return the SHA-256 of all weights and buffers: equal for equal networks."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

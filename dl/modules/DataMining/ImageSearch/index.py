@@ -89,7 +89,7 @@ class Index:
 
     @cached_property
     def ood_score(self) -> Mahalanobis:
-        """The OOD score: the squared Mahalanobis distance from features to the nearest class of the index."""
+        """Return the OOD score: the squared Mahalanobis distance from features to the nearest class of the index."""
         return fit(self.exact, self.labels)
 
     def images(self) -> Images:
@@ -244,7 +244,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--held-out", type=expanduser, default="", help="folder of known images to calibrate on; default: see the README"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the run, whose validation images calibrate")
-    large = "search approximately, through faiss, from so many images on (default: %(default)s)"
+    large = "number of images from which the search is approximate, through faiss (default: %(default)s)"
     parser.add_argument("--approximate-above", type=int, default=LARGE, metavar="N", help=large)
     parser.add_argument("--fresh", action="store_true", help="delete the index that is there, and start over")
     options = parser.parse_args(argv)
@@ -276,7 +276,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _held_out(options: argparse.Namespace, extractor: Extractor) -> Tensor | None:
-    """Features of known images that are not in the index, if there are any and they are needed."""
+    """Return features of known images that are not in the index, if there are any and they are needed."""
     source = options.held_out or (options.source if options.source in IMAGE_SETS else "")
     if not source or Index(options.index).about["verdict"] is not None:
         return None

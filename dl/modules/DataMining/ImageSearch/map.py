@@ -24,7 +24,7 @@ from dl.mytorch.data import centre_square, read_image
 
 
 def chosen_rows(index: Index, points: int) -> Tensor:
-    """Rows of the index, evenly spread, at most so many."""
+    """Return at most `points` rows of the index, evenly spread."""
     return torch.linspace(0, len(index.names) - 1, min(points, len(index.names))).round().long().unique()
 
 

@@ -33,7 +33,7 @@ ROWS = {"names": [str], "labels": [str], "stamps": [str], "skipped": {str: {"sta
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file's content. Raises `UserError` for what is no regular file."""
+    """Return the SHA-256 of a file's content. Raises `UserError` for what is no regular file."""
     with open(regular_file(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -78,7 +78,7 @@ def read_shard(folder: Path, shard: dict[str, str], size: int) -> tuple[dict[str
     about = read_json(rows, ROWS)
     count = len(about["names"])
     if len(about["labels"]) != count or len(about["stamps"]) != count:
-        raise UserError(f"{rows} has not as many labels and stamps as names: {ANEW}")
+        raise UserError(f"{rows} has another number of labels or stamps than of names: {ANEW}")
     try:
         with open(vectors, "rb") as file:  # np.load reads other formats too, and leaves a broken zip file open
             empty = None if count else np.lib.format.read_array(file, allow_pickle=False)

@@ -12,7 +12,7 @@ from dl.mytorch.tasks import StepOutput, Task
 
 
 def contrastive(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> tuple[Tensor, Tensor]:
-    """Supervised contrastive loss, Khosla et al. 2020, https://arxiv.org/abs/2004.11362, equation 2.
+    """Return the supervised contrastive loss, Khosla et al. 2020, https://arxiv.org/abs/2004.11362, equation 2.
 
     (B, D), (B,) -> mean over anchors, their count. An anchor's loss is the mean of -log softmax, over its similarities to all
     others, at those of its class. Anchors alone in their class do not count.
@@ -30,10 +30,10 @@ def contrastive(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) ->
 
 
 def triplet(embeddings: Tensor, labels: Tensor, margin: float = 0.2) -> tuple[Tensor, Tensor]:
-    """Triplet loss with semi-hard negatives, Schroff et al. 2015, https://arxiv.org/abs/1503.03832, equation 3, section 3.2.
+    """Return the triplet loss with semi-hard negatives: Schroff et al. 2015, https://arxiv.org/abs/1503.03832, equation 3.
 
     (B, D), (B,) -> mean over pairs of a class, their count. Of anchor and positive, the loss is max(0, squared distance -
-    that to a negative + margin), of directions. The negative is the nearest that is farther than the positive, or, where
+    that to a negative + margin), of directions. The negative (section 3.2) is the nearest farther than the positive, or, where
     there is none, the farthest. Pairs without a negative do not count.
     """
     directions = F.normalize(embeddings.float())
@@ -57,7 +57,7 @@ LOSSES = {"contrastive": contrastive, "triplet": triplet}
 
 
 class MetricLearning(Task):
-    """A loss by its name in `LOSSES`, of what the network puts out. Batches: "images" (B, C, H, W) and "labels" (B,).
+    """A loss by its name in `LOSSES`, of the network's output. Batches: "images" (B, C, H, W) and "labels" (B,).
 
     An image is compared with those of its batch: other batch sizes give other losses, and each rank, and each forward of
     `accumulate`, has images of its own only.

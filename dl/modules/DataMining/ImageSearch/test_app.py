@@ -198,7 +198,7 @@ def clothes(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def page(clothes: Path, tmp_path: Path) -> Iterator[str]:
-    """The address of a page that runs in a process of its own."""
+    """Return the address of a page that runs in a separate process."""
     port = free_port()
     words = ["-m", "dl.modules.DataMining.ImageSearch.app", "--index", str(clothes), "--port", str(port), "--points", "300"]
     process = subprocess.Popen([sys.executable, *words], env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"})

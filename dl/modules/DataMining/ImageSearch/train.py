@@ -28,7 +28,7 @@ class Config(ImageConfig):
 
     out: str = "runs/DataMining/MetricLearning"
     loss: Literal["contrastive", "triplet"] = flag("contrastive", "supervised contrastive, or triplets, see task.py")
-    embedding: int = flag(128, "numbers that the loss compares")
+    embedding: int = flag(128, "width of the embedding whose distances the loss compares")
     model: str = flag("small", "preset of CNN/ResNet", choices=PRESETS)
     epochs: int = 4
     batch_size: int = 256

@@ -57,7 +57,7 @@ OF_KNOWN = ("accepted", "accepted_conformal", "accepted_error")
 
 @torch.no_grad()
 def outputs(model: nn.Module, images: Tensor, config: Config) -> tuple[Tensor, Tensor]:
-    """Features (N, D) and logits (N, C) of images (N, 1, 28, 28) of bytes."""
+    """Return features (N, D) and logits (N, C) of images (N, 1, 28, 28) of bytes."""
     standard, generator = image_set(config).standard, torch.Generator()
     parts = [features_and_logits(model, standard({"images": part}, generator)["images"]) for part in images.split(500)]
     features, logits = zip(*parts)
@@ -95,7 +95,10 @@ def measure(val: Tensor, known: Tensor, right: Tensor, unknown: Tensor) -> dict[
 
 
 def evaluate(run: Path) -> dict[str, Any]:
-    """The record of a run. Raises `UserError` for a folder that holds none of this recipe, or one too poor to measure."""
+    """Return the record of a run.
+
+    Raises `UserError` for a folder that holds none of this recipe, or one too poor to measure.
+    """
     found = Run.open(run, "DataMining/OpenSet")
     config, model = found.config, found.model()
     train, val, test = (part.dataset for part in known_only(image_splits(config), known_classes(config)))
@@ -119,7 +122,7 @@ def evaluate(run: Path) -> dict[str, Any]:
 
 
 def check_alike(found: Sequence[dict[str, Any]]) -> None:
-    """Raises `UserError` unless the networks differ only in seeds and held-out classes: a table compares such."""
+    """Raise `UserError` unless the networks differ only in seeds and held-out classes: a table compares such."""
     for record in found[1:]:
         own, first = records.changed(record), records.changed(found[0])
         names = sorted(n for n in own.keys() | first.keys() if n not in ("seed", "held_out") and own.get(n) != first.get(n))
@@ -150,7 +153,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _percent(values: dict[int, float]) -> str:
-    """Mean and sample standard deviation over seeds, in percent."""
+    """Return the mean and sample standard deviation over seeds, in percent."""
     return results.spread(list(values.values()), ".1f", 100)
 
 

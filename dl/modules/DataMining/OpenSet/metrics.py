@@ -1,4 +1,4 @@
-"""How well a score tells unknown images from known ones. Scores rise with the doubt.
+"""How well a score separates unknown images from known ones. Higher scores mean less familiar.
 
 All raise `ValueError` unless there is a score of each kind, and none is NaN.
 """
@@ -38,7 +38,7 @@ def aupr_in(known: Tensor, unknown: Tensor) -> float:
 
 
 def fpr95(known: Tensor, unknown: Tensor) -> float:
-    """Share of the unknown that is accepted where just 95 % of these known images are."""
+    """Return the share of the unknown that is accepted where just 95 % of these known images are."""
     known, unknown = _checked(known, unknown)
     threshold = known.sort().values[-(-95 * len(known) // 100) - 1]
     return (unknown <= threshold).double().mean().item()

@@ -1,4 +1,4 @@
-"""How little a network knows an image: eight scores, each of its paper. All rise with the doubt.
+"""Eight out-of-distribution scores, one per paper. Higher means less familiar.
 
 Four read the logits alone, and are functions: `msp`, `max_logit`, `energy`, `entropy`. Four are fitted to the features or
 logits of training images, and are classes whose objects are called: `Mahalanobis` (in ../), `KNN`, `ViM`, `OpenMax`.
@@ -32,7 +32,7 @@ class TrainingStatistics(NamedTuple):
 
 
 def msp(logits: Tensor) -> Tensor:
-    """1 - the maximum softmax probability. Hendrycks & Gimpel 2017, https://arxiv.org/abs/1610.02136. (N, C) -> (N,)."""
+    """Return 1 - the maximum softmax probability. Hendrycks & Gimpel 2017, https://arxiv.org/abs/1610.02136. (N, C) -> (N,)."""
     return 1 - logits.softmax(-1).amax(-1)
 
 
@@ -42,12 +42,14 @@ def max_logit(logits: Tensor) -> Tensor:
 
 
 def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """E = -T log sum_i exp(logit_i / T). Liu et al. 2020, https://arxiv.org/abs/2010.03759, equation 4. (N, C) -> (N,)."""
+    """Return -T log sum_i exp(logit_i / T). Liu et al. 2020, https://arxiv.org/abs/2010.03759, equation 4. (N, C) -> (N,)."""
     return -temperature * (logits / temperature).logsumexp(-1)
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy of the predicted distribution, in nats. Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474,
+    """Return the entropy of the predicted distribution, in nats.
+
+    Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474,
     section 3.5, of one network. (N, C) -> (N,)."""
     log_p = logits.log_softmax(-1)
     return -torch.where(log_p.isneginf(), 0, log_p.exp() * log_p).sum(-1)  # the limit of p log p is 0
@@ -69,7 +71,7 @@ class KNN:
 
 
 def _directions(features: Tensor) -> Tensor:
-    """Features (N, D) of length 1 in float32, whatever their scale; 0 stays 0."""
+    """Return features (N, D) of length 1 in float32, whatever their scale; 0 stays 0."""
     features = double(features)
     largest = features.abs().amax(-1, keepdim=True)
     scale = torch.where(largest > 0, largest / largest.frexp().mantissa, 1.0)  # a power of two: no digit changes
@@ -143,7 +145,7 @@ class OpenMax:
 
 
 def fit_weibull(values: Tensor) -> tuple[float, float]:
-    """Shape and scale of the Weibull distribution of the greatest likelihood for values (N,) above 0.
+    """Return the shape and scale of the Weibull distribution of the greatest likelihood for values (N,) above 0.
 
     The shape k solves sum(x^k log x) / sum(x^k) - 1 / k = mean(log x), whose left side rises with k: by bisection. The
     scale is mean(x^k)^(1/k). Raises `ValueError` for values that are not above 0; equal ones get a shape of 1,000.

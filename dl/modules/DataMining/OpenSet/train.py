@@ -24,7 +24,7 @@ class Config(resnet.Config):
 
     out: str = "runs/DataMining/OpenSet"
     data: str = flag("fashion_mnist", f"set of images: {NAMES}")
-    held_out: str = flag("", "numbers of the classes that training never sees, by commas, say 2,6")
+    held_out: str = flag("", "numbers of the classes that training never sees, separated by commas: 2,6")
     epochs: int = 3
     label_smoothing: float = 0.0  # plain cross-entropy, as the papers of the scores train
 
@@ -35,7 +35,7 @@ class Config(resnet.Config):
         numbers = self.held_out.split(",") if self.held_out else []
         classes = len(image_set(self).classes)
         valid = all(n.isdecimal() and int(n) < classes for n in numbers) and len(set(numbers)) == len(numbers) <= classes - 2
-        self._check("held_out", valid, f"numbers below {classes}, by commas, that leave two classes at least")
+        self._check("held_out", valid, f"numbers below {classes}, separated by commas, that leave at least two classes")
 
 
 def known_classes(config: Config) -> list[int]:
@@ -58,7 +58,7 @@ def only(batch: Batch, classes: list[int]) -> Batch:
 
 
 def known_only(data: Splits, classes: list[int]) -> Splits:
-    """The same splits, of a set in memory, without the images of other classes."""
+    """Return the same splits, of a set in memory, without the images of other classes."""
 
     def part(loader: Loader) -> Loader:
         known, transform = only(loader.dataset, classes), loader.transform

@@ -38,7 +38,10 @@ def interpolated_repulsion(points: Tensor) -> tuple[Tensor, float]:
 
 
 def _weights(places: Tensor, boxes: int) -> tuple[Tensor, Tensor]:
-    """What each of the 9 nodes of a point's box counts for it, (N, 9), and their numbers, (N, 9). `places` are in nodes."""
+    """Return what each of the 9 nodes of a point's box counts for it, (N, 9), and their numbers, (N, 9).
+
+    `places` are in nodes.
+    """
     box = (places / NODES).long().clamp_(0, boxes - 1)  # (N, 2)
     t = places - box * NODES - 0.5  # the nodes of a box are at 0, 1, 2
     along = torch.stack([(t - 1) * (t - 2) / 2, t * (2 - t), t * (t - 1) / 2], 2)  # (N, 2, 3), Lagrange's

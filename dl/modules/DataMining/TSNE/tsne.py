@@ -41,7 +41,7 @@ class Pairs(NamedTuple):
 
 
 def conditional(squares: Tensor, perplexity: float) -> Tensor:
-    """p_{j|i} (N, k) from squared distances (N, k) of each point to others, section 2: Gaussians of this perplexity.
+    """Return p_{j|i} (N, k) from squared distances (N, k) of each point to others, section 2: Gaussians of this perplexity.
 
     The precision of each is found by bisection. Rows whose distances are all equal become uniform.
     """
@@ -80,7 +80,7 @@ def similarities(features: Tensor, perplexity: float = 30.0, neighbours: int = 0
 
 
 def _checked(features: Tensor) -> Tensor:
-    """Features (N, D) where float64 is. Raises `ValueError` unless they are that, and finite."""
+    """Return features (N, D) on a device that has float64. Raises `ValueError` unless they are (N, D) and finite."""
     if features.ndim != 2 or not features.shape[1] or not features.isfinite().all():
         raise ValueError(f"features are (N, D) and finite; got {tuple(features.shape)}")
     return with_float64(features)
@@ -100,7 +100,7 @@ def principal(features: Tensor, dimensions: int = 2) -> Tensor:
 
 
 def start(features: Tensor) -> Tensor:
-    """Where the descent of features (N, D) begins, (N, 2): their principal components, the first with a std of 1e-4.
+    """Return where the descent of features (N, D) begins, (N, 2): their principal components, the first with a std of 1e-4.
 
     Normal noise of that std takes the place of one in which they do not vary, as the second of a single feature: points
     on a line stay there, as all forces lie in it.
@@ -119,7 +119,7 @@ def start(features: Tensor) -> Tensor:
 
 
 def attraction(points: Tensor, pairs: Pairs) -> Tensor:
-    """sum_j p_ij w_ij (y_i - y_j) with w = 1 / (1 + |y_i - y_j|^2), (N, 2)."""
+    """Return sum_j p_ij w_ij (y_i - y_j) with w = 1 / (1 + |y_i - y_j|^2), (N, 2)."""
     differences = [own[pairs.i] - own[pairs.j] for own in points.T.contiguous()]  # x and y apart: twice as fast
     weights = pairs.p / (1 + sum(difference.square() for difference in differences))
     sums = [torch.segment_reduce(weights * difference, "sum", offsets=pairs.ends) for difference in differences]
@@ -127,7 +127,7 @@ def attraction(points: Tensor, pairs: Pairs) -> Tensor:
 
 
 def repulsion(points: Tensor) -> tuple[Tensor, float]:
-    """sum_j w_ij^2 (y_i - y_j), (N, 2), and Z, the sum of w_ij over all pairs i != j."""
+    """Return sum_j w_ij^2 (y_i - y_j), (N, 2), and Z, the sum of w_ij over all pairs i != j."""
     squares, ones = points.square().sum(1, keepdim=True), torch.ones_like(points[:, :1])
     left = torch.cat([-2 * points, ones, 1 + squares], 1)  # left_i . right_j = 1 + |y_i - y_j|^2
     right = torch.cat([points, squares, ones], 1).T.contiguous()
@@ -143,7 +143,7 @@ def repulsion(points: Tensor) -> tuple[Tensor, float]:
 
 
 def kl_divergence(points: Tensor, pairs: Pairs) -> float:
-    """sum_ij p_ij log(p_ij / q_ij), section 2: what is minimised, with the exact Z."""
+    """Return sum_ij p_ij log(p_ij / q_ij), section 2: what is minimised, with the exact Z."""
     points = with_float64(points)
     total = repulsion(points)[1]
     squares = (points[pairs.i] - points[pairs.j]).double().square().sum(1)
@@ -189,7 +189,7 @@ def tsne(
 
 
 def place(points: Tensor, features: Tensor, new: Tensor, perplexity: float = 5.0, iterations: int = 100) -> Tensor:
-    """Places (M, 2) of new features (M, D) in the map `points` (N, 2) of `features` (N, D), which stays as it is.
+    """Return places (M, 2) of new features (M, D) in the map `points` (N, 2) of `features` (N, D), which stays as it is.
 
     Each starts at the mean of its neighbours, weighted by similarity, and descends the divergence of its own p_{j|i} from
     q_{j|i}: new points do not see each other. Raises `ValueError` for a perplexity too large for N, and for features that

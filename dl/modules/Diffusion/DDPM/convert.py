@@ -46,7 +46,7 @@ FIXED = {
 
 
 def from_diffusers(reference: nn.Module) -> UNet:
-    """Our copy of a `diffusers.UNet2DModel` of the paper's kind, with its weights.
+    """Return our copy of a `diffusers.UNet2DModel` of the paper's kind, with its weights.
 
     The last of its `num_class_embeds` becomes our "no label". Raises `ValueError` that names what is not of this paper.
     """
@@ -76,5 +76,5 @@ def from_diffusers(reference: nn.Module) -> UNet:
 
 
 def renamed(name: str) -> str:
-    """Our name of a parameter of diffusers' network."""
+    """Return our name of a parameter of diffusers' network."""
     return substituted(name, NAMES)

@@ -51,7 +51,7 @@ def fitting(model: UNet, config: DiffusionConfig) -> UNet:
 
 
 def some_examples(loader: Loader, count: int) -> Batch:
-    """`count` examples as they are stored: "images" (count, C, H, W) of bytes and "labels" (count,), always the same ones.
+    """Return `count` examples as they are stored: "images" (count, C, H, W) of bytes and "labels" (count,), always the same.
 
     They are the first of a set in memory, and drawn at random from files, which may be in the order of the classes.
     Raises `UserError` when there are fewer.

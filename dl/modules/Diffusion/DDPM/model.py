@@ -180,9 +180,9 @@ class UNet(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As the authors' code (https://github.com/hojonathanho/diffusion): uniform with variance 2 / (fan-in + fan-out).
+        """Draw the weights uniform with variance 2 / (fan-in + fan-out), as https://github.com/hojonathanho/diffusion.
 
-        What ends a residual branch, and the head, starts 100,000 times smaller: nearly as nothing. Biases start at 0. The
+        What ends a residual branch, and the head, starts 100,000 times smaller: nearly at 0. Biases start at 0. The
         embedding of labels starts as torch's do, normal with std 1: smaller ones are long without effect.
         """
         for module in self.modules():
@@ -222,7 +222,7 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.head(self.act(self.norm(x))), self.patch)  # (B, out_channels, H, W)
 
     def check_sides(self, height: int, width: int) -> None:
-        """Raises `ValueError` for sides that cannot be halved often enough."""
+        """Raise `ValueError` for sides that cannot be halved often enough."""
         divisor = self.patch * 2**self.halvings
         if height % divisor or width % divisor:
             raise ValueError(f"images of {height} x {width}: both sides have to be multiples of {divisor}")

@@ -18,7 +18,7 @@ PREDICTIONS = ("epsilon", "x0", "v")
 
 
 def linear_betas(steps: int = 1000, first: float = 1e-4, last: float = 0.02, largest: float = 0.999) -> Tensor:
-    """Section 4: variances that grow linearly, from `first` to `last` in the paper's 1000 steps. (T,) in float64.
+    """Return the variances of section 4, which grow linearly from `first` to `last` in the paper's 1000 steps. (T,) in float64.
 
     Fewer steps add as much noise, each 1000 / steps as much, as in Nichol & Dhariwal's code, and none above `largest`:
     samplers begin with pure noise, which has to be what is left in the end.
@@ -28,7 +28,7 @@ def linear_betas(steps: int = 1000, first: float = 1e-4, last: float = 0.02, lar
 
 
 def cosine_betas(steps: int = 1000, offset: float = 0.008, largest: float = 0.999) -> Tensor:
-    """Equation 17: the signal that is left falls as a squared cosine. (T,) in float64, none above `largest`."""
+    """Return the variances of equation 17: the signal falls as a squared cosine. (T,) in float64, none above `largest`."""
     angle = (torch.arange(steps + 1, dtype=torch.float64) / steps + offset) / (1 + offset) * math.pi / 2
     left = angle.cos().square()
     return (1 - left[1:] / left[:-1]).clamp(max=largest)
@@ -44,7 +44,7 @@ class DiffusionSchedule:
         schedule: "linear" or "cosine", with `steps` times, or betas (T,) themselves.
         prediction: what the network gives: "epsilon", the noise; "x0", the image; "v" = sqrt(alpha_bar) epsilon -
             sqrt(1 - alpha_bar) x_0.
-        learned_variance: the network gives (B, 2C, H, W): after its prediction, a number v for each pixel, which tells the
+        learned_variance: the network gives (B, 2C, H, W): after its prediction, a number v for each pixel, which sets the
             variance of a step back, see `log_variance`.
 
     Attributes: `steps`, T; `alpha_bar` (T,), the share of variance that is signal, in float64.
@@ -71,17 +71,17 @@ class DiffusionSchedule:
         self.alpha_bar = (1 - schedule.double()).cumprod(0)
 
     def sample_timesteps(self, count: int, device: torch.device | str = "cpu") -> Tensor:
-        """Times (count,) for a training step, uniform: algorithm 1."""
+        """Return times (count,) for a training step, uniform: algorithm 1."""
         return torch.randint(self.steps, (count,), device=device)
 
     def coefficients(self, times: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at times (B,), each (B, 1, 1, 1) of the dtype of `like`."""
+        """Return sqrt(alpha_bar) and sqrt(1 - alpha_bar) at times (B,), each (B, 1, 1, 1) of the dtype of `like`."""
         roots = (self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt())  # in float64, which not every device has
         signal, std = (root.to(like.dtype).to(times.device)[times].view(-1, 1, 1, 1) for root in roots)
         return signal, std
 
     def q_sample(self, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """x_t from images x_0 (B, C, H, W) and normal noise, equation 4."""
+        """Return x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise for images x_0 (B, C, H, W): equation 4."""
         signal, std = self.coefficients(times, images)
         return signal * images + std * noise
 
@@ -133,7 +133,7 @@ class DiffusionSchedule:
         return beta * (1 - bar_before) / (1 - bar), beta
 
     def log_variance(self, v: Tensor, times: Tensor, before: Tensor) -> Tensor:
-        """Nichol & Dhariwal, equation 15: from log beta tilde, where v (B, C, H, W) is -1, to log beta, where it is 1.
+        """Interpolate by equation 15 (Nichol & Dhariwal): log beta tilde where v (B, C, H, W) is -1, log beta where it is 1.
 
         Beta tilde of the step to the clean image is 0; as in the authors' code, that of the step before it takes its place.
         """
@@ -144,7 +144,7 @@ class DiffusionSchedule:
         return share * high + (1 - share) * low
 
     def _bars(self, times: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_bar at both, (B, 1, 1, 1) each; 1 at -1."""
+        """Return alpha_bar at both, (B, 1, 1, 1) each; 1 at -1."""
         times, before = with_float64(times), with_float64(before)
         bars = torch.cat([self.alpha_bar, torch.ones(1, dtype=torch.float64)]).to(times.device)
         return bars[times].view(-1, 1, 1, 1), bars[before].view(-1, 1, 1, 1)

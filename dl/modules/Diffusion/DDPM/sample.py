@@ -59,7 +59,7 @@ class Diffusion:
 
     @property
     def samplers(self) -> list[str]:
-        """Those that fit its process, the usual one first."""
+        """Return the samplers that fit the run's process, the default first."""
         return ["euler"] if self.process.prediction == "velocity" else ["ddim", "ddpm", "dpm_solver_2m"]
 
 
@@ -81,7 +81,7 @@ def sample(
     seed: int = 0,
     batch: int = 64,
 ) -> Tensor:
-    """Images (N, C, H, W) in about [-1, 1] from noise (N, C, H, W), with a progress bar, on the CPU in the end.
+    """Return images (N, C, H, W) in about [-1, 1] from noise (N, C, H, W), with a progress bar, on the CPU in the end.
 
     `labels` (N,) or None: of no class. The network computes in the precision in which it was trained,
     but in bf16 only where the device does so natively.
@@ -117,7 +117,7 @@ def between(noise: Tensor, frames: int = FRAMES) -> Tensor:
 
 
 def beside_nearest(images: Tensor, training: Loader, batch: int = 1000) -> Tensor:
-    """Each image (N, C, H, W) in [-1, 1] and beside it that of the training set with the smallest squared difference of
+    """Return each image (N, C, H, W) in [-1, 1] and beside it that of the training set with the smallest squared difference of
     pixels, (2N, C, H, W). A `batch` of the set is in memory at a time, for it may be on disk."""
     best, least = torch.zeros_like(images), torch.full((len(images),), math.inf)
     for part in Loader(training.dataset, batch, num_workers=training.num_workers).batches():
@@ -165,22 +165,22 @@ def chosen_labels(asked: str, num: int, found: Diffusion) -> Tensor | None:
 
 
 def check_out(out: Path) -> None:
-    """Raises `UserError` for a name that no kind of image has: before time is spent on what it shows."""
+    """Raise `UserError` for a name that no kind of image has: before time is spent on what it shows."""
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(f"--out {out}: the name of an image ends in {', '.join(SUFFIXES)}")
 
 
 def check(options: argparse.Namespace, found: Diffusion) -> None:
-    """Raises `UserError` for what this run cannot do; puts the usual sampler where none was asked for."""
+    """Raise `UserError` for what this run cannot do; set the default sampler where none was asked for."""
     options.sampler = options.sampler or found.samplers[0]
     if options.sampler not in found.samplers:
         fitting = ", ".join(found.samplers)
         raise UserError(f"--sampler {options.sampler}: a network that predicts {found.process.prediction} takes {fitting}")
     if not 1 <= options.steps <= found.process.steps:
         total = found.process.steps
-        raise UserError(f"--steps {options.steps}: this run's process has {total}, and sampling takes from 1 to so many")
+        raise UserError(f"--steps {options.steps}: this run's process has {total}, and sampling takes 1 to {total}")
     if options.guidance != 1 and not found.model.num_classes:
-        raise UserError("--guidance needs a run with classes, which this one has not")
+        raise UserError("--guidance needs a run with classes, and this one has none")
     if options.guidance != 1 and not found.config.drop_label:
         raise UserError("--guidance needs a run that has seen images without a label, and this one had --drop-label 0")
     if not math.isfinite(options.guidance):
@@ -197,7 +197,7 @@ def main(options: argparse.Namespace) -> None:
     check_range("--num", options.num, 1, MOST)
     check_range("--seed", options.seed, *SEEDS)
     if options.eta and options.sampler != "ddim":
-        raise UserError(f"--eta is the noise of ddim's steps; --sampler {options.sampler} has no such number")
+        raise UserError(f"--eta is the noise of ddim's steps; --sampler {options.sampler} takes none: leave it out")
     if options.interpolate and (options.sampler == "ddpm" or options.eta):
         raise UserError("--interpolate takes a sampler that adds no noise: ddim without --eta, dpm_solver_2m, euler")
     if options.interpolate and options.num < 2:

@@ -22,13 +22,13 @@ Watch = Callable[[int, Tensor], Any]
 
 
 def trailing(total: int, steps: int) -> list[int]:
-    """`steps` times from total - 1 down, evenly spaced, and -1, where the image is clean (Lin et al. 2023, table 2,
+    """Return `steps` times from total - 1 down, evenly spaced, and -1, the clean image (Lin et al. 2023, table 2,
     https://arxiv.org/abs/2305.08891).
 
     Raises `ValueError` for more steps than there are times.
     """
     if not 1 <= steps <= total:
-        raise ValueError(f"{steps} steps: the process has {total}, and sampling takes from 1 to so many")
+        raise ValueError(f"{steps} steps: the process has {total}, and sampling takes 1 to {total}")
     return [round(total - i * total / steps) - 1 for i in range(steps)] + [-1]
 
 
@@ -66,7 +66,7 @@ def ddpm(
     generator: torch.Generator | None = None,
     watch: Watch | None = None,
 ) -> Tensor:
-    """Algorithm 2, with all steps of the process or with fewer.
+    """Sample by algorithm 2, with all steps of the process or with fewer.
 
     `variance` is "small" (beta tilde), "large" (beta) or "learned"; by default the last where the process has it, else
     the first. Raises `ValueError` for another.
@@ -88,7 +88,7 @@ def ddpm(
 def ddpm_step(
     process: DiffusionSchedule, images: Tensor, x: Tensor, t: int, before: int, new: Tensor, variance: str | Tensor = "small"
 ) -> Tensor:
-    """x at time `before` from x at time t, the predicted images x_0 and new noise: equations 6 and 7.
+    """Return x at time `before` from x at time t, the predicted images x_0 and new noise: equations 6 and 7.
 
     `variance` is "small" or "large"; or v (B, C, H, W) of a learned one.
     """
@@ -110,7 +110,7 @@ def ddim(
     generator: torch.Generator | None = None,
     watch: Watch | None = None,
 ) -> Tensor:
-    """Equation 12 in `steps` steps. With eta 0 the images are a function of the noise; eta 1 has the variance of `ddpm`."""
+    """Sample by equation 12 in `steps` steps. Eta 0: the images are a function of the noise; eta 1: the variance of `ddpm`."""
     x, times = noise, trailing(process.steps, steps)
     for i, (t, before) in enumerate(zip(times, times[1:])):
         images, _ = _images(denoise, process, x, t, clip)
@@ -124,7 +124,7 @@ def ddim(
 def ddim_step(
     process: DiffusionSchedule, images: Tensor, x: Tensor, t: int, before: int, new: Tensor, eta: float = 0.0
 ) -> Tensor:
-    """x at time `before` from x at time t, the predicted images x_0 and new noise: equations 12 and 16."""
+    """Return x at time `before` from x at time t, the predicted images x_0 and new noise: equations 12 and 16."""
     bar, bar_before = (float(process.alpha_bar[s]) if s >= 0 else 1.0 for s in (t, before))
     sigma = eta * ((1 - bar_before) / (1 - bar) * (1 - bar / bar_before)) ** 0.5
     epsilon = (x - bar**0.5 * images) / (1 - bar) ** 0.5

@@ -80,7 +80,7 @@ class Denoising(Task):
         return image_grid(self.sampler(self._denoiser(model, labels), self.process, noise, self.steps), columns)
 
     def draw_denoising(self, model: nn.Module, frames: int = 8) -> Tensor:
-        """Each row a sample, from noise (left) to image (right)."""
+        """Draw samples, one a row, from noise (left) to image (right)."""
         noise = self._noise(model, 6)
         seen = [noise]
         labels = torch.arange(6) % max(1, getattr(model, "num_classes", 0))
@@ -116,5 +116,5 @@ class Denoising(Task):
 
 
 def image_grid(images: Tensor, columns: int) -> Tensor:
-    """Images (N, C, H, W) in [-1, 1] as one, (C, height, width) in [0, 1]."""
+    """Return images (N, C, H, W) in [-1, 1] as one, (C, height, width) in [0, 1]."""
     return plot.grid((images.float().cpu().clamp(-1, 1) + 1) / 2, columns, enlarge=2, stretch=False)

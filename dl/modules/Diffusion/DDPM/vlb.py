@@ -29,15 +29,15 @@ def variational_bound(process: DiffusionSchedule, output: Tensor, images: Tensor
 
 
 def normal_divergence(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of N(mean, ...) from N(other_mean, ...), in nats for each number."""
+    """Return the Kullback-Leibler divergence of N(mean, ...) from N(other_mean, ...), in nats for each number."""
     ratio = (log_variance - other_log_variance).exp()
     return 0.5 * (other_log_variance - log_variance + ratio + (mean - other_mean).square() / other_log_variance.exp() - 1)
 
 
 def log_likelihood(images: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Ho et al., equation 13: of images whose bytes 0 to 255 lie in [-1, 1], in nats for each number.
+    """Return the log-likelihood (Ho et al., equation 13) of images whose bytes lie in [-1, 1], in nats for each number.
 
-    It is the probability of the interval of width 2 / 255 around each value; the outer ones go on to infinity.
+    It is the probability of the interval of width 2 / 255 around each value; the outer ones extend to infinity.
     """
     std = (log_variance / 2).exp()
     above, below = (torch.special.ndtr((images + side / 255 - mean) / std) for side in (1, -1))

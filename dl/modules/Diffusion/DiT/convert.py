@@ -34,7 +34,7 @@ FIXED = {
 
 
 def from_diffusers(reference: nn.Module) -> DiT:
-    """Our copy of a `diffusers.DiTTransformer2DModel`, with its weights.
+    """Return our copy of a `diffusers.DiTTransformer2DModel`, with its weights.
 
     There every block has its own embedding of time and label; in the published networks these are copies of one, which
     ours has once. Raises `ValueError` where they differ, and for what is not of this paper.

@@ -24,7 +24,7 @@ FREQUENCIES = 256  # width of the sines and cosines that tell the time, as in th
 def square_positions(grid: int, dim: int) -> Tensor:
     """Fixed positions of the patches, row by row: (grid^2, dim), in float64.
 
-    The first half of the width tells the column, the second the row; in each half sines come before cosines.
+    The first half of the width encodes the column, the second the row; in each half sines come before cosines.
     """
     if dim % 4:
         raise ValueError(f"each half of the width has pairs of a sine and a cosine, so dim has to divide by 4; got {dim}")
@@ -36,7 +36,7 @@ def square_positions(grid: int, dim: int) -> Tensor:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (B, N, C) moved and stretched by shift and scale (B, 1, C), which 0 leaves as it is."""
+    """Return x * (1 + scale) + shift: x (B, N, C), shift and scale (B, 1, C), which leave x as it is where they are 0."""
     return x * (1 + scale) + shift
 
 
@@ -67,7 +67,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """adaLN-Zero, figure 3: the condition tells shift, scale and gate of both branches. (B, N, C), (B, C) -> (B, N, C)."""
+    """adaLN-Zero, figure 3: the condition sets shift, scale and gate of both branches. (B, N, C), (B, C) -> (B, N, C)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class DiT(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As the authors' code, https://github.com/facebookresearch/DiT (models.py); biases of all layers but the patches' 0.
+        """Draw the weights as https://github.com/facebookresearch/DiT (models.py); all biases but the patches' are 0.
 
         Linear layers and the patches' kernels, as matrices: Xavier uniform. Time and label: normal with std 0.02.
         Modulations and the output: 0, so that every block starts as the identity and the prediction as 0.

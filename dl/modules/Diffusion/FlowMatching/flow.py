@@ -20,7 +20,7 @@ class Flow:
     steps = 1000
 
     def sample_timesteps(self, count: int, device: torch.device | str = "cpu") -> Tensor:
-        """Times (count,) for a training step, uniform in [0, steps)."""
+        """Return times (count,) for a training step, uniform in [0, steps)."""
         return torch.rand(count, device=device) * self.steps
 
     def q_sample(self, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class Flow:
         return noise - images
 
     def split(self, output: Tensor) -> tuple[Tensor, None]:
-        """A network's output is the velocity alone, without the variance that `DiffusionSchedule` can have."""
+        """Return a network's output, the velocity, and None: it has no variance, as `DiffusionSchedule` can have."""
         return output, None
 
 

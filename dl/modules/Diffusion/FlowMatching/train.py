@@ -31,7 +31,7 @@ def build_model(config: Config) -> UNet:
 
 
 def process(config: Config) -> Flow:
-    """What stands in for DDPM's process; there is but one."""
+    """Return what stands in for DDPM's process; there is but one."""
     return Flow()
 
 

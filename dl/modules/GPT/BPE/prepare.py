@@ -48,7 +48,7 @@ def parts(path: Path) -> Iterator[str]:
 
 
 def _last(pattern: str, text: str) -> int:
-    """Where a pattern begins last in a text; 0 if nowhere."""
+    """Return where a pattern begins last in a text; 0 if nowhere."""
     return max((place.start() for place in re.finditer(pattern, text)), default=0)
 
 

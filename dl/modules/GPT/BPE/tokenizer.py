@@ -74,7 +74,9 @@ class BPE:
         size = 0
         for left, right in merges:
             if not (0 <= left < len(self.tokens) and 0 <= right < len(self.tokens)) or (left, right) in self.merges:
-                raise ValueError(f"merge {len(self.merges)} joins the ids {left} and {right}: no two there are, or once more")
+                raise ValueError(
+                    f"merge {len(self.merges)} joins the ids {left} and {right}: one is undefined, or they were joined before"
+                )
             size += len(self.tokens[left]) + len(self.tokens[right])
             if size > MOST_BYTES:
                 raise ValueError(f"the tokens up to merge {len(self.merges)} have more than {MOST_BYTES:,} bytes together")
@@ -119,7 +121,7 @@ class BPE:
     # ---- text to ids and back --------------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text. Bytes that are no UTF-8 may come as `bytes.decode(errors="surrogateescape")` makes them.
+        """Return ids of a text. Bytes that are no UTF-8 may come as `bytes.decode(errors="surrogateescape")` makes them.
 
         Two halves of a UTF-16 pair are their character; one alone, as JSON may have it, is U+FFFD.
         """

@@ -30,7 +30,7 @@ NAMES = (
 
 
 def from_transformers(reference: nn.Module) -> GPT2:
-    """Our copy of a `transformers.GPT2LMHeadModel`. Its linear layers keep their matrices the other way round.
+    """Return our copy of a `transformers.GPT2LMHeadModel`. Its linear layers keep their matrices the other way round.
 
     Raises `ValueError` for what the class builds beyond the paper: cross attention, an output layer of its own weights,
     other scales of attention, different dropouts of embeddings and layers, an activation that is not known here; and for
@@ -42,7 +42,7 @@ def from_transformers(reference: nn.Module) -> GPT2:
     if config.add_cross_attention:
         raise ValueError("a model with cross attention is no network of this paper")
     if reference.lm_head.weight is not reference.transformer.wte.weight:
-        raise ValueError("the output layer has weights of its own; the paper's has those of the token embeddings")
+        raise ValueError("the output layer has separate weights; the paper's has those of the token embeddings")
     if not config.scale_attn_weights or config.scale_attn_by_inverse_layer_idx:
         raise ValueError("attention has to be scaled by the square root of a head's width alone")
     if config.embd_pdrop != config.resid_pdrop:
@@ -96,5 +96,5 @@ def published(name: str) -> tuple[GPT2, BPE]:
         if name in PUBLISHED:
             folder = [Path(cached_file(place, file)).parent for file in ("vocab.json", "merges.txt")][0]
     except Exception as error:  # a damaged file makes it raise nearly anything
-        raise UserError(f"{place} cannot be had ({' '.join(str(error).split())})") from None
+        raise UserError(f"{place} cannot be loaded ({' '.join(str(error).split())})") from None
     return from_transformers(reference), BPE.load(folder)

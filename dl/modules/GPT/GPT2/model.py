@@ -132,7 +132,7 @@ class GPT2(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As the paper's code has it (https://github.com/openai/gpt-2, src/model.py), with the scaling of section 2.3.
+        """Draw the weights as the paper's code does (https://github.com/openai/gpt-2, src/model.py), scaled as in section 2.3.
 
         - token embedding, linear layers: normal, std 0.02
         - the last linear layer of each residual branch: std 0.02 / sqrt(branches), of which there are two a block
@@ -157,7 +157,7 @@ class GPT2(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def new_cache(self) -> list[KeyValueCache]:
-        """Empty, for `forward` to fill, with room for `max_length` tokens."""
+        """Return an empty cache for `forward` to fill, with room for `max_length` tokens."""
         return [KeyValueCache(self.max_length) for _ in self.blocks]
 
     def forward(self, tokens: Tensor, padding_mask: Tensor | None = None, cache: list[KeyValueCache] | None = None) -> Tensor:

@@ -260,7 +260,7 @@ def test_transformers_default_configuration_is_our_gpt2(transformers: ModuleType
     ("changes", "message"),
     [
         ({"add_cross_attention": True}, "cross attention"),
-        ({"tie_word_embeddings": False}, "weights of its own"),
+        ({"tie_word_embeddings": False}, "separate weights"),
         ({"scale_attn_by_inverse_layer_idx": True}, "square root of a head's width alone"),
         ({"embd_pdrop": 0.2}, "dropout 0.2 of embeddings and 0.1 of layers"),
         ({"activation_function": "tanh"}, "activation_function 'tanh' is none of gelu, gelu_new"),

@@ -114,7 +114,7 @@ def from_llama2c(path: Path | str) -> Llama:
     if content.startswith(b"24ka"):  # "ak42" as an integer
         raise UserError(f"{path} is of a later version of llama2.c; `python export.py --version 0` there writes the first")
     dim, hidden_dim, depth, num_heads, num_kv_heads, vocab_size, max_length = np.frombuffer(content, "<i4", 7).tolist()
-    tied = vocab_size > 0  # a negative one says that the output layer has weights of its own
+    tied = vocab_size > 0  # a negative one says that the output layer has separate weights
     vocab_size = abs(vocab_size)
     if min(dim, hidden_dim, depth, num_heads, num_kv_heads, vocab_size, max_length) < 1:
         raise UserError(f"{path} is no model of llama2.c: its header says sizes below 1")

@@ -190,7 +190,7 @@ class Llama(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal, std 0.02; of the last linear layer of each residual branch 0.02 / sqrt(branches), as in GPT-2."""
+        """Draw weights normal, std 0.02; the last linear layer of each residual branch 0.02 / sqrt(branches), as in GPT-2."""
         branches = 2 * len(self.blocks)
         attentions = [module for module in self.modules() if isinstance(module, Attention)]
         feed_forwards = [module for module in self.modules() if isinstance(module, SwiGLU)]
@@ -200,7 +200,7 @@ class Llama(nn.Module):
                 nn.init.normal_(module.weight, std=0.02 / math.sqrt(branches) if module in last else 0.02)
 
     def new_cache(self) -> list[KeyValueCache]:
-        """Empty, for `forward` to fill, with room for `max_length` tokens."""
+        """Return an empty cache for `forward` to fill, with room for `max_length` tokens."""
         return [KeyValueCache(self.max_length) for _ in self.blocks]
 
     def forward(self, tokens: Tensor, padding_mask: Tensor | None = None, cache: list[KeyValueCache] | None = None) -> Tensor:

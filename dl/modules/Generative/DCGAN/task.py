@@ -1,4 +1,4 @@
-"""The two losses of the game, a distance that tells how it goes, and figures of what the generator draws."""
+"""The two losses of the game, a distance that measures its progress, and figures of what the generator draws."""
 
 import math
 
@@ -18,12 +18,12 @@ from dl.mytorch.tasks import StepOutput
 
 
 def discriminator_loss(real: Tensor, drawn: Tensor) -> Tensor:
-    """-log D(x) - log(1 - D(G(z))), (B,), of logits (B,). Goodfellow et al., https://arxiv.org/abs/1406.2661, algorithm 1."""
+    """Return -log D(x) - log(1 - D(G(z))), (B,), of logits (B,). Goodfellow et al. 2014, algorithm 1."""
     return F.softplus(-real) + F.softplus(drawn)
 
 
 def generator_loss(drawn: Tensor) -> Tensor:
-    """-log D(G(z)), (B,), of logits (B,): the loss that does not saturate. The same paper, section 3."""
+    """Return -log D(G(z)), (B,), of logits (B,): the loss that does not saturate. The same paper, section 3."""
     return F.softplus(-drawn)
 
 
@@ -31,7 +31,7 @@ class Adversarial(Task):
     """A discriminator learns to tell drawn from real images, a generator to draw what it takes for real.
 
     Batches: "images" (B, C, X, X) in [-1, 1]. Noise is uniform in [-1, 1] (figure 1). "loss" is the mean of both players'
-    losses. None of these tells how good the images are, since each player is measured against the other: what chooses the
+    losses. None of these measures how good the images are, since each player is measured against the other: what chooses the
     best checkpoint is `PixelFrechetDistance`.
     """
 
@@ -62,7 +62,7 @@ class Adversarial(Task):
         return StepOutput((own.mean() + others.mean()) / 2, len(own), outputs)
 
     def noise(self, batch: Batch) -> Tensor:
-        """Noise (B, Z) for as many images as the batch has."""
+        """Return noise (B, Z) for as many images as the batch has."""
         return uniform_noise(len(batch["images"]), self.latent, device=batch["images"].device)
 
     def metrics(self) -> dict[str, Metric]:
@@ -79,7 +79,7 @@ class Adversarial(Task):
 
 
 class MeanWhereGiven(Mean):
-    """The mean of `outputs[key]` over those outputs that have it: a player's step tells of its own loss alone."""
+    """The mean of `outputs[key]` over those outputs that have it: a player's step has its own loss alone."""
 
     def update(self, outputs: Batch) -> None:
         if self.key in outputs:

@@ -30,7 +30,7 @@ class Reparameterization(nn.Module):
 
 
 def mlp(channels: int, size: int, latent: int, hidden: int) -> tuple[nn.Module, nn.Module]:
-    """Appendix C: the encoder's hidden layer, images (B, C, X, X) -> (B, hidden), and the decoder, (B, Z) -> (B, C, X, X)."""
+    """Return appendix C's encoder, images (B, C, X, X) -> hidden layer (B, hidden), and decoder, (B, Z) -> (B, C, X, X)."""
     pixels = channels * size**2
     encoder = sequential(flat=nn.Flatten(), fc=nn.Linear(pixels, hidden), act=nn.Tanh())
     decoder = sequential(
@@ -43,7 +43,7 @@ def mlp(channels: int, size: int, latent: int, hidden: int) -> tuple[nn.Module, 
 
 
 def convolutional(channels: int, size: int, latent: int, hidden: int, widths: Sequence[int]) -> tuple[nn.Module, nn.Module]:
-    """The same two, with convolutions to `widths` channels, each of which halves the side, and their mirror image."""
+    """Return the same two, with convolutions to `widths` channels, each of which halves the side, and their mirror image."""
     side = size // 2 ** len(widths)
     features = widths[-1] * side**2
     down: dict[str, nn.Module] = {}
@@ -91,7 +91,7 @@ class VAE(nn.Module):
         self.reparameterization = Reparameterization()
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and logarithm of the variance of q(z|x), each (B, Z)."""
+        """Return the mean and logarithm of the variance of q(z|x), each (B, Z)."""
         features = self.encoder(images)  # (B, C, X, X) -> (B, F)
         return self.mean(features), self.log_variance(features)
 
@@ -100,7 +100,7 @@ class VAE(nn.Module):
         return self.decoder(latents)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of the pixels (B, C, X, X), decoded from one draw of q(z|x), and that distribution's two parameters."""
+        """Return logits of the pixels (B, C, X, X), decoded from one draw of q(z|x), and that distribution's two parameters."""
         mean, log_variance = self.encode(images)
         return self.decode(self.reparameterization(mean, log_variance)), mean, log_variance
 

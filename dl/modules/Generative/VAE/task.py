@@ -12,12 +12,12 @@ from dl.mytorch.tasks import StepOutput
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(q(z|x) || p(z)) in nats, (B,), of normal distributions (B, Z) from the standard one. Appendix B."""
+    """Return KL(q(z|x) || p(z)) in nats, (B,), of normal distributions (B, Z) from the standard one. Appendix B."""
     return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)
 
 
 def reconstruction_loss(logits: Tensor, images: Tensor) -> Tensor:
-    """-log p(x|z) in nats, (B,): Bernoulli distributions (B, C, X, X) and pixels in [0, 1]. Appendix C.1."""
+    """Return -log p(x|z) in nats, (B,): Bernoulli distributions (B, C, X, X) and pixels in [0, 1]. Appendix C.1."""
     return F.binary_cross_entropy_with_logits(logits, images, reduction="none").flatten(1).sum(1)
 
 
@@ -74,11 +74,11 @@ class NegativeELBO(Task):
 
 
 def unit(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to [0, 1]."""
+    """Map images in [-1, 1] to [0, 1]."""
     return (images + 1) / 2
 
 
 def manifold(side: int) -> Tensor:
-    """Figure 4: the plane of two latent variables at `side` quantiles of the prior on each axis, (side * side, 2)."""
+    """Return figure 4: the plane of two latent variables at `side` quantiles of the prior on each axis, (side * side, 2)."""
     quantiles = torch.special.ndtri((torch.arange(side) + 0.5) / side)
     return torch.cartesian_prod(quantiles, quantiles)

@@ -28,12 +28,12 @@ State = list[Tensor]  # h and c of the first layer, of the second ..., an exampl
 
 
 class Output(NamedTuple):
-    """What the language model says of its tokens."""
+    """What a language model returns for its tokens."""
 
     scores: Tensor  # logits of the next token (B, T, V); with targets, their log-probabilities (B, T)
     state: State  # after the last token
     hidden: Tensor  # (B, T, C), of the last layer
-    dropped: Tensor  # the same after dropout, which the scores are made of
+    dropped: Tensor  # the same after dropout, from which the scores are computed
 
 
 class EmbeddingDropout(nn.Embedding):
@@ -110,12 +110,12 @@ class AWDLSTM(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Section 5: embeddings uniform within +-0.1, layers within +-1 / sqrt(width), as torch has it; no bias of a word."""
+        """Draw embeddings uniform within +-0.1, layers within +-1 / sqrt(width); biases of words are 0. Section 5."""
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, tokens: Tensor, state: State | None = None, targets: Tensor | None = None) -> Output:
-        """`state` is that of an earlier `Output`, default: zeros; with `targets` (B, T) only their scores are computed."""
+        """Score the next tokens, from an earlier `Output`'s `state` or zeros; with `targets` (B, T), the targets alone."""
         x = self.input_dropout(self.embedding(tokens))  # (B, T) -> (B, T, C)
         after: State = []
         hidden = x

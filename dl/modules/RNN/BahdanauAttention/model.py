@@ -7,7 +7,7 @@ word it computes a fresh attention distribution over the annotations of a bidire
 "rnnsearch" has the sizes of appendix A; "small" is ours, for captions on a CPU; "tiny" is for tests.
 
 Deviations: as `nn.GRU` and cuDNN have it, the reset gate acts after the recurrent matrix, and each sum has its biases.
-Dropout, which the paper has not, is off in "rnnsearch".
+Dropout, which the paper lacks, is off in "rnnsearch".
 """
 
 from typing import Any
@@ -82,7 +82,7 @@ class RNNSearch(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Appendix B.1.
+        """Draw the weights as in appendix B.1.
 
         - matrices from state to state: orthogonal, for each gate
         - the alignment's two matrices: normal, std 0.001; its vector: 0
@@ -113,7 +113,7 @@ class RNNSearch(nn.Module):
     def align(
         self, target: Tensor, memory: Tensor, memory_padding_mask: Tensor | None = None, cache: StateCache | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`decode`, and the attention of each step: logits (B, T, V), weights (B, T, S)."""
+        """Return what `decode` does, and the attention of each step: logits (B, T, V), weights (B, T, S)."""
         x = self.dropout(self.embedding(target))  # (B, T) -> (B, T, dim)
         keys = self.attention.key(memory)  # (B, S, 2C) -> (B, S, A)
         if cache is None or cache.state is None:
@@ -136,7 +136,7 @@ class RNNSearch(nn.Module):
         return self.output(self.dropout(units)), torch.stack(attention, 1)
 
     def new_cache(self, source_length: int = 0, target_length: int = 0) -> StateCache:
-        """Empty, for `decode` to fill; it takes the same room whatever the lengths."""
+        """Return an empty cache for `decode` to fill; its size does not depend on the lengths."""
         return StateCache()
 
 

@@ -33,16 +33,16 @@ State = list[Tensor]  # h of all layers, an example a row: (B, layers, C)
 
 
 class Output(NamedTuple):
-    """What the language model says of its tokens."""
+    """What a language model returns for its tokens."""
 
     scores: Tensor  # logits of the next token (B, T, V); with targets, their log-probabilities (B, T)
     state: State  # after the last token
     hidden: Tensor  # (B, T, C), of the last layer
-    dropped: Tensor  # the same after dropout, which the scores are made of
+    dropped: Tensor  # the same after dropout, from which the scores are computed
 
 
 class GRULanguageModel(nn.Module):
-    """Embedding, GRU layers, the next word.
+    """Language model: embedding, GRU layers h' = z * h + (1 - z) * n, scores of the next token.
 
     Args:
         dim: width of the embeddings.
@@ -81,14 +81,14 @@ class GRULanguageModel(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Embeddings uniform within +-0.1, as in https://github.com/pytorch/examples, word_language_model.
+        """Draw embeddings uniform within +-0.1, as in https://github.com/pytorch/examples, word_language_model.
 
-        Other layers as torch's, uniform within +-1 / sqrt(width).
+        Other layers stay as torch draws them, uniform within +-1 / sqrt(width).
         """
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 
     def forward(self, tokens: Tensor, state: State | None = None, targets: Tensor | None = None) -> Output:
-        """`state` is that of an earlier `Output`, default: zeros; with `targets` (B, T) only their scores are computed."""
+        """Score the next tokens, from an earlier `Output`'s `state` or zeros; with `targets` (B, T), the targets alone."""
         x = self.dropout(self.embedding(tokens))  # (B, T) -> (B, T, dim)
         before = None if state is None else state[0].transpose(0, 1).contiguous()  # (B, layers, C) -> (layers, B, C)
         hidden, last = self.recurrent(x, before)  # (B, T, C)

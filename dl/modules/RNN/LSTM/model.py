@@ -19,7 +19,7 @@ test_model.py has it written out:
 
 Presets of language models:
 - "zaremba_small", "zaremba_medium", "zaremba_large": Zaremba, Sutskever & Vinyals 2014, https://arxiv.org/abs/1409.2329,
-  section 4.1, for the 10,000 words of the Penn Treebank. Dropout acts on what goes up, never on what goes on in time.
+  section 4.1, for the 10,000 words of the Penn Treebank. Dropout acts between layers, never between time steps.
 - "word", "char": ours, for a CPU.
 
 AWD-LSTM is in ../AWDLSTM.
@@ -40,16 +40,16 @@ State = list[Tensor]  # h and c of all layers, an example a row: (B, layers, C) 
 
 
 class Output(NamedTuple):
-    """What the language model says of its tokens."""
+    """What a language model returns for its tokens."""
 
     scores: Tensor  # logits of the next token (B, T, V); with targets, their log-probabilities (B, T)
     state: State  # after the last token
     hidden: Tensor  # (B, T, C), of the last layer
-    dropped: Tensor  # the same after dropout, which the scores are made of
+    dropped: Tensor  # the same after dropout, from which the scores are computed
 
 
 class LSTMLanguageModel(nn.Module):
-    """Embedding, LSTM layers, the next word.
+    """Language model: embedding, LSTM layers c' = f * c + i * g, h' = o * tanh(c'), scores of the next token.
 
     Args:
         dim: width of the embeddings.
@@ -90,16 +90,16 @@ class LSTMLanguageModel(nn.Module):
         self.init_weights(init_bound)
 
     def init_weights(self, bound: float | None) -> None:
-        """With a bound, all weights uniform within +-bound (Zaremba et al., section 4.1).
+        """Draw all weights uniform within +-bound, if there is one (Zaremba et al., section 4.1).
 
-        Else embeddings uniform within +-0.1, as in https://github.com/pytorch/examples, word_language_model; other layers
+        Else draw embeddings uniform within +-0.1, as in https://github.com/pytorch/examples, word_language_model; other layers
         as torch's, uniform within +-1 / sqrt(width).
         """
         for parameter in self.parameters() if bound else [self.embedding.weight]:
             nn.init.uniform_(parameter, -(bound or 0.1), bound or 0.1)
 
     def forward(self, tokens: Tensor, state: State | None = None, targets: Tensor | None = None) -> Output:
-        """`state` is that of an earlier `Output`, default: zeros; with `targets` (B, T) only their scores are computed."""
+        """Score the next tokens, from an earlier `Output`'s `state` or zeros; with `targets` (B, T), the targets alone."""
         x = self.dropout(self.embedding(tokens))  # (B, T) -> (B, T, dim)
         before = None if state is None else tuple(part.transpose(0, 1).contiguous() for part in state)  # (layers, B, C) each
         hidden, last = self.recurrent(x, before)  # (B, T, C)

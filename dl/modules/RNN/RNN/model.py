@@ -15,8 +15,8 @@ next layer, and the scores of the next word are V h' + e, those of the last laye
 Presets "char" and "word" are ours, for a CPU: characters of Shakespeare, words of WikiText-2.
 
 Deviations: tanh in place of the paper's sigmoid; a word is embedded first, several layers may be stacked, with dropout
-between them (Zaremba, Sutskever & Vinyals 2014, https://arxiv.org/abs/1409.2329: on what goes up, never on what goes on in
-time); rare words get an adaptive softmax instead of sharing one probability.
+between them (Zaremba, Sutskever & Vinyals 2014, https://arxiv.org/abs/1409.2329: never between
+time steps); rare words get an adaptive softmax instead of sharing one probability.
 """
 
 from typing import Any, NamedTuple, Sequence
@@ -32,16 +32,16 @@ State = list[Tensor]  # h of all layers, an example a row: (B, layers, C)
 
 
 class Output(NamedTuple):
-    """What the language model says of its tokens."""
+    """What a language model returns for its tokens."""
 
     scores: Tensor  # logits of the next token (B, T, V); with targets, their log-probabilities (B, T)
     state: State  # after the last token
     hidden: Tensor  # (B, T, C), of the last layer
-    dropped: Tensor  # the same after dropout, which the scores are made of
+    dropped: Tensor  # the same after dropout, from which the scores are computed
 
 
 class RNNLanguageModel(nn.Module):
-    """Embedding, recurrent layers, the next word.
+    """Language model: embedding, recurrent layers h' = tanh(W x + b + U h + d), scores of the next token V h' + e.
 
     Args:
         dim: width of the embeddings.
@@ -80,14 +80,14 @@ class RNNLanguageModel(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Embeddings uniform within +-0.1, as in https://github.com/pytorch/examples, word_language_model.
+        """Draw embeddings uniform within +-0.1, as in https://github.com/pytorch/examples, word_language_model.
 
-        Other layers as torch's, uniform within +-1 / sqrt(width).
+        Other layers stay as torch draws them, uniform within +-1 / sqrt(width).
         """
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 
     def forward(self, tokens: Tensor, state: State | None = None, targets: Tensor | None = None) -> Output:
-        """`state` is that of an earlier `Output`, default: zeros; with `targets` (B, T) only their scores are computed."""
+        """Score the next tokens, from an earlier `Output`'s `state` or zeros; with `targets` (B, T), the targets alone."""
         x = self.dropout(self.embedding(tokens))  # (B, T) -> (B, T, dim)
         before = None if state is None else state[0].transpose(0, 1).contiguous()  # (B, layers, C) -> (layers, B, C)
         hidden, last = self.recurrent(x, before)  # (B, T, C)

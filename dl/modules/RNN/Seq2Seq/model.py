@@ -30,7 +30,7 @@ class StateCache:
 
 
 def run_packed(layer: nn.RNNBase, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Any]:
-    """Outputs (B, S, C) and last states of a recurrent layer that stops at the end of each row, where padding begins.
+    """Return outputs (B, S, C) and last states of a recurrent layer that stops at the end of each row, where padding begins.
 
     Outputs at padding are 0. A layer that also reads backwards begins at the last token that is none.
     """
@@ -91,7 +91,7 @@ class Seq2Seq(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Section 3.4: uniform within +-0.08."""
+        """Draw all weights uniform within +-0.08: section 3.4."""
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.08, 0.08)
 
@@ -122,7 +122,7 @@ class Seq2Seq(nn.Module):
         return self.output(torch.cat([hidden, context], dim=-1) if self.context else hidden)
 
     def new_cache(self, source_length: int = 0, target_length: int = 0) -> StateCache:
-        """Empty, for `decode` to fill; it takes the same room whatever the lengths."""
+        """Return an empty cache for `decode` to fill; its size does not depend on the lengths."""
         return StateCache()
 
 

@@ -23,7 +23,7 @@ class Words:
 
     @classmethod
     def of(cls, sentences: Sequence[Review], min_count: int, cut: Callable[[str], list[str]] = str.split) -> "Words":
-        """Those that are in the sentences `min_count` times or more."""
+        """Return the words that occur in the sentences `min_count` times or more."""
         words = (word for text, _ in sentences for word in cut(text))
         return cls(Vocabulary.build(words, (PADDING, UNKNOWN), min_count), cut)
 

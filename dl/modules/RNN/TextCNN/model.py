@@ -1,9 +1,9 @@
 """Convolution over words.
 
 "Convolutional Neural Networks for Sentence Classification", Yoon Kim, 2014, https://arxiv.org/abs/1408.5882: feature detectors
-of three, four and five words slide over a sentence; of each, the strongest place counts, and a linear layer judges.
+of three, four and five words slide over a sentence; the largest value of each is kept, and a linear layer classifies.
 
-"rand" is the paper's CNN-rand: its sizes, word vectors learnt from nothing. "small" is ours, for a CPU; "tiny" is for tests.
+"rand" is the paper's CNN-rand: its sizes, word vectors that start at random. "small" is ours, for a CPU; "tiny" is for tests.
 
 Deviations: none of architecture. The bound on the norms of the output's rows is set after each step, by train.py. Word vectors
 that were learnt elsewhere (CNN-static, CNN-non-static, CNN-multichannel) are not here.
@@ -49,7 +49,7 @@ class TextCNN(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Word vectors uniform within +-0.25, as https://github.com/yoonkim/CNN_sentence; other layers as torch's."""
+        """Draw word vectors uniform within +-0.25, as https://github.com/yoonkim/CNN_sentence; other layers as torch does."""
         nn.init.uniform_(self.embedding.weight, -0.25, 0.25)
 
     def forward(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:

@@ -20,7 +20,10 @@ Objective = Literal["skipgram", "cbow"]
 
 
 def texts(name: str) -> list[list[str]]:
-    """Words in lower case, marks left out: a training, a validation and a test text. Raises `UserError` for another name."""
+    """Return words in lower case, marks left out: a training, a validation and a test text.
+
+    Raises `UserError` for another name.
+    """
     if name == "wikitext2":
         return [[word.lower() for word in wikitext2_words(split) if word[0].isalpha()] for split in ("train", "valid", "test")]
     if name not in SOURCES:
@@ -44,7 +47,7 @@ def keep_rare(ids: Tensor, counts: Tensor, threshold: float, generator: torch.Ge
 def draw(ids: Tensor, counts: Tensor, window: int, negatives: int, objective: Objective) -> Transform:
     """Return a function that makes examples of places in the text `ids` (T,).
 
-    Each place has a reach of its own, 1 to `window` words to either side, drawn each time (2013a, section 3.2). Skip-gram makes
+    Each place has its own reach, 1 to `window` words to either side, drawn each time (2013a, section 3.2). Skip-gram makes
     an example of each word within reach, CBOW one of all. "inputs" (B, C), "padding" (B, C) where there is none, and
     "candidates" (B, 1 + negatives): the word itself, then words drawn by their counts to the power of 3/4 (2013b, section 2.2).
     """

@@ -33,7 +33,7 @@ class Word2Vec(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As https://github.com/tmikolov/word2vec: inputs uniform within +-0.5 / E, outputs 0."""
+        """Draw inputs uniform within +-0.5 / E, set outputs to 0, as https://github.com/tmikolov/word2vec."""
         nn.init.uniform_(self.embedding.weight, -0.5 / self.embedding.embedding_dim, 0.5 / self.embedding.embedding_dim)
         nn.init.zeros_(self.output.weight)
 
@@ -63,7 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build(preset: str = "small", **overrides: Any) -> Word2Vec:
-    """Word vectors by the name of their preset; `overrides` are arguments of `Word2Vec`."""
+    """Return word vectors by the name of their preset; `overrides` are arguments of `Word2Vec`."""
     return Word2Vec(**{**PRESETS[preset], **overrides})
 
 

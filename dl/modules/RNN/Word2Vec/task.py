@@ -33,7 +33,7 @@ class NegativeSampling(Task):
         return {"top1_error": TopKError(1)}
 
     def preview(self, model: Word2Vec) -> dict[str, Tensor | str]:
-        """The nearest neighbours of some words."""
+        """Return the nearest neighbours of some words."""
         words = [word for word in SHOWN if word in self.vocabulary] or self.vocabulary.tokens[:5]
         return {"neighbours": "\n\n".join(neighbours(model, self.vocabulary, words))}
 
@@ -42,7 +42,10 @@ class NegativeSampling(Task):
 
 
 def neighbours(model: Word2Vec, vocabulary: Vocabulary, words: list[str], count: int = 6) -> list[str]:
-    """A line for each word: those nearest to it, with their cosines. Raises `UserError` for a word that has no vector."""
+    """Return a line for each word: those nearest to it, with their cosines.
+
+    Raises `UserError` for a word that has no vector.
+    """
     device = model.embedding.weight.device
     ids = torch.tensor([vocabulary[word] for word in words], device=device)
     cosines, nearest = model.neighbours(ids, min(count, len(vocabulary) - 1))

@@ -25,7 +25,7 @@ class Config(TrainConfig):
     out: str = "runs/RNN/Word2Vec"
     data: Literal["wikitext2", "shakespeare", "shakespeare-sample"] = flag("wikitext2", "the text")
     model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
-    objective: Literal["skipgram", "cbow"] = flag("skipgram", "name a word from one word near it, or from the mean of all")
+    objective: Literal["skipgram", "cbow"] = flag("skipgram", "predict a word from one word near it, or from the mean of all")
     window: int = flag(5, "words to either side, at most")
     negatives: int = flag(5, "words drawn for each true one; the paper: 5 to 20 for small sets")
     min_count: int = flag(5, "words that are rarer in the training text are left out")

@@ -40,7 +40,7 @@ class SentenceClassifier(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """The head as all other layers: normal, std 0.02, biases 0 (run_classifier.py of the paper's code)."""
+        """Draw the head as all other layers: normal, std 0.02, biases 0 (run_classifier.py of the paper's code)."""
         for layer in self.head.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.02)

@@ -41,7 +41,7 @@ TWICE = {
     "cls.predictions.decoder.bias": "cls.predictions.bias",
     "embeddings.position_ids": "",
 }
-OWN_OUTPUT = "the output layer has weights of its own; the paper's has those of the token embeddings"
+OWN_OUTPUT = "the output layer has separate weights; the paper's has those of the token embeddings"
 # What a config.json means by what it leaves out; those of 2018 and 2019 leave out a lot.
 DEFAULTS = {
     **{"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "vocab_size": 30522},
@@ -56,7 +56,7 @@ SCHEMA = {f"{name}?": type(value) for name, value in DEFAULTS.items()} | {
 
 
 def from_transformers(reference: nn.Module) -> BERT:
-    """Our copy of a `transformers.BertModel`, `BertForPreTraining` or `BertForMaskedLM`, with the heads that it has.
+    """Return our copy of a `transformers.BertModel`, `BertForPreTraining` or `BertForMaskedLM`, with the heads that it has.
 
     Raises `ValueError` for what these classes build beyond the paper: a decoder, an output layer of its own weights, an
     activation that is not known here; and for other classes.

@@ -46,7 +46,7 @@ def _words(text: str) -> Paragraph:
 
 
 def merged(text: Iterable[Sentence], size: int) -> Paragraph:
-    """Sentences joined until they have `size` words, with the full stops that they lost; less at the end is left out."""
+    """Join sentences until they have `size` words, with the full stops that they lost; less at the end is left out."""
     spans: Paragraph = [[]]
     for sentence in text:
         spans[-1] += sentence if sentence[-1:] == ["."] else [*sentence, "."]
@@ -84,7 +84,7 @@ def pair_splits(splits: Iterable[list[Paragraph]], config: TrainConfig, length: 
 
 
 def _usable(paragraphs: list[Paragraph]) -> list[Paragraph]:
-    """Without empty sentences, and without the paragraphs that have less than two then."""
+    """Return the paragraphs without empty sentences, of those that then have two or more."""
     kept = [[sentence for sentence in paragraph if sentence] for paragraph in paragraphs]
     kept = [paragraph for paragraph in kept if len(paragraph) > 1]
     if not kept:
@@ -101,7 +101,7 @@ class Sentences(NamedTuple):
 
     @classmethod
     def of(cls, paragraphs: list[Paragraph], vocabulary: Vocabulary, length: int) -> "Sentences":
-        """Of paragraphs that have been split into words, for rows of `length` tokens."""
+        """Return the sentences of paragraphs that have been split into words, for rows of `length` tokens."""
         encoded = [torch.tensor(vocabulary.encode(words[: length - 3])) for sentences in paragraphs for words in sentences]
         ends = torch.tensor([i + 1 == len(sentences) for sentences in paragraphs for i in range(len(sentences))])
         lengths = torch.tensor([len(ids) for ids in encoded])

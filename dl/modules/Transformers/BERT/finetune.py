@@ -82,7 +82,7 @@ class FineTuner(Trainer):
 
 
 def classifier(encoder: BERT, config: Config, num_classes: int) -> nn.Module:
-    """Return the encoder with an output layer for so many classes."""
+    """Return the encoder with an output layer for `num_classes` classes."""
     return use_fast_dropout(SentenceClassifier(encoder, num_classes=num_classes, pooling=config.pooling))
 
 

@@ -86,7 +86,7 @@ class BERTOutput(NamedTuple):
 
 
 class MaskedLanguageHead(nn.Module):
-    """Which token was there: a hidden layer, then the product with the token embeddings themselves, and a bias.
+    """Predicts the masked tokens: a hidden layer, then the product with the token embeddings themselves, and a bias.
 
     The paper leaves it to its code: https://github.com/google-research/bert, run_pretraining.py, get_masked_lm_output.
 
@@ -154,7 +154,7 @@ class BERT(nn.Module):
         self.init_weights(std)
 
     def init_weights(self, std: float) -> None:
-        """As the paper's code (modeling.py) has it, but for the normal distribution, which is not cut off here.
+        """Draw the weights as the paper's code (modeling.py) does, but without cutting off the normal distribution.
 
         - token, segment embedding: normal, std 0.02
         - position embedding: normal, std 0.02, where it is defined
@@ -215,7 +215,7 @@ def mean_of_tokens(hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor
 
 
 def sentence_embeddings(model: BERT, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-    """Sentences as vectors of length 1 whose products compare them: tokens (B, T) -> (B, C).
+    """Return sentences as vectors of length 1 whose products compare them: tokens (B, T) -> (B, C).
 
     The mean of the last hidden states (Reimers & Gurevych 2019, https://arxiv.org/abs/1908.10084, section 3).
     """

@@ -50,7 +50,7 @@ class PreTraining(Task):
         return StepOutput(sum(losses) / count.clamp(min=1), count, outputs)
 
     def metrics(self) -> dict[str, Metric]:
-        """Those of the objectives that are on."""
+        """Return the metrics of the objectives that are on."""
         metrics: dict[str, Metric] = {}
         if self.mlm:
             metrics["mlm_loss"] = Mean("mlm_loss", count="masked")
@@ -61,7 +61,7 @@ class PreTraining(Task):
 
 
 def summed_cross_entropy(logits: Tensor, targets: Tensor, rows: int = 16) -> Tensor:
-    """Sum of the cross-entropies of logits (N, V), but for targets (N,) that are `IGNORED`; some rows at a time.
+    """Return the sum of the cross-entropies of logits (N, V), but for targets (N,) that are `IGNORED`; some rows at a time.
 
     A large vocabulary makes logits of many megabytes, several times over: in pieces that fit into the cache a whole
     training step of a small network on a CPU is a tenth faster.

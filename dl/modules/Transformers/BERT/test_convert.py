@@ -157,7 +157,7 @@ def test_transformers_default_configuration_is_our_base(transformers: ModuleType
     ("name", "changes", "message"),
     [
         ("BertModel", {"is_decoder": True}, "a decoder"),
-        ("BertForPreTraining", {"tie_word_embeddings": False}, "weights of its own"),
+        ("BertForPreTraining", {"tie_word_embeddings": False}, "separate weights"),
         ("BertModel", {"hidden_act": "tanh"}, "hidden_act 'tanh' is none of gelu"),
         ("BertForTokenClassification", {}, "a BertForTokenClassification is none of"),
     ],

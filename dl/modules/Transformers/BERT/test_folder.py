@@ -36,7 +36,7 @@ def test_an_output_layer_of_its_own_weights_is_refused(tmp_path: Path) -> None:
     assert from_folder(tmp_path).mlm_head is not None
     for name in decoder:
         add(tmp_path, {**decoder, name: decoder[name] + 1})
-        with pytest.raises(UserError, match="model.safetensors: the output layer has weights of its own"):
+        with pytest.raises(UserError, match="model.safetensors: the output layer has separate weights"):
             from_folder(tmp_path)
         assert from_folder(tmp_path, heads=False).mlm_head is None  # has no output layer
 

@@ -51,7 +51,7 @@ class WordPiece:
 
     @property
     def padding(self) -> int:
-        """The id that fills up rows."""
+        """Return the id that fills up rows."""
         return self.vocabulary[PADDING]
 
     @classmethod
@@ -78,16 +78,16 @@ class WordPiece:
         )
 
     def tokenize(self, text: str) -> list[str]:
-        """Text -> pieces. What looks like a special token is text as any other."""
+        """Cut a text into pieces. What looks like a special token is text like any other."""
         words = self.words(text)  # the longest ones do not reach the cache, whose memory they would fill
         return [piece for word in words for piece in (self.pieces(word) if len(word) <= LONGEST else (UNKNOWN,))]
 
     def encode(self, text: str, length: int = 512) -> Tensor:
-        """Text -> ids (T,) of [CLS], its pieces, [SEP]. What exceeds `length` is cut off before [SEP]."""
+        """Return the ids (T,) of [CLS], the pieces of a text, [SEP]. What exceeds `length` is cut off before [SEP]."""
         return torch.tensor(self.vocabulary.encode([CLS, *self.tokenize(text)[: length - 2], SEP]))
 
     def words(self, text: str) -> list[str]:
-        """Words and punctuation marks, each of these on its own."""
+        """Return words and punctuation marks, each of these by itself."""
         text = "".join(" " if _is_space(c) else c for c in text if _is_space(c) or not _is_control(c))
         if self.ideographs:
             text = _IDEOGRAPHS.sub(r" \1 ", text)
@@ -124,7 +124,7 @@ def _is_space(character: str) -> bool:
 
 
 def _is_control(character: str) -> bool:
-    """Characters that show nothing, and the one for what could not be decoded.
+    """Return whether a character shows nothing, or is the one for what could not be decoded.
 
     Those for private use (Co) are among them as in transformers; the paper's code keeps these.
     """

@@ -204,7 +204,7 @@ class Transformer(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As the paper's code, https://github.com/tensorflow/tensor2tensor, has it.
+        """Draw the weights as the paper's code does: https://github.com/tensorflow/tensor2tensor.
 
         - all linear layers: Xavier uniform, biases 0
         - embedding, source embedding: normal, std 1 / sqrt(dim). Times sqrt(dim) they have std 1, positions about 0.7, and
@@ -243,7 +243,7 @@ class Transformer(nn.Module):
         return F.linear(self.decoder_norm(x), self.embedding.weight)  # (B, T, C) -> (B, T, V)
 
     def new_cache(self, source_length: int, target_length: int) -> Cache:
-        """Empty, for `decode` to fill, for targets of up to `target_length` tokens."""
+        """Return an empty cache for `decode` to fill, for targets of up to `target_length` tokens."""
         return Cache((KeyValueCache(target_length), KeyValueCache(source_length)) for _ in self.decoder)
 
     def _embed(self, tokens: Tensor, embedding: nn.Embedding, start: int = 0) -> Tensor:

@@ -84,7 +84,7 @@ class TorchTwin(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model)
         options = {"dim_feedforward": 12, "dropout": 0.0, "norm_first": norm_first, "batch_first": True}
-        # nn.Transformer itself has norms after encoder and decoder, which the paper has not.
+        # nn.Transformer itself has norms after encoder and decoder, which the paper lacks.
         norms = [nn.LayerNorm(8) if norm_first else None for _ in range(2)]
         layer = nn.TransformerEncoderLayer(8, 2, **options)
         encoder = nn.TransformerEncoder(layer, 2, norms[0], enable_nested_tensor=False)

@@ -48,14 +48,14 @@ def build_model(config: Config, vocabularies: Mapping[str, Vocabulary]) -> nn.Mo
 
 
 def schedule(config: Config) -> Schedule:
-    """How the learning rate goes."""
+    """Return the schedule of the learning rate that the config names."""
     if config.schedule == "noam":
         return noam(PRESETS[config.model]["dim"], config.warmup)
     return warmup_cosine(config.warmup) if config.schedule == "cosine" else constant()
 
 
 def check_lengths(model: nn.Module, data: Splits) -> None:
-    """Raises `UserError` for a sentence that has no place in the network: better now than at some step."""
+    """Raise `UserError` for a sentence longer than the network's positions: before training, not at some step of it."""
     longest = max(len(ids) for part in filter(None, data) for ids in part.dataset.sources + part.dataset.targets)
     if longest > model.max_length:
         raise UserError(f"the longest sentence has {longest} words and marks; the network has {model.max_length} positions")

@@ -35,7 +35,7 @@ class Translator:
         self.task = Translation(run.vocabularies, num_beams=num_beams)  # has the vocabularies and the search
 
     def encode(self, sentence: str) -> Tensor:
-        """Words and <eos> as ids (1, S).
+        """Return words and <eos> as ids (1, S).
 
         Raises `UserError` for a sentence that is not UTF-8, has no words or more of them than the network has positions.
         """
@@ -78,7 +78,7 @@ class Translator:
 
     @torch.no_grad()
     def test_bleu(self) -> float:
-        """BLEU of the test sentences of the data that the run was trained on."""
+        """Return the BLEU of the test sentences of the data that the run was trained on."""
         data = self.data()
         for name, vocabulary in data.vocabularies.items():
             vocabulary.check_same(Path(self.config.out) / f"vocabulary-{name}.json")
@@ -89,7 +89,7 @@ class Translator:
 
 
 def draw(translator: Translator, sentence: str, translated: Sequence[str], path: Path) -> None:
-    """A figure of `Translator.attention`."""
+    """Draw a figure of `Translator.attention`."""
     weights = translator.attention(sentence, translated)
     plot.save_figure(plot.word_attention(weights, [*translated, END], [*tokenize(sentence), END], min(3, len(weights))), path)
 
@@ -117,7 +117,7 @@ def main(
     module: str = "dl.modules.Transformers.Transformer.translate",
     recipes: Sequence[str] = ("Transformers/Transformer",),
 ) -> int:
-    """The command `python -m <module>`, for runs of the `recipes`."""
+    """Run the command `python -m <module>` for runs of the `recipes`; return its exit status."""
     options = parse(argv, module)
 
     def act() -> None:

@@ -25,7 +25,7 @@ NAMES = (
 
 
 def from_torchvision(reference: nn.Module, image_size: int | None = None) -> ViT:
-    """Our copy of a `torchvision.models.vit_b_16` to `vit_h_14`, of any number of classes.
+    """Return our copy of a `torchvision.models.vit_b_16` to `vit_h_14`, of any number of classes.
 
     `image_size`, if not the reference's, is that of the copy: its positions are interpolated (section 3.2).
 
@@ -67,7 +67,7 @@ def interpolate_positions(table: Tensor, grid: int) -> Tensor:
 
 
 def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their state dict under our names."""
+    """Return their state dict under our names."""
     ours = {}
     for name, weight in weights.items():
         name = substituted(name, NAMES)

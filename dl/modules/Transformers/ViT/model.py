@@ -123,7 +123,7 @@ class ViT(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As the paper's code, https://github.com/google-research/vision_transformer (models_vit.py), has it.
+        """Draw the weights as the paper's code: https://github.com/google-research/vision_transformer (models_vit.py).
 
         - class token: 0
         - position embedding: normal, std 0.02, where it is defined

@@ -24,7 +24,7 @@ def class_attention(model: ViT, images: Tensor, block: int = -1) -> Tensor:
 
 
 class AttentiveClassification(Classification):
-    """The report has a figure "attention" beside: `class_attention` of the first images of the test."""
+    """Classification whose report also has a figure "attention": `class_attention` of the first images of the test."""
 
     shown = 8
 

@@ -36,7 +36,7 @@ class NodeGraph(NamedTuple):
 
     @property
     def num_nodes(self) -> int:
-        """All nodes, those without an edge too."""
+        """Return all nodes, those without an edge too."""
         return len(self.labels)
 
 

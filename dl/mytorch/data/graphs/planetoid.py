@@ -137,7 +137,7 @@ class CSR:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Return rows and columns."""
         return self._shape
 
 

@@ -67,7 +67,7 @@ NUMBERS = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9
 
 
 def mat_arrays(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
-    """The names and values of the arrays in a MATLAB file, version 5: enough for SVHN, without SciPy.
+    """Yield the names and values of the arrays in a MATLAB file, version 5: enough for SVHN, without SciPy.
 
     Format: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf. A header of 128 bytes, then elements; an
     array is four of them inside another: flags, sizes, name, and the values, first index fastest. Raises `ValueError` for

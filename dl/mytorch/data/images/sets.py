@@ -72,7 +72,7 @@ class ImageConfig(TrainConfig):
     )
     image_size: int = flag(224, "height and width that the images of a folder are brought to; other sets have their own")
     label_smoothing: float = flag(0.0, "label-smoothing epsilon: the part of each label that is spread over all classes")
-    crop: int = flag(0, "pad by so many pixels and crop at random to the old size; 0 = no crops")
+    crop: int = flag(0, "pixels to pad by before a random crop to the old size; 0 = no crops")
     hflip: bool = flag(
         False, "flip half of the images horizontally; never where that changes classes, as of digits", alias="flip"
     )

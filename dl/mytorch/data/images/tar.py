@@ -188,7 +188,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _described(data: Tarred, root: Path) -> list[str]:
-    """Each shard of a part with a checksum of its index: the seed alone draws from these."""
+    """Return each shard of a part with a checksum of its index: the seed alone draws from these."""
     described = []
     for number, shard in enumerate(data.shards):
         rows: Tensor = data.places[data.places[:, 0] == number, 1:]

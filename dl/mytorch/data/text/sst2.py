@@ -79,7 +79,7 @@ class Encoded(Dataset):
 
 
 def together(examples: list[tuple[Tensor, int]], padding: int) -> Batch:
-    """Examples as "tokens" (B, longest) and "labels" (B,)."""
+    """Return examples as "tokens" (B, longest) and "labels" (B,)."""
     ids, labels = zip(*examples)
     return {"tokens": pad(ids, padding), "labels": torch.tensor(labels)}
 

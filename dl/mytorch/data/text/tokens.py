@@ -42,7 +42,7 @@ def map_tokens(path: Path) -> np.ndarray:
 
 
 def shuffled_chunks(path: Path, length: int, batch_size: int, *, end: int | None = None, seed: int = 0) -> Loader:
-    """Batches "tokens" (B, length) and "targets", the same one id later, from the file's first `end` ids.
+    """Return batches "tokens" (B, length) and "targets", the same one id later, from the file's first `end` ids.
 
     The text is cut into chunks side by side; an epoch has each once, in an order of its own, whatever the number of
     ranks. Nothing but this order is kept in memory, 16 bytes for each chunk, and a run resumes exactly at any batch.

@@ -88,7 +88,7 @@ def sentence_pairs(name: str, seed: int = 0) -> PairSplits:
 
 
 def book_pairs(pairs: list[Pair]) -> PairSplits:
-    """As the first edition of the d2l book, sections 9.5 and 10.7: 600 pairs train, its four sentences are the test.
+    """Split as the first edition of the d2l book, sections 9.5 and 10.7: 600 pairs train, its four sentences are the test.
 
     The next 40 pairs validate, which the book does without. Of the four, three are among the 600: the test asks what was
     memorised, and with "He's calm." what was understood. Raises `UserError` for 600 pairs or fewer.
@@ -99,7 +99,7 @@ def book_pairs(pairs: list[Pair]) -> PairSplits:
 
 
 def split_pairs(pairs: list[Pair], seed: int = 0) -> PairSplits:
-    """All translations of one source sentence go to one part, else what is tested would have been learnt.
+    """Split pairs; all translations of a source sentence go to one part, so that nothing tested was trained on.
 
     Raises `UserError` for fewer than three source sentences, one a part.
     """
@@ -113,7 +113,7 @@ def split_pairs(pairs: list[Pair], seed: int = 0) -> PairSplits:
 
 
 def read_pairs(path: Path | str) -> list[Pair]:
-    """Lines of source, tab, target, or a .csv of the two; what follows (newer files name the author) is left out.
+    """Read lines of source, tab, target, or a .csv of the two; what follows (newer files name the author) is left out.
 
     A first row "source, target" is a heading. Raises `UserError` for a row with an empty side, naming file and line.
     """
@@ -144,7 +144,7 @@ def read_aligned(source: Path | str, target: Path | str) -> list[Pair]:
 
 
 def tokenize(sentence: str) -> list[str]:
-    """Words and marks in lower case: cut at spaces, those that do not break included, and before each of , . ! ?
+    """Return words and marks in lower case: cut at spaces, those that do not break included, and before each of , . ! ?
 
     As in the d2l book, section 10.5. Apostrophes stay inside words.
     """

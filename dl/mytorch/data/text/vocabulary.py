@@ -62,7 +62,7 @@ class Vocabulary:
         return self.encode([token])[0]
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
-        """Ids of tokens. Raises `UserError` for one that the vocabulary has no id for, not even that of "<unk>"."""
+        """Return ids of tokens. Raises `UserError` for one that the vocabulary has no id for, not even that of "<unk>"."""
         unknown = self.ids.get(UNKNOWN)
         if unknown is not None:
             return [self.ids.get(token, unknown) for token in tokens]
@@ -96,7 +96,7 @@ class Vocabulary:
             raise UserError(f"{path}: {error}") from None
 
     def check_same(self, path: Path | str) -> None:
-        """Raises `UserError` when the vocabulary in `path` is another: a checkpoint beside it means other words by the ids."""
+        """Raise `UserError` when the vocabulary in `path` is another: a checkpoint beside it means other words by the ids."""
         saved = Vocabulary.load(path)
         if saved != self:
             pairs = enumerate(zip(saved.tokens, self.tokens))

@@ -53,5 +53,5 @@ def log_softmax(x: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: np.ndarray) -> Tensor:
-    """Mean of -log softmax(logits)[label]: logits (B, K), labels (B,) -> a number."""
+    """Return the mean of -log softmax(logits)[label]: logits (B, K), labels (B,) -> a number."""
     return -log_softmax(logits)[np.arange(len(labels)), labels].mean()

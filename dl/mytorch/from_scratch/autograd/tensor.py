@@ -100,7 +100,7 @@ class Tensor:
     __radd__, __rmul__ = __add__, __mul__
 
     def __matmul__(self, other: Number) -> "Tensor":
-        """(..., n, k) @ (..., k, m) -> (..., n, m)."""
+        """Multiply matrices: (..., n, k) @ (..., k, m) -> (..., n, m)."""
         other = self._other(other)
 
         def pull(g: np.ndarray) -> Sequence[np.ndarray]:

@@ -24,6 +24,6 @@ def compare(own: Callable[..., Any], twin: Callable[..., Any], *arrays: np.ndarr
 
 
 def normal(*shape: int) -> np.ndarray:
-    """Numbers of both signs, none near the kinks and poles at 0."""
+    """Return numbers of both signs, none near the kinks and poles at 0."""
     numbers = np.random.default_rng(len(shape) + sum(shape)).normal(size=shape)
     return numbers + 0.5 * np.sign(numbers)

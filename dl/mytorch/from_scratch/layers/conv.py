@@ -152,7 +152,7 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: Pair = 1,
 ) -> Tensor:
-    """The way back of `conv2d`: every pixel stamps the kernel, times its number, onto an image `stride` times as large.
+    """Transpose `conv2d`: every pixel stamps the kernel, times its number, onto an image `stride` times as large.
 
     Which is the convolution, by the kernel turned round, of the pixels with stride - 1 zeros between them.
     `output_padding` more rows and columns at the end tell apart the sizes that a stride makes one.

@@ -81,7 +81,7 @@ def kaiming_normal_(
 
 @torch.no_grad()
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:
-    """A random matrix with orthogonal rows or columns, whichever are fewer, of length `gain`.
+    """Return a random matrix with orthogonal rows or columns, whichever are fewer, of length `gain`.
 
     Saxe et al. 2013, https://arxiv.org/abs/1312.6120. Q of a normal matrix is uniform over all only when the signs of R's
     diagonal go into it (Mezzadri 2006, https://arxiv.org/abs/math-ph/0609050). Raises `ValueError` for a vector.

@@ -24,7 +24,7 @@ def widened(input: Tensor) -> Tensor:
 
 
 def moments(input: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Mean and variance over `dims`, which stay as dimensions of length 1; at least in float32."""
+    """Return mean and variance over `dims`, kept as dimensions of length 1; at least in float32."""
     input = widened(input)
     mean = input.mean(dims, keepdim=True)
     return mean, (input - mean).square().mean(dims, keepdim=True)

@@ -106,7 +106,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: int | None | tuple[int | Non
 
 
 def _shares(length: int, size: int, like: Tensor) -> Tensor:
-    """(size, length): what each place counts in the mean of each window."""
+    """Return (size, length): the weight of each position in the mean of each window."""
     place = torch.arange(length, device=like.device)
     window = torch.arange(size, device=like.device)[:, None]
     inside = (window * length // size <= place) & (place < -(-(window + 1) * length // size))

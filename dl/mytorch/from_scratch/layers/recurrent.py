@@ -199,7 +199,7 @@ class _Layers(_Recurrent):
         return x.transpose(0, 1) if self.batch_first else x, self._from_tuple(states)
 
     def _stack(self, x: Tensor, sizes: list[int], hx: Any, order: Tensor | None = None) -> tuple[Tensor, State]:
-        """All layers: x (N, C), of which step t has sizes[t] rows -> outputs (N, D H), last states."""
+        """Run all layers: x (N, C), of which step t has sizes[t] rows -> outputs (N, D H), last states."""
         shape = (self.num_layers * len(self.directions), sizes[0], self.hidden_size)
         states = (x.new_zeros(shape),) * self.state_size if hx is None else self._to_tuple(hx)
         for part in states:
@@ -220,9 +220,9 @@ class _Layers(_Recurrent):
         return x, tuple(torch.stack(part) for part in zip(*finals))  # L D x (B, H) -> (L D, B, H)
 
     def _run(self, x: Tensor, sizes: list[int], state: State, suffix: str) -> tuple[Tensor, State]:
-        """One layer in one direction: x (N, C) -> outputs (N, H), last state (B, H).
+        """Run one layer in one direction: x (N, C) -> outputs (N, H), last state (B, H).
 
-        At step t the first sizes[t] sequences go on, and the others keep their state: read forwards they have ended,
+        At step t the first sizes[t] sequences advance, and the others keep their state: read forwards they have ended,
         read backwards they have not begun.
         """
         weight_ih, weight_hh, bias_ih, bias_hh = self._weights(suffix)

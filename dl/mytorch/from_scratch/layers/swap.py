@@ -24,7 +24,7 @@ FAMILIES = [activations, conv, dropout, embedding, initializers, linear, normali
 
 
 def ours() -> Iterator[tuple[ModuleType, str, Any]]:
-    """What is written here under a name of `torch.nn`, of its `functional` or of its `init`: where, the name, ours."""
+    """Yield what is written here under a name of `torch.nn`, of its `functional` or of its `init`: where, the name, ours."""
     for home in (nn, F, nn.init):
         for family in FAMILIES:
             for name, thing in vars(family).items():

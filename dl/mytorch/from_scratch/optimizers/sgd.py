@@ -54,7 +54,7 @@ def averaged(state: Values, name: str, value: Tensor, decay: float) -> Tensor:
 class SGD(Optimizer):
     """p <- p - lr g, with momentum p <- p - lr b where b <- momentum b + (1 - dampening) g: Polyak 1964.
 
-    `nesterov` goes on to where the momentum will lead: g + momentum b in place of b (Sutskever et al. 2013,
+    `nesterov` looks ahead to where the momentum will lead: g + momentum b in place of b (Sutskever et al. 2013,
     https://proceedings.mlr.press/v28/sutskever13.html). `weight_decay` adds weight_decay p to g. Raises `ValueError` for
     `nesterov` without momentum, or with dampening.
     """

@@ -10,7 +10,7 @@ from dl.mytorch.layers import sequential
 
 
 def after_ten_steps(optimizer: type[torch.optim.Optimizer], dtype: torch.dtype = torch.float64, **options: Any) -> list[Tensor]:
-    """Weights of matrices alone, of several shapes, from the same start; the last two steps have another rate."""
+    """Return weights of matrices alone, of several shapes, from the same start; the last two steps have another rate."""
     torch.manual_seed(1)
     model = sequential(fc1=nn.Linear(5, 8, bias=False), act=nn.Tanh(), fc2=nn.Linear(8, 3, bias=False)).to(dtype)
     x, y = torch.randn(6, 5, dtype=dtype), torch.randn(6, 3, dtype=dtype)
