@@ -1,7 +1,8 @@
 """Environments of gymnasium, for agents that learn while they act (extra `[rl]`).
 
 In reading order: spaces.py, state.py, member.py (one environment), vector.py (several, for training), play.py (whole episodes,
-for evaluation), film.py (an episode to look at), experience.py (the loader of what an agent makes).
+for evaluation), film.py (an episode to look at), experience.py (the loader of what an agent makes), replay.py (transitions to
+learn from again).
 """
 
 from dl.mytorch.environments.experience import Experience

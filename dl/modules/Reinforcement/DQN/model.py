@@ -7,7 +7,8 @@ Ziyu Wang et al., 2016, https://arxiv.org/abs/1511.06581, equation 9.
 Presets: "atari" is the paper's (extended data, table 1): the last four frames through three convolutions. "classic" is for
 observations of a few numbers, two layers of 256 as the tuned agents of rl-baselines3-zoo have them for CartPole.
 
-Deviations: none in "atari". The paper has no network for a few numbers.
+Deviations: none in "atari"; the paper has no network for a few numbers. In the paper of dueling heads each of the two streams
+has a hidden layer of its own; here they part at the last layer.
 """
 
 import math
@@ -62,10 +63,7 @@ class QNetwork(nn.Module):
 
 
 class DuelingHead(nn.Module):
-    """Q(s, a) = V(s) + A(s, a) - mean over a' of A(s, a'): equation 9 of Wang et al. (B, H) -> (B, A).
-
-    Deviation: in the paper each stream has a hidden layer of its own too; here the streams part at the last layer.
-    """
+    """Q(s, a) = V(s) + A(s, a) - mean over a' of A(s, a'): equation 9 of Wang et al. (B, H) -> (B, A)."""
 
     def __init__(self, width: int, num_actions: int) -> None:
         super().__init__()
