@@ -157,7 +157,7 @@ def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
 # Modules with other records than those of trainings. Each has `tables()`: README, marker there, Markdown.
 OTHERS = (
     *("dl.modules.DataMining.ImageSearch.evaluate", "dl.modules.DataMining.OpenSet.evaluate", "dl.modules.Diffusion.score"),
-    *("dl.benchmarks.layers", "dl.benchmarks.optimizers", "dl.benchmarks.readmes"),
+    *("dl.benchmarks.agents", "dl.benchmarks.layers", "dl.benchmarks.optimizers", "dl.benchmarks.readmes"),
 )
 
 
