@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -168,6 +169,13 @@ def test_the_checkpoint_is_that_of_the_least_validation_loss(tmp_path: Path) -> 
     history = train.main(run(tmp_path, epochs=9, lr=0.5))
     losses = {record["step"]: record["val"]["loss"] for record in history if "val" in record}
     assert history[-1]["step"] == min(losses, key=losses.get)
+
+
+def test_nothing_of_the_graph_is_in_float64_which_some_devices_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = []
+    monkeypatch.setattr(train, "Trainer", lambda task, **_: tasks.append(task) or SimpleNamespace(fit=lambda data: None))
+    train.main(run(tmp_path))
+    assert all(tensor.dtype != torch.float64 for matrix in tasks[0].inputs for tensor in matrix)
 
 
 def test_labels_of_the_test_play_no_part_before_the_test(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ The checkpoint is that of the least validation loss over all epochs (the paper s
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from dl.modules.Graph.GCN.model import GCN, PRESETS, build, normalized
@@ -45,9 +46,10 @@ def first_layer(model: GCN) -> list[nn.Parameter]:
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     graph = node_graph(config)
+    adjacency = normalized(graph.edges, graph.num_nodes).to(torch.float32)
     trainer = Trainer(
         model=build_model(config),
-        task=NodeClassification((feature_matrix(graph), normalized(graph.edges, graph.num_nodes))),
+        task=NodeClassification((feature_matrix(graph), adjacency)),
         optimizer=adam(config.lr, config.weight_decay, first_layer, "the first layer"),
         schedule=constant(),
         config=config,
