@@ -163,9 +163,10 @@ def share_of_peak(run: Path, described: dict[str, Any], speed: dict[str, Any]) -
     """Return the FLOPs per second of a training, over those that this machine reaches in large matrix products.
 
     A backward pass counts as two forward ones; what else a step computes does not count. None for several processes, a run
-    without a summary, and one that was trained on another machine than this.
+    without a summary or on the nodes of one graph, and one that was trained on another machine than this.
     """
-    there = described["ranks"] == 1 and (run / "summary.txt").exists()
+    a_pass_each = speed.get("unit") != "node"  # nodes share a pass over their graph
+    there = described["ranks"] == 1 and (run / "summary.txt").exists() and a_pass_each
     if not there or described["processor"] != provenance.machine()["processor"]:
         return None
     flops = introspect.flops_of(run / "summary.txt")

@@ -24,7 +24,7 @@ class Rates:
     def __init__(self, trainer: "Trainer") -> None:
         config, out = trainer.config, trainer.out
         self.summary, self.device, self.unit = out / "summary.txt", trainer.device, trainer.task.unit
-        self.measured = config.plots and world_size() == 1
+        self.measured = config.plots and world_size() == 1 and self.unit != "node"  # nodes share a pass over their graph
         self.dtype = torch.bfloat16 if trainer.step.precision.taken == "bf16" else torch.float32
         self.peak, self.items = 0.0, 0
         self.profiler = profiler(out, config.profile) if config.profile and is_main() else None

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dl.cli import records
 from dl.mytorch import introspect, rates
 from dl.mytorch.metrics import Mean, Metrics
 from dl.mytorch.rates import Rates
@@ -44,6 +45,13 @@ def test_texts_are_counted_in_tokens_and_shown_as_people_read_them(tmp_path: Pat
     clock.value += 1
     values = measured.point(2560.0, 60, 0.0)
     assert measured.shown({"step/loss": 1.0, **values}) == "2,560 tokens/s, 3 % of the peak, 0.4 GB"
+
+
+def test_nodes_of_one_graph_have_no_share_as_they_share_a_pass(tmp_path: Path, clock: SimpleNamespace) -> None:
+    measured = made(tmp_path, unit="node")
+    clock.value += 1
+    assert measured.point(140, 190, 0.0) == {"rate/nodes_per_second": 140.0, "rate/memory_gb": 0.4}
+    assert records.share_of_peak(tmp_path, {"ranks": 1}, {"unit": "node"}) is None
 
 
 def test_without_plots_nothing_is_measured_for_the_share(tmp_path: Path, clock: SimpleNamespace) -> None:
