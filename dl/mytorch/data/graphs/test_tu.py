@@ -10,6 +10,7 @@ import torch
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import sources
 from dl.mytorch.data.graphs import tu
+from dl.mytorch.data.graphs.batches import Graph
 
 # A path of 3 nodes and one edge. Labels are -1 and 1, as MUTAG's.
 PARTS = {"A": "2, 1\n1, 2\n3, 2\n2, 3\n4, 5\n5, 4\n", "graph_indicator": "1\n1\n1\n2\n2\n"}
@@ -126,3 +127,32 @@ def test_the_published_sets_are_those_of_torch_geometric(name: str, tmp_path: Pa
         assert torch.equal(their.x, own.features) and their.y.item() == own.label
         order = np.lexsort((their.edge_index[0].numpy(), their.edge_index[1].numpy()))
         assert torch.equal(their.edge_index[:, order], own.edges)
+
+
+def colours(graphs: list[Graph], rounds: int) -> list[tuple]:
+    """Return what so many rounds of the Weisfeiler-Lehman test know of each graph: the sorted colours of its nodes."""
+    known: list[list] = [graph.features.argmax(1).tolist() for graph in graphs]
+    for _ in range(rounds):
+        names: dict = {}
+        following = []
+        for graph, own in zip(graphs, known):
+            near = [[] for _ in own]
+            for source, target in graph.edges.T.tolist():
+                near[target].append(own[source])
+            keys = [(colour, tuple(sorted(of))) for colour, of in zip(own, near)]
+            following.append([names.setdefault(key, len(names)) for key in keys])
+        known = following
+    return [tuple(sorted(own)) for own in known]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("name", "right"), [("mutag", (175, 180, 187, 188)), ("proteins", (1023, 1110, 1110, 1110))])
+def test_no_network_of_messages_can_be_right_more_often_than_the_weisfeiler_lehman_test(name: str, right: tuple) -> None:
+    if sources.find(tu.SOURCES[name]) is None:
+        pytest.skip(f"{tu.SOURCES[name].folders[0]} does not hold {tu.TITLES[name]}.zip")
+    graphs = tu.load(name)
+    for rounds, most in zip((0, 1, 2, 4), right):
+        labels: dict = {}
+        for graph, key in zip(graphs, colours(graphs, rounds)):
+            labels.setdefault(key, []).append(graph.label)
+        assert sum(max(of.count(0), of.count(1)) for of in labels.values()) == most
