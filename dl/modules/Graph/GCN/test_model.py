@@ -212,7 +212,7 @@ def test_a_layer_is_torch_geometric_s() -> None:
 def test_killed_at_ten_random_moments_a_run_resumes_to_the_same_bytes(tmp_path: Path, no_figures: None) -> None:
     """In a forked process each time, which has torch imported already: most kills meet the loop."""
 
-    def start(out: str) -> multiprocessing.Process:
+    def start(out: str) -> multiprocessing.process.BaseProcess:
         config = run(tmp_path / out, epochs=300, save_every=7, device="cpu")
         process = multiprocessing.get_context("fork").Process(target=train.main, args=(config,))
         process.start()
