@@ -1,6 +1,7 @@
 """What the table of a model says, against numbers worked by hand; looking leaves no trace."""
 
 import re
+from itertools import count
 from typing import Callable
 
 import pytest
@@ -245,6 +246,14 @@ def test_the_peak_is_that_of_the_fastest_product_on_as_many_threads_as_asked_for
         raise ZeroDivisionError
     assert torch.get_num_threads() == before
     assert 1e6 < introspect.peak_flops(torch.device("cpu"), torch.float32, side=64, seconds=0.002) < 1e14
+
+
+def test_other_programs_do_not_lower_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, busy = count(0, 10), count(0, 2)  # seconds from look to look: on the wall, and of this program
+    monkeypatch.setattr(introspect.time, "perf_counter", lambda: next(wall))
+    monkeypatch.setattr(introspect.time, "process_time", lambda: next(busy))
+    with introspect.threads(1):
+        assert introspect.peak_flops(torch.device("cpu"), torch.float32, side=64) == 2 * 64**3 / 2
 
 
 def test_layers_without_values_have_their_shapes_their_graph_and_their_errors() -> None:
