@@ -85,7 +85,7 @@ def rand_error(predicted: Tensor, label: Tensor) -> float:
     if not len(second):
         return math.nan
     alone = first == 0
-    pairs = (torch.stack([first, second])[:, ~alone]).unique(dim=1, return_counts=True)[1].double()
+    pairs = (first * (second.max() + 1) + second)[~alone].unique(return_counts=True)[1].double()
     merged = first[~alone].unique(return_counts=True)[1].double()
     true = second.unique(return_counts=True)[1].double()
     singles = int(alone.sum())
