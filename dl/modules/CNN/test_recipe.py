@@ -22,4 +22,4 @@ def test_network_has_the_channels_classes_and_stem_of_its_images(data: str, chan
 
 
 class _Config(ImageConfig):
-    model = "tiny"
+    model: str = "tiny"

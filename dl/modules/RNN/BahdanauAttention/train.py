@@ -1,7 +1,8 @@
 """Train a network with attention to translate.
 
 python -m dl.modules.RNN.BahdanauAttention.train
-python -m dl.modules.RNN.BahdanauAttention.train --data fra-eng-sample --epochs 20 --batch-size 64 --out runs/RNN/BahdanauAttention-sample
+python -m dl.modules.RNN.BahdanauAttention.train --data fra-eng-sample --epochs 20 --batch-size 64 \\
+    --out runs/RNN/BahdanauAttention-sample
 """
 
 from dataclasses import dataclass

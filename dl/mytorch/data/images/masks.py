@@ -1,9 +1,9 @@
 """Images whose target is an image: a class for each pixel. `--data masks:PATH`, and ISBI 2012 by name.
 
 PATH/images has the images, PATH/masks for each a mask under the same name, its suffix aside, or under name_mask; or
-PATH/train/images, PATH/train/masks, and the same in val and test. Other names of the folders: image; mask, label, labels. A mask
-has a value for each pixel, in greys or in a palette: the classes are the values that occur, from the smallest on. 255 is "do
-not count", except in masks of black and white, of 0 and 255 alone.
+PATH/train/images, PATH/train/masks, and the same in val and test. Other names of the folders: image; mask, label, labels.
+A mask has a value for each pixel, in greys or in a palette: the classes are the values that occur, from the smallest on. 255
+is "do not count", except in masks of black and white, of 0 and 255 alone.
 """
 
 from dataclasses import dataclass
