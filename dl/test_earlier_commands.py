@@ -110,6 +110,14 @@ def test_other_programs_in_the_readmes_are_called_with_what_there_is(words: list
         assert program in (*PROGRAMS, "."), f"no program {program}"
 
 
+def test_presets_that_are_summarised_exist() -> None:
+    summarised = [line[2:] for line in LINES if line[:2] == ["dl", "summary"] and len(line) == 4 and "--help" not in line]
+    assert len(summarised) > 10
+    for model, preset in summarised:
+        presets = importlib.import_module(f"dl.modules.{catalogue.find(model).replace('/', '.')}.model").PRESETS
+        assert preset in presets, f"python -m dl summary {model} {preset}"
+
+
 BLOCKS = [(path, *block) for path in READMES for block in fenced(path.read_text(encoding="utf-8"))]
 PYTHON = [
     (path, code) for path, language, code in BLOCKS if language == "python" and path.name != "CONTRIBUTING.md"
