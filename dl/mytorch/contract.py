@@ -56,6 +56,8 @@ def _stacked(examples: list) -> Any:
     try:
         return default_collate(examples)
     except (KeyError, RuntimeError, TypeError) as error:
+        if isinstance(error, RuntimeError) and "equal size" not in str(error):
+            raise  # no fault of the examples: a worker process without shared memory, say
         raise UserError(
             f"the examples cannot be stacked to a batch ({str(error).partition(chr(10))[0]}): pad them to one shape in "
             "Loader(collate=...), a function of a list of examples, with their lengths or a mask as another tensor"
