@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dl.modules.Graph.task import NodeClassification
 from dl.mytorch.data.graphs.nodes import NodeGraph, load, node_splits, sorted_edges
 from dl.mytorch.data.loader import Splits
 from dl.mytorch.testing.twins import assert_within
@@ -18,6 +19,12 @@ def random_graph(num_nodes: int = 12, num_edges: int = 20, seed: int = 0) -> Ten
     """Return the edges (2, E) of an undirected graph."""
     generator = torch.Generator().manual_seed(seed)
     return sorted_edges(torch.randint(num_nodes, (2, num_edges), generator=generator), num_nodes)
+
+
+def random_task() -> NodeClassification:
+    """Return the task of classifying the nodes of `random_graph`, of five random features each."""
+    torch.manual_seed(0)
+    return NodeClassification((torch.randn(12, 5), random_graph()))
 
 
 def karate_splits(config: object) -> Splits:

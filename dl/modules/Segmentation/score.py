@@ -21,7 +21,7 @@ from dl.modules.Segmentation.metrics import confusion, per_class_iou, rand_error
 from dl.mytorch.command_line import Parser
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import Loader
-from dl.mytorch.data.images.masks import mask_set, mask_splits, padded
+from dl.mytorch.data.images.masks import MaskSet, mask_set, mask_splits, padded
 
 PIXEL, RAND = [i / 100 for i in range(1, 100)], [i / 10 for i in range(1, 10)]  # thresholds of each error
 
@@ -80,9 +80,9 @@ def best(error: Callable[[Sequence[Seen], float], float], seen: Sequence[Seen], 
 
 
 @torch.no_grad()
-def see(run: Run, tta: bool) -> tuple[list[Seen], list[Seen]]:
+def see(run: Run, about: MaskSet, tta: bool) -> tuple[list[Seen], list[Seen]]:
     """Return what a run sees in the images of training and validation, and in those of its test, all at full size."""
-    about, model, data = mask_set(run.config), run.model().eval(), mask_splits(run.config)
+    model, data = run.model().eval(), mask_splits(run.config)
     whole = Loader(
         data.train.dataset, 1, collate=None if data.train.in_memory else padded, transform=about.standard
     )  # fmt: skip
@@ -96,14 +96,15 @@ def see(run: Run, tta: bool) -> tuple[list[Seen], list[Seen]]:
 @command(parse)
 def main(options: argparse.Namespace) -> None:
     run = Run.open(options.run)
-    if (classes := len(mask_set(run.config).classes)) != 2:
+    about = mask_set(run.config)
+    if (classes := len(about.classes)) != 2:
         raise UserError(f"{options.run} has {classes} classes; a threshold is for two: `python -m dl evaluate` has its errors")
-    known, test = see(run, options.tta)
+    known, test = see(run, about, options.tta)
     threshold = best(pixel_error, known, PIXEL)
     iou = per_class_iou(counted(test, threshold).double())
     print(f"threshold {threshold:.2f}: pixel error {pixel_error(test, threshold):.2%} of {len(test)} test images", end="")
     print(f" ({pixel_error(test, 0.5):.2%} at 0.50), mean IoU {float(iou.mean()):.2%}, Dice", end=" ")
-    print(", ".join(f"{name} {float(2 * i / (1 + i)):.2%}" for name, i in zip(mask_set(run.config).classes, iou)))
+    print(", ".join(f"{name} {float(2 * i / (1 + i)):.2%}" for name, i in zip(about.classes, iou)))
     threshold = best(mean_rand_error, known, RAND)
     print(f"threshold {threshold:.2f}: Rand error {mean_rand_error(test, threshold):.2%}")
 

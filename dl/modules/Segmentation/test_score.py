@@ -83,7 +83,8 @@ def test_score_states_errors_at_the_threshold_chosen_on_the_other_images(
     masks = (torch.rand(30, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.7).byte()
     monkeypatch.setattr(isbi, "isbi2012", lambda: (masks[:, None] * 100 + 50, masks))
     run = write_run(tmp_path / "run", "Segmentation/UNet")
-    known, test = score.see(score.Run.open(run), tta=False)
+    opened = score.Run.open(run)
+    known, test = score.see(opened, mask_set(opened.config), tta=False)
     assert len(known) == 25 and len(test) == 5 and torch.equal(test[0].mask, masks[25])
     assert score.main([str(run)]) == 0
     said = capsys.readouterr().out

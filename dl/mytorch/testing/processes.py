@@ -1,9 +1,13 @@
 """Training runs as processes, for tests."""
 
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Callable, Iterable
+
+from dl.mytorch.testing.runs import assert_same_runs
 
 # A recipe of its own, so that the core's tests need no model of the project. 49 images: the last batch has 1.
 RECIPE = '''
@@ -114,3 +118,22 @@ def wait_for_change(path: Path, before: float, process: subprocess.Popen) -> Non
     while process.poll() is None and (not path.exists() or path.stat().st_mtime <= before):
         assert time.monotonic() < deadline, f"{path} was not written"
         time.sleep(0.002)
+
+
+def assert_kills_change_nothing(start: Callable[[Path], subprocess.Popen], folder: Path, pauses: Iterable[float]) -> None:
+    """A run is killed with kill -9 once for each pause, so many seconds after a checkpoint, and resumes to the same bytes.
+
+    `start` begins or resumes the run in the folder it is given: `folder` / "whole", which is left alone, or / "broken".
+    """
+    finish(start(folder / "whole"))
+    last = folder / "broken" / "last.pt"
+    for pause in pauses:
+        process = start(folder / "broken")
+        wait_for_change(last, last.stat().st_mtime if last.exists() else 0, process)
+        time.sleep(pause)
+        assert process.poll() is None, "the run ended before it was killed"
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+    finish(start(folder / "broken"))
+    assert_same_runs(folder / "whole", folder / "broken")

@@ -3,10 +3,8 @@
 import dataclasses
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,12 @@ from dl.modules.Generative.DCGAN import train
 from dl.modules.Generative.DCGAN.model import build
 from dl.modules.Generative.DCGAN.step import AdversarialStep
 from dl.modules.Generative.DCGAN.task import Adversarial, PixelFrechetDistance, discriminator_loss, generator_loss
-from dl.mytorch import Trainer, checkpoint, testing
+from dl.mytorch import Trainer, checkpoint
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, synthetic
 from dl.mytorch.files import read_json
 from dl.mytorch.optim import adamw, constant
+from dl.mytorch.testing.processes import assert_kills_change_nothing, finish
 
 SHORT = {"steps": 6, "batch_size": 16, "eval_every": 3, "precision": "fp32", "device": "cpu"}
 CONFIG = train.Config(out="unused", data="fashion_mnist-sample", model="tiny", **SHORT)
@@ -228,30 +227,12 @@ def start(out: Path, *flags: str, module: str = "dl.modules.Generative.DCGAN.tra
     return subprocess.Popen([*words, "--device", "cpu", *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(process: subprocess.Popen) -> None:
-    output, _ = process.communicate(timeout=500)
-    assert process.returncode == 0, output[-3000:]
-
-
 @pytest.mark.slow
 def test_kills_leave_the_bytes_of_the_undisturbed_run(tmp_path: Path) -> None:
     """kill -9 at whatever moment after a checkpoint, which is written at every step, five times."""
     flags = ["--steps", "60", "--save-every", "1", "--eval-every", "20", "--ema", "0.9"]
-    finish(start(tmp_path / "whole", *flags))
-    last = tmp_path / "broken" / "last.pt"
-    kills = 0
-    while kills < 5:
-        process = start(tmp_path / "broken", *flags)
-        before = last.stat().st_mtime if last.exists() else 0
-        while process.poll() is None and not (last.exists() and last.stat().st_mtime > before):
-            time.sleep(0.002)
-        time.sleep(0.02 * kills)
-        assert process.poll() is None, "the run ended before it was killed"
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
-        kills += process.returncode == -signal.SIGKILL
-    finish(start(tmp_path / "broken", *flags))
-    testing.assert_same_runs(tmp_path / "whole", tmp_path / "broken")
+    pauses = [0.02 * kills for kills in range(5)]
+    assert_kills_change_nothing(lambda out: start(out, *flags), tmp_path, pauses)
 
 
 # The noise of a batch and no batch norms: then what a step gives does not depend on who computes which part of it.

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 from dl.modules.Graph.GAT import train
 from dl.modules.Graph.GAT.model import GAT, GraphAttention, build, edge_softmax, with_loops
 from dl.modules.Graph.recipe import feature_matrix
-from dl.modules.Graph.task import NodeClassification
 from dl.modules.Graph.testing import (
     DIRECTED,
     assert_equivariant,
     assert_parts_are_independent,
     karate_splits,
     random_graph,
+    random_task,
 )
 from dl.mytorch import testing
 from dl.mytorch.data.graphs import nodes
@@ -150,18 +150,13 @@ def test_the_paper_s_network_for_cora_has_92_373_parameters() -> None:
 # ---- the recipe ----------------------------------------------------------------------------------------------------
 
 
-def task() -> NodeClassification:
-    torch.manual_seed(0)
-    return NodeClassification((torch.randn(12, 5), random_graph()))
-
-
 test_standard = testing.standard_checks(
     build,
     train.main,
     train.Config(data="karate", model="tiny", epochs=3),
     lambda: {"nodes": torch.tensor([0, 3, 4, 9]), "labels": torch.tensor([0, 1, 2, 1])},
     splits=karate_splits,
-    task=task,
+    task=random_task,
     variants=[{}, {"v2": True}, {"all_dropouts": False}],
     overfit=[testing.Overfit(lr=3e-2), testing.Overfit({"v2": True}, lr=3e-2)],
     skip={"batch_independence": "the nodes of one graph see each other; graphs do not, see above"},

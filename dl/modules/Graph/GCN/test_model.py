@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from dl.modules.Graph.GCN import train
 from dl.modules.Graph.GCN.model import GCN, GraphConvolution, build, normalized
 from dl.modules.Graph.recipe import feature_matrix
-from dl.modules.Graph.task import NodeClassification
 from dl.modules.Graph.testing import (
     DIRECTED,
     PATH,
@@ -24,6 +23,7 @@ from dl.modules.Graph.testing import (
     karate_splits,
     other_test_labels,
     random_graph,
+    random_task,
 )
 from dl.mytorch import testing
 from dl.mytorch.data.graphs import nodes
@@ -139,18 +139,13 @@ def test_the_penalty_is_on_the_first_layer_only() -> None:
     assert {id(p) for p in others["params"]} == {id(p) for p in model.layers[1].parameters()}
 
 
-def task() -> NodeClassification:
-    torch.manual_seed(0)
-    return NodeClassification((torch.randn(12, 5), random_graph()))
-
-
 test_standard = testing.standard_checks(
     build,
     train.main,
     train.Config(data="karate", model="tiny", epochs=3),
     lambda: {"nodes": torch.tensor([0, 3, 4, 9]), "labels": torch.tensor([0, 1, 2, 1])},
     splits=karate_splits,
-    task=task,
+    task=random_task,
     overfit=[testing.Overfit(lr=3e-2)],
     skip={"batch_independence": "the nodes of one graph see each other; graphs do not, see above"},
 )

@@ -8,6 +8,7 @@ from dl.modules.Reinforcement.DQN import train
 from dl.modules.Reinforcement.DQN.model import build, dueling
 from dl.modules.Reinforcement.DQN.task import QLearning
 from dl.modules.Reinforcement.recipe import agent_splits
+from dl.modules.Reinforcement.testing import SMALL
 from dl.mytorch import testing
 from dl.mytorch.data import Batch
 from dl.mytorch.introspect import count_parameters, without_values
@@ -71,20 +72,7 @@ def _gymnasium() -> None:
 
 
 CONFIG = train.Config(
-    out="unused",
-    model="tiny",
-    env_steps=48,
-    train_every=8,
-    updates=2,
-    batch_size=4,
-    learning_starts=10,
-    capacity=20,
-    eval_every=2,
-    save_every=3,
-    eval_episodes=2,
-    test_episodes=2,
-    prioritized=True,
-    device="cpu",
+    **SMALL, env_steps=48, train_every=8, learning_starts=10, capacity=20, eval_episodes=2, test_episodes=2, prioritized=True
 )
 
 test_standard = testing.standard_checks(

@@ -1,10 +1,8 @@
 """The losses by hand, what is written into the replay, when the target network moves, and whole runs."""
 
 import dataclasses
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from dl.modules.Reinforcement.DQN import train
 from dl.modules.Reinforcement.DQN.model import build
 from dl.modules.Reinforcement.DQN.step import QStep
 from dl.modules.Reinforcement.DQN.task import QLearning, linear, td_target
+from dl.modules.Reinforcement.testing import SMALL
 from dl.mytorch import checkpoint, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.environments import Environments
@@ -24,22 +23,10 @@ from dl.mytorch.environments.replay import PrioritizedReplay, Replay
 from dl.mytorch.files import read_json
 from dl.mytorch.optim import sgd
 from dl.mytorch.testing.environments import scripted
+from dl.mytorch.testing.processes import assert_kills_change_nothing
 
 CONFIG = train.Config(
-    out="unused",
-    model="tiny",
-    env_steps=48,
-    train_every=8,
-    updates=2,
-    batch_size=4,
-    learning_starts=10,
-    capacity=20,
-    eval_every=2,
-    save_every=3,
-    eval_episodes=2,
-    test_episodes=2,
-    plots=False,
-    device="cpu",
+    **SMALL, env_steps=48, train_every=8, learning_starts=10, capacity=20, eval_episodes=2, test_episodes=2, plots=False
 )
 
 
@@ -278,23 +265,4 @@ def start(out: Path) -> subprocess.Popen:
 @pytest.mark.slow
 def test_kills_leave_the_bytes_of_the_undisturbed_run(tmp_path: Path) -> None:
     """kill -9 ten times, each a while after a checkpoint: what was written into the replay since is written again."""
-
-    def finish(out: Path) -> None:
-        process = start(out)
-        output, _ = process.communicate(timeout=500)
-        assert process.returncode == 0, output[-3000:]
-
-    finish(tmp_path / "whole")
-    last, generator, kills = tmp_path / "broken" / "last.pt", np.random.default_rng(0), 0
-    while kills < 10:
-        process = start(tmp_path / "broken")
-        before = last.stat().st_mtime_ns if last.exists() else 0
-        while process.poll() is None and not (last.exists() and last.stat().st_mtime_ns > before):
-            time.sleep(0.002)
-        time.sleep(generator.uniform(0, 0.03))
-        assert process.poll() is None, "the run ended before it was killed"
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
-        kills += process.returncode == -signal.SIGKILL
-    finish(tmp_path / "broken")
-    testing.assert_same_runs(tmp_path / "whole", tmp_path / "broken")
+    assert_kills_change_nothing(start, tmp_path, np.random.default_rng(0).uniform(0, 0.03, 10))

@@ -2,10 +2,8 @@
 
 import dataclasses
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from dl.mytorch import checkpoint, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.files import read_json
 from dl.mytorch.testing.environments import scripted
+from dl.mytorch.testing.processes import assert_kills_change_nothing, finish
 
 pytest.importorskip("gymnasium", reason='gymnasium is not installed: pip install -e ".[rl]"')
 
@@ -112,33 +111,17 @@ def start(out: Path, *flags: str, ranks: int = 1) -> subprocess.Popen:
     return subprocess.Popen([*words, "--device", "cpu", *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(process: subprocess.Popen) -> None:
-    output, _ = process.communicate(timeout=500)
-    assert process.returncode == 0, output[-3000:]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["CartPole-v1", "LunarLander-v3"])
 def test_kills_leave_the_bytes_of_the_undisturbed_run(tmp_path: Path, name: str) -> None:
     """kill -9 at ten random moments after a checkpoint, of which there is one at every iteration; three in LunarLander."""
     if name == "LunarLander-v3":
         pytest.importorskip("Box2D", reason='box2d is not installed: pip install -e ".[rl]"')
-    kills, wait = (10 if name == "CartPole-v1" else 3), random.Random(0)
     flags = ["--env", name, "--num-envs", "4", "--env-steps", str(4 * 32 * 150), "--update-epochs", "4", "--batch-size", "64"]
     flags += ["--save-every", "1", "--eval-every", "50", "--eval-episodes", "2", "--test-episodes", "2", "--no-plots"]
-    finish(start(tmp_path / "whole", *flags))
-    last = tmp_path / "broken" / "last.pt"
-    for _ in range(kills):
-        process = start(tmp_path / "broken", *flags)
-        before = last.stat().st_mtime if last.exists() else 0
-        while process.poll() is None and not (last.exists() and last.stat().st_mtime > before):
-            time.sleep(0.002)
-        time.sleep(wait.uniform(0, 0.1))
-        assert process.poll() is None, "the run ended before it was killed"
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
-    finish(start(tmp_path / "broken", *flags))
-    testing.assert_same_runs(tmp_path / "whole", tmp_path / "broken")
+    wait = random.Random(0)
+    pauses = [wait.uniform(0, 0.1) for _ in range(10 if name == "CartPole-v1" else 3)]
+    assert_kills_change_nothing(lambda out: start(out, *flags), tmp_path, pauses)
 
 
 @pytest.mark.slow

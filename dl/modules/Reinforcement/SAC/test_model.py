@@ -10,6 +10,7 @@ from dl.modules.Reinforcement.recipe import agent_splits
 from dl.modules.Reinforcement.SAC import train
 from dl.modules.Reinforcement.SAC.model import Actor, build, log_slope
 from dl.modules.Reinforcement.SAC.task import SoftActorCritic
+from dl.modules.Reinforcement.testing import SMALL
 from dl.mytorch import testing
 from dl.mytorch.data import Batch
 from dl.mytorch.introspect import count_parameters, without_values
@@ -117,21 +118,7 @@ def _gymnasium() -> None:
 test_standard = testing.standard_checks(
     build,
     train.main,
-    train.Config(
-        out="unused",
-        model="tiny",
-        env_steps=24,
-        train_every=4,
-        updates=2,
-        batch_size=4,
-        learning_starts=5,
-        capacity=12,
-        eval_every=2,
-        save_every=3,
-        eval_episodes=2,
-        test_episodes=2,
-        device="cpu",
-    ),
+    train.Config(**SMALL, env_steps=24, train_every=4, learning_starts=5, capacity=12, eval_episodes=2, test_episodes=2),
     transitions,
     splits=lambda config: agent_splits(config, config.train_every),
     task=task,

@@ -11,6 +11,7 @@ from dl.modules.Reinforcement.SAC import train
 from dl.modules.Reinforcement.SAC.model import SAC, build
 from dl.modules.Reinforcement.SAC.step import SACStep
 from dl.modules.Reinforcement.SAC.task import SoftActorCritic
+from dl.modules.Reinforcement.testing import SMALL
 from dl.mytorch import checkpoint, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch
@@ -19,20 +20,7 @@ from dl.mytorch.environments.replay import Replay
 from dl.mytorch.optim import sgd
 
 CONFIG = train.Config(
-    out="unused",
-    model="tiny",
-    env_steps=24,
-    train_every=4,
-    updates=2,
-    batch_size=4,
-    learning_starts=5,
-    capacity=12,
-    eval_every=2,
-    save_every=3,
-    eval_episodes=1,
-    test_episodes=1,
-    plots=False,
-    device="cpu",
+    **SMALL, env_steps=24, train_every=4, learning_starts=5, capacity=12, eval_episodes=1, test_episodes=1, plots=False
 )
 
 

@@ -17,7 +17,7 @@ from dl.modules.Segmentation.UNet.weights import border_weights, class_weights
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import Splits
-from dl.mytorch.data.images.masks import MaskConfig, mask_set, mask_splits
+from dl.mytorch.data.images.masks import MaskConfig, MaskSet, mask_set, mask_splits
 from dl.mytorch.optim import adamw, sgd, warmup_cosine
 
 
@@ -46,9 +46,9 @@ class Config(MaskConfig):
         self._check("momentum", 0 <= self.momentum < 1, "at least 0 and below 1")
 
 
-def build_model(config: Config) -> UNet:
-    """Return the network that the config asks for."""
-    about = mask_set(config)
+def build_model(config: Config, about: MaskSet | None = None) -> UNet:
+    """Return the network that the config asks for, for images `about`; default: those of the config."""
+    about = about or mask_set(config)
     return build(config.model, in_channels=about.channels, num_classes=len(about.classes))
 
 
@@ -60,11 +60,12 @@ def pixel_weights(config: Config, mask: Tensor) -> Tensor:
 
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
-    model = build_model(config)
+    about = mask_set(config)
+    model = build_model(config, about)
     optimizer = sgd(config.lr, config.momentum) if config.momentum else adamw(config.lr, weight_decay=config.weight_decay)
     weigh = functools.partial(pixel_weights, config) if config.border or config.balance else None
     data = data or mask_splits(config, model.margin, weigh)
-    trainer = Trainer(model, Segmentation(mask_set(config).classes), optimizer, warmup_cosine(0.05), config)
+    trainer = Trainer(model, Segmentation(about.classes), optimizer, warmup_cosine(0.05), config)
     return trainer.fit(data)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data import sources
 from dl.mytorch.data.graphs.batches import Graph, padded
+from dl.mytorch.data.graphs.nodes import sorted_edges
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.sources import LARGEST, Source
 
@@ -95,9 +96,7 @@ def split_up(files: Files) -> list[Graph]:
     """Return the graphs, their nodes numbered from 0, classes from 0 in the order of their numbers in the file."""
     sizes = np.bincount(files.graphs - 1)
     starts = np.cumsum([0, *sizes])
-    sources_, targets = (torch.from_numpy(column) - 1 for column in files.edges.T.copy())
-    order = (targets * len(files.tags) + sources_).argsort()  # by target, once
-    edges = torch.stack([sources_, targets])[:, order]
+    edges = sorted_edges(torch.from_numpy(files.edges.T.copy()) - 1, len(files.tags))
     ends = torch.searchsorted(edges[1].contiguous(), torch.from_numpy(starts))
     features = torch.nn.functional.one_hot(torch.from_numpy(files.tags)).float()
     classes = np.unique(files.labels, return_inverse=True)[1].tolist()

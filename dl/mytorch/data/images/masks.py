@@ -26,6 +26,7 @@ from dl.mytorch.data.split import check_split, names_file, read_names
 
 IMAGES, MASKS = ("images", "image"), ("masks", "mask", "labels", "label")
 LAYOUT = "PATH/images/1.jpg needs PATH/masks/1.png (or the same in PATH/train, PATH/val, PATH/test)"
+ISBI = normalize([0.5], [0.17])  # of its training slices: 0.49 and 0.17
 Weigh = Callable[[Tensor], Tensor]  # a mask (H, W) to the weight of each pixel in the loss (H, W)
 
 
@@ -70,7 +71,7 @@ def mask_set(config: MaskConfig) -> MaskSet:
     """
     root = config.data_path("masks:")
     if root is None:
-        return MaskSet(1, isbi.CLASSES, normalize([0.5], [0.17]))  # of its training slices: 0.49 and 0.17
+        return MaskSet(1, isbi.CLASSES, ISBI)
     if not root.is_dir() and names_file(config.out).exists():
         return MaskSet(3, read_names(names_file(config.out)), IMAGENET)
     return MaskSet(3, tuple(map(str, class_values(_listed(root)["train"]))), IMAGENET)
@@ -90,15 +91,15 @@ def mask_splits(config: MaskConfig, margin: int = 0, weigh: Weigh | None = None)
     sets, names, split = _of_isbi(weigh) if root is None else _of_folder(root, config.seed, weigh)
     if split is not None:
         check_split(split, config)
-    about = mask_set(config)
+    standard = ISBI if root is None else IMAGENET
     steps = [jitter(config.jitter, config.jitter / 2)] if config.jitter else []
     zoom = 1 + config.zoom
-    steps += [random_windows(config.window, margin, config.flips, (1 / zoom, zoom), config.elastic), about.standard]
+    steps += [random_windows(config.window, margin, config.flips, (1 / zoom, zoom), config.elastic), standard]
     workers = 0 if root is None else config.num_workers
     collate = None if root is None else padded
     options = {"num_workers": workers, "collate": collate}
     train = Loader(sets["train"], config.batch_size, shuffle=True, seed=config.seed, transform=compose(*steps), **options)
-    others = (Loader(sets[part], 1, transform=about.standard, **options) for part in ("val", "test"))
+    others = (Loader(sets[part], 1, transform=standard, **options) for part in ("val", "test"))
     return Splits(train, *others, names=names, split=split)
 
 
