@@ -53,6 +53,7 @@ TAKEN = {
     *(("CNN/EfficientNet", "CNN/MobileNetV2"), ("CNN/PreActResNet", "CNN/ResNet"), ("CNN/ResNeXt", "CNN/ResNet")),
     *(("CNN/WideResNet", "CNN/ResNet"), ("CNN/WideResNet", "CNN/ResNeXt")),
     *(("DataMining/ImageSearch", "CNN/ResNet"), ("DataMining/OpenSet", "CNN/ResNet")),
+    ("Detection", "CNN/ResNet"),
     ("Diffusion/FlowMatching", "Diffusion/DDPM"),
     ("RNN/BahdanauAttention", "RNN/Seq2Seq"),
 }
