@@ -40,7 +40,7 @@ BESIDE = {
     *(("files", "config"), ("lock", "config"), ("lock", "files"), ("state", "config"), ("state", "files")),
     *(("safetensors", "config"), ("safetensors", "files"), ("names", "config"), ("mapped", "config")),
     *(("mapped", "files"), ("contract", "config"), ("introspect", "contract")),
-    *(("plot", "config"), ("plot", "fonts")),
+    *(("plot", "config"), ("plot", "fonts"), ("torchvision_compat", "layers")),
     *(("tasks", "metrics"), ("tasks", "data"), ("metrics", "data"), ("data", "checkpoint")),
     *(("tasks", "mistakes"), ("mistakes", "data")),
     *(("logger", "charts"), ("charts", "run"), ("rates", "logger"), ("rates", "metrics"), ("rates", "profiling")),
