@@ -10,6 +10,7 @@ from typing import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dl.mytorch.data.augment import Transform
 from dl.mytorch.data.loader import Batch
@@ -60,3 +61,31 @@ def mask_boxes(masks: Tensor) -> Tensor:
     low = [line.byte().argmax(-1) for line in found]
     high = [line.shape[-1] - line.flip(-1).byte().argmax(-1) for line in found]
     return (torch.stack([*low, *high], dim=-1) * found[0].any(-1, keepdim=True)).float()
+
+
+def fit(batch: Batch, stride: int = 1, square: bool = False) -> Batch:
+    """Cut or pad the planes of a batch to its largest image, or to the `square` around it, in multiples of `stride`."""
+    if not len(batch["sizes"]):  # a rank's part of a short batch
+        return batch
+    sides = batch["sizes"].amax(0).tolist()
+    height, width = (math.ceil(side / stride) * stride for side in ([max(sides)] * 2 if square else sides))
+
+    def change(planes: Tensor) -> Tensor:
+        return F.pad(planes, (0, width - planes.shape[-1], 0, height - planes.shape[-2]))
+
+    return batch | {name: change(batch[name]) for name in ("images", "masks") if name in batch}
+
+
+def select(batch: Batch, kept: Tensor) -> Batch:
+    """Keep the boxes that `kept` (B, N) says, with their labels and what else has a row for each; nothing else changes."""
+    kept = kept & (batch["labels"] >= 0)
+    rows = max([1, *kept.sum(1).tolist()])
+    order = (~kept).byte().argsort(dim=1, stable=True)[:, :rows]
+    kept = kept.gather(1, order)
+    examples = torch.arange(len(kept), device=kept.device)[:, None]
+
+    def change(name: str, value: Tensor) -> Tensor:
+        value = value[examples, order]
+        return value.masked_fill(~kept.view(*kept.shape, *[1] * (value.ndim - 2)), -1 if name == "labels" else 0)
+
+    return batch | {name: change(name, batch[name]) for name in PER_BOX if name in batch}

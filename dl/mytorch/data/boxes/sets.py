@@ -7,8 +7,10 @@ from typing import NamedTuple
 from dl.mytorch.config import TrainConfig, UserError, flag
 from dl.mytorch.data.augment import Transform, compose
 from dl.mytorch.data.boxes import scenes
-from dl.mytorch.data.boxes.batches import padded, to_input
+from dl.mytorch.data.boxes.batches import fit, padded, to_input
+from dl.mytorch.data.boxes.changes import random_scale, random_symmetry
 from dl.mytorch.data.images.folder import IMAGENET
+from dl.mytorch.data.images.windows import jitter
 from dl.mytorch.data.loader import Loader, Splits
 
 NAMES = "scenes"
@@ -28,9 +30,18 @@ class BoxConfig(TrainConfig):
     """What a recipe that finds objects can be told beside: which images, and how they are changed in training."""
 
     data: str = flag("scenes", "set of images with boxes: scenes, clothes pasted into scenes")
+    hflip: bool = flag(True, "mirror half of the training images left to right")
+    vflip: bool = flag(False, "mirror half of them upside down")
+    turns: bool = flag(False, "turn them by 0 to 3 quarters")
+    zoom: float = flag(
+        0.0, "largest change of size: images are scaled by 1 / (1 + zoom) to 1 + zoom, and cut to what they were"
+    )
+    jitter: float = flag(0.0, "largest change of contrast, and half of it of brightness, as a part of the full range")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check("zoom", 0 <= self.zoom <= 9, "from 0 to 9")
+        self._check("jitter", 0 <= self.jitter <= 1, "from 0 to 1")
         if self.data != "scenes":
             raise UserError(f"--data {self.data}: no such set of images with boxes; there are {NAMES}")
 
@@ -56,10 +67,17 @@ def box_splits(config: BoxConfig, stride: int = 32) -> Splits:
         shuffle=True,
         seed=config.seed,
         num_workers=config.num_workers,
-        collate=partial(padded, stride=stride),
-        transform=compose(standard),
+        collate=padded,
+        transform=compose(*_changes(config), lambda batch, _: fit(batch, stride), standard),
     )
     largest = (scenes.LARGEST, scenes.LARGEST)
     collate = partial(padded, stride=stride, canvas=largest)
     others = (Loader(parts[part], config.batch_size, collate=collate, transform=standard) for part in ("val", "test"))
     return Splits(train, *others)
+
+
+def _changes(config: BoxConfig) -> list[Transform]:
+    """Return what is drawn at random for the images of training."""
+    steps = [jitter(config.jitter, config.jitter / 2)] if config.jitter else []
+    steps += [random_symmetry(config.hflip, config.vflip, config.turns)] if config.hflip or config.vflip or config.turns else []
+    return steps + ([random_scale(config.zoom)] if config.zoom else [])

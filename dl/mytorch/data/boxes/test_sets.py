@@ -25,6 +25,18 @@ def test_scenes_come_normalised_with_a_padding_of_zero(tmp_path: Path) -> None:
     assert {tuple(batch["images"].shape[1:]) for batch, _ in zip(data.val.batches(), range(3))} == {(3, 128, 128)}
 
 
+def test_all_changes_of_training_leave_boxes_with_sides_and_a_padding_of_zero(tmp_path: Path) -> None:
+    data = box_splits(config(tmp_path, vflip=True, turns=True, zoom=0.5, jitter=0.3), stride=16)
+    for batch, _ in zip(data.train.batches(), range(3)):
+        held = batch["labels"] >= 0
+        assert (batch["boxes"][held][:, :2] < batch["boxes"][held][:, 2:]).all() and not batch["boxes"][~held].any()
+        assert (batch["boxes"][..., 2:] <= batch["sizes"].flip(1)[:, None]).all()
+        padding = ~real(batch["sizes"], *batch["images"].shape[-2:])
+        assert batch["images"].movedim(1, -1)[padding].eq(0).all()
+        assert batch["images"].shape[2] % 16 == batch["images"].shape[3] % 16 == 0
+        assert max(batch["images"].shape[2:]) - int(batch["sizes"].max()) < 16
+
+
 def test_an_unknown_set_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such set of images with boxes"):
         config(tmp_path, data="cifar10")

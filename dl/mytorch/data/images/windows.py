@@ -61,13 +61,16 @@ def random_windows(
 def jitter(contrast: float, brightness: float) -> Transform:
     """Return a transform of images of bytes: x -> mean + c (x - mean) + b, both drawn for each image.
 
-    c is uniform in 1 +- `contrast`, b in +- 255 `brightness`.
+    c is uniform in 1 +- `contrast`, b in +- 255 `brightness`. Of padded images, "sizes" (B, 2) says how much is real: only that
+    counts in the mean.
     """
 
     def apply(batch: Batch, generator: torch.Generator) -> Batch:
         images = batch["images"].float()
         drawn = (torch.rand(2, len(images), 1, 1, 1, generator=generator) * 2 - 1).to(images.device)
         mean = images.mean((1, 2, 3), keepdim=True)
+        if "sizes" in batch:  # padding is 0
+            mean = mean * (images.shape[-2] * images.shape[-1] / batch["sizes"].prod(1).to(images.device))[:, None, None, None]
         changed = mean + (1 + contrast * drawn[0]) * (images - mean) + 255 * brightness * drawn[1]
         return batch | {"images": changed.clamp(0, 255).round().to(batch["images"].dtype)}
 
