@@ -13,6 +13,7 @@ padded, a quarter of the channels, batch norms. "tiny" is for tests.
 Deviations:
 - Tiles overlap by 4 more pixels than the paper's, so that the grid of the poolings is the same for all of them: what a pixel is
   does not depend on how the image is cut.
+- The weights that balance classes (`--balance`, off by default) are those of each mask; the paper's are of the training set.
 - Dropout of 0.5 on the two deepest maps of the contracting path: the paper says "at the end of the contracting path".
 """
 
