@@ -120,6 +120,7 @@ PUBLISHED = [
             ("CNN/SqueezeNet", "squeezenet1_0", "DEFAULT"),
             ("CNN/VGG", "vgg11_bn", "DEFAULT"),
             ("CNN/WideResNet", "wide_resnet50_2", "DEFAULT"),
+            ("Transformers/Swin", "swin_t", "DEFAULT"),
             ("Transformers/ViT", "vit_b_32", "DEFAULT"),
             ("Transformers/ViT", "vit_b_16", "IMAGENET1K_SWAG_E2E_V1"),  # of 384 pixels
             ("Transformers/ViT", "vit_l_16", "IMAGENET1K_SWAG_E2E_V1"),  # of 512

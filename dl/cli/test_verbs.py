@@ -23,6 +23,7 @@ COMMANDS = {
     ("predict", "Segmentation/UNet"): "dl.modules.Segmentation.predict",
     ("predict", "CNN/LeNet"): "dl.modules.CNN.ResNet.predict",
     ("predict", "Transformers/ViT"): "dl.modules.CNN.ResNet.predict",
+    ("predict", "Transformers/Swin"): "dl.modules.CNN.ResNet.predict",
     ("search", ""): "dl.modules.DataMining.ImageSearch.search",
     ("score", "Diffusion/FlowMatching"): "dl.modules.Diffusion.score",
 }
