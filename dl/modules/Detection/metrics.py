@@ -69,24 +69,23 @@ def assigned(overlaps: Tensor, ignored: Tensor, crowd: Tensor, limits: Tensor = 
     All detections choose at once; a box keeps the surest that chose it, the others lose it and choose again until none loses.
     That is the result of choosing one after the other (Gale and Shapley 1962, with one order of all boxes), in a few rounds.
     """
-    (found, true), device = overlaps.shape, overlaps.device
-    if not found or not true:
-        return (torch.zeros(found, len(limits), dtype=torch.bool, device=device),) * 2
-    ascending = overlaps.argsort(dim=1, stable=True)  # (D, N)
-    ascending = ascending.gather(1, (~ignored)[ascending].byte().argsort(dim=1, stable=True))
-    preference = torch.empty_like(ascending).scatter_(1, ascending, torch.arange(true, device=device).expand(found, -1))
-    reached = overlaps >= limits.to(device).clamp(max=1 - 1e-10)[:, None, None]
-    preference = torch.where(reached, preference, -1)  # (T, D, N)
-    places = torch.arange(found, device=device)
+    found, true = overlaps.shape
+    limits = limits.clamp(max=1 - 1e-10)
+    d, n = (overlaps >= limits.min()).nonzero(as_tuple=True)
+    order = torch.as_tensor(np.lexsort((-n, -overlaps[d, n], ignored[n], d)))
+    d, n = d[order], n[order]  # (P,) pairs that may be, those of each detection in the order of its choice
+    pairs, shape = torch.arange(len(d)), (len(limits), len(d))
+    possible = overlaps[d, n] >= limits[:, None]  # (T, P)
     while True:
-        best, choice = preference.max(-1)  # (T, D)
-        takes = best >= 0
-        first = torch.full((len(limits), true), found, device=device)
-        first = first.scatter_reduce(1, choice, torch.where(takes, places, found), "amin")  # (T, N): who keeps the box
-        loses = takes & ~crowd[choice] & (first.gather(1, choice) < places)
-        if not loses.any():
-            return takes.T, (takes & ignored[choice]).T
-        preference = preference.scatter(2, choice[..., None], torch.where(loses, -1, best)[..., None])
+        first = torch.full((len(limits), found), len(d))  # the pair that each detection chooses, (T, D)
+        first = first.scatter_reduce(1, d.expand(shape), torch.where(possible, pairs, len(d)), "amin")
+        chosen = first[:, d] == pairs
+        keeper = torch.full((len(limits), true), found)  # the detection that keeps each box, (T, N)
+        keeper = keeper.scatter_reduce(1, n.expand(shape), torch.where(chosen, d, found), "amin")
+        lost = chosen & ~crowd[n] & (keeper[:, n] < d)
+        if not lost.any():
+            return (first < len(d)).T, torch.cat([ignored[n], torch.zeros(1, dtype=torch.bool)])[first].T
+        possible &= ~lost
 
 
 def matches(
@@ -99,6 +98,7 @@ def matches(
     take none, do not count with an area outside of `area_range`. With `masks`, IoU is that of the masks.
     """
     low, high = area_range
+    found, truth = (type(of)(*(None if each is None else each.cpu() for each in of)) for of in (found, truth))
     order = found.scores.argsort(descending=True, stable=True)
     labels = found.labels[order]
     within = F.one_hot(labels, num_classes).cumsum(0).gather(1, labels[:, None])[:, 0]  # its number in its class, from 1
@@ -112,26 +112,26 @@ def matches(
     overlaps = overlaps.masked_fill(labels[:, None] != truth.labels, -1)
     hits, nothing = assigned(overlaps, ignored, truth.crowd)
     nothing = nothing | (~hits & ((areas < low) | (areas > high))[:, None])
-    rows = torch.cat([labels[:, None].cpu(), found.scores[order].double()[:, None].cpu(), hits.cpu(), nothing.cpu()], dim=1)
-    return rows.double(), torch.bincount(truth.labels[~ignored].cpu(), minlength=num_classes).double()
+    rows = torch.cat([labels[:, None], found.scores[order].double()[:, None], hits, nothing], dim=1)
+    return rows.double(), torch.bincount(truth.labels[~ignored], minlength=num_classes).double()
 
 
-def average_precision(rows: Tensor, count: float) -> Tensor:
-    """Return AP of one class at each threshold (T,), from its `rows` in the order of images; NaN if no box counts."""
+def average_precision(rows: Tensor, count: float, thresholds: int = NUM_THRESHOLDS) -> Tensor:
+    """Return AP of one class at the first `thresholds` (T,), from its rows in the order of images; NaN if no box counts."""
     if not count:
-        return torch.full((NUM_THRESHOLDS,), math.nan, dtype=torch.float64)
+        return torch.full((thresholds,), math.nan, dtype=torch.float64)
     rows = rows[rows[:, 1].argsort(descending=True, stable=True)]
-    hits, ignored = rows[:, 2:].bool().split(NUM_THRESHOLDS, dim=1)
+    hits, ignored = (rows[:, i : i + thresholds].bool() for i in (2, 2 + NUM_THRESHOLDS))
     right, wrong = ((each & ~ignored).T.double().cumsum(1) for each in (hits, ~hits))  # (T, n)
     precision = right / (right + wrong + np.spacing(1))
     precision = precision.flip(1).cummax(1).values.flip(1)  # the best at this recall or above
-    places = torch.searchsorted((right / count).contiguous(), RECALLS.expand(NUM_THRESHOLDS, -1).contiguous())
+    places = torch.searchsorted((right / count).contiguous(), RECALLS.expand(thresholds, -1).contiguous())
     return F.pad(precision, (0, 1)).gather(1, places).mean(1)
 
 
-def precisions(rows: Tensor, counts: Tensor, classes: Sequence[int]) -> Tensor:
-    """Return AP of each of `classes` at each threshold, (classes, T), from the rows of all images, in their order."""
-    return torch.stack([average_precision(rows[rows[:, 0] == k], float(counts[k])) for k in classes])
+def precisions(rows: Tensor, counts: Tensor, classes: Sequence[int], thresholds: int = NUM_THRESHOLDS) -> Tensor:
+    """Return AP of each of `classes`, (classes, T), from the rows of all images, in their order."""
+    return torch.stack([average_precision(rows[rows[:, 0] == k], float(counts[k]), thresholds) for k in classes])
 
 
 class APError(Metric):
@@ -165,5 +165,5 @@ class APError(Metric):
         rows = all_gather(torch.cat([rows, *self._batches]))
         batch, own, place = rows[:, :3].T.numpy()
         rows = rows[torch.as_tensor(np.lexsort((own, place, batch)))]  # images in the order of the set: of equal scores, too
-        found = precisions(rows[:, 3:], counts, self.classes)[:, : self.thresholds].mean(1)
+        found = precisions(rows[:, 3:], counts, self.classes, self.thresholds).mean(1)
         return float(1 - found.nanmean())

@@ -204,3 +204,83 @@ def test_nothing_is_left_of_the_evaluation_before() -> None:
     measured(metric, [[(found((A, 0.9)), truth(A, B))]], 1)
     metric.reset()
     assert measured(metric, [[(found((A, 0.9)), truth(A))]], 1) == ZERO
+
+
+# ---- pycocotools ---------------------------------------------------------------------------------------------------
+
+AREAS = {"all": (0, 1e10), "small": (0, 1024), "medium": (1024, 9216), "large": (9216, 1e10)}
+
+
+def theirs(data: list[tuple[Detections, Truth]], classes: int, kind: str = "bbox", limits: list[int] | None = None) -> Tensor:
+    """pycocotools' AP, (area ranges, K, T), NaN where it has -1. Scores, boxes and areas are the same numbers."""
+    library = pytest.importorskip("pycocotools.coco", reason='not installed: pip install -e ".[parity]"')
+    from pycocotools.cocoeval import COCOeval
+    from pycocotools.mask import encode
+
+    def shape(boxes: Tensor, masks: Tensor | None, i: int) -> dict[str, Any]:
+        if masks is not None:  # with a box beside it, the area of a result is that of the box
+            return {"segmentation": encode(masks[i].numpy().astype("uint8", order="F"))}
+        x0, y0, x1, y1 = boxes[i].tolist()
+        return {"bbox": [x0, y0, x1 - x0, y1 - y0]}
+
+    annotations, results = [], []
+    for image, (one, true) in enumerate(data):
+        for i in range(len(true.labels)):
+            known = {"image_id": image, "category_id": int(true.labels[i]), "iscrowd": int(true.crowd[i])}
+            own = {"id": len(annotations) + 1, "area": float(true.areas[i])}
+            annotations.append(known | own | shape(true.boxes, true.masks, i))
+        for i in range(len(one.labels)):
+            known = {"image_id": image, "category_id": int(one.labels[i]), "score": float(one.scores[i])}
+            results.append(known | shape(one.boxes, one.masks, i))
+    coco = library.COCO()
+    size = {} if data[0][1].masks is None else dict(zip(("height", "width"), data[0][1].masks.shape[1:]))
+    images = [{"id": i, **size} for i in range(len(data))]
+    coco.dataset = {"images": images, "annotations": annotations, "categories": [{"id": i} for i in range(classes)], "info": {}}
+    coco.createIndex()
+    judge = COCOeval(coco, coco.loadRes(results), kind)
+    judge.params.maxDets = limits or [100]
+    judge.evaluate()
+    judge.accumulate()
+    precision = torch.from_numpy(judge.eval["precision"])[..., -1]  # (T, R, K, areas)
+    return torch.where(precision < 0, torch.nan, precision).mean(1).permute(2, 1, 0)
+
+
+@pytest.mark.parity
+def test_average_precision_is_that_of_pycocotools() -> None:
+    """200 sets with ties, crowds and images without boxes, in four ranges of area; half of them of ten detections a class."""
+    seen = []
+    for seed in range(200):
+        data, limit = images(8, seed, classes=3), 100 if seed % 2 else 2
+        grow = 4 if seed % 3 == 0 else 1  # to large ones
+        data = [(one._replace(boxes=grow * one.boxes), resized(true, grow)) for one, true in data]
+        expected = theirs(data, 3, limits=[limit])
+        got = torch.stack([score(*data, classes=3, area_range=area, most=limit) for area in AREAS.values()])
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-9, equal_nan=True, msg=lambda text: f"set {seed}: {text}")
+        seen.append(expected)
+        if seed % 2:
+            error = measured(APError(3, thresholds=10), [data[:3], data[3:]], 3)
+            assert error == pytest.approx(1 - float(expected[0].mean(1).nanmean()), abs=1e-9, nan_ok=True)
+    assert torch.stack(seen).nanmean((0, 2, 3)).min() > 0.1  # in each range boxes are found
+
+
+def resized(true: Truth, factor: int) -> Truth:
+    return true._replace(boxes=factor * true.boxes, areas=true.areas * factor**2)
+
+
+@pytest.mark.parity
+def test_average_precision_of_masks_is_that_of_pycocotools() -> None:
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(boxes: Tensor) -> Tensor:
+        places = torch.arange(130) + 0.5
+        columns = (places > boxes[:, :1]) & (places < boxes[:, 2:3])
+        rows = (places > boxes[:, 1:2]) & (places < boxes[:, 3:])
+        return rows[:, :, None] & columns[:, None, :] & (torch.rand(len(boxes), 130, 130, generator=generator) < 0.97)
+
+    for seed in range(20):
+        data = []
+        for one, true in images(6, seed):
+            masks = drawn(true.boxes)
+            data.append((one._replace(masks=drawn(one.boxes)), true._replace(masks=masks, areas=masks.flatten(1).sum(1))))
+        got = torch.stack([score(*data, classes=2, masks=True, area_range=area) for area in AREAS.values()])
+        torch.testing.assert_close(got, theirs(data, 2, "segm"), rtol=0, atol=1e-9, equal_nan=True)
