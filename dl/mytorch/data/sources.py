@@ -9,7 +9,7 @@ import tempfile
 import urllib.request
 import zipfile
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Callable, Mapping, NamedTuple
 
 import torch
@@ -150,6 +150,26 @@ def _fetch(name: str, source: Source, fetch: Callable[[Any, str], Any]) -> None:
                 f"{name} was not found: looked in {places}; the download failed ({' '.join(str(error).split())}). "
                 f"What helps: {source.help}"
             ) from None
+
+
+def unpack(url: str, prefix: str, folder: Path) -> None:
+    """Download a zip archive and put its files below `prefix` into `folder`. Raises `OSError` for what is no such archive."""
+    with urllib.request.urlopen(url, timeout=60) as response:
+        content = response.read(LARGEST + 1)
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        members = [member for member in archive.infolist() if member.filename.startswith(prefix) and not member.is_dir()]
+        if not members or sum(member.file_size for member in members) > 2 * LARGEST:
+            raise OSError(f"the archive at {url} is not what it was")
+        for member in members:
+            parts = PurePosixPath(member.filename.removeprefix(prefix)).parts
+            if not {"..", "/"}.isdisjoint(parts) or "\\" in member.filename or ":" in member.filename:
+                raise OSError(f"the archive at {url} holds {member.filename!r}, which is no name of a file in it")
+            place = folder.joinpath(*parts)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(archive.read(member))
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise OSError(f"what {url} gives is no zip archive: {error}") from None
 
 
 def _download(source: Source) -> None:

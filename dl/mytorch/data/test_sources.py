@@ -2,6 +2,9 @@
 
 import gzip
 import hashlib
+import io
+import urllib.request
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable
@@ -203,6 +206,20 @@ def test_a_set_that_cannot_be_downloaded_is_not_looked_for_on_the_network(source
 
 
 # ---- splits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["top/../../out.txt", "top//etc/out.txt", "top/C:out.txt", "other/out.txt", None])
+def test_an_archive_with_other_names_of_files_or_none_at_all_is_an_error(
+    name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = io.BytesIO(b"a page")
+    if name:
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr(name, "content")
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(packed.getvalue()))
+    with pytest.raises(OSError, match="archive"):
+        sources.unpack("https://a.zip", "top/", tmp_path / "here")
+    assert not list(tmp_path.rglob("*.txt"))
 
 
 def load(name: str) -> tuple[Batch, Batch]:

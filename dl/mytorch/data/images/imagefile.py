@@ -1,6 +1,7 @@
 """One image file, of the formats in FORMATS and no others, as a tensor of bytes."""
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Sequence
 
@@ -62,10 +63,15 @@ def centre_square(image: Tensor, size: int) -> Tensor:
     height, width = image.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = image[None, :, top : top + side, left : left + side]
-    if size == 1:  # torch's kernel for bytes fails at it on AVX2
-        return F.interpolate(square.float(), size=(1, 1), mode="bilinear", antialias=True)[0].round().to(torch.uint8)
-    return F.interpolate(square, size=(size, size), mode="bilinear", antialias=True)[0]
+    return scaled(image[:, top : top + side, left : left + side], size, size)
+
+
+def scaled(image: Tensor, height: int, width: int) -> Tensor:
+    """Return an image (C, H, W) of bytes at another size (C, height, width), bilinearly and with antialiasing."""
+    change = partial(F.interpolate, size=(height, width), mode="bilinear", antialias=True)
+    if min(height, width) == 1:  # torch's kernel for bytes fails at it on AVX2
+        return change(image[None].float())[0].round().to(torch.uint8)
+    return change(image[None])[0]
 
 
 def _opened(path: Path | str, use: Callable[["Image.Image"], Any], content: BinaryIO | None = None) -> Any:
