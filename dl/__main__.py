@@ -138,20 +138,25 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
     """explain, and kernels and features, which are its names of version 0.1."""
     for name in ("explain", "kernels", "features"):
         does = (
-            "draw what a trained network has learnt: kernels, or what its layers see in an image" if name == "explain" else None
+            "draw what a trained network has learnt: kernels, what its layers see in an image, why it decides"
+            if name == "explain"
+            else None
         )
         command = _add(commands, name, explain, does, usage="%(prog)s RUN [IMAGE] [flags]")
         command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/demo")
         if name != "kernels":
             command.add_argument("image", type=expanduser, nargs="?" if name == "explain" else None, metavar="IMAGE")
         if name == "explain":
-            command.add_argument("--how", choices=("kernels", "features"), required=True, help="features takes an IMAGE")
+            how = "kernels of the first layer; of an IMAGE features, what speaks for a class, or changes that mislead"
+            command.add_argument("--how", choices=("kernels", "features", "grad_cam", "fgsm"), required=True, help=how)
         else:
             command.set_defaults(how=name)
-        layers = "of features: layers as `python -m dl summary` names them; default: all parts that give maps"
+        layers = (
+            "of features, or one for grad_cam, named as by `python -m dl summary`; default: all parts that give maps, the last"
+        )
         command.add_argument("--layers", metavar="LAYER", nargs="+", default=[], help=layers)
         command.add_argument(
-            "--figure", type=expanduser, default="", help="figure to write (default: kernels.png, features.png)"
+            "--figure", type=expanduser, default="", help="figure to write (default: kernels.png, features.png and so on)"
         )
 
 
@@ -219,10 +224,11 @@ def _summarize(name: str, preset: str, shape: list[int] | None) -> tuple[tuple[i
 
 
 def explain(args: argparse.Namespace) -> int:
-    """`python -m dl explain RUN --how kernels|features [IMAGE]`"""
+    """`python -m dl explain RUN --how kernels|features|grad_cam|fgsm [IMAGE]`"""
     from dl.cli import explaining
 
-    return explaining.kernels(args) if args.how == "kernels" else explaining.features(args)
+    draw = {"grad_cam": explaining.attribution, "fgsm": explaining.attack, "features": explaining.features}
+    return draw.get(args.how, explaining.kernels)(args)
 
 
 def evaluate(args: argparse.Namespace) -> int:

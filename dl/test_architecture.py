@@ -27,7 +27,7 @@ LEVELS = {  # of the core
     **dict.fromkeys(["system", "progress", "events"], -1),  # know nothing, so that all may use them
     **dict.fromkeys(["config", "files", "distributed", "optim", "torchvision_compat", "introspect", "plot", "layers"], 0),
     **dict.fromkeys(["command_line", "precision", "safetensors", "float64", "lock", "state", "names", "dtensor", "mapped"], 0),
-    **dict.fromkeys(["fonts", "provenance", "contract"], 0),
+    **dict.fromkeys(["fonts", "provenance", "contract", "attribution"], 0),
     **dict.fromkeys(
         ["tasks", "mistakes", "metrics", "data", "checkpoint", "shards", "run", "logger", "charts", "rates", "profiling"], 1
     ),

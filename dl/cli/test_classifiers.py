@@ -14,6 +14,7 @@ from dl.cli import catalogue
 from dl.cli.classifiers import classifier, feature_maps, published
 from dl.cli.runs import Run
 from dl.cli.testing import make_run
+from dl.mytorch import checkpoint
 from dl.mytorch.config import UserError
 from dl.mytorch.data import read_image
 from dl.mytorch.files import write_recorded_json
@@ -42,6 +43,24 @@ def test_kernels_and_features_are_drawn_for_any_network_of_convolutions(
     assert capsys.readouterr().out.endswith(f"{kernels}\n") and read_image(figure).shape[2] > 100
     assert front.main(["features", run, str(image), "--figure", figure]) == 0
     assert f", {layers}" in capsys.readouterr().out and read_image(figure).shape[2] == 1200
+
+
+@pytest.mark.parametrize("recipe", ["CNN/LeNet", "CNN/ResNet", "Transformers/ViT", "Transformers/Swin"])
+def test_what_speaks_for_a_class_and_what_misleads_are_drawn_for_any_classifier(
+    tmp_path: Path, image: Path, recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, figure = make_run(tmp_path / "run", recipe), str(tmp_path / "figure.png")
+    weights = checkpoint.load(run / "best.pt")
+    checkpoint.save(
+        {name: torch.randn_like(w) * 0.2 if w.is_floating_point() else w for name, w in weights.items()}, run / "best.pt"
+    )
+    assert front.main(["explain", str(run), str(image), "--how", "grad_cam", "--figure", figure]) == 0
+    assert ", layer " in capsys.readouterr().out and read_image(figure).shape[2] > 100
+    assert front.main(["explain", str(run), str(image), "--how", "fgsm", "--figure", figure]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[:-1]] == [
+        f"each pixel changed by {step} of 255" for step in (0, 1, 2, 4, 8, 16, 32)
+    ]
 
 
 def test_maps_of_layers_that_are_asked_for_are_theirs(tmp_path: Path) -> None:

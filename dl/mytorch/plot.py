@@ -182,6 +182,18 @@ def attention_maps(images: Tensor, weights: Tensor, titles: Sequence[str] | None
     return image_grid(tiles, [name for title in titles or ["image"] * count for name in (title, *names)], columns=2 + heads)
 
 
+def heat_maps(image: Tensor, maps: Tensor, titles: Sequence[str]) -> "Figure":
+    """Draw an image (C, H, W), then maps (N, h, w) over it, each stretched by itself: what is bright counts most."""
+    from matplotlib import colormaps
+
+    size = max(128, image.shape[-1])
+    image = torch.nn.functional.interpolate(to_unit(image)[None], (size, size)).expand(1, 3, -1, -1)
+    maps = torch.nn.functional.interpolate(to_unit(maps.float().cpu()[:, None]), (size, size), mode="bilinear")
+    colours = torch.from_numpy(colormaps["inferno"](maps[:, 0].numpy())).permute(0, 3, 1, 2)[:, :3].float()
+    tiles = torch.cat([image, 0.4 * image.mean(1, keepdim=True) + 0.6 * colours])
+    return image_grid(tiles, ["image", *titles], columns=len(tiles))
+
+
 def word_attention(weights: dict[str, Tensor], rows: Sequence[str], columns: Sequence[str], across: int = 3) -> "Figure":
     """Attention weights by name, (rows, columns) each: what the word of a row looks at, dark is much. `across` in a line."""
     down = math.ceil(len(weights) / across)

@@ -158,6 +158,16 @@ def test_an_empty_title_leaves_its_place_white() -> None:
     assert (pixels[:, 33:] == 1).all() and (pixels[10:, :28] < 1).any()
 
 
+def test_heat_maps_lie_over_the_image_under_their_titles() -> None:
+    maps = torch.zeros(2, 3, 3)
+    maps[0, 0, 0] = 1.0
+    fig = plot.heat_maps(torch.ones(1, 8, 8), maps, ["a", "b"])
+    assert [text.get_text() for text in fig.axes[0].texts] == ["image", "a", "b"]
+    canvas = fig.axes[0].images[0].get_array()
+    first = canvas[-128:, 128 + 19 : 2 * 128 + 19].sum(-1)
+    assert first[0, 0] > first[-1, -1]  # the corner that counts is brighter
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_attention_maps_lie_beside_their_image_the_mean_first(channels: int) -> None:
     images, weights = torch.rand(2, channels, 28, 28), torch.zeros(2, 3, 4, 4)
