@@ -8,7 +8,7 @@ from dl.modules.CNN.ResNet.model import ResNet
 from dl.mytorch.introspect import check_same_layers
 from dl.mytorch.names import substituted
 
-# Their names as regular expressions, and ours; a block's number is made by `_renamed`.
+# Their names as regular expressions, and ours; a block's number is made by `renamed`.
 NAMES = (
     (r"^conv1", "stem.conv"),
     (r"^bn1", "stem.norm"),
@@ -34,7 +34,7 @@ def from_torchvision(reference: nn.Module) -> ResNet:
     kind = "bottleneck" if hasattr(first, "conv3") else "basic"
     model = ResNet(depths, kind, num_classes=reference.fc.out_features)
     check_same_layers(model, reference)
-    model.load_state_dict(_renamed(reference.state_dict(), depths))
+    model.load_state_dict(renamed(reference.state_dict(), depths))
     return model
 
 
@@ -43,11 +43,11 @@ def from_akamaster(weights: dict[str, Tensor]) -> ResNet:
     weights = {name.removeprefix("module."): weight for name, weight in weights.items()}
     depths = tuple(len({name.split(".")[1] for name in weights if name.startswith(f"layer{i}.")}) for i in (1, 2, 3))
     model = ResNet(depths, width=16, num_classes=len(weights["linear.bias"]), stem="small", shortcut="A")
-    model.load_state_dict(_renamed(weights, depths))
+    model.load_state_dict(renamed(weights, depths))
     return model
 
 
-def _renamed(weights: dict[str, Tensor], depths: tuple[int, ...]) -> dict[str, Tensor]:
+def renamed(weights: dict[str, Tensor], depths: tuple[int, ...]) -> dict[str, Tensor]:
     """Return their state dict under our names. They count blocks within each of layer1, layer2 ..., we through all stages."""
     ours = {}
     for name, weight in weights.items():
