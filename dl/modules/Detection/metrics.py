@@ -60,8 +60,8 @@ def _overlaps(common: Tensor, found: Tensor, true: Tensor, crowd: Tensor) -> Ten
     return common / torch.where(crowd, found[:, None], found[:, None] + true - common)
 
 
-def assigned(overlaps: Tensor, ignored: Tensor, crowd: Tensor, limits: Tensor = THRESHOLDS) -> tuple[Tensor, Tensor]:
-    """Return which detections (D,), the surest first, take a box (N,), and which of them an ignored one, (D, T) each.
+def assigned(overlaps: Tensor, ignored: Tensor, crowd: Tensor, limits: Tensor = THRESHOLDS) -> Tensor:
+    """Return which of the boxes (N,) each detection (D,), the surest first, takes: (D, T), -1 for none.
 
     Each takes the box with the largest of `overlaps` (D, N) that no surer one has taken, if that is at least a limit (T,); one
     that counts before an ignored one, the last of equal ones. Many can take a crowd.
@@ -84,7 +84,7 @@ def assigned(overlaps: Tensor, ignored: Tensor, crowd: Tensor, limits: Tensor = 
         keeper = keeper.scatter_reduce(1, n.expand(shape), torch.where(chosen, d, found), "amin")
         lost = chosen & ~crowd[n] & (keeper[:, n] < d)
         if not lost.any():
-            return (first < len(d)).T, torch.cat([ignored[n], torch.zeros(1, dtype=torch.bool)])[first].T
+            return F.pad(n, (0, 1), value=-1)[first].T
         possible &= ~lost
 
 
@@ -110,10 +110,18 @@ def matches(
         areas, overlaps = area(found.boxes[order].double()), box_overlaps(found.boxes[order], truth)
     ignored = truth.crowd | (truth.areas < low) | (truth.areas > high)
     overlaps = overlaps.masked_fill(labels[:, None] != truth.labels, -1)
-    hits, nothing = assigned(overlaps, ignored, truth.crowd)
-    nothing = nothing | (~hits & ((areas < low) | (areas > high))[:, None])
+    taken = assigned(overlaps, ignored, truth.crowd)
+    hits, lone = taken >= 0, ((areas < low) | (areas > high))[:, None]
+    nothing = torch.where(hits, F.pad(ignored, (0, 1))[taken], lone)
     rows = torch.cat([labels[:, None], found.scores[order].double()[:, None], hits, nothing], dim=1)
     return rows.double(), torch.bincount(truth.labels[~ignored], minlength=num_classes).double()
+
+
+def mistakes(found: Detections, truth: Truth) -> tuple[Tensor, Tensor]:
+    """Return which detections (D,), the surest first, are wrong, and which boxes (N,) are missed, at an IoU of 0.5."""
+    overlaps = box_overlaps(found.boxes, truth).masked_fill(found.labels[:, None] != truth.labels, -1)
+    taken = assigned(overlaps, truth.crowd, truth.crowd, THRESHOLDS[:1])[:, 0]
+    return taken < 0, ~truth.crowd & ~torch.isin(torch.arange(len(truth.labels)), taken)
 
 
 def average_precision(rows: Tensor, count: float, thresholds: int = NUM_THRESHOLDS) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
+from dl.modules.Detection.figure import Example, comparison
 from dl.modules.Detection.metrics import NUM_THRESHOLDS, APError, matches, truth_of
 from dl.mytorch import Task
 from dl.mytorch.data import Batch
@@ -41,6 +42,7 @@ class Detection(Task):
     ) -> None:
         self.class_names, self.losses, self.masks = tuple(class_names), tuple(losses), masks
         self.score, self.worst = score, worst
+        self.kept: list[tuple[int, Example]] = []
 
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:
         images = len(batch["images"])
@@ -57,15 +59,30 @@ class Detection(Task):
     def eval_step(self, model: Any, batch: Batch) -> StepOutput:
         output, classes = self.step(model, batch), len(self.class_names)
         found = model.detect(batch["images"], batch["sizes"]) if len(batch["images"]) else []
+        true = [truth_of(batch, i) for i in range(len(found))]
         for masks in (False, True) if self.masks else (False,):
             rows, truths = [torch.zeros(0, 3 + 2 * NUM_THRESHOLDS, dtype=torch.float64)], torch.zeros(classes)
-            for i, each in enumerate(found):
-                own, counts = matches(each, truth_of(batch, i), classes, masks=masks)
+            for i, pair in enumerate(zip(found, true)):
+                own, counts = matches(*pair, classes, masks=masks)
                 rows.append(torch.cat([own.new_full((len(own), 1), i), own], dim=1))
                 truths = truths + counts
             prefix = "mask_" if masks else ""
             output.outputs.update({f"{prefix}matches": torch.cat(rows), f"{prefix}truths": truths})
+        self._keep_worst([Example.of(*each, self.score) for each in zip(batch["images"], batch["sizes"], found, true)])
         return output
+
+    def begin_evaluation(self, model: nn.Module) -> None:
+        self.kept = []
+
+    def _keep_worst(self, examples: Sequence[Example]) -> None:
+        self.kept += [(example.num_mistakes, example) for example in examples]
+        self.kept = sorted(self.kept, key=lambda pair: -pair[0])[: self.worst]
+
+    def preview(self, model: nn.Module) -> dict[str, Tensor | str]:
+        return {"worst": comparison([shown for _, shown in self.kept], self.class_names)} if self.kept else {}
+
+    def report(self, model: nn.Module) -> dict[str, Tensor | str]:
+        return self.preview(model)
 
     def train_metrics(self) -> dict[str, Metric]:
         return {name: Mean(name, "count") for name in self.losses}

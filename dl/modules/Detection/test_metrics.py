@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dl.modules.Detection import metrics
-from dl.modules.Detection.metrics import APError, Truth, assigned, matches, precisions
+from dl.modules.Detection.metrics import APError, Truth, assigned, matches, mistakes, precisions
 from dl.mytorch.layers.boxes import Detections, area
 
 A, B, C, F = [0, 0, 100, 100], [200, 0, 300, 100], [200, 200, 500, 500], [0, 200, 100, 300]  # none meets another
@@ -91,20 +91,19 @@ def test_boxes_outside_of_an_area_count_nowhere() -> None:
 
 def test_a_real_box_is_taken_before_an_ignored_one_that_fits_better() -> None:
     overlaps, ignored = torch.tensor([[0.6, 0.9], [0.7, 0.8]]), torch.tensor([False, True])
-    hits, nothing = assigned(overlaps, ignored, torch.zeros(2, dtype=torch.bool), torch.tensor([0.5, 0.65]))
-    assert hits.tolist() == [[True, True], [True, True]] and nothing.tolist() == [[False, True], [True, False]]
+    taken = assigned(overlaps, ignored, torch.zeros(2, dtype=torch.bool), torch.tensor([0.5, 0.65]))
+    assert taken.tolist() == [[0, 1], [1, 0]]
 
 
-def one_after_the_other(overlaps: Tensor, ignored: Tensor, crowd: Tensor, limit: float) -> tuple[list[bool], list[bool]]:
+def one_after_the_other(overlaps: Tensor, ignored: Tensor, crowd: Tensor, limit: float) -> list[int]:
     """The rule as it is written: each detection looks at all boxes."""
-    free, hits, nothing = [True] * len(ignored), [], []
+    free, taken = [True] * len(ignored), []
     for row in overlaps.tolist():
         best = max(((not ignored[j], row[j], j) for j in range(len(row)) if free[j] and row[j] >= limit), default=None)
-        hits.append(best is not None)
-        nothing.append(best is not None and not best[0])
+        taken.append(-1 if best is None else best[2])
         if best is not None and not crowd[best[2]]:
             free[best[2]] = False
-    return hits, nothing
+    return taken
 
 
 def test_choosing_all_at_once_is_choosing_one_after_the_other() -> None:
@@ -115,8 +114,7 @@ def test_choosing_all_at_once_is_choosing_one_after_the_other() -> None:
         crowd, other = torch.rand(2, size[1], generator=generator) < 0.2
         got = assigned(overlaps.double(), crowd | other, crowd, limits)
         for t, limit in enumerate(limits.tolist()):
-            expected = one_after_the_other(overlaps.double(), crowd | other, crowd, limit)
-            assert tuple(each[:, t].tolist() for each in got) == expected
+            assert got[:, t].tolist() == one_after_the_other(overlaps.double(), crowd | other, crowd, limit)
 
 
 def test_masks_are_compared_as_masks() -> None:
@@ -128,6 +126,11 @@ def test_masks_are_compared_as_masks() -> None:
     one = found(([0, 0, 100, 100], 0.9))._replace(masks=half)
     assert score((one, true)).mean() == ONE
     assert score((one, true), masks=True)[0].tolist() == [ONE] * 7 + [0] * 3
+
+
+def test_mistakes_are_detections_without_a_box_and_boxes_without_a_detection() -> None:
+    wrong, missed = mistakes(found((A, 0.9), (C, 0.8), (A, 0.7), (F, 0.6)), truth(A, B, C, crowd=(2,)))
+    assert wrong.tolist() == [False, False, True, True] and missed.tolist() == [False, True, False]
 
 
 # ---- a quantity of a run -------------------------------------------------------------------------------------------

@@ -94,6 +94,17 @@ def test_each_class_has_an_error_unless_there_are_many() -> None:
     assert list(Detection([str(i) for i in range(20)]).metrics()) == ["map50_error", "map_error"]
 
 
+def test_the_images_with_most_mistakes_are_shown_and_then_forgotten() -> None:
+    """One box is missed in the first image, none in the second, three in the third, where all that is found is unsure."""
+    batch, task = testing.scenes(), Detection(testing.CLASSES, worst=2)
+    nothing = Detections(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0))
+    evaluated(task, Given(nothing, nothing, perfect(batch, score=0.4)[2]), batch)
+    assert [count for count, _ in task.kept] == [3, 1] and task.kept[0][1].image.shape == (3, 48, 36)
+    assert task.report(Given())["worst"].shape[0] == 3
+    task.begin_evaluation(Given())
+    assert task.preview(Given()) == {}
+
+
 # ---- the small scenes ----------------------------------------------------------------------------------------------
 
 
