@@ -10,7 +10,7 @@ import urllib.request
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any, Callable, Mapping, NamedTuple, TypeVar
 
 import torch
 
@@ -22,6 +22,8 @@ from dl.mytorch.files import atomic_write, regular_file
 
 DATA = Path(__file__).parents[3] / "data"
 LARGEST = 2**28  # bytes: no file of a published set here is larger, but what is in its place may unpack to more than memory
+
+T = TypeVar("T")
 
 
 class Remote(NamedTuple):
@@ -129,6 +131,16 @@ def splits(
 def _file(folder: Path, name: str, source: Source) -> Path:
     packed = isinstance(source.files[name], str) and not (folder / name).exists()
     return folder / (f"{name}.gz" if packed else name)
+
+
+def held_out(parts: dict[str, list[T]], seed: int) -> dict[str, list[T]]:
+    """Return "train", "val" and "test": of "train", a tenth drawn by `seed` for each that is missing, one example at least."""
+    train = parts["train"]
+    missing = [part for part in ("val", "test") if part not in parts]
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist() if missing else range(len(train))
+    share = max(1, len(train) // 10)
+    held = {part: [train[i] for i in order[n * share : (n + 1) * share]] for n, part in enumerate(missing)}
+    return parts | held | {"train": [train[i] for i in order[len(missing) * share :]]}
 
 
 def _fetch(name: str, source: Source, fetch: Callable[[Any, str], Any]) -> None:

@@ -222,6 +222,13 @@ def test_an_archive_with_other_names_of_files_or_none_at_all_is_an_error(
     assert not list(tmp_path.rglob("*.txt"))
 
 
+def test_a_tenth_is_held_out_for_each_part_that_is_missing() -> None:
+    parts = sources.held_out({"train": list(range(30)), "test": [30]}, seed=0)
+    assert len(parts["train"]) == 27 and len(parts["val"]) == 3 and parts["test"] == [30]
+    assert sorted(parts["train"] + parts["val"]) == list(range(30)) and parts["val"] != list(range(3))
+    assert sources.held_out({"train": [1], "val": [2], "test": [3]}, 0) == {"train": [1], "val": [2], "test": [3]}
+
+
 def load(name: str) -> tuple[Batch, Batch]:
     """90 + 8 images of one pixel; image i is filled with i."""
     images = (torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1) for count in (90, 8))

@@ -1,7 +1,7 @@
 """Images in files with their boxes: what each reader of a format gives, and what is done to it for all of them."""
 
 from pathlib import Path
-from typing import Callable, NamedTuple, Sequence, TypeVar
+from typing import Callable, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from dl.mytorch.data.images.imagefile import read_image, scaled
 from dl.mytorch.data.loader import Batch
 from dl.mytorch.layers.boxes import clip
 
-T = TypeVar("T")
 # n boxes of an image, H height, W width
 
 
@@ -130,13 +129,3 @@ def cleaned(parts: dict[str, list[BoxFile]]) -> tuple[dict[str, list[BoxFile]], 
         (dropped, "are empty or outside of their image, dropped"),
     )
     return parts, tuple(f"{len(where)} boxes {what} (first: {where[0]})" for where, what in happened if where)
-
-
-def held_out(parts: dict[str, list[T]], seed: int) -> dict[str, list[T]]:
-    """Return "train", "val" and "test": of "train", a tenth drawn by `seed` for each that is missing, one example at least."""
-    train = parts["train"]
-    missing = [part for part in ("val", "test") if part not in parts]
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist() if missing else range(len(train))
-    share = max(1, len(train) // 10)
-    held = {part: [train[i] for i in order[n * share : (n + 1) * share]] for n, part in enumerate(missing)}
-    return parts | held | {"train": [train[i] for i in order[len(missing) * share :]]}

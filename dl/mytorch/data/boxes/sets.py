@@ -14,17 +14,19 @@ from dl.mytorch.data.augment import Transform, compose
 from dl.mytorch.data.boxes import bccd, scenes
 from dl.mytorch.data.boxes.batches import fit, padded, to_input
 from dl.mytorch.data.boxes.changes import random_scale, random_symmetry
-from dl.mytorch.data.boxes.files import BoxFiles, BoxFolder, held_out, new_size
+from dl.mytorch.data.boxes.coco import read_coco
+from dl.mytorch.data.boxes.files import BoxFiles, BoxFolder, new_size
+from dl.mytorch.data.boxes.masks import penn_fudan, read_masks
 from dl.mytorch.data.boxes.voc import read_voc
 from dl.mytorch.data.images.folder import IMAGENET
 from dl.mytorch.data.images.imagefile import scaled
 from dl.mytorch.data.images.windows import jitter
 from dl.mytorch.data.loader import Batch, Loader, Splits
+from dl.mytorch.data.sources import held_out
 from dl.mytorch.data.split import check_split, names_file, read_names
 from dl.mytorch.distributed import is_main
 
-NAMES = ("scenes", "bccd", "bccd-sample")
-KINDS = {"voc:": read_voc}  # of folders, and what reads them
+KINDS = {"voc:": read_voc, "coco:": read_coco, "masks:": read_masks}  # of folders, and what reads them
 LARGEST = 8192  # pixels, height and width of an image
 
 
@@ -37,11 +39,18 @@ class BoxSet(NamedTuple):
     standard: Transform  # bytes to what the network sees
 
 
+NAMED = {
+    "scenes": BoxSet(3, scenes.CLASSES, True, IMAGENET),
+    **dict.fromkeys(bccd.SOURCES, BoxSet(3, bccd.CLASSES, False, IMAGENET)),
+    "penn_fudan": BoxSet(3, ("person",), True, IMAGENET),
+}
+
+
 @dataclass(frozen=True)
 class BoxConfig(TrainConfig):
     """What a recipe that finds objects can be told beside: which images, and how they are changed in training."""
 
-    data: str = flag("scenes", "images with boxes: scenes, of pasted clothes; bccd, cells, or bccd-sample; voc:PATH")
+    data: str = flag("scenes", "images with boxes: scenes, bccd, bccd-sample, penn_fudan, voc:PATH, coco:PATH or masks:PATH")
     size: int = flag(0, "the shorter side that images in files are brought to, in pixels; 0 = as it is")
     max_size: int = flag(0, "what their longer side is at most; 0 = any")
     hflip: bool = flag(True, "mirror half of the training images left to right")
@@ -59,9 +68,9 @@ class BoxConfig(TrainConfig):
             self._check(name, value == 0 or 8 <= value <= LARGEST, f"0, or from 8 to {LARGEST}")
         self._check("zoom", 0 <= self.zoom <= 9, "from 0 to 9")
         self._check("jitter", 0 <= self.jitter <= 1, "from 0 to 1")
-        if self.data not in NAMES and not self.data.startswith(tuple(KINDS)):
+        if self.data not in NAMED and not self.data.startswith(tuple(KINDS)):
             kinds = (f"{kind}PATH" for kind in KINDS)
-            raise UserError(f"--data {self.data}: no such set of images with boxes; there are {', '.join([*NAMES, *kinds])}")
+            raise UserError(f"--data {self.data}: no such set of images with boxes; there are {', '.join([*NAMED, *kinds])}")
 
 
 def box_set(config: BoxConfig) -> BoxSet:
@@ -69,10 +78,8 @@ def box_set(config: BoxConfig) -> BoxSet:
 
     Raises `UserError` for a folder that is not as its reader wants it.
     """
-    if config.data == "scenes":
-        return BoxSet(3, scenes.CLASSES, True, IMAGENET)
-    if config.data in bccd.SOURCES:
-        return BoxSet(3, bccd.CLASSES, False, IMAGENET)
+    if config.data in NAMED:
+        return NAMED[config.data]
     kind, root = _folder(config)
     if not root.is_dir() and names_file(config.out).exists():
         return BoxSet(3, read_names(names_file(config.out)), False, IMAGENET)
@@ -139,6 +146,8 @@ def _of_files(config: BoxConfig) -> tuple[tuple[str, ...], dict[str, BoxFiles], 
     """Return classes, parts and the names of the images in each."""
     if config.data in bccd.SOURCES:
         found = bccd.bccd(config.data)
+    elif config.data == "penn_fudan":
+        found = penn_fudan()
     else:
         kind, root = _folder(config)
         found = KINDS[kind](root)

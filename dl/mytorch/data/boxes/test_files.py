@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.data.boxes.batches import mask_boxes
-from dl.mytorch.data.boxes.files import BoxFile, cleaned, held_out, new_size, resized
+from dl.mytorch.data.boxes.files import BoxFile, cleaned, new_size, resized
 from dl.mytorch.data.boxes.testing import rectangles
 
 
@@ -52,10 +52,3 @@ def test_masks_are_dropped_with_their_boxes() -> None:
     assert notes == ("1 boxes are empty or outside of their image, dropped (first: a.png)",)
     again = clean.chosen(torch.tensor([False, True]))
     assert again.masks().int().tolist() == [[[0, 0, 1]]] and again.boxes.tolist() == [[2, 0, 3, 1]]
-
-
-def test_a_tenth_is_held_out_for_each_part_that_is_missing() -> None:
-    parts = held_out({"train": list(range(30)), "test": [30]}, seed=0)
-    assert len(parts["train"]) == 27 and len(parts["val"]) == 3 and parts["test"] == [30]
-    assert sorted(parts["train"] + parts["val"]) == list(range(30)) and parts["val"] != list(range(3))
-    assert held_out({"train": [1], "val": [2], "test": [3]}, 0) == {"train": [1], "val": [2], "test": [3]}

@@ -22,6 +22,7 @@ from dl.mytorch.data.images.folder import IMAGENET
 from dl.mytorch.data.images.imagefile import SUFFIXES, check_images, image_size, read_image, read_values
 from dl.mytorch.data.images.windows import IGNORE, jitter, random_windows
 from dl.mytorch.data.loader import Batch, Loader, Splits
+from dl.mytorch.data.sources import held_out
 from dl.mytorch.data.split import check_split, names_file, read_names
 
 IMAGES, MASKS = ("images", "image"), ("masks", "mask", "labels", "label")
@@ -74,7 +75,7 @@ def mask_set(config: MaskConfig) -> MaskSet:
         return MaskSet(1, isbi.CLASSES, ISBI)
     if not root.is_dir() and names_file(config.out).exists():
         return MaskSet(3, read_names(names_file(config.out)), IMAGENET)
-    return MaskSet(3, tuple(map(str, class_values(_listed(root)["train"]))), IMAGENET)
+    return MaskSet(3, tuple(map(str, class_values(listed(root)["train"]))), IMAGENET)
 
 
 def mask_splits(config: MaskConfig, margin: int = 0, weigh: Weigh | None = None) -> Splits:
@@ -164,19 +165,23 @@ def _of_isbi(weigh: Weigh | None) -> tuple[dict[str, Batch], tuple[str, ...], No
 def _of_folder(
     root: Path, seed: int, weigh: Weigh | None
 ) -> tuple[dict[str, MaskFiles], tuple[str, ...], dict[str, list[str]]]:
-    parts = _listed(root)
+    parts = listed(root)
     values = class_values(parts["train"])
-    parts = _held_out(parts, seed)
+    parts = held_out(parts, seed)
     if empty := [part for part, files in parts.items() if not files]:
         raise UserError(f"{root} has too few images: none are left for {' and '.join(empty)}")
-    files = [file for part in parts.values() for file in part]
+    check_pairs([file for part in parts.values() for file in part])
+    split = {part: [file.image.relative_to(root).as_posix() for file in of] for part, of in parts.items()}
+    sets = {part: MaskFiles(of, values, weigh if part == "train" else None) for part, of in parts.items()}
+    return sets, tuple(map(str, values)), split
+
+
+def check_pairs(files: Sequence[MaskFile]) -> None:
+    """Look at the beginnings of all files. Raises `UserError` for what is no image, and for a mask of another size."""
     check_images([path for file in files for path in file])
     for file in files:
         if image_size(file.image) != image_size(file.mask):
             raise UserError(f"{file.mask} is {_size(file.mask)}, its image {_size(file.image)}: save it at the image's size")
-    split = {part: [file.image.relative_to(root).as_posix() for file in of] for part, of in parts.items()}
-    sets = {part: MaskFiles(of, values, weigh if part == "train" else None) for part, of in parts.items()}
-    return sets, tuple(map(str, values)), split
 
 
 def _size(path: Path) -> str:
@@ -184,17 +189,20 @@ def _size(path: Path) -> str:
     return f"{width} x {height}"
 
 
-def _listed(root: Path) -> dict[str, list[MaskFile]]:
-    """Return the parts that there are, "train" at least."""
+def listed(root: Path, names: tuple[Sequence[str], Sequence[str]] = (IMAGES, MASKS)) -> dict[str, list[MaskFile]]:
+    """Return the images with their masks of the parts that there are, "train" at least.
+
+    `names` are those that the folders of images and of masks may have. Raises `UserError` for images without masks.
+    """
     folders = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
     if folders and "train" not in folders:
         raise UserError(f"--data masks:{root} holds {', '.join(folders)} and no train; {LAYOUT}")
-    return {part: _pairs(folder) for part, folder in (folders or {"train": root}).items()}
+    return {part: _pairs(folder, names) for part, folder in (folders or {"train": root}).items()}
 
 
-def _pairs(folder: Path) -> list[MaskFile]:
+def _pairs(folder: Path, names: tuple[Sequence[str], Sequence[str]]) -> list[MaskFile]:
     """Return the images of one part, by name, each with its mask."""
-    inside = [next((folder / name for name in names if (folder / name).is_dir()), None) for names in (IMAGES, MASKS)]
+    inside = [next((folder / name for name in of if (folder / name).is_dir()), None) for of in names]
     if None in inside:
         raise UserError(f"--data masks:PATH: {folder} needs folders {IMAGES[0]} and {MASKS[0]}: {LAYOUT}")
     images, masks = (
@@ -206,13 +214,3 @@ def _pairs(folder: Path) -> list[MaskFile]:
     if not images:
         raise UserError(f"{inside[0]} holds no images; {LAYOUT}")
     return [MaskFile(path, masks[stem]) for stem, path in images.items()]
-
-
-def _held_out(parts: dict[str, list[MaskFile]], seed: int) -> dict[str, list[MaskFile]]:
-    """A tenth of the training images for each missing part, one at least."""
-    train = parts["train"]
-    missing = [part for part in ("val", "test") if part not in parts]
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist() if missing else range(len(train))
-    share = max(1, len(train) // 10)
-    held = {part: [train[i] for i in order[n * share : (n + 1) * share]] for n, part in enumerate(missing)}
-    return parts | held | {"train": [train[i] for i in order[len(missing) * share :]]}
