@@ -27,10 +27,10 @@ class Detection(Task):
         masks: whether masks are found and evaluated.
         score: from which on a detection is drawn, and a wrong one makes an image a bad one.
         worst: how many images of an evaluation, those with most mistakes, the figures show.
+        unit: what the losses are means over, of models with a "count".
     """
 
     monitor = "map50_error"
-    unit = "image"
 
     def __init__(
         self,
@@ -39,9 +39,10 @@ class Detection(Task):
         masks: bool = False,
         score: float = 0.5,
         worst: int = 3,
+        unit: str = "image",
     ) -> None:
         self.class_names, self.losses, self.masks = tuple(class_names), tuple(losses), masks
-        self.score, self.worst = score, worst
+        self.score, self.worst, self.unit = score, worst, unit
         self.kept: list[tuple[int, Example]] = []
 
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:

@@ -1,12 +1,15 @@
 """FCOS: numbers worked by hand, what its losses do and do not depend on; and through its recipe."""
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dl.modules.Detection.backbone import FrozenNorm
 from dl.modules.Detection.FCOS import train
 from dl.modules.Detection.FCOS.model import (
     FCOS,
@@ -241,6 +244,18 @@ class Heard(nn.Module):
 
 def config(**flags: Any) -> train.Config:
     return train.Config(**{"model": "tiny", "steps": 3, "eval_every": 2, "batch_size": 3, **flags})
+
+
+def test_the_recipe_trains_norms_although_the_preset_freezes_them() -> None:
+    with without_values():
+        model = train.build_model(config(model="fcos", data="scenes"))
+    assert not any(isinstance(module, FrozenNorm) for module in model.modules()) and model.heads.logits.out_channels == 5
+
+
+def test_speed_is_counted_in_locations_over_which_the_losses_are_means(tmp_path: Path) -> None:
+    train.main(config(out=str(tmp_path), plots=False), tiny_splits())
+    speed = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
+    assert speed["unit"] == "location" and speed["items"] > 2 * speed["examples"] > 0
 
 
 test_standard = testing.standard_checks(

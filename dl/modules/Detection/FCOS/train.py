@@ -20,11 +20,18 @@ class Config(BoxConfig):
     """Train an FCOS."""
 
     out: str = "runs/Detection/FCOS"
+    data: str = "bccd"
     model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
-    epochs: int = 40
+    epochs: int = 60
     batch_size: int = 8
     lr: float = 1e-3
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-2
+    size: int = 240
+    vflip: bool = True
+    zoom: float = 0.3
+    jitter: float = 0.2
+    eval_every: int = 260
+    channels_last: bool = True
 
 
 def build_model(config: Config, about: BoxSet | None = None) -> FCOS:
@@ -43,8 +50,8 @@ def main(config: Config, data: Splits | None = None) -> History:
     data = data or box_splits(config)
     model = build_model(config, about)
     optimizer = adamw(config.lr, weight_decay=config.weight_decay)
-    task = Detection(about.classes, losses=("class_loss", "box_loss", "centreness_loss"))
-    return Trainer(model, task, optimizer, warmup_cosine(0.1), config).fit(data)
+    task = Detection(about.classes, losses=("class_loss", "box_loss", "centreness_loss"), unit="location")
+    return Trainer(model, task, optimizer, warmup_cosine(0.05), config).fit(data)
 
 
 if __name__ == "__main__":
