@@ -191,10 +191,17 @@ def folders_that_import_each_other(root: Path) -> set[tuple[str, str]]:
 
 
 def wrong_imports_of_models(root: Path) -> list[str]:
-    """A model.py imports torch, the standard library, dl.mytorch.layers, another model.py, or what its category shares."""
-    found = []
-    for path in root.glob("modules/*/*/model.py"):
+    """A model.py imports torch, the standard library, dl.mytorch.layers, another model.py, what its category shares, or parts.
+
+    Parts are files of its folder that hold to the same.
+    """
+    found, queue = [], [*root.glob("modules/*/*/model.py")]
+    for path in queue:  # which grows
         for name in imports(path):
+            part = root.parent / Path(*name.split(".")[:5]).with_suffix(".py")
+            if part.parent == path.parent and part.exists():
+                queue += [part] if part not in queue else []
+                continue
             top = name.split(".")[0]
             another_model = name.startswith("dl.modules.") and "model" in name.split(".")[4:5]
             shared = root.parent / Path(*name.split(".")[:4]).with_suffix(".py")
