@@ -1,7 +1,7 @@
 """Changes of images, boxes and masks together, on padded batches as of batches.py: turned, mirrored, scaled and cut.
 
 All of them take images of bytes or floats, move padding to the right and below again, and keep x0 < x1 and y0 < y1. What is
-drawn at random is drawn for each example, from the generator of the batch.
+drawn at random is drawn for each example unless it says otherwise, from the generator of the batch.
 """
 
 import math
@@ -20,12 +20,16 @@ PLANES = ("images", "masks")  # (B, C, H, W) and (B, N, H, W)
 
 
 def random_symmetry(hflip: bool = False, vflip: bool = False, turns: bool = False) -> Transform:
-    """Return a transform that mirrors left to right or upside down, each with probability 1/2, and turns by 0 to 3 quarters."""
+    """Return a transform that mirrors left to right or upside down, each with probability 1/2, and turns by 0 to 3 quarters.
+
+    Whether rows and columns are exchanged is drawn for the batch: of wide images, some tall ones would make most of it padding.
+    """
 
     def apply(batch: Batch, generator: torch.Generator) -> Batch:
         count = len(batch["sizes"])
         left, up = torch.rand(2, count, generator=generator) < 0.5
-        quarters = torch.randint(4, (count,), generator=generator) * turns
+        exchanged = torch.randint(2, (), generator=generator)
+        quarters = (2 * torch.randint(2, (count,), generator=generator) + exchanged) * turns
         return symmetry(turn(batch, quarters), left & hflip, up & vflip)
 
     return apply

@@ -42,6 +42,10 @@ class Scenes(Dataset):
     def __getitem__(self, i: int) -> Batch:
         return scene(self.clothes, torch.Generator().manual_seed(self.first + i))
 
+    def canvas(self) -> tuple[int, int]:
+        """Return the largest height and the largest width of all scenes."""
+        return LARGEST, LARGEST
+
 
 def scenes() -> dict[str, Scenes]:
     """Return the three parts, made of the bundled sample of Fashion-MNIST, so that they are the same on every machine."""

@@ -82,7 +82,7 @@ def box_set(config: BoxConfig) -> BoxSet:
         return NAMED[config.data]
     kind, root = _folder(config)
     if not root.is_dir() and names_file(config.out).exists():
-        return BoxSet(3, read_names(names_file(config.out)), False, IMAGENET)
+        return BoxSet(3, read_names(names_file(config.out)), kind == "masks:", IMAGENET)
     found = KINDS[kind](root)
     return BoxSet(3, found.classes, has_masks(found), IMAGENET)
 
@@ -96,26 +96,19 @@ def box_splits(config: BoxConfig, stride: int = 32) -> Splits:
     width of the part's largest image, so that no result depends on who shares a batch.
     """
     if config.data == "scenes":
-        classes, split, workers, largest = (), None, 0, (scenes.LARGEST, scenes.LARGEST)
-        sets = scenes.scenes()
+        classes, sets, split = (), scenes.scenes(), None
     else:
         classes, sets, split = _of_files(config)
         check_split(split, config)
-        workers = config.num_workers
     standard = to_input(IMAGENET)
+    changes = compose(*_changes(config), lambda batch, _: fit(batch, stride), standard)
+    seed, workers = config.seed, config.num_workers
     train = Loader(
-        sets["train"],
-        config.batch_size,
-        shuffle=True,
-        seed=config.seed,
-        num_workers=workers,
-        collate=padded,
-        transform=compose(*_changes(config), lambda batch, _: fit(batch, stride), standard),
+        sets["train"], config.batch_size, shuffle=True, seed=seed, num_workers=workers, collate=padded, transform=changes
     )
     others = []
     for part in ("val", "test"):
-        canvas = largest if config.data == "scenes" else sets[part].canvas()
-        collate = partial(padded, stride=stride, canvas=canvas)
+        collate = partial(padded, stride=stride, canvas=sets[part].canvas())
         others.append(Loader(sets[part], config.batch_size, num_workers=workers, collate=collate, transform=standard))
     return Splits(train, *others, names=classes, split=split)
 

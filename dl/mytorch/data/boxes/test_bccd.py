@@ -4,10 +4,12 @@ import io
 import urllib.request
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from dl.mytorch import torchvision_compat
 from dl.mytorch.config import UserError
 from dl.mytorch.data import sources
 from dl.mytorch.data.boxes import bccd
@@ -43,5 +45,6 @@ def test_the_published_archive_is_unpacked_into_the_folder_of_the_data(tmp_path:
         archive.writestr(f"BCCD_Dataset-{bccd._COMMIT}/README.md", "")
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(packed.getvalue()))
     monkeypatch.setattr(sources, "DATA", tmp_path)
+    monkeypatch.setattr(torchvision_compat, "import_torchvision", lambda: SimpleNamespace(datasets=None))
     assert sources.get("bccd", bccd.SOURCES["bccd"]) == tmp_path / "bccd"
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["1.jpg", "test.txt", "train.txt", "val.txt"]
