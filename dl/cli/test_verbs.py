@@ -21,6 +21,7 @@ COMMANDS = {
     ("sample", "Diffusion/DiT"): "dl.modules.Diffusion.DDPM.sample",
     ("sample", "Generative/VAE"): "dl.modules.Generative.sample",
     ("predict", "Segmentation/UNet"): "dl.modules.Segmentation.predict",
+    ("predict", "Detection/FCOS"): "dl.modules.Detection.predict",
     ("predict", "CNN/LeNet"): "dl.modules.CNN.ResNet.predict",
     ("predict", "Transformers/ViT"): "dl.modules.CNN.ResNet.predict",
     ("predict", "Transformers/Swin"): "dl.modules.CNN.ResNet.predict",

@@ -90,14 +90,14 @@ class Detection(Task):
 
     def metrics(self) -> dict[str, Metric]:
         classes = len(self.class_names)
-        errors: dict[str, Metric] = self.train_metrics()
+        errors: dict[str, Metric] = {}
         for prefix in ("", "mask_") if self.masks else ("",):
             errors[f"{prefix}map50_error"] = APError(classes, prefix=prefix)
             errors[f"{prefix}map_error"] = APError(classes, NUM_THRESHOLDS, prefix=prefix)
         if classes <= 10:  # each is a column of tables, and a chart
             names = (re.sub(r"\W+", "_", name) for name in self.class_names)
             errors |= {f"ap50_{name}_error": APError(classes, classes=[i]) for i, name in enumerate(names)}
-        return errors
+        return errors | self.train_metrics()
 
 
 def blank(batch: Batch) -> Batch:
