@@ -64,6 +64,14 @@ def test_what_auto_took_is_no_other_than_the_default_run(asked: str, taken: str,
     assert records.is_default({"recipe": "CNN/ResNet", "config": config, "precision": taken}) == default
 
 
+def test_an_error_that_papers_report_as_what_rises_is_shown_as_that() -> None:
+    record = {"test": {"map50_error": 0.1465, "iou_error": 0.2}}
+    assert (
+        front._figure("map50_error", [record]) == "mAP@0.5 85.35"
+        and front._figure("iou_error", [record]) == "iou error 20.00 %"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "cited"), [("CNN/ResNet", "He et al."), ("CNN/VGG", "Simonyan & Zisserman"), ("RNN/TextCNN", "Kim")]
 )

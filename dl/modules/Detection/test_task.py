@@ -56,7 +56,9 @@ def test_loss_is_the_sum_of_the_losses_and_each_is_a_quantity() -> None:
     for mean in means.values():
         mean.update(output.outputs)
     assert {name: mean.compute() for name, mean in means.items()} == {"boxes": 2, "classes": 3}
-    assert task.step(Given(count=torch.tensor(7)), batch).count == 7  # boxes, say, of which the losses are means
+    places = Detection(testing.CLASSES, unit="location")  # of seven of which the losses are means
+    assert task.unit == "image" and places.unit == "location"
+    assert places.step(Given(count=torch.tensor(7)), batch).count == 7
 
 
 def test_a_rank_without_an_image_takes_part_in_a_step_and_counts_nothing() -> None:
