@@ -14,6 +14,7 @@ from typing import Callable, Sequence
 from dl.cli import catalogue, listing, verbs
 from dl.cli.command import run
 
+PROBED = "only this one of its metrics; or frechet; or, of an encoder, knn,linear and beside them pixels,random"
 NAMING = "MODEL is a name (CNN/LeNet, or lenet) or the path of its folder or of a file in it."
 
 
@@ -102,7 +103,10 @@ def _add_of_runs(commands: argparse._SubParsersAction) -> None:
     command = _add(commands, "evaluate", evaluate, "test a trained run again, on its own test split or on other data")
     command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/demo")
     command.add_argument("--data", default="", metavar="SET", help="other data that its recipe takes")
-    command.add_argument("--with", dest="metric", default="", metavar="METRIC", help="only this one of its metrics; or frechet")
+    command.add_argument("--with", dest="metric", default="", metavar="METRIC", help=PROBED)
+    command.add_argument(
+        "--labels", default="", metavar="SHARES", help="of --with linear: shares of the labels beside, as 1%%,10%%"
+    )
     command.add_argument("--classifier", type=expanduser, metavar="RUN", help="run whose features --with frechet compares")
 
     command = _add(commands, "runs", listing.show_runs, "all runs: model, data, best figure, state, size, age")

@@ -27,10 +27,11 @@ LEVELS = {  # of the core
     **dict.fromkeys(["system", "progress", "events"], -1),  # know nothing, so that all may use them
     **dict.fromkeys(["config", "files", "distributed", "optim", "torchvision_compat", "introspect", "plot", "layers"], 0),
     **dict.fromkeys(["command_line", "precision", "safetensors", "float64", "lock", "state", "names", "dtensor", "mapped"], 0),
-    **dict.fromkeys(["fonts", "provenance", "contract", "attribution"], 0),
+    **dict.fromkeys(["fonts", "provenance", "contract", "attribution", "gathering"], 0),
     **dict.fromkeys(
         ["tasks", "mistakes", "metrics", "data", "checkpoint", "shards", "run", "logger", "charts", "rates", "profiling"], 1
     ),
+    **dict.fromkeys(["features", "probes"], 1),
     **dict.fromkeys(["trainer", "train_step", "large", "text", "launcher", "last", "environments"], 2),
     **dict.fromkeys(["from_scratch", "testing"], 3),  # beside the levels: nothing of the core may import them
 }
@@ -41,6 +42,7 @@ BESIDE = {
     *(("safetensors", "config"), ("safetensors", "files"), ("names", "config"), ("mapped", "config")),
     *(("mapped", "files"), ("contract", "config"), ("introspect", "contract")),
     *(("plot", "config"), ("plot", "fonts"), ("torchvision_compat", "layers")),
+    *(("gathering", "distributed"), ("features", "data")),
     *(("tasks", "metrics"), ("tasks", "data"), ("metrics", "data"), ("data", "checkpoint")),
     *(("tasks", "mistakes"), ("mistakes", "data")),
     *(("logger", "charts"), ("charts", "run"), ("rates", "logger"), ("rates", "metrics"), ("rates", "profiling")),
@@ -55,7 +57,7 @@ TAKEN = {
     *(("DataMining/ImageSearch", "CNN/ResNet"), ("DataMining/OpenSet", "CNN/ResNet")),
     ("Detection", "CNN/ResNet"),
     ("Diffusion/FlowMatching", "Diffusion/DDPM"),
-    ("RNN/BahdanauAttention", "RNN/Seq2Seq"),
+    *(("RNN/BahdanauAttention", "RNN/Seq2Seq"), ("SelfSupervised/SimCLR", "CNN/ResNet")),
 }
 
 

@@ -1,10 +1,11 @@
-"""Test a trained run again: `python -m dl evaluate RUN [--data SET] [--with METRIC]`."""
+"""Test a trained run again: `python -m dl evaluate RUN [--data SET] [--with METRIC] [--labels 1%,10%]`."""
 
 import argparse
 import dataclasses
 from typing import Any
 from unittest import mock
 
+from dl.cli import probing
 from dl.cli.listing import NEGATIVE
 from dl.cli.runs import Run
 from dl.cli.verbs import find_command
@@ -21,13 +22,34 @@ def evaluate(options: argparse.Namespace) -> int:
             raise UserError("--with frechet compares features of a classifier of yours: name its run by --classifier RUN")
         recipe = Run.open(options.folder).recipe
         return find_command("score", recipe).main([str(options.folder), "--classifier", str(options.classifier)])
+    names = [name.strip() for name in options.metric.split(",")]
+    if set(names) & {*probing.PROBES, *probing.BASELINES}:
+        return _probe(options, names)
+    if options.labels:
+        raise UserError("--labels goes with --with linear")
     means = means_of(Run.open(options.folder), options.data)
     if options.metric and options.metric not in means:
-        raise UserError(f"--with {options.metric}: this run is tested by {', '.join(means)}; there is frechet, too")
+        raise UserError(
+            f"--with {options.metric}: this run is tested by {', '.join(means)}; there are frechet, knn, linear, too"
+        )
     for name, value in means.items():
         if options.metric in ("", name) and value == value:  # NaN: nothing was counted
             shown = f"{value:.2%}" if name.endswith("error") else f"{-value if NEGATIVE in name else value:.6g}"
             print(name.replace(NEGATIVE, "").replace("_", " "), shown)
+    return 0
+
+
+def _probe(options: argparse.Namespace, names: list[str]) -> int:
+    """Print the errors of the probes `names`. Raises `UserError` for another name, and for shares of labels without a probe."""
+    known = [*probing.PROBES, *probing.BASELINES]
+    if (unknown := [name for name in names if name not in known]) or not set(names) & set(probing.PROBES):
+        wrong = unknown[0] if unknown else "no probe"
+        raise UserError(f"--with {options.metric}: {wrong}; probes are knn and linear, beside them pixels and random")
+    if options.labels and "linear" not in names:
+        raise UserError("--labels goes with --with linear")
+    shares = probing.parse_shares(options.labels)
+    for name, error in probing.probe(Run.open(options.folder), names, options.data, shares):
+        print(f"{name}: {error:.2%}", flush=True)
     return 0
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dl.mytorch import TrainConfig, Trainer, distributed
 from dl.mytorch.data import Batch, Loader, Splits
 from dl.mytorch.distributed import all_gather, all_reduce_sum
+from dl.mytorch.gathering import gather_with_gradient
 from dl.mytorch.large import placement
 from dl.mytorch.metrics import RMSE, Metrics, TopKError
 from dl.mytorch.optim import constant, sgd
@@ -115,6 +116,18 @@ def train_asking(folder: Path) -> list[dict[str, Any]]:
     return list(trainer.fit(Splits(Loader(part, 2), Loader(part, 2))))
 
 
+def gathered_gradients(rank: int) -> tuple[Tensor, int, Tensor]:
+    """Rows of all ranks, the place of this rank's first, and the gradient of a sum over ranks to the rows of this one.
+
+    Rank r has 3 - 2 r rows, and its loss is (r + 1) times the product of all rows with its own.
+    """
+    rows = torch.arange(6.0).view(3, 2)[rank * 2 :] if rank else torch.arange(6.0).view(3, 2) + 1
+    rows.requires_grad_()
+    everyone, start = gather_with_gradient(rows)
+    ((rank + 1) * everyone.sum() * rows.detach().sum()).backward()
+    return everyone.detach(), start, rows.grad
+
+
 def inputs() -> Tensor:
     return torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(4))
 
@@ -137,6 +150,7 @@ def facts(rank: int, folder: Path) -> dict[str, Any]:
         "gathered, one empty": all_gather(rows[: 2 * rank]),
         "gathered integers": all_gather(torch.full((rank + 1,), rank)),
         "gathered truths": all_gather(torch.tensor([True, False])[: rank + 1]),
+        "gathered with gradient": gathered_gradients(rank),
         "objects": distributed.gather_objects({"rank": rank, "list": [rank] * rank}),
         "buffers": dict(norm.named_buffers()),
         "shards": {(size, kind): [b["x"] for b in batches(size, kind)] for size in BATCH_SIZES for kind in (False, True)},
@@ -187,6 +201,14 @@ def test_parts_of_different_lengths_are_joined_in_the_order_of_ranks(ranks: Rank
         assert rank["gathered, one empty"].tolist() == [[10, 11], [12, 13]]
         assert rank["gathered integers"].tolist() == [0, 1, 1] and rank["gathered integers"].dtype == torch.int64
         assert rank["gathered truths"].tolist() == [True, True, False]
+
+
+def test_the_gradient_of_gathered_rows_is_that_of_the_losses_of_all_ranks(ranks: Ranks) -> None:
+    rows = [[1, 2], [3, 4], [5, 6], [4, 5]]  # rank 0 has three with the sum 21, rank 1 one with the sum 9
+    for i, rank in enumerate(ranks):
+        everyone, start, gradient = rank["gathered with gradient"]
+        assert everyone.tolist() == rows and start == 3 * i
+        assert gradient.tolist() == [[21 + 2 * 9] * 2] * (3 - 2 * i)
 
 
 def test_objects_are_gathered_in_the_order_of_ranks(ranks: Ranks) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from dl.cli import catalogue
 from dl.cli.classifiers import Classifier, classifier, published
 from dl.cli.runs import Run
-from dl.modules.DataMining.features import features_and_logits
 from dl.mytorch.config import UserError
+from dl.mytorch.features import features_and_logits
 
 
 class Extractor:

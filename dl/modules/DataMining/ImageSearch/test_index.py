@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from dl.modules.CNN.LeNet import train as lenet
-from dl.modules.DataMining.features import features_and_logits
 from dl.modules.DataMining.ImageSearch import decision, index, search
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.images import open_images
@@ -27,6 +26,7 @@ from dl.modules.DataMining.mahalanobis import Mahalanobis
 from dl.modules.DataMining.neighbours import Exact
 from dl.mytorch import Probe
 from dl.mytorch.config import UserError
+from dl.mytorch.features import features_and_logits
 
 NETWORK = {"backbone": "none", "weights": "", "preset": "", "layer": "", "size": 3, "sha256": ""}
 

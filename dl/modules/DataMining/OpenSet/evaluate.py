@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from dl.cli import records, results
 from dl.cli.command import command
 from dl.cli.runs import Run
-from dl.modules.DataMining.features import features_and_logits
 from dl.modules.DataMining.OpenSet import metrics
 from dl.modules.DataMining.OpenSet.scores import TrainingStatistics, fit_all
 from dl.modules.DataMining.OpenSet.train import Config, known_classes, known_only, only
@@ -29,6 +28,7 @@ from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import image_set, image_splits
 from dl.mytorch.data.images.idx import load
 from dl.mytorch.data.images.sets import IMAGE_SETS
+from dl.mytorch.features import features_and_logits
 
 HERE = Path(__file__).parent
 FITTED = 20_000  # training images that the scores are fitted to

@@ -1,9 +1,13 @@
-"""Features of inputs: the output of a layer of a trained network."""
+"""Features of inputs: the output of a layer of a trained network, of single batches and of a data set."""
+
+from typing import Callable
 
 import torch
 from torch import Tensor, nn
 
-from dl.mytorch import Probe
+from dl.mytorch.data.loader import Loader
+from dl.mytorch.distributed import all_gather
+from dl.mytorch.introspect import Probe
 
 
 @torch.no_grad()
@@ -36,3 +40,21 @@ def features_and_logits(model: nn.Module, inputs: Tensor, layer: str = "") -> tu
     elif found.ndim == 3:
         found = found.mean(1)
     return found.float(), logits
+
+
+def represent(model: nn.Module, images: Tensor) -> Tensor:
+    """Return features (B, D) of images: what an encoder's `represent` gives, else the input of a classifier's last layer."""
+    return model.represent(images) if hasattr(model, "represent") else features_and_logits(model, images)[0]
+
+
+@torch.no_grad()
+def encode(
+    features: Callable[[Tensor], Tensor], loader: Loader, device: torch.device, channels_last: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return `features` (N, D) of all images of `loader` and their labels (N,), on all ranks, each of which computes a part."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    found, labels = [], []
+    for batch in loader.batches():
+        found.append(features(batch["images"].to(device).contiguous(memory_format=layout)).float())
+        labels.append(batch["labels"].to(device))
+    return all_gather(torch.cat(found)), all_gather(torch.cat(labels))
