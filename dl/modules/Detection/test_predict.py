@@ -53,7 +53,7 @@ def test_each_image_has_a_line_and_each_object_a_row() -> None:
 
 
 def test_the_command_draws_all_images(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    run, paths = make_run(tmp_path / "run", "Detection/FCOS"), [tmp_path / "a.png", tmp_path / "b.png"]
+    run, paths = make_run(tmp_path / "run", "Detection/FCOS", data="scenes"), [tmp_path / "a.png", tmp_path / "b.png"]
     for path, size in zip(paths, ((64, 48), (40, 90))):
         Image.fromarray(np.zeros((*size, 3), dtype="uint8")).save(path)
     monkeypatch.setattr(predict, "detect", lambda model, image, *_: Halves().detect(image, torch.tensor([image.shape[1:]]))[0])
