@@ -1,4 +1,4 @@
-"""How like the real images the samples of a VAE or a DCGAN are, by the same scores as diffusion's, in the same features.
+"""How like the real images the samples of a VAE, a GAN or a flow are, by the same scores as diffusion's, in the same features.
 
     python -m dl.modules.Generative.score runs/Generative/DCGAN --classifier runs/CNN/ResNet --num 2000
 
@@ -29,7 +29,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     about = (__doc__ or "").partition("\n")[0]
     parser = Parser(description=about, prog="python -m dl.modules.Generative.score")
-    parser.add_argument("run", type=user_path, help="folder of a run of VAE or DCGAN")
+    parser.add_argument("run", type=user_path, help=f"folder of a run of {', '.join(RECIPES)}")
     parser.add_argument("--classifier", type=user_path, required=True, help="folder of a run of CNN/ResNet on the same set")
     parser.add_argument("--num", type=int, default=2000, help="samples, and real images of the test set (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
