@@ -28,6 +28,7 @@ class Config(BoxConfig):
     weight_decay: float = 1e-2
     size: int = 240
     vflip: bool = True
+    turns: bool = True
     zoom: float = 0.3
     jitter: float = 0.2
     eval_every: int = 260
