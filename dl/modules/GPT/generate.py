@@ -1,4 +1,4 @@
-"""Continue texts with a GPT-2 or a Llama: with a run of yours, or with OpenAI's weights, which transformers fetches.
+"""Continue texts with a GPT-2, a Llama or a Qwen3: with a run of yours, or with OpenAI's weights, which transformers fetches.
 
 python -m dl.modules.GPT.generate runs/GPT/GPT2 "ROMEO:" --temperature 0.9 --top-k 50 --seed 1
 python -m dl.modules.GPT.generate runs/GPT/GPT2 "ROMEO:" "JULIET:"               # several texts at once
@@ -59,7 +59,7 @@ def load(run: str) -> tuple[nn.Module, Tokens]:
     described = Path(run) / "config.json"
     if run in PUBLISHED or (described.exists() and "recipe" not in read_json(described, {})):
         return published(run)
-    opened = Run.open(run, "GPT/GPT2", "GPT/Llama")
+    opened = Run.open(run, "GPT/GPT2", "GPT/Llama", "GPT/Qwen3")
     return opened.model(), opened.vocabularies["tokens"]
 
 

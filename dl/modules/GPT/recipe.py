@@ -1,4 +1,4 @@
-"""What the recipes of GPT-2 and Llama share: flags and data. The defaults are nanoGPT's for a CPU."""
+"""What the recipes of GPT-2, Llama and Qwen3 share: flags and data. The defaults are nanoGPT's for a CPU."""
 
 from dataclasses import dataclass
 from os.path import expanduser
@@ -82,7 +82,7 @@ def build_for(
 
 def run_to_tune(path: str, tokens: Tokens) -> Run:
     """Return the run in the folder `path`. Raises `UserError` if there is none, or if its tokens are others than `tokens`."""
-    run = Run.open(path, "GPT/GPT2", "GPT/Llama")
+    run = Run.open(path, "GPT/GPT2", "GPT/Llama", "GPT/Qwen3")
     if run.vocabularies["tokens"] != tokens:
         line = "`python -m dl.modules.GPT.BPE.prepare --bpe` writes other texts in the word pieces of a folder"
         raise UserError(f"--init-from {path} has other tokens than --data; {line}")

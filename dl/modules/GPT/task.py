@@ -1,7 +1,7 @@
 """Language modelling that shows what the model writes."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -75,3 +75,16 @@ class TextModeling(LanguageModeling):
         prompt = torch.tensor([self.tokens.encode("\n")[:1] or [0]], device=device)
         (ids,) = generate(model, prompt, max_new_tokens=self.length, seed=0).tolist()
         return {"sample": to_text(self.tokens, ids)}
+
+
+class BalancedTextModeling(TextModeling):
+    """In training, `balance` of all mixtures of experts, their load-balancing loss, is added with a weight; else not."""
+
+    def __init__(self, *args: Any, weight: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.weight = weight
+
+    def step(self, model: nn.Module, batch: Batch) -> StepOutput:
+        output = super().step(model, batch)
+        losses = [module.balance for module in model.modules() if hasattr(module, "balance")]
+        return output._replace(loss=output.loss + self.weight * sum(losses))

@@ -14,8 +14,8 @@ from typing import Any, Mapping
 from torch import nn
 
 from dl.modules.GPT.Llama.model import PRESETS, build
-from dl.modules.GPT.Llama.task import BalancedTextModeling
 from dl.modules.GPT.recipe import LanguageConfig, build_for, train
+from dl.modules.GPT.task import BalancedTextModeling
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
 from dl.mytorch.data import Splits, Vocabulary

@@ -1,0 +1,115 @@
+"""Pretrained weights for our Qwen3: those of transformers."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dl.modules.GPT.Qwen3.model import Qwen3
+from dl.mytorch.layers.rotary_scaling import RotaryScaling
+from dl.mytorch.names import substituted
+
+# The names of transformers as regular expressions, and ours.
+NAMES = (
+    (r"^model\.", ""),
+    (r"^embed_tokens", "token_embedding"),
+    (r"^layers\.(\d+)", r"blocks.\1"),
+    (r"\.input_layernorm", ".norm1"),
+    (r"\.post_attention_layernorm", ".norm2"),
+    (r"\.self_attn\.q_proj", ".attention.query"),
+    (r"\.self_attn\.k_proj", ".attention.key"),
+    (r"\.self_attn\.v_proj", ".attention.value"),
+    (r"\.self_attn\.o_proj", ".attention.output"),
+    (r"\.self_attn\.q_norm", ".attention.query_norm"),
+    (r"\.self_attn\.k_norm", ".attention.key_norm"),
+    (r"\.mlp\.(gate|up|down)_proj", r".feed_forward.\1"),
+    (r"\.mlp\.gate\.", ".feed_forward.router."),
+    (r"\.mlp\.experts", ".feed_forward.experts"),
+    (r"^lm_head", "output"),
+)
+
+
+def from_transformers(reference: nn.Module) -> Qwen3:
+    """Return our copy of a `transformers.Qwen3ForCausalLM` or `Qwen3MoeForCausalLM`, with its weights.
+
+    Raises `ValueError` for what the classes build beyond the report: biases, another activation, a mixture of experts in some
+    blocks alone or whose weights do not sum up to 1, windows in the last blocks alone; and for other classes.
+    """
+    kind, config = type(reference).__name__, reference.config
+    if kind not in ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM"):
+        raise ValueError(f"a {kind} is no Qwen3ForCausalLM or Qwen3MoeForCausalLM")
+    if config.attention_bias or config.hidden_act != "silu":
+        raise ValueError("linear layers with biases, or another activation than silu, are not this report's")
+    model = Qwen3(
+        dim=config.hidden_size,
+        depth=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        max_length=config.max_position_embeddings,
+        norm_eps=config.rms_norm_eps,
+        tied=reference.lm_head.weight is reference.model.embed_tokens.weight,
+        dropout=0.0,
+        **_rotary(config.rope_parameters, config.max_position_embeddings),
+        **_windows(config),
+        **(_experts(config) if kind == "Qwen3MoeForCausalLM" else {"hidden_dim": config.intermediate_size}),
+    )
+    for block in model.blocks:
+        block.attention.dropout.p = config.attention_dropout
+    weights: dict[str, Tensor] = {}
+    for name, weight in reference.state_dict().items():
+        if name == "lm_head.weight" and model.output is None:
+            continue
+        name = substituted(name, NAMES)
+        if name.endswith("_proj"):  # of all experts in one
+            weights |= _of_each_expert(name, weight)
+        else:
+            weights[name] = weight
+    model.load_state_dict(weights)
+    return model
+
+
+def _rotary(given: dict[str, Any], length: int) -> dict[str, Any]:
+    rule, base = given["rope_type"], given["rope_theta"]
+    if rule == "default":
+        return {"rotary_base": base}
+    scaling = RotaryScaling(
+        rule,
+        given["factor"],
+        given.get("original_max_position_embeddings") or length,
+        low=given.get("low_freq_factor") or 1.0,
+        high=given.get("high_freq_factor") or 4.0,
+        fast=given.get("beta_fast") or 32.0,
+        slow=given.get("beta_slow") or 1.0,
+        attention_factor=given.get("attention_factor"),
+    )
+    return {"rotary_base": base, "scaling": scaling}
+
+
+def _windows(config: Any) -> dict[str, Any]:
+    """Return the arguments of `Qwen3` for blocks whose attention has a window."""
+    full = [kind == "full_attention" for kind in getattr(config, "layer_types", None) or []]
+    if config.sliding_window is None or all(full):
+        return {}
+    every = full.index(True) + 1 if any(full) else 0
+    if full != [bool(every) and (i + 1) % every == 0 for i in range(len(full))]:
+        raise ValueError("blocks that attend to all have to come at equal distances")
+    return {"window": config.sliding_window, "full_every": every}
+
+
+def _experts(config: Any) -> dict[str, int]:
+    """Return the arguments of `Qwen3` for the experts of a Qwen3-MoE."""
+    if config.mlp_only_layers or config.decoder_sparse_step != 1 or not config.norm_topk_prob:
+        raise ValueError("a mixture of experts is in each block here, and its weights sum up to 1")
+    sizes = {"hidden_dim": config.moe_intermediate_size, "num_experts": config.num_experts}
+    return sizes | {"experts_per_token": config.num_experts_per_tok}
+
+
+def _of_each_expert(name: str, weights: Tensor) -> dict[str, Tensor]:
+    """Return `experts.gate_up_proj` (E, 2 hidden_dim, C) or `experts.down_proj` (E, C, hidden_dim) by our names."""
+    place, parts = name.rsplit(".", 1)[0], name.rsplit(".", 1)[1].removesuffix("_proj").split("_")
+    return {
+        f"{place}.{i}.{part}.weight": own
+        for i, weight in enumerate(weights)
+        for part, own in zip(parts, weight.chunk(len(parts)))
+    }
