@@ -161,6 +161,10 @@ class Example(NamedTuple):
         """Return an example, on the CPU, of a padded image and all that is found in it."""
         height, width = size.tolist()
         shown = found.scores >= score
+        if truth.masks is not None:
+            truth = truth._replace(masks=truth.masks[:, :height, :width])
+        if found.masks is not None:
+            found = found._replace(masks=found.masks[:, :height, :width])
         return cls(
             image[:, :height, :width].cpu(),
             Detections(*(None if each is None else each[shown].cpu() for each in found)),

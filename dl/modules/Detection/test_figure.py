@@ -94,6 +94,16 @@ def test_a_row_shows_what_is_there_and_what_is_found_without_padding() -> None:
     assert predictions([one.image] * 3, [one.found] * 3, testing.CLASSES).shape == (3, 400 * 2 + 8, 300 * 2 + 8)
 
 
+def test_masks_of_an_example_end_where_its_image_does() -> None:
+    one = example(2)
+    assert one.truth.masks is not None and one.truth.masks.shape == (3, 48, 36)
+    batch = testing.scenes(masks=True)
+    truth = truth_of(batch, 2)
+    found = Detections(truth.boxes, truth.labels, torch.ones(3), truth.masks)  # masks with the padding
+    made = Example.of(batch["images"][2], batch["sizes"][2], found, truth, 0.5)
+    assert made.found.masks is not None and made.found.masks.shape == (3, 48, 36) and made.num_mistakes == 0
+
+
 def test_boxes_without_masks_may_be_compared() -> None:
     truth = Truth(BOXES.double(), torch.tensor([0, 1]), torch.zeros(2).bool(), torch.ones(2))
     found = Detections(BOXES[:1], torch.tensor([1]), torch.tensor([0.5]))
