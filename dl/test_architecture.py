@@ -407,7 +407,10 @@ def test_other_damage_is_found(copy: Path) -> None:
     } <= set(standard_checks_left_out(copy))
     model = copy / "modules/CNN/LeNet/model.py"
     model.write_text("from dl.mytorch.tasks import Task\n" + model.read_text(encoding="utf-8"), encoding="utf-8")
-    assert wrong_imports_of_models(copy)
+    part = copy / "modules/Detection/FasterRCNN/anchors.py"
+    part.write_text("from dl.mytorch.tasks import Task\n" + part.read_text(encoding="utf-8"), encoding="utf-8")
+    damaged = {line.split()[0] for line in wrong_imports_of_models(copy)}
+    assert damaged == {"modules/CNN/LeNet/model.py", "modules/Detection/FasterRCNN/anchors.py"}
     tsne = copy / "modules/DataMining/TSNE/tsne.py"
     tsne.write_text(
         "from dl.modules.DataMining.ImageSearch import index\n" + tsne.read_text(encoding="utf-8"), encoding="utf-8"

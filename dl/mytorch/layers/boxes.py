@@ -23,6 +23,11 @@ def area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
+def shorter_sides(boxes: Tensor) -> Tensor:
+    """Return the shorter side of boxes (..., 4): (...). It is not above 0 for one without area."""
+    return (boxes[..., 2:] - boxes[..., :2]).amin(-1)
+
+
 def intersection(first: Tensor, second: Tensor) -> Tensor:
     """Return the areas that boxes (..., N, 4) and (..., M, 4) have in common: (..., N, M)."""
     low = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])

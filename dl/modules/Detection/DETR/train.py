@@ -25,10 +25,11 @@ class Config(BoxConfig):
     out: str = "runs/Detection/DETR"
     model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
     epochs: int = 30
-    batch_size: int = 16
-    lr: float = 5e-4
+    batch_size: int = 8
+    lr: float = 3e-4
     weight_decay: float = 1e-4
     grad_clip: float = 0.1
+    channels_last: bool = True
     backbone_lr: float = flag(1.0, "learning rate of the backbone, in parts of --lr; the paper's, which is pretrained, has 0.1")
 
     def __post_init__(self) -> None:

@@ -7,7 +7,8 @@ A detector without anchors: each location of the feature maps says of which clas
 sides of its box are, and how near the centre of the box it lies.
 
 "fcos" is torchvision's network, ResNet-50 with frozen norms and five levels; its norms need pretrained weights, see convert.py.
-"small" is ours for a CPU, from scratch: a ResNet-18 of half the width, three levels of 64 channels. "tiny" is for tests.
+"small" is ours for a CPU, from scratch: a ResNet-18 of half the width, three levels of 64 channels, towers of two layers.
+"tiny" is for tests.
 
 Deviations, all as in torchvision, whose weights need them:
 - Distances are relu(x) times the stride of the level, for the paper's exp(s_i x) with a scale s_i for each level to be learnt.
@@ -264,6 +265,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": {
         "backbone": {"preset": "resnet18", "width": 32},
         "channels": 64,
+        "depth": 2,
         "extra": "none",
         "nms_threshold": 0.5,
     },

@@ -228,6 +228,22 @@ def test_detections_are_the_best_that_no_better_one_of_the_class_covers_cut_at_t
     assert found(0.63, candidates=1).scores.tolist() == pytest.approx(scores[:1])
 
 
+@pytest.mark.slow
+def test_objects_that_were_overfitted_are_found_and_nothing_else() -> None:
+    model, task, batch = build("tiny"), Detection(CLASSES), scenes(8)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for _ in range(150):
+        task.step(model.train(), batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        outputs = task.eval_step(model.eval(), batch).outputs
+    errors = task.metrics()
+    for error in errors.values():
+        error.update(outputs)
+    assert errors["map50_error"].compute() == 0 and errors["map_error"].compute() < 0.4
+
+
 # ---- the recipe ----------------------------------------------------------------------------------------------------
 
 

@@ -22,12 +22,13 @@ class Config(BoxConfig):
     out: str = "runs/Detection/FCOS"
     data: str = "bccd"
     model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
-    epochs: int = 60
+    epochs: int = 50
     batch_size: int = 8
     lr: float = 1e-3
     weight_decay: float = 1e-2
     size: int = 240
     vflip: bool = True
+    turns: bool = True
     zoom: float = 0.3
     jitter: float = 0.2
     eval_every: int = 260
