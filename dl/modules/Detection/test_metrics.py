@@ -1,10 +1,12 @@
 """Average precision against worked numbers and, in the parity tier, pycocotools."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.multiprocessing
 from torch import Tensor
 
 from dl.modules.Detection import metrics
@@ -200,6 +202,26 @@ def test_an_error_does_not_depend_on_ranks(monkeypatch: pytest.MonkeyPatch) -> N
     assert shares[1].compute() == expected
     monkeypatch.setattr(metrics.np, "lexsort", lambda keys: range(len(keys[0])))
     assert shares[1].compute() != expected  # in the order of ranks it would be another number
+
+
+def shares(own: int, world: int) -> list[float]:
+    """The errors that a rank computes of nine images in batches of 4, the last of one; and of one image that has nothing."""
+    data, nothing = images(9, seed=3), [(found(), truth(A))]
+    parts = [data[i : i + 4][own::world] for i in range(0, 9, 4)]
+    return [measured(APError(2, 10), parts, 2), measured(APError(1), [nothing[own::world]], 1)]
+
+
+def run_rank(own: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=own, world_size=2)
+    torch.save(shares(own, 2), f"{folder}/{own}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_compute_the_error_of_one_process(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(run_rank, args=(str(tmp_path),), nprocs=2)
+    assert [torch.load(tmp_path / f"{own}.pt", weights_only=True) for own in range(2)] == [shares(0, 1)] * 2
+    assert shares(0, 1)[1] == 1
 
 
 def test_nothing_is_left_of_the_evaluation_before() -> None:
