@@ -57,6 +57,7 @@ TAKEN = {
     *(("DataMining/ImageSearch", "CNN/ResNet"), ("DataMining/OpenSet", "CNN/ResNet")),
     ("Detection", "CNN/ResNet"),
     ("Diffusion/FlowMatching", "Diffusion/DDPM"),
+    ("Generative/VQVAE", "GPT/GPT2"),
     *(("RNN/BahdanauAttention", "RNN/Seq2Seq"), ("SelfSupervised/SimCLR", "CNN/ResNet")),
 }
 

@@ -1,4 +1,4 @@
-"""Draw samples of a run of VAE, DCGAN or RealNVP into an image.
+"""Draw samples of a run of VAE, DCGAN, RealNVP or of VQVAE's prior into an image.
 
 python -m dl.modules.Generative.sample runs/Generative/DCGAN --num 64 --out grid.png
 python -m dl.modules.Generative.sample runs/Generative/VAE --num 8 --interpolate    # from one sample to another, a row each
@@ -22,7 +22,7 @@ from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data import image_splits
 from dl.mytorch.distributed import device
 
-RECIPES = ("Generative/DCGAN", "Generative/RealNVP", "Generative/VAE")
+RECIPES = ("Generative/DCGAN", "Generative/RealNVP", "Generative/VAE", "Generative/VQVAE")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

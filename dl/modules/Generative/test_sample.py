@@ -86,7 +86,11 @@ def test_scores_are_stated_and_what_cannot_be_is_refused(
         (score.main, [str(run), "--classifier", str(judge), "--num", "13"], "--num 13: there are 12 images to compare with"),
         (sample.main, [str(run), "--num", "0"], "--num has to be at least 1"),
         (sample.main, [str(run), "--out", "a.xyz"], "--out a.xyz: the name of an image ends in .png, .jpg"),
-        (sample.main, [str(judge)], "is a run of CNN/ResNet, not of Generative/DCGAN, Generative/RealNVP, Generative/VAE"),
+        (
+            sample.main,
+            [str(judge)],
+            f"is a run of CNN/ResNet, not of {', '.join(sample.RECIPES)}",
+        ),
         (sample.main, [str(tmp_path)], "holds no trained network"),
     ):
         assert main(words) == 1

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dl.modules.Generative.histogram import HistogramBits
 from dl.modules.Generative.images import image_grid, samples, walks
 from dl.mytorch import Task
 from dl.mytorch.data import Batch
-from dl.mytorch.distributed import all_reduce_sum
 from dl.mytorch.metrics import Mean, Metric
 from dl.mytorch.tasks import StepOutput
 
@@ -33,28 +33,6 @@ def bits_per_dimension(log_density: Tensor, dimensions: int, levels: int = LEVEL
     return (dimensions * math.log(levels) - log_density) / (dimensions * math.log(2))
 
 
-class HistogramBits(Metric):
-    """Bits per dimension by a histogram of all pixels of `outputs["images"]`, bytes: what a model of images has to beat.
-
-    It is the entropy of the images that are measured, of each channel by itself.
-    """
-
-    def reset(self) -> None:
-        super().reset()
-        self._sums = torch.zeros((), dtype=torch.float64)  # takes its shape from the first batch
-
-    def update(self, outputs: Batch) -> None:
-        channels = outputs["images"].transpose(0, 1).flatten(1).long().cpu()
-        self._sums = self._sums + torch.stack([channel.bincount(minlength=LEVELS) for channel in channels])
-
-    def compute(self) -> float:
-        counts = all_reduce_sum(self.sums)  # (C, 256)
-        if not counts.ndim:
-            return math.nan
-        shares = counts / counts.sum(1, keepdim=True)
-        return float(-torch.special.xlogy(shares, shares).sum(1).mean() / math.log(2))
-
-
 class NegativeLogLikelihood(Task):
     """-log p(x) of images with noise that fills the gaps between bytes, in nats per image.
 
@@ -71,7 +49,7 @@ class NegativeLogLikelihood(Task):
         return StepOutput(bits.mean() * images[0].numel() * math.log(2), len(images), outputs)
 
     def metrics(self) -> dict[str, Metric]:
-        return {**self.train_metrics(), "histogram_bits": HistogramBits()}
+        return {**self.train_metrics(), "histogram_bits": HistogramBits("images", LEVELS)}
 
     def train_metrics(self) -> dict[str, Metric]:
         return {"bits_per_dimension": Mean("bits_per_dimension")}

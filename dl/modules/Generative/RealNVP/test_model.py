@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dl.modules.Generative.histogram import HistogramBits
 from dl.modules.Generative.RealNVP import train
 from dl.modules.Generative.RealNVP.model import Coupling, RealNVP, build, inverse_logit, logit
-from dl.modules.Generative.RealNVP.task import HistogramBits, NegativeLogLikelihood, bits_per_dimension, dequantize
+from dl.modules.Generative.RealNVP.task import NegativeLogLikelihood, bits_per_dimension, dequantize
 from dl.mytorch import testing
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, Splits
@@ -79,13 +80,13 @@ def test_noise_fills_the_gap_of_each_byte_and_no_more() -> None:
 
 
 def test_histogram_is_the_entropy_of_single_pixels_in_any_split() -> None:
-    metric = HistogramBits()
+    metric = HistogramBits("images", 256)
     assert math.isnan(metric.compute())
     pixels = torch.tensor([0, 0, 0, 0, 9, 9, 5, 255], dtype=torch.uint8).view(4, 1, 1, 2)
     for part in pixels.split(3):
         metric.update({"images": part})
     assert metric.compute() == pytest.approx(1.75)  # shares 4, 2, 1, 1 of 8
-    colour = HistogramBits()
+    colour = HistogramBits("images", 256)
     colour.update({"images": torch.cat([pixels, torch.zeros_like(pixels)], dim=1)})
     assert colour.compute() == pytest.approx(1.75 / 2)  # the mean of both channels
 
