@@ -204,7 +204,12 @@ def summary(args: argparse.Namespace) -> int:
     """`python -m dl summary CNN/LeNet [PRESET]`"""
     name = catalogue.find(args.model)
     preset = catalogue.presets(name, args.preset)[0]
-    shape, table = catalogue.without_values(lambda: _summarize(name, preset, args.input))
+    try:
+        shape, table = catalogue.without_values(
+            lambda: _summarize(name, preset, args.input), lambda: catalogue.parameters(name, preset)[preset]
+        )
+    except OverflowError as error:
+        raise catalogue.UnknownName(f"{name} {preset}: {error}; a smaller preset has the same layers") from None
     print(f"{name} {preset}, input {shape}\n\n{table}")
     return 0
 

@@ -17,6 +17,8 @@ MODULES = ROOT / "dl" / "modules"
 # Presets that were another model's in an earlier version, and what they are today; as (model, preset).
 MOVED = {("RNN/LSTM", "awd"): ("RNN/AWDLSTM", "awd"), ("RNN/LSTM", "awd_tiny"): ("RNN/AWDLSTM", "tiny")}
 
+LARGEST = 2 * 10**9  # parameters of a network that is computed with values where only shapes are wanted: 8 GB
+
 Result = TypeVar("Result")
 
 
@@ -116,23 +118,27 @@ def presets(name: str, wanted: str | None = None) -> list[str]:
     return [wanted]
 
 
-def parameters(name: str) -> dict[str, int]:
-    """Trainable parameters of each preset."""
+def parameters(name: str, wanted: str | None = None) -> dict[str, int]:
+    """Trainable parameters of each preset, or of the one that is `wanted`."""
     from dl.mytorch.introspect import count_parameters
 
     build = module(name).build
-    return {preset: without_values(lambda: count_parameters(build(preset))) for preset in presets(name)}
+    return {preset: without_values(lambda: count_parameters(build(preset))) for preset in presets(name, wanted)}
 
 
-def cost(name: str, preset: str) -> tuple[int, int]:
-    """Trainable parameters, and FLOPs for one input (`example` of its model.py), a multiply-add counted as two."""
+def cost(name: str, preset: str) -> tuple[int, int | None]:
+    """Trainable parameters, and FLOPs for one input (`example` of its model.py), a multiply-add counted as two.
+
+    None where FLOPs depend on values and the network is too large to have any, as large mixtures of experts are.
+    """
     from dl.mytorch.introspect import count_flops, count_parameters
 
-    def compute() -> tuple[int, int]:
-        model = module(name).build(preset)
-        return count_parameters(model), count_flops(model, *module(name).example(preset))
-
-    return without_values(compute)
+    build, inputs = module(name).build, module(name).example(preset)
+    parameters = without_values(lambda: count_parameters(build(preset)))
+    try:
+        return parameters, without_values(lambda: count_flops(build(preset), *inputs), lambda: parameters)
+    except OverflowError:
+        return parameters, None
 
 
 def reported(name: str) -> str:
@@ -146,10 +152,11 @@ def reported(name: str) -> str:
     return f"{data}: {figure} ({network})"
 
 
-def without_values(compute: Callable[[], Result]) -> Result:
+def without_values(compute: Callable[[], Result], parameters: Callable[[], int] = lambda: 0) -> Result:
     """`compute()` with tensors that have a shape but no values, see `introspect.without_values`.
 
-    Where values are read, or anything else fails that way, it is computed with values instead.
+    Where values are read, or anything else fails that way, it is computed with values instead. Raises `OverflowError` if the
+    network has more than `LARGEST` parameters then.
     """
     from dl.mytorch.introspect import without_values as empty
 
@@ -157,6 +164,10 @@ def without_values(compute: Callable[[], Result]) -> Result:
         with empty():
             return compute()
     except Exception:  # what is wrong with the model itself, the second attempt raises again
+        if (count := parameters()) > LARGEST:
+            raise OverflowError(
+                f"what it computes depends on values, and {count:,} parameters are too many to have any"
+            ) from None
         return compute()
 
 

@@ -1,6 +1,8 @@
 """Models are found by their folders, named in any usual way, and described by their own docstrings."""
 
+import functools
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,15 @@ def test_parameters_are_those_of_the_presets() -> None:
 def test_values_are_computed_only_where_they_are_read() -> None:
     assert catalogue.without_values(lambda: torch.zeros(10**12)).is_meta
     assert catalogue.without_values(lambda: torch.full((), 3.0).item()) == 3.0
+    with pytest.raises(OverflowError, match="depends on values, and 3,000,000,000 parameters are too many"):
+        catalogue.without_values(lambda: torch.full((), 3.0).item(), lambda: 3 * 10**9)
+
+
+def test_a_network_too_large_for_values_has_no_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert catalogue.cost("GPT/Qwen3", "char_experts")[1] > 0
+    monkeypatch.setattr(catalogue, "LARGEST", 10**6)
+    assert catalogue.cost("GPT/Qwen3", "char_experts") == (1_289_728, None)
+    assert catalogue.cost("GPT/Qwen3", "char")[1] > 0
 
 
 NO_CHOICE = {"Linear/LinearRegression", "Linear/SoftmaxRegression"}  # one model each: no --model
@@ -133,4 +144,6 @@ def test_every_preset_of_a_classifier_takes_small_images(name: str) -> None:
 def test_every_preset_takes_its_example(name: str) -> None:
     model = catalogue.module(name)
     for preset in model.PRESETS:
-        catalogue.without_values(lambda: model.build(preset).eval()(*model.example(preset)))
+        with suppress(OverflowError):  # of a mixture of experts with billions of parameters
+            count = functools.partial(lambda preset: catalogue.parameters(name, preset)[preset], preset)
+            catalogue.without_values(lambda: model.build(preset).eval()(*model.example(preset)), count)

@@ -23,7 +23,7 @@ NAMES = (
     (r"\.self_attn\.k_norm", ".attention.key_norm"),
     (r"\.mlp\.(gate|up|down)_proj", r".feed_forward.\1"),
     (r"\.mlp\.gate\.", ".feed_forward.router."),
-    (r"\.mlp\.experts", ".feed_forward.experts"),
+    (r"\.mlp\.experts\.", ".feed_forward."),
     (r"^lm_head", "output"),
 )
 
@@ -61,10 +61,11 @@ def from_transformers(reference: nn.Module) -> Qwen3:
         if name == "lm_head.weight" and model.output is None:
             continue
         name = substituted(name, NAMES)
-        if name.endswith("_proj"):  # of all experts in one
-            weights |= _of_each_expert(name, weight)
+        if name.endswith("gate_up_proj"):  # (E, 2 hidden_dim, C)
+            place = name.removesuffix("gate_up_proj")
+            weights[f"{place}gate"], weights[f"{place}up"] = weight.chunk(2, dim=1)
         else:
-            weights[name] = weight
+            weights[name.removesuffix("_proj")] = weight
     model.load_state_dict(weights)
     return model
 
@@ -103,13 +104,3 @@ def _experts(config: Any) -> dict[str, int]:
         raise ValueError("a mixture of experts is in each block here, and its weights sum up to 1")
     sizes = {"hidden_dim": config.moe_intermediate_size, "num_experts": config.num_experts}
     return sizes | {"experts_per_token": config.num_experts_per_tok}
-
-
-def _of_each_expert(name: str, weights: Tensor) -> dict[str, Tensor]:
-    """Return `experts.gate_up_proj` (E, 2 hidden_dim, C) or `experts.down_proj` (E, C, hidden_dim) by our names."""
-    place, parts = name.rsplit(".", 1)[0], name.rsplit(".", 1)[1].removesuffix("_proj").split("_")
-    return {
-        f"{place}.{i}.{part}.weight": own
-        for i, weight in enumerate(weights)
-        for part, own in zip(parts, weight.chunk(len(parts)))
-    }

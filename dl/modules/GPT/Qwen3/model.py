@@ -62,7 +62,9 @@ class MixtureOfExperts(nn.Module):
             raise ValueError(f"a token passes through 1 to {num_experts} experts; got experts_per_token {experts_per_token}")
         self.experts_per_token = experts_per_token
         self.router = nn.Linear(dim, num_experts, bias=False)
-        self.experts = nn.ModuleList(SwiGLU(dim, hidden_dim) for _ in range(num_experts))
+        self.gate = nn.Parameter(torch.empty(num_experts, hidden_dim, dim))  # of all experts in one: there are 128 in a block
+        self.up = nn.Parameter(torch.empty(num_experts, hidden_dim, dim))
+        self.down = nn.Parameter(torch.empty(num_experts, dim, hidden_dim))
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         tokens = x.flatten(0, 1)  # (B, T, C) -> (N, C)
@@ -70,13 +72,14 @@ class MixtureOfExperts(nn.Module):
         probabilities = self.router(tokens).softmax(-1, dtype=precision)  # (N, E)
         weights, chosen = probabilities.topk(self.experts_per_token)  # (N, K)
         real = slice(None) if padding_mask is None else ~padding_mask[:, -x.shape[1] :].flatten()
-        shares = F.one_hot(chosen[real], len(self.experts)).to(precision).mean((0, 1))  # (E,)
-        self.balance = len(self.experts) * (shares * probabilities[real].mean(0)).sum()
+        shares = F.one_hot(chosen[real], len(self.gate)).to(precision).mean((0, 1))  # (E,)
+        self.balance = len(self.gate) * (shares * probabilities[real].mean(0)).sum()
         weights = weights / weights.sum(-1, keepdim=True)
         y = torch.zeros_like(tokens)
-        for i, expert in enumerate(self.experts):
+        for i, (gate, up, down) in enumerate(zip(self.gate, self.up, self.down)):
             rows, places = torch.where(chosen == i)
-            y = y.index_add(0, rows, (weights[rows, places, None] * expert(tokens[rows])).to(y.dtype))
+            hidden = F.silu(F.linear(tokens[rows], gate)) * F.linear(tokens[rows], up)
+            y = y.index_add(0, rows, (weights[rows, places, None] * F.linear(hidden, down)).to(y.dtype))
         return y.view_as(x)  # (N, C) -> (B, T, C)
 
 
@@ -224,10 +227,10 @@ class Qwen3(nn.Module):
     def init_weights(self) -> None:
         """Draw weights normal, std 0.02; the last linear layer of each residual branch 0.02 / sqrt(branches), as in GPT-2."""
         branches = 2 * len(self.blocks)
-        for name, module in self.named_modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                last = name.endswith((".output", ".down"))
-                nn.init.normal_(module.weight, std=0.02 / math.sqrt(branches) if last else 0.02)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:  # else of a norm, or sinks
+                last = name.endswith(("attention.output.weight", "down.weight", "down"))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(branches) if last else 0.02)
 
     def new_cache(self) -> list[KeyValueCache]:
         """Return an empty cache for `forward` to fill, with room for `max_length` tokens."""

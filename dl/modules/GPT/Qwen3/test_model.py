@@ -253,10 +253,9 @@ def their_names(copy: nn.Module) -> dict[str, Tensor]:
         names[f"{place}.post_attention_layernorm.weight"] = own[f"{our}.norm2.weight"]
         if isinstance(block.feed_forward, MixtureOfExperts):
             names[f"{place}.mlp.gate.weight"] = own[f"{our}.feed_forward.router.weight"]
-            experts = block.feed_forward.experts
-            gates = [torch.cat([expert.gate.weight, expert.up.weight]) for expert in experts]
-            names[f"{place}.mlp.experts.gate_up_proj"] = torch.stack(gates)
-            names[f"{place}.mlp.experts.down_proj"] = torch.stack([expert.down.weight for expert in experts])
+            gates = torch.cat([own[f"{our}.feed_forward.gate"], own[f"{our}.feed_forward.up"]], dim=1)
+            names[f"{place}.mlp.experts.gate_up_proj"] = gates
+            names[f"{place}.mlp.experts.down_proj"] = own[f"{our}.feed_forward.down"]
         else:
             for part in ("gate", "up", "down"):
                 names[f"{place}.mlp.{part}_proj.weight"] = own[f"{our}.feed_forward.{part}.weight"]
