@@ -59,6 +59,7 @@ TAKEN = {
     ("Diffusion/FlowMatching", "Diffusion/DDPM"),
     ("Generative/VQVAE", "GPT/GPT2"),
     *(("RNN/BahdanauAttention", "RNN/Seq2Seq"), ("SelfSupervised/SimCLR", "CNN/ResNet")),
+    ("SelfSupervised/MAE", "Transformers/ViT"),
 }
 
 

@@ -46,7 +46,7 @@ class SelfSupervised(Task):
 
     Args:
         bank: the training images, as they are.
-        dim: length of the embeddings, of which `loss_and_embeddings` returns some for each image.
+        dim: length of the embeddings, "embeddings" (..., dim) among the outputs.
         monitor: what chooses the best checkpoint: "loss" does so without labels.
     """
 
@@ -57,12 +57,11 @@ class SelfSupervised(Task):
         device = next(model.parameters()).device
         self.features, self.labels = encode(model.represent, self.bank, device, self.channels_last)
 
-    def wrong(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return for each image (B,) 1 where its nearest neighbours are mostly of another class, else 0."""
-        if not len(batch["labels"]):
-            return batch["labels"].float()
-        found = knn_classes(model.represent(batch["images"]).float(), self.features, self.labels, self.k)
-        return (found != batch["labels"]).float()
+    def wrong(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return for each image, of features (B, D), 1 where its neighbours vote for another class than its own, else 0."""
+        if not len(labels):
+            return labels.float()
+        return (knn_classes(features.float(), self.features, self.labels, self.k) != labels).float()
 
     def metrics(self) -> dict[str, Metric]:
         return {"knn_error": Mean("wrong"), **self.train_metrics()}

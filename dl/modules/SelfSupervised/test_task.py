@@ -59,9 +59,9 @@ def test_training_images_vote_for_the_class_of_an_image() -> None:
     model = Identity()
     with torch.no_grad():
         task.begin_evaluation(model)
-        batch = {"images": images[:3] + 0.1, "labels": torch.tensor([0, 1, 1])}
-        assert task.wrong(model, batch).tolist() == [0, 1, 0]
-        assert task.wrong(model, {name: value[:0] for name, value in batch.items()}).tolist() == []  # of a rank without images
+        features, labels = model.represent(images[:3] + 0.1), torch.tensor([0, 1, 1])
+        assert task.wrong(features, labels).tolist() == [0, 1, 0]
+        assert task.wrong(features[:0], labels[:0]).tolist() == []  # of a rank without images
     assert list(task.metrics()) == ["knn_error", "collapse"] and list(task.train_metrics()) == ["collapse"]
 
 
@@ -84,7 +84,8 @@ def test_without_any_change_a_view_is_the_image() -> None:
 
 
 def test_training_sees_views_and_evaluation_the_images_too() -> None:
-    splits = view_splits(Config(), byte_splits())
+    config, plain = Config(), STANDARD_TEN
+    splits = view_splits(config, two_views(make_view(config)), two_views(make_view(config), plain), byte_splits())
     train, val, test = (next(iter(loader.batches())) for loader in splits if loader)
     assert train.keys() == {"first", "second", "labels"}
     assert val.keys() == test.keys() == {"first", "second", "images", "labels"}

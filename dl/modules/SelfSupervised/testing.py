@@ -12,9 +12,9 @@ def byte_images(count: int, seed: int = 0, size: int = 8) -> Batch:
     return {"images": (made["images"] * 40 + 128).clamp(0, 255).byte(), "labels": made["labels"]}
 
 
-def byte_splits() -> Splits:
+def byte_splits(size: int = 8) -> Splits:
     """10 training, 5 validation and 3 test images, in batches of 4."""
-    sets = [byte_images(count, seed) for seed, count in enumerate((10, 5, 3))]
+    sets = [byte_images(count, seed, size) for seed, count in enumerate((10, 5, 3))]
     return Splits(*(Loader(data, 4, shuffle=i == 0) for i, data in enumerate(sets)))
 
 

@@ -60,17 +60,12 @@ def two_views(view: Transform, plain: Transform | None = None) -> Transform:
     return apply
 
 
-def view_splits(config: ViewsConfig, data: Splits | None = None) -> Splits:
-    """Return the images that `config.data` names, or those of `data`, bytes, as two views; in evaluation as they are, too."""
+def view_splits(config: ViewsConfig, train: Transform, evaluation: Transform, data: Splits | None = None) -> Splits:
+    """Return the images that `config.data` names, or those of `data`, bytes, as `train` and `evaluation` make them."""
     data = data or image_splits(replace(config, hflip=False), to_input=_as_bytes)
-    view, plain = make_view(config), image_set(config).standard
-    for loader, step in (
-        (data.train, two_views(view)),
-        (data.val, two_views(view, plain)),
-        (data.test, two_views(view, plain)),
-    ):
-        if loader is not None:
-            loader.transform = compose(loader.transform, step) if loader.transform else step
+    for loader in filter(None, data):
+        step = train if loader is data.train else evaluation
+        loader.transform = compose(loader.transform, step) if loader.transform else step
     return data
 
 

@@ -25,4 +25,5 @@ class Contrastive(SelfSupervised):
 
     def eval_step(self, model: nn.Module, batch: Batch) -> StepOutput:
         output = self.step(model, batch)
-        return output._replace(outputs=output.outputs | {"wrong": self.wrong(model, batch)})
+        wrong = self.wrong(model.represent(batch["images"]), batch["labels"])
+        return output._replace(outputs=output.outputs | {"wrong": wrong})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dl.modules.SelfSupervised.SimCLR.model import PRESETS, SimCLR, build
 from dl.modules.SelfSupervised.SimCLR.task import Contrastive
-from dl.modules.SelfSupervised.views import ViewsConfig, bank, view_splits
+from dl.modules.SelfSupervised.views import ViewsConfig, bank, make_view, two_views, view_splits
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
 from dl.mytorch.data import Splits, image_set
@@ -44,7 +44,8 @@ def build_model(config: Config) -> SimCLR:
 
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
-    model, data = build_model(config), view_splits(config, data)
+    model, view, plain = build_model(config), make_view(config), image_set(config).standard
+    data = view_splits(config, two_views(view), two_views(view, plain), data)
     trainer = Trainer(
         model=model,
         task=Contrastive(config.temperature, bank(config, data), model.dim, channels_last=config.channels_last),
