@@ -1,4 +1,4 @@
-"""Five models on 2 and on 4 ranks, DDP and FSDP: the weights and metrics of one process. Slow tier.
+"""Six models on 2 and on 4 ranks, DDP and FSDP: the weights and metrics of one process. Slow tier.
 
 In float64 and without dropout, so that nothing differs but the order of sums. Ten steps, each from two batches.
 """
@@ -18,6 +18,9 @@ from dl.modules.CNN.ResNet.model import build as resnet
 from dl.modules.Diffusion.DDPM.model import build as unet
 from dl.modules.Diffusion.DDPM.process import DiffusionSchedule
 from dl.modules.GPT.GPT2.model import build as gpt2
+from dl.modules.Multimodal.CLIP.model import build as clip
+from dl.modules.Multimodal.CLIP.task import Contrastive
+from dl.modules.Multimodal.CLIP.tokens import END
 from dl.modules.Transformers.BERT.model import build as bert
 from dl.modules.Transformers.BERT.task import PreTraining
 from dl.mytorch import Task, TrainConfig, Trainer, checkpoint, plot, testing
@@ -70,6 +73,13 @@ def noise(count: int) -> Batch:
     return {**images(count, 1, 8), "noise": numbers(count, 1, 8, 8) + 0, "times": numbers(count, below=20)}
 
 
+def pairs(count: int) -> Batch:
+    tokens = numbers(count, 5, below=256)
+    tokens[:, 4] = END
+    texts = dict.fromkeys(("tokens", "tokens_en", "tokens_zh"), tokens)
+    return {"images": numbers(count, 3, 16, 16), **texts, "groups": torch.arange(count)}
+
+
 class Case(NamedTuple):
     model: Callable[[], nn.Module]
     task: Callable[[], Task]
@@ -81,6 +91,7 @@ CASES = {
     "ResNet": Case(lambda: resnet("tiny"), Classification, lambda count: images(count, 3, 8)),
     "BERT": Case(lambda: bert("tiny", dropout=0.0), PreTraining, sentences),
     "GPT2": Case(lambda: gpt2("tiny"), LanguageModeling, text),
+    "CLIP": Case(lambda: clip("tiny"), Contrastive, pairs),
     "DDPM": Case(lambda: unet("tiny", dropout=0.0, num_classes=10), Denoise, noise),
 }
 

@@ -1,0 +1,67 @@
+"""Pretrained weights for our CLIP: those of transformers' CLIPModel."""
+
+from torch import nn
+
+from dl.modules.Multimodal.CLIP.model import CLIP, ImageTransformer, TextTransformer
+from dl.mytorch.names import substituted
+
+# Their names as regular expressions, and ours. "pre_layrnorm" is their spelling.
+NAMES = (
+    (r"^vision_model\.embeddings\.class_embedding", "image.class_token"),
+    (r"^vision_model\.embeddings\.patch_embedding", "image.patch_embedding"),
+    (r"^vision_model\.embeddings\.position_embedding\.weight", "image.position_embedding"),
+    (r"^vision_model\.pre_layrnorm", "image.norm1"),
+    (r"^vision_model\.post_layernorm", "image.norm2"),
+    (r"^text_model\.embeddings\.token_embedding", "text.token_embedding"),
+    (r"^text_model\.embeddings\.position_embedding\.weight", "text.position_embedding"),
+    (r"^text_model\.final_layer_norm", "text.norm"),
+    (r"^vision_model\.encoder\.layers\.", "image.blocks."),
+    (r"^text_model\.encoder\.layers\.", "text.blocks."),
+    (r"\.layer_norm(\d)\.", r".norm\1."),
+    (r"\.self_attn\.q_proj\.", ".attention.query."),
+    (r"\.self_attn\.k_proj\.", ".attention.key."),
+    (r"\.self_attn\.v_proj\.", ".attention.value."),
+    (r"\.self_attn\.out_proj\.", ".attention.output."),
+    (r"\.mlp\.fc(\d)\.", r".feed_forward.fc\1."),
+    (r"^visual_projection", "image_projection"),
+    (r"^text_projection", "text_projection"),
+    (r"^logit_scale$", "log_scale"),
+)
+BUFFERS = ("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids")  # 0, 1, 2 ...
+
+
+def from_transformers(reference: nn.Module) -> CLIP:
+    """Return our copy of a `transformers.CLIPModel`. Its texts are ids of its own tokenizer.
+
+    The id of the end is the config's, but the largest one of the vocabulary where that is 2: the configs of the first
+    pretrained weights say so, and mean 49,407. Raises `ValueError` for another class, activation or eps.
+    """
+    if type(reference).__name__ != "CLIPModel":
+        raise ValueError(f"a {type(reference).__name__} is no CLIPModel")
+    image, text = reference.config.vision_config, reference.config.text_config
+    for config in (image, text):
+        if config.hidden_act != "quick_gelu" or config.layer_norm_eps != 1e-5:
+            raise ValueError(f"the activation {config.hidden_act} or the eps {config.layer_norm_eps:g} is not the paper's")
+    model = CLIP(
+        ImageTransformer(
+            image.image_size,
+            image.patch_size,
+            image.hidden_size,
+            image.num_hidden_layers,
+            image.num_attention_heads,
+            image.intermediate_size,
+        ),
+        TextTransformer(
+            text.vocab_size,
+            text.max_position_embeddings,
+            text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id,
+            text.hidden_size,
+            text.num_hidden_layers,
+            text.num_attention_heads,
+            text.intermediate_size,
+        ),
+        reference.config.projection_dim,
+    )
+    weights = {substituted(name, NAMES): x for name, x in reference.state_dict().items() if name not in BUFFERS}
+    model.load_state_dict(weights | {"log_scale": weights["log_scale"].view(1)})
+    return model
