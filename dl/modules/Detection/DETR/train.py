@@ -1,7 +1,7 @@
 """Train a DETR on images with boxes; the detections with most mistakes are a figure of the run.
 
 python -m dl.modules.Detection.DETR.train
-python -m dl.modules.Detection.DETR.train --epochs 40 --out runs/Detection/DETR-long
+python -m dl.modules.Detection.DETR.train --epochs 100 --out runs/Detection/DETR-long
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Config(BoxConfig):
 
     out: str = "runs/Detection/DETR"
     model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
-    epochs: int = 30
+    epochs: int = 20
     batch_size: int = 8
     lr: float = 3e-4
     weight_decay: float = 1e-4
