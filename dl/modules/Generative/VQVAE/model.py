@@ -8,8 +8,11 @@ kept of it. An autoregressive model of these numbers, learned afterwards, draws 
 
 Presets: "paper" has the sizes of section 4.1, "small" is ours, for 28x28 on a CPU. `PRIORS` are those of the second stage.
 
-Deviations: the prior is GPT-2 in place of PixelCNN, and reads the codes row by row. The codes' width in "paper" (64) and how
-the codebook starts are not in the paper: uniform in +-1/K, as in public code.
+Deviations:
+- The prior is GPT-2 in place of PixelCNN, and reads the codes row by row.
+- The codes' width in "paper" (64) and how the codebook starts are not in the paper: uniform in +-1/K, as in public code.
+- With a moving average, entries that nothing takes start anew (`restart`), as in Dhariwal et al. 2020, section 3.1,
+  https://arxiv.org/abs/2005.00341; else a handful of entries may serve for all.
 """
 
 from typing import Any, NamedTuple
@@ -40,11 +43,12 @@ class Quantizer(nn.Module):
         num_codes: K.
         dim: D.
         decay: of the moving average by which the codebook follows the encoder (appendix A.1); 0 = by gradient.
+        restart: with a decay, entries that fewer vectors a step take on average start anew, at vectors of its first image.
     """
 
-    def __init__(self, num_codes: int, dim: int, decay: float = 0.0) -> None:
+    def __init__(self, num_codes: int, dim: int, decay: float = 0.0, restart: float = 0.0) -> None:
         super().__init__()
-        self.num_codes, self.decay = num_codes, decay
+        self.num_codes, self.decay, self.restart = num_codes, decay, restart
         codebook = torch.empty(num_codes, dim).uniform_(-1 / num_codes, 1 / num_codes)
         if decay:
             self.register_buffer("codebook", codebook)
@@ -83,6 +87,19 @@ class Quantizer(nn.Module):
         self.counts.lerp_(totals[:, 0].to(self.counts.dtype), 1 - self.decay)
         self.sums.lerp_(totals[:, 1:].to(self.sums.dtype), 1 - self.decay)
         self.codebook.copy_(self.sums / self.counts[:, None].clamp(min=1e-5))  # of a code that nothing takes both go to 0
+        if self.restart:
+            self.start_anew(z[:1].movedim(1, -1).flatten(0, 2))
+
+    def start_anew(self, vectors: Tensor) -> None:
+        """Put entries that hardly anything takes at `vectors` (Y Y, D), the least used first; those of rank 0 on all ranks."""
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.broadcast(vectors := vectors.contiguous(), src=0)
+        least = self.counts.argsort(stable=True)[: len(vectors)]
+        unused = (self.counts[least] < self.restart)[:, None]
+        vectors = torch.where(unused, vectors[: len(least)].to(self.codebook.dtype), self.codebook[least])
+        self.counts[least] = torch.where(unused[:, 0], 1.0, self.counts[least])
+        self.sums[least] = torch.where(unused, vectors, self.sums[least])
+        self.codebook[least] = vectors
 
 
 class ResidualBlock(nn.Module):
@@ -108,7 +125,7 @@ class VQVAE(nn.Module):
         features: hidden units of both networks.
         num_codes: entries of the codebook, K.
         dim: width of an entry, D.
-        decay: as in `Quantizer`.
+        decay, restart: as in `Quantizer`.
 
     Raises `ValueError` for an image that cannot be halved twice.
     """
@@ -119,6 +136,7 @@ class VQVAE(nn.Module):
         num_codes: int = 128,
         dim: int = 16,
         decay: float = 0.0,
+        restart: float = 0.0,
         in_channels: int = 1,
         image_size: int = 28,
     ) -> None:
@@ -134,7 +152,7 @@ class VQVAE(nn.Module):
             block2=ResidualBlock(features),
             output=nn.Conv2d(features, dim, 1),
         )
-        self.quantizer = Quantizer(num_codes, dim, decay)
+        self.quantizer = Quantizer(num_codes, dim, decay, restart)
         self.decoder = sequential(
             stem=nn.Conv2d(dim, features, 1),
             block1=ResidualBlock(features),

@@ -24,6 +24,7 @@ class Config(ImagesConfig):
     out: str = "runs/Generative/VQVAE"
     model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
     codebook_decay: float = flag(0.99, "of the moving average that is the codebook; 0 = it learns by gradient")
+    restart: float = flag(0.5, "entries of the codebook that fewer vectors a step take start anew; 0 = none does")
     beta: float = flag(0.25, "weight of the commitment loss")  # section 3.2
     epochs: int = 2
     batch_size: int = 64
@@ -32,6 +33,7 @@ class Config(ImagesConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("codebook_decay", 0 <= self.codebook_decay < 1, "at least 0 and below 1")
+        self._check("restart", self.restart >= 0, "0 or more")
         self._check("beta", self.beta > 0, "above 0: else nothing keeps the encoder near the codebook")
 
 
@@ -39,7 +41,8 @@ def build_model(config: Config) -> VQVAE:
     """Return the network that the config asks for. Raises `UserError` when it does not fit the images."""
     about = image_set(config)
     try:
-        return build(config.model, decay=config.codebook_decay, in_channels=about.channels, image_size=about.size)
+        codebook = {"decay": config.codebook_decay, "restart": config.restart}
+        return build(config.model, **codebook, in_channels=about.channels, image_size=about.size)
     except ValueError as error:
         raise UserError(f"--model {config.model} does not fit --data {config.data}: {error}") from None
 
