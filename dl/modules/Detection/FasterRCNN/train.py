@@ -26,8 +26,9 @@ class Config(BoxConfig):
     jitter: float = 0.2
     model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
     masks: bool = flag(True, "draw masks, where the preset and the set have them")
-    epochs: int = 40
+    epochs: int = 80
     batch_size: int = 4
+    eval_every: int = 135
     lr: float = 1e-3
     weight_decay: float = 1e-4
     grad_clip: float = flag(10.0, "largest norm of the gradient; 0 = no clipping", alias="clip")
