@@ -11,7 +11,7 @@ Presets: "paper" has the sizes of section 4.1, "small" is ours, for 28x28 on a C
 Deviations:
 - The prior is GPT-2 in place of PixelCNN, and reads the codes row by row.
 - The codes' width in "paper" (64) and how the codebook starts are not in the paper: uniform in +-1/K, as in public code.
-- With a moving average, entries that nothing takes start anew (`restart`), as in Dhariwal et al. 2020, section 3.1,
+- With a moving average, entries that nothing takes begin again (`restart`), as in Dhariwal et al. 2020, section 3.1,
   https://arxiv.org/abs/2005.00341; else a handful of entries may serve for all.
 """
 
@@ -43,7 +43,7 @@ class Quantizer(nn.Module):
         num_codes: K.
         dim: D.
         decay: of the moving average by which the codebook follows the encoder (appendix A.1); 0 = by gradient.
-        restart: with a decay, entries that fewer vectors a step take on average start anew, at vectors of its first image.
+        restart: with a decay, entries that fewer vectors a step take on average begin again, at vectors of its first image.
     """
 
     def __init__(self, num_codes: int, dim: int, decay: float = 0.0, restart: float = 0.0) -> None:
@@ -88,9 +88,9 @@ class Quantizer(nn.Module):
         self.sums.lerp_(totals[:, 1:].to(self.sums.dtype), 1 - self.decay)
         self.codebook.copy_(self.sums / self.counts[:, None].clamp(min=1e-5))  # of a code that nothing takes both go to 0
         if self.restart:
-            self.start_anew(z[:1].movedim(1, -1).flatten(0, 2))
+            self.restart_unused(z[:1].movedim(1, -1).flatten(0, 2))
 
-    def start_anew(self, vectors: Tensor) -> None:
+    def restart_unused(self, vectors: Tensor) -> None:
         """Put entries that hardly anything takes at `vectors` (Y Y, D), the least used first; those of rank 0 on all ranks."""
         if distributed.is_available() and distributed.is_initialized():
             distributed.broadcast(vectors := vectors.contiguous(), src=0)

@@ -82,14 +82,14 @@ def test_a_code_that_nothing_takes_stays_finite() -> None:
     assert quantizer.codebook.isfinite().all() and quantizer.codebook[0].tolist() == pytest.approx([0.4, 0], abs=1e-6)
 
 
-def test_codes_that_nothing_takes_start_anew_at_vectors_of_the_first_image() -> None:
+def test_codes_that_nothing_takes_restart_unused_at_vectors_of_the_first_image() -> None:
     quantizer = Quantizer(4, 2, decay=0.5, restart=0.6).double()
     quantizer.codebook.copy_(torch.tensor([[0.0, 0.0], [9.0, 9.0], [9.0, 9.0], [-9.0, 9.0]]))
     quantizer.sums.copy_(quantizer.codebook)
     z = torch.tensor([[[0.1, 0.2]], [[0.3, 0.4]]], dtype=torch.float64).transpose(0, 1)[None].reshape(1, 2, 1, 2)
     quantizer.train()(z)  # both vectors take the first entry; the others have half a vector each and are below 0.6
     first = z[0].flatten(1).T
-    assert quantizer.counts.tolist() == [1.5, 1, 1, 0.5]  # of two vectors two entries start anew
+    assert quantizer.counts.tolist() == [1.5, 1, 1, 0.5]  # of two vectors two entries begin again
     assert torch.equal(quantizer.codebook[1:3], first) and quantizer.codebook[3].tolist() == [-9, 9]
     assert torch.equal(quantizer.sums[1:3], first)
 

@@ -24,7 +24,7 @@ class Config(ImagesConfig):
     out: str = "runs/Generative/VQVAE"
     model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
     codebook_decay: float = flag(0.99, "of the moving average that is the codebook; 0 = it learns by gradient")
-    restart: float = flag(0.5, "entries of the codebook that fewer vectors a step take start anew; 0 = none does")
+    restart: float = flag(0.5, "entries of the codebook that fewer vectors a step take begin again; 0 = none does")
     beta: float = flag(0.25, "weight of the commitment loss")  # section 3.2
     epochs: int = 2
     batch_size: int = 64
