@@ -84,7 +84,7 @@ def test_the_command_lines_of_the_readmes_and_of_version_0_1_are_understood(
         try:
             if "awd" in words or not hasattr(imported, "main"):  # which another module takes
                 as_program(module, words, monkeypatch)
-            elif module.endswith((".train", ".finetune")):
+            elif module.endswith((".train", ".finetune", ".prior")):
                 parse(imported.Config, words)
             else:
                 imported.main(words)

@@ -75,7 +75,9 @@ def test_bert() -> None:
 def test_every_model_in_its_smallest_size(name: str) -> None:
     build, example = catalogue.module(name).build, catalogue.module(name).example
     examples = [x.expand(4, *x.shape[1:]) if name == "Linear/LinearRegression" else x for x in example("tiny")]
-    graph = name.startswith("Graph/")  # numbers of nodes, which are not just any
-    integers = (lambda x: x) if graph else (lambda x: torch.randint(1, 10, x.shape))
-    inputs = [torch.randn(x.shape) if x.is_floating_point() else integers(x) for x in examples]
+    as_given = name.startswith(("Graph/", "Detection/"))  # numbers of nodes, boxes and sizes are not just any
+    integers = (lambda x: x) if as_given else (lambda x: torch.randint(1, 10, x.shape))
+    draw = torch.rand if name == "Generative/RealNVP" else torch.randn  # whose images are in [0, 1]
+    floats = (lambda x: x if x.shape[-1] == 4 else draw(x.shape)) if as_given else (lambda x: draw(x.shape))
+    inputs = [floats(x) if x.is_floating_point() else integers(x) for x in examples]
     assert_builds_from_either(lambda: build("tiny"), *inputs)

@@ -131,6 +131,7 @@ class Heads(nn.Module):
         self.logits = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.box_tower = tower(channels, depth, groups)
         self.distances = nn.Conv2d(channels, 4, 3, padding=1)
+        self.positive = nn.ReLU()
         self.centreness = nn.Conv2d(channels, 1, 3, padding=1)
         self.init_weights(prior)
 
@@ -149,7 +150,7 @@ class Heads(nn.Module):
         levels = []
         for x in maps:
             classes, boxes = self.class_tower(x), self.box_tower(x)
-            outputs = self.logits(classes), self.distances(boxes).relu(), self.centreness(boxes)
+            outputs = self.logits(classes), self.positive(self.distances(boxes)), self.centreness(boxes)
             levels.append([output.flatten(2).transpose(1, 2) for output in outputs])  # (B, C, H, W) -> (B, H W, C)
         logits, distances, centreness = (torch.cat(parts, dim=1) for parts in zip(*levels))
         return Outputs(logits, distances, centreness.squeeze(-1))

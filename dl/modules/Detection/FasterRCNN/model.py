@@ -44,7 +44,9 @@ class BoxHead(nn.Module):
     def __init__(self, channels: int, hidden: int, num_classes: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels * BOX_SIDE**2, hidden)
+        self.act1 = nn.ReLU()
         self.fc2 = nn.Linear(hidden, hidden)
+        self.act2 = nn.ReLU()
         self.logits = nn.Linear(hidden, 1 + num_classes)
         self.deltas = nn.Linear(hidden, 4 * (1 + num_classes))
         for module, std in ((self.logits, 0.01), (self.deltas, 0.001)):  # Fast R-CNN, section 2.3
@@ -52,7 +54,7 @@ class BoxHead(nn.Module):
             nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.fc2(self.fc1(x.flatten(1)).relu()).relu()
+        x = self.act2(self.fc2(self.act1(self.fc1(x.flatten(1)))))
         return self.logits(x), self.deltas(x).unflatten(1, (-1, 4))
 
 

@@ -48,12 +48,13 @@ class ProposalNetwork(nn.Module):
         for module in self.children():  # section 3.1.3
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
+        self.act = nn.ReLU()
 
     def forward(self, maps: Sequence[Tensor]) -> Scored:
         logits, deltas, anchors = [], [], []
         for x, cell, stride in zip(maps, self.cells, self.strides, strict=True):
             anchors.append(grid_anchors(cell, *x.shape[-2:], stride))
-            x = self.conv(x).relu()
+            x = self.act(self.conv(x))
             logits.append(self.objectness(x).permute(0, 2, 3, 1).flatten(1))  # (B, R, H, W) -> (B, H W R)
             deltas.append(self.deltas(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4))  # (B, 4 R, H, W) -> (B, H W R, 4)
         dtype = self.cells.dtype  # no loss and no box in half precision
