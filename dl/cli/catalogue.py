@@ -133,10 +133,10 @@ def cost(name: str, preset: str) -> tuple[int, int | None]:
     """
     from dl.mytorch.introspect import count_flops, count_parameters
 
-    build, inputs = module(name).build, module(name).example(preset)
+    build, example = module(name).build, module(name).example
     parameters = without_values(lambda: count_parameters(build(preset)))
     try:
-        return parameters, without_values(lambda: count_flops(build(preset), *inputs), lambda: parameters)
+        return parameters, without_values(lambda: count_flops(build(preset), *example(preset)), lambda: parameters)
     except OverflowError:
         return parameters, None
 
