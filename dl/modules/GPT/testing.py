@@ -37,6 +37,17 @@ class Unpadded(nn.Module):
         return self.model(tokens, padding).masked_fill(padding[..., None], 0)
 
 
+class AsOurs(nn.Module):
+    """A model of transformers, called and answering as ours."""
+
+    def __init__(self, reference: nn.Module) -> None:
+        super().__init__()
+        self.reference = reference
+
+    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
+        return self.reference(input_ids=tokens, attention_mask=(~padding).long()).logits
+
+
 def randomized(model: Model) -> Model:
     """Return weights as after training, so that each shows in the output."""
     for parameter in model.parameters():

@@ -1,21 +1,12 @@
 """Fixtures of the tests of Llama."""
 
 from types import ModuleType
-from typing import Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dl.mytorch.torchvision_compat import import_torchvision
-
-
-@pytest.fixture
-def exact() -> Iterator[None]:
-    """Models are made in float64: their rotary tables would keep the rounding of float32."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

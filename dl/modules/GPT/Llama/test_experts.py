@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from dl.modules.GPT.Llama import train
 from dl.modules.GPT.Llama.convert import from_transformers
 from dl.modules.GPT.Llama.model import Llama, MixtureOfExperts, build
-from dl.modules.GPT.Llama.testing import SIZES, AsOurs
+from dl.modules.GPT.Llama.testing import SIZES
 from dl.modules.GPT.task import BalancedTextModeling, TextModeling
-from dl.modules.GPT.testing import BATCH, PADDING, TOKENS, Unpadded, randomized
+from dl.modules.GPT.testing import BATCH, PADDING, TOKENS, AsOurs, Unpadded, randomized
 from dl.mytorch import testing
 from dl.mytorch.command_line import parse
 from dl.mytorch.data import Vocabulary

@@ -15,8 +15,8 @@ from dl.modules.GPT.data import text_splits
 from dl.modules.GPT.Llama import train
 from dl.modules.GPT.Llama.convert import from_llama2c, from_transformers
 from dl.modules.GPT.Llama.model import Llama, build
-from dl.modules.GPT.Llama.testing import SIZES, AsOurs
-from dl.modules.GPT.testing import BATCH, PADDING, TOKENS, Unpadded, randomized, token_file
+from dl.modules.GPT.Llama.testing import SIZES
+from dl.modules.GPT.testing import BATCH, PADDING, TOKENS, AsOurs, Unpadded, randomized, token_file
 from dl.mytorch import testing
 from dl.mytorch.introspect import count_parameters
 from dl.mytorch.text.tasks import LanguageModeling

@@ -1,20 +1,12 @@
 """Fixtures of the tests of Qwen3."""
 
 from types import ModuleType
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from dl.mytorch.torchvision_compat import import_torchvision
-
-
-@pytest.fixture
-def exact() -> Iterator[None]:
-    """Models are made in float64: their rotary tables would keep the rounding of float32."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 class Torch64:

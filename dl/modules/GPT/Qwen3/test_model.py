@@ -14,7 +14,7 @@ from dl.modules.GPT.data import text_splits
 from dl.modules.GPT.Qwen3 import train
 from dl.modules.GPT.Qwen3.convert import from_transformers
 from dl.modules.GPT.Qwen3.model import Attention, MixtureOfExperts, Qwen3, build
-from dl.modules.GPT.testing import BATCH, TOKENS, Unpadded, randomized, token_file
+from dl.modules.GPT.testing import BATCH, TOKENS, AsOurs, Unpadded, randomized, token_file
 from dl.mytorch import testing
 from dl.mytorch.layers import RotaryPositions
 from dl.mytorch.layers.rotary_scaling import RotaryScaling
@@ -218,17 +218,6 @@ CONFIGURATIONS = [
     {"rope_parameters": {"rope_type": "dynamic", **ROPE}, "max_position_embeddings": 16},
     EXPERTS,
 ]
-
-
-class AsOurs(nn.Module):
-    """A model of transformers, called and answering as ours."""
-
-    def __init__(self, reference: nn.Module) -> None:
-        super().__init__()
-        self.reference = reference
-
-    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
-        return self.reference(input_ids=tokens, attention_mask=(~padding).long()).logits
 
 
 def theirs(transformers: ModuleType, changes: dict[str, Any]) -> nn.Module:
