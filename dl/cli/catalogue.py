@@ -133,12 +133,17 @@ def cost(name: str, preset: str) -> tuple[int, int | None]:
     """
     from dl.mytorch.introspect import count_flops, count_parameters
 
-    build, example = module(name).build, module(name).example
-    parameters = without_values(lambda: count_parameters(build(preset)))
+    def compute() -> tuple[int, int]:
+        model = module(name).build(preset)
+        return count_parameters(model), count_flops(model, *module(name).example(preset))
+
+    def size() -> int:
+        return parameters(name, preset)[preset]
+
     try:
-        return parameters, without_values(lambda: count_flops(build(preset), *example(preset)), lambda: parameters)
+        return without_values(compute, size)
     except OverflowError:
-        return parameters, None
+        return size(), None
 
 
 def reported(name: str) -> str:

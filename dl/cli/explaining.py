@@ -27,7 +27,8 @@ def kernels(options: argparse.Namespace) -> int:
 
 def features(options: argparse.Namespace) -> int:
     """Draw what layers see in an image."""
-    maps = feature_maps(classifier(Run.open(options.folder)), _image(options), options.layers)
+    image = _image(options)
+    maps = feature_maps(classifier(Run.open(options.folder)), image, options.layers)
     figure = options.figure or "features.png"
     plot.save_figure(plot.feature_maps(maps), figure)
     print(f"drawn: {figure}, {', '.join(maps)}")
@@ -36,7 +37,7 @@ def features(options: argparse.Namespace) -> int:
 
 def attribution(options: argparse.Namespace) -> int:
     """Draw which parts of an image speak for its three likeliest classes (Grad-CAM)."""
-    found, image = classifier(Run.open(options.folder)), _image(options)
+    image, found = _image(options), classifier(Run.open(options.folder))
     if len(options.layers) > 1:
         raise UserError("--how grad_cam draws one layer; --layers names several")
     images = found.prepare(image)
@@ -55,7 +56,7 @@ def attribution(options: argparse.Namespace) -> int:
 
 def attack(options: argparse.Namespace) -> int:
     """Draw an image whose pixels were changed to mislead the network (FGSM), by more and more."""
-    found, image = classifier(Run.open(options.folder)), _image(options)
+    image, found = _image(options), classifier(Run.open(options.folder))
     images = found.prepare(image)
     low, high = (found.prepare(torch.full_like(image, end)).amax((0, 2, 3))[:, None, None] for end in (0, 255))
     best = _shares(found, images).argmax(1)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from dl.modules.Detection.backbone import ResNetFeatures
 from dl.modules.Detection.DETR.matching import set_losses
 from dl.mytorch.layers import fused_attention, sequential
-from dl.mytorch.layers.boxes import Detections, clip, to_centres, to_corners
+from dl.mytorch.layers.boxes import Detections, clip, shorter_sides, to_centres, to_corners
 
 # B batch, C width, H heads, D width of a head, h and w sides of the map, S = h w places, Q queries, L blocks of the decoder,
 # N boxes of an image with its padding rows, K classes without "no object"
@@ -240,7 +240,7 @@ def scale_of(sizes: Tensor) -> Tensor:
 
 def check_targets(boxes: Tensor, labels: Tensor, num_classes: int) -> None:
     """Raise `ValueError` for boxes (B, N, 4) without area and for labels (B, N) that are no class; -1 is a padding row."""
-    empty = (labels >= 0) & (boxes[..., :2] >= boxes[..., 2:]).any(-1)
+    empty = (labels >= 0) & ~(shorter_sides(boxes) > 0)
     if empty.any():
         raise ValueError(f"a box has x0 < x1 and y0 < y1; got {boxes[empty][0].tolist()}")
     if labels.max() >= num_classes:  # the last logit is that of "no object"
