@@ -1,5 +1,6 @@
 """What a worker process gets and which signals it heeds. That its batches are right is in test_loader.py."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -30,6 +31,7 @@ class Sentences(torch.utils.data.Dataset):
 def test_a_data_set_of_many_tensors_is_sent_without_a_file_for_each() -> None:
     data = Sentences(5000)
     open_files = Path("/proc/self/fd")
+    gc.collect()  # else what tests before left open may be closed while this one counts
     before = len(list(open_files.iterdir())) if open_files.exists() else 0
     packed = workers.pack(data.__dict__)
     got = workers.unpack(Sentences, packed)
