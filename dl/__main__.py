@@ -14,7 +14,8 @@ from typing import Callable, Sequence
 from dl.cli import catalogue, listing, verbs
 from dl.cli.command import run
 
-PROBED = "only this one of its metrics; or frechet; or, of an encoder, knn,linear and beside them pixels,random"
+PROBED = "only this one of its metrics; or frechet; or, of an encoder, knn,linear and beside them pixels,random; or, of a "
+PROBED += "language model, bits_per_byte,word_perplexity of a text, choices: lines {prompt, choices, answer} of *.jsonl"
 NAMING = "MODEL is a name (CNN/LeNet, or lenet) or the path of its folder or of a file in it."
 
 
@@ -40,7 +41,7 @@ def _run(argv: list[str]) -> int:
 def _own_words(argv: list[str]) -> int:
     """Return how many words are for this file: those after the model of `train`, `sweep`, `test` are others'."""
     if argv[:1] and argv[0] in verbs.VERBS:
-        return 2 if argv[0] != "search" and argv[1:2] in (["-h"], ["--help"]) else 1
+        return 2 if argv[0] not in verbs.FRONTS and argv[1:2] in (["-h"], ["--help"]) else 1
     if argv[:1] in (["train"], ["sweep"]):
         return 2
     if argv[:1] == ["test"]:
@@ -93,7 +94,7 @@ def _add_of_models(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_of_runs(commands: argparse._SubParsersAction) -> None:
-    """Add what a trained run does: generate, translate, sample, predict, search; evaluate; runs."""
+    """Add what a trained run does: generate, translate, sample, predict, search, score; evaluate; export; runs."""
     for name, does in verbs.VERBS.items():
         command = _add(commands, name, verb, does, usage="%(prog)s RUN_OR_MODEL ...")
         command.epilog = "RUN is the folder of a run; MODEL stands for its newest finished run below runs/. With --help after "
@@ -103,11 +104,19 @@ def _add_of_runs(commands: argparse._SubParsersAction) -> None:
     command = _add(commands, "evaluate", evaluate, "test a trained run again, on its own test split or on other data")
     command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/demo")
     command.add_argument("--data", default="", metavar="SET", help="other data that its recipe takes")
-    command.add_argument("--with", dest="metric", default="", metavar="METRIC", help=PROBED)
+    command.add_argument("--with", dest="metric", nargs="+", default=[""], metavar=("METRIC", "FILE"), help=PROBED)
     command.add_argument(
         "--labels", default="", metavar="SHARES", help="of --with linear: shares of the labels beside, as 1%%,10%%"
     )
+    stride = "of a text that is longer than the model's context: how far windows are apart (default: half of the context)"
+    command.add_argument("--stride", type=int, metavar="N", help=stride)
     command.add_argument("--classifier", type=expanduser, metavar="RUN", help="run whose features --with frechet compares")
+
+    command = _add(commands, "export", export, "the best weights of a run, for other programs")
+    command.add_argument("folder", type=expanduser, metavar="RUN", help="folder of a run, say runs/demo")
+    formats = "a state dict; or a class of transformers or torchvision; a graph, of classifiers of images; a file of llama.cpp"
+    command.add_argument("--format", choices=("torch", "safetensors", "hf", "onnx", "gguf"), required=True, help=formats)
+    command.add_argument("--out", type=user_path, metavar="PATH", help="to write, of hf a folder (default: in RUN)")
 
     command = _add(commands, "runs", listing.show_runs, "all runs: model, data, best figure, state, size, age")
     command.add_argument("folder", nargs="?", type=user_path, default=Path("runs"), metavar="FOLDER")
@@ -245,6 +254,13 @@ def evaluate(args: argparse.Namespace) -> int:
     from dl.cli.evaluate import evaluate
 
     return evaluate(args)
+
+
+def export(args: argparse.Namespace) -> int:
+    """`python -m dl export RUN --format torch|safetensors|hf|onnx|gguf`"""
+    from dl.cli import exporting
+
+    return exporting.export(args)
 
 
 def verb(args: argparse.Namespace) -> int:

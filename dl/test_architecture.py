@@ -27,7 +27,7 @@ LEVELS = {  # of the core
     **dict.fromkeys(["system", "progress", "events"], -1),  # know nothing, so that all may use them
     **dict.fromkeys(["config", "files", "distributed", "optim", "torchvision_compat", "introspect", "plot", "layers"], 0),
     **dict.fromkeys(["command_line", "precision", "safetensors", "float64", "lock", "state", "names", "dtensor", "mapped"], 0),
-    **dict.fromkeys(["fonts", "provenance", "contract", "attribution", "gathering"], 0),
+    **dict.fromkeys(["fonts", "provenance", "contract", "attribution", "gathering", "inverse"], 0),
     **dict.fromkeys(
         ["tasks", "mistakes", "metrics", "data", "checkpoint", "shards", "run", "logger", "charts", "rates", "profiling"], 1
     ),
@@ -41,7 +41,8 @@ BESIDE = {
     *(("files", "config"), ("lock", "config"), ("lock", "files"), ("state", "config"), ("state", "files")),
     *(("safetensors", "config"), ("safetensors", "files"), ("names", "config"), ("mapped", "config")),
     *(("mapped", "files"), ("contract", "config"), ("introspect", "contract")),
-    *(("plot", "config"), ("plot", "fonts"), ("torchvision_compat", "layers")),
+    *(("plot", "config"), ("plot", "fonts")),
+    *(("torchvision_compat", "layers"), ("torchvision_compat", "config")),
     *(("gathering", "distributed"), ("features", "data")),
     *(("tasks", "metrics"), ("tasks", "data"), ("metrics", "data"), ("data", "checkpoint")),
     *(("tasks", "mistakes"), ("mistakes", "data")),
@@ -52,6 +53,7 @@ BESIDE = {
 }
 # Models that a paper takes from another paper: the folder, and whose model.py it imports.
 TAKEN = {
+    *(("Alignment/SFT", "GPT/GPT2"), ("Alignment/DPO", "Alignment/SFT"), ("Alignment/GRPO", "Alignment/SFT")),
     *(("CNN/EfficientNet", "CNN/MobileNetV2"), ("CNN/PreActResNet", "CNN/ResNet"), ("CNN/ResNeXt", "CNN/ResNet")),
     *(("CNN/WideResNet", "CNN/ResNet"), ("CNN/WideResNet", "CNN/ResNeXt")),
     *(("DataMining/ImageSearch", "CNN/ResNet"), ("DataMining/OpenSet", "CNN/ResNet")),

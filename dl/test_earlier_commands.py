@@ -36,9 +36,11 @@ def of_module(words: list[str]) -> list[str] | None:
         return [f"dl.modules.{catalogue.find(rest[0]).replace('/', '.')}.train", *rest[1:]]
     if verb not in verbs.VERBS:
         return [module, verb, *rest]
-    run = rest.pop(0) if verb != "search" else ""
+    if verb in verbs.FRONTS:
+        return [verbs.find_command(verbs.FRONTS[verb]).__name__, *rest]
+    run = rest.pop(0)
     recipe = "/".join(run.removeprefix("runs/").split("/")[:2]).partition("-")[0]  # runs/GPT/GPT2-gpu is of GPT/GPT2
-    return [verbs.find_command(verb, recipe).__name__, *(["--run", run] if verb == "predict" else [run] if run else []), *rest]
+    return [verbs.find_command(verb, recipe).__name__, *(["--run", run] if verb == "predict" else [run]), *rest]
 
 
 DOCUMENTED = [words for path in READMES for words in commands(path.read_text(encoding="utf-8"))]
@@ -84,7 +86,7 @@ def test_the_command_lines_of_the_readmes_and_of_version_0_1_are_understood(
         try:
             if "awd" in words or not hasattr(imported, "main"):  # which another module takes
                 as_program(module, words, monkeypatch)
-            elif module.endswith((".train", ".finetune", ".prior")):
+            elif module.endswith((".train", ".finetune", ".prior", ".train_autoencoder")):
                 parse(imported.Config, words)
             else:
                 imported.main(words)

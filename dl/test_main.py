@@ -96,7 +96,7 @@ def test_list_takes_a_category_and_gives_json(capsys: pytest.CaptureFixture[str]
     assert front.main(["list", "cnn", "--json"]) == 0
     models = json.loads(capsys.readouterr().out)
     assert all(name.startswith("CNN/") for name in models) and models["CNN/LeNet"]["presets"]["modern"][0] == 61706
-    assert front.main(["list", "CMN"]) == 2 and "there are CNN, " in capsys.readouterr().err
+    assert front.main(["list", "CMN"]) == 2 and "there are Alignment, CNN, " in capsys.readouterr().err
 
 
 def test_the_commands_are_listed_when_none_is_given(capsys: pytest.CaptureFixture[str]) -> None:

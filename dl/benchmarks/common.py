@@ -24,7 +24,17 @@ from dl.mytorch.logger import device_name
 from dl.mytorch.provenance import commit, machine
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "torchvision", "lightning", "transformers", "accelerate", "diffusers", "gymnasium", "stable_baselines3")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "transformers",
+    "accelerate",
+    "diffusers",
+    "lightly",
+    "gymnasium",
+    "stable_baselines3",
+)
 
 Name = TypeVar("Name", bound=Hashable)
 Contenders = dict[str, Callable[[], Any]]  # name -> what a round times

@@ -46,6 +46,7 @@ SPEEDS = {
         },
     ),
 }
+LANGUAGE_MODELS = {"GPT/GPT2": "gpt-char", "GPT/Qwen3": "qwen3-char"}
 MODES = {"one": "one process", "both": "fsdp, recomputed"}
 
 
@@ -53,7 +54,8 @@ def tables() -> list[tuple[Path, str, str]]:
     """Return README, marker and Markdown of each table, see `dl.cli.results.OTHERS`."""
     scaling = MODULES.parent / "mytorch" / "large" / "SCALING.md"
     found = [(MODULES / name / "README.md", "speed", speeds(name)) for name in SPEEDS]
-    found += [(MODULES / "GPT/GPT2/README.md", "speed", language_models()), (scaling, "speed", modes())]
+    found += [(MODULES / name / "README.md", "speed", language_models(file)) for name, file in LANGUAGE_MODELS.items()]
+    found += [(scaling, "speed", modes())]
     return [*found, (MODULES / "DataMining/TSNE/README.md", "speed", maps()), (scaling, "depths", depths())]
 
 
@@ -73,18 +75,20 @@ def speeds(name: str) -> str:
     return markdown_table(["", unit, of, *(["sampling, s", "times as fast"] if sampling else [])], rows)
 
 
-def language_models() -> str:
-    """Return tokens a second of training and of generation, ours with the ratios to both peers."""
-    peers = {"nanoGPT": "nanoGPT", "transformers": "transformers"}
+def language_models(file: str) -> str:
+    """Return tokens a second of training and of generation, ours with the ratios to the peers that were measured."""
+    peers = {name: name for name in ("nanoGPT", "transformers", "llama.cpp")}
     ours = {"ours": "ours", "+ bf16": "ours, bf16", "+ compile": "ours, compiled", "+ both": "ours, both"}
-    rows = []
-    for task, found in _read("gpt-char")["tokens_per_second"].items():
+    rows, measured = [], _read(file)["tokens_per_second"]
+    for task, found in measured.items():
         cells = [task.replace("writing", "generation")]
         for name in (*peers, *ours):
-            ratios = ", ".join(f"{ratio(found[name], found[peer]):.2f}" for peer in peers) if name in found else ""
+            ratios = ", ".join(f"{ratio(found[name], found[peer]):.2f}" for peer in peers if {name, peer} <= found.keys())
             cells.append((f"{median(found[name]):,.0f}" + (f" ({ratios})" if name in ours else "")) if name in found else "")
         rows.append(cells)
-    return markdown_table(["", *peers.values(), *ours.values()], rows)
+    titles = {"": "", **peers, **ours}
+    used = [i for i, name in enumerate(titles) if not name or any(name in found for found in measured.values())]
+    return markdown_table([[*titles.values()][i] for i in used], [[row[i] for i in used] for row in rows])
 
 
 def maps() -> str:

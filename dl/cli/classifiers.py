@@ -17,7 +17,7 @@ from dl.cli.runs import Run
 from dl.mytorch import Probe
 from dl.mytorch.checkpoint import load
 from dl.mytorch.config import UserError
-from dl.mytorch.data import image_set, prepare
+from dl.mytorch.data import image_set, prepare, sources
 from dl.mytorch.introspect import without_values
 from dl.mytorch.torchvision_compat import import_torchvision
 
@@ -76,8 +76,14 @@ def published(backbone: str, name: str = "", weights: Path | str = "") -> Classi
 
 
 def _downloaded(url: str) -> Path:
-    """Return the file where torch keeps what it downloads, there already or fetched. Raises `UserError` when it cannot be."""
-    path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+    """Return the file in data/pretrained/, else that where torch keeps what it downloads, there already or fetched.
+
+    Raises `UserError` when it cannot be.
+    """
+    by_hand = sources.DATA / "pretrained" / Path(url).name
+    if by_hand.exists():
+        return by_hand
+    path = Path(torch.hub.get_dir(), "checkpoints", by_hand.name)
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,8 +92,8 @@ def _downloaded(url: str) -> Path:
             )
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"the weights cannot be downloaded from {url} ({error}): get the file another way and give it with --weights FILE, "
-            "or take a run of yours"
+            f"the weights cannot be downloaded from {url} ({error}): get the file another way and put it into "
+            f"{by_hand.parent}, or give it with --weights FILE, or take a run of yours"
         ) from None
     return path
 

@@ -1,11 +1,12 @@
-"""Test a trained run again: `python -m dl evaluate RUN [--data SET] [--with METRIC] [--labels 1%,10%]`."""
+"""Test a trained run again: `python -m dl evaluate RUN [--data SET] [--with METRIC [FILE]] [--labels 1%,10%]`."""
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from dl.cli import probing
+from dl.cli import likelihoods, probing
 from dl.cli.listing import NEGATIVE
 from dl.cli.runs import Run
 from dl.cli.verbs import find_command
@@ -17,12 +18,17 @@ from dl.mytorch.data import Splits
 
 def evaluate(options: argparse.Namespace) -> int:
     """`python -m dl evaluate`"""
+    options.metric, *files = options.metric
+    names = [name.strip() for name in options.metric.split(",")]
+    if files or "choices" in names:
+        return _measure(options, names, files)
+    if options.stride is not None:
+        raise UserError("--stride goes with --with bits_per_byte FILE")
     if options.metric == "frechet":
         if not options.classifier:
             raise UserError("--with frechet compares features of a classifier of yours: name its run by --classifier RUN")
         recipe = Run.open(options.folder).recipe
         return find_command("score", recipe).main([str(options.folder), "--classifier", str(options.classifier)])
-    names = [name.strip() for name in options.metric.split(",")]
     if set(names) & {*probing.PROBES, *probing.BASELINES}:
         return _probe(options, names)
     if options.labels:
@@ -30,12 +36,24 @@ def evaluate(options: argparse.Namespace) -> int:
     means = means_of(Run.open(options.folder), options.data)
     if options.metric and options.metric not in means:
         raise UserError(
-            f"--with {options.metric}: this run is tested by {', '.join(means)}; there are frechet, knn, linear, too"
+            f"--with {options.metric}: this run is tested by {', '.join(means)}; there are frechet, knn, linear, too, "
+            f"and with a FILE {', '.join(likelihoods.MEASURES)}"
         )
     for name, value in means.items():
         if options.metric in ("", name) and value == value:  # NaN: nothing was counted
             shown = f"{value:.2%}" if name.endswith("error") else f"{-value if NEGATIVE in name else value:.6g}"
             print(name.replace(NEGATIVE, "").replace("_", " "), shown)
+    return 0
+
+
+def _measure(options: argparse.Namespace, names: list[str], files: list[str]) -> int:
+    """Print what a language model makes of a file. Raises `UserError` unless there is one."""
+    if len(files) != 1:
+        raise UserError(f"--with {options.metric} takes one FILE after it; got {' '.join(files) or 'none'}")
+    if options.data or options.labels:
+        raise UserError("--data and --labels do not go with a FILE")
+    for line in likelihoods.measure(Run.open(options.folder), names, Path(files[0]).expanduser(), options.stride):
+        print(line, flush=True)
     return 0
 
 

@@ -184,8 +184,14 @@ def file_name(record: Record) -> str:
     data = config["data"]
     if ":" in data:  # folder:PATH; another path is another set, however much of it a name can hold
         data = f"{data[:40]}-{zlib.crc32(data.encode()):08x}"
-    words = [data, config.get("model", ""), *settings(record), f"seed{config['seed']}"]
+    words = [data, stage(record), config.get("model", ""), *settings(record), f"seed{config['seed']}"]
     return "-".join(re.sub(r"[^\w.-]", "", word) for word in words if word)
+
+
+def stage(record: Record) -> str:
+    """Return which file of the model's folder was run, "finetune"; "" for train.py. Another one has defaults of its own."""
+    file = record.get("file", "train")
+    return "" if file == "train" else file
 
 
 # ---- what a record says of its config ----------------------------------------------------------------------------------

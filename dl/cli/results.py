@@ -8,7 +8,7 @@ from typing import Any, Sequence
 
 from dl.cli import catalogue
 from dl.cli.listing import NEGATIVE, first_metric
-from dl.cli.records import Record, command, is_default, is_modified, of_model, scores, settings
+from dl.cli.records import Record, command, is_default, is_modified, of_model, scores, settings, stage
 from dl.mytorch.files import atomic_write
 
 # ---- groups of seeds -----------------------------------------------------------------------------------------------
@@ -18,7 +18,7 @@ def groups(name: str) -> list[list[Record]]:
     """Return the records of a model, those together that differ in nothing but the seed, in the order of seeds."""
     found: dict[tuple[str, ...], list[Record]] = {}
     for record in of_model(name):
-        key = (record["config"]["data"], record["config"].get("model", ""), *settings(record))
+        key = (record["config"]["data"], stage(record), record["config"].get("model", ""), *settings(record))
         found.setdefault(key, []).append(record)
     return [sorted(found[key], key=lambda record: record["seed"]) for key in sorted(found)]
 
@@ -157,7 +157,14 @@ def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
 # Modules with other records than those of trainings. Each has `tables()`: README, marker there, Markdown.
 OTHERS = (
     *("dl.modules.DataMining.ImageSearch.evaluate", "dl.modules.DataMining.OpenSet.evaluate", "dl.modules.Diffusion.score"),
-    *("dl.benchmarks.agents", "dl.benchmarks.layers", "dl.benchmarks.optimizers", "dl.benchmarks.readmes"),
+    *("dl.modules.Generative.scores", "dl.modules.SelfSupervised.compare"),
+    *(
+        "dl.benchmarks.agents",
+        "dl.benchmarks.characters",
+        "dl.benchmarks.layers",
+        "dl.benchmarks.optimizers",
+        "dl.benchmarks.readmes",
+    ),
 )
 
 

@@ -18,6 +18,10 @@ from dl.mytorch.logger import SPEED, History, read_history
 from dl.mytorch.run import read_described, taken_precision
 
 
+class NoRun(UserError):
+    """There is no finished run of a model."""
+
+
 class Run:
     """A trained run. `path` is its folder, `recipe` its model, as "CNN/ResNet", `described` what its config.json says.
 
@@ -57,12 +61,12 @@ class Run:
     def latest(cls, model: str, root: Path | str = "runs") -> "Run":
         """Return the newest finished run of `model`, by any name that the catalogue knows, below the folder `root`.
 
-        Raises `UnknownName` for a model, `UserError` for a run that does not exist.
+        Raises `UnknownName` for a model, `NoRun` where there is none, `UserError` for one that is damaged.
         """
         recipe = catalogue.find(model)
         finished = [run for run in folders.found(Path(root)) if run.recipe == recipe and run.finished and run.trained]
         if not finished:
-            raise UserError(f"no finished run of {recipe} below {root}; `python -m dl train {recipe}` makes one")
+            raise NoRun(f"no finished run of {recipe} below {root}; `python -m dl train {recipe}` makes one")
         return cls.open(max(finished, key=lambda run: run.changed).path)
 
     @functools.cached_property

@@ -55,12 +55,7 @@ def main(model: str, argv: Sequence[str]) -> int:
     config_class = catalogue.module(name, "train").Config
     out = options.out or Path("runs/sweep") / name
     settings = grid(config_class, flags)
-    trials = [
-        Trial(setting, seed, (*words, f"--seed={seed}", f"--out={folder}"), folder)
-        for setting, words in settings.items()
-        for seed in range(options.seeds)
-        for folder in [out / re.sub(r"[^\w.=+-]+", "-", f"{setting} seed={seed}".strip())]
-    ]
+    trials = [trial(out, setting, seed, words) for setting, words in settings.items() for seed in range(options.seeds)]
     configs = [parse(config_class, trial.flags) for trial in trials]  # a wrong flag ends the command here
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / "sweep.lock", f"{out} is in use: another sweep runs there"):
@@ -128,6 +123,12 @@ def _switch(flag: str, value: str) -> str:
 
 
 # ---- running -------------------------------------------------------------------------------------------------------
+
+
+def trial(out: Path, setting: str, seed: int, words: Sequence[str]) -> Trial:
+    """Return the training of a setting of `grid`, `words` its flags, in a folder below `out`."""
+    folder = out / re.sub(r"[^\w.=+-]+", "-", f"{setting} seed={seed}".strip())
+    return Trial(setting, seed, (*words, f"--seed={seed}", f"--out={folder}"), folder)
 
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:

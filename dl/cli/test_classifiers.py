@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dl import __main__ as front
-from dl.cli import catalogue
+from dl.cli import catalogue, classifiers
 from dl.cli.classifiers import classifier, feature_maps, published
 from dl.cli.runs import Run
 from dl.cli.testing import make_run
@@ -203,3 +203,19 @@ def test_published_weights_are_found_by_folder_and_preset(
         published("CNN/SqueezeNet", "small")
     with pytest.raises(UserError, match="does not hold the weights of torchvision's squeezenet1_0"):
         published("CNN/SqueezeNet", "", tmp_path / "weights.pth")
+
+
+def test_a_file_in_data_pretrained_is_taken_before_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifiers.sources, "DATA", tmp_path)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(UserError, match=f"put it into {tmp_path / 'pretrained'}"):
+        classifiers._downloaded("https://download.pytorch.org/models/resnet18-f37072fd.pth")
+    (tmp_path / "pretrained").mkdir()
+    (tmp_path / "pretrained" / "resnet18-f37072fd.pth").touch()
+    found = classifiers._downloaded("https://download.pytorch.org/models/resnet18-f37072fd.pth")
+    assert found == tmp_path / "pretrained" / "resnet18-f37072fd.pth"

@@ -148,7 +148,7 @@ SECTIONS = ("What to look at in model.py", "Train it", "Try this", "How it is pr
 
 
 @pytest.mark.parametrize(
-    "name", [name for group in ("basics", "images", "text", "generation") for name in front.ABOUT["groups"][group]]
+    "name", [name for group in ("basics", "images", "text", "language", "generation") for name in front.ABOUT["groups"][group]]
 )
 def test_a_model_s_readme_has_its_equation_what_to_look_at_and_one_thing_to_try(name: str) -> None:
     text = (catalogue.MODULES / name / "README.md").read_text(encoding="utf-8")

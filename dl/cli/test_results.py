@@ -99,6 +99,23 @@ def test_other_folders_of_images_have_other_records(project: Path) -> None:
     assert len(set(names)) == 3 and all(name.startswith("folder") and len(name) < 120 for name in names)
 
 
+def test_stages_of_a_model_have_separate_records_and_the_first_in_order_is_train_py(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config_class = records.config_class
+    monkeypatch.setattr(records, "config_class", lambda record: config_class({**record, "file": "train"}))
+    for i, file in enumerate(("evaluate", "train")):
+        run = make_run(project / file, error=0.1 * i)
+        described = json.loads((run / "config.json").read_text(encoding="utf-8")) | {"file": file}
+        (run / "config.json").write_text(json.dumps(described), encoding="utf-8")
+        records.record(run)
+    assert sorted(path.stem for path in project.rglob("results/*.json")) == [
+        "fashion_mnist-evaluate-modern-seed0",
+        "fashion_mnist-modern-seed0",
+    ]
+    assert [[records.stage(record) for record in group] for group in results.groups("CNN/LeNet")] == [[""], ["evaluate"]]
+
+
 def test_recording_twice_leaves_one_record(project: Path) -> None:
     run = make_run(project / "run")
     first = records.record(run).read_bytes()

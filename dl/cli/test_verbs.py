@@ -15,6 +15,7 @@ from dl.mytorch.data import Loader, Splits
 
 COMMANDS = {
     ("generate", "GPT/Llama"): "dl.modules.GPT.generate",
+    ("generate", "StateSpace/Mamba"): "dl.modules.StateSpace.Mamba.generate",
     ("generate", "RNN/GRU"): "dl.modules.RNN.generate",
     ("translate", "RNN/Seq2Seq"): "dl.modules.RNN.translate",
     ("translate", "Transformers/Transformer"): "dl.modules.Transformers.Transformer.translate",
@@ -26,6 +27,7 @@ COMMANDS = {
     ("predict", "Transformers/ViT"): "dl.modules.CNN.ResNet.predict",
     ("predict", "Transformers/Swin"): "dl.modules.CNN.ResNet.predict",
     ("search", ""): "dl.modules.DataMining.ImageSearch.search",
+    ("scores", ""): "dl.modules.Generative.scores",
     ("score", "Diffusion/FlowMatching"): "dl.modules.Diffusion.score",
 }
 

@@ -32,7 +32,7 @@ def make_run(folder: Path, recipe: str, **flags: object) -> Path:
 def write_run(folder: Path, recipe: str = "CNN/LeNet", finished: bool = True, **values: Any) -> Path:
     """Return the folder of a run of a tiny network, with `values` in its config.json."""
     train = catalogue.module(recipe, "train")
-    vocabularies = {"tokens": Vocabulary("abc")} if recipe.startswith(("GPT", "RNN")) else {}
+    vocabularies = {"tokens": Vocabulary("abc")} if recipe.startswith(("GPT", "RNN", "StateSpace", "Alignment")) else {}
     folder.mkdir(parents=True)
     for name, vocabulary in vocabularies.items():
         vocabulary.save(folder / f"vocabulary-{name}.json")

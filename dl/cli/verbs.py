@@ -1,5 +1,6 @@
 """`python -m dl generate RUN_OR_MODEL ...` and the like: the command of the model's folder, found by what the run is of."""
 
+import sys
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -12,13 +13,19 @@ VERBS = {
     "sample": "draw samples of a generative model, or an episode of an agent",
     "predict": "name what images show, or draw a class for each pixel or a box for each object",
     "search": "find the images of an index that are nearest to one",
+    "score": "how like the real images the samples of runs are, in one table",
 }
+FRONTS = {"search": "search", "score": "scores"}  # verbs of an index, or of several runs, and the files of their commands
+
+
+# Where else a command may be: of classifiers of any category, or one for all.
+EVERYWHERE = {"predict": ["*/*/predict.py"], "search": ["*/*/search.py"], "scores": ["*/scores.py"]}
 
 
 def run_verb(verb: str, words: Sequence[str]) -> int:
     """Call the module's own command. Raises `UnknownName` for a model that has none of this kind."""
-    if verb == "search":  # in an index, which is no run
-        return find_command(verb).main(words)
+    if verb in FRONTS:
+        return find_command(FRONTS[verb]).main(words)
     if not words:
         raise UnknownName(f"name a run or a model: python -m dl {verb} RUN_OR_MODEL ...")
     first, *rest = words
@@ -35,8 +42,7 @@ def find_command(verb: str, recipe: str = "") -> Any:
     """Return the module `verb` of a model's category, of its folder, or of a model beside it."""
     category = recipe.partition("/")[0]
     places = [f"{category}/{verb}.py", f"{recipe}/{verb}.py", f"{category}/*/{verb}.py"] if recipe else []
-    everywhere = [f"*/*/{verb}.py"] if verb in ("predict", "search") else []  # of classifiers of any category
-    for place in places + everywhere:
+    for place in [*places, *EVERYWHERE.get(verb, ())]:
         found = sorted(catalogue.MODULES.glob(place))
         if len(found) == 1:
             return catalogue.module(found[0].parent.relative_to(catalogue.MODULES).as_posix(), verb)
@@ -50,6 +56,16 @@ def _recipe(run: Path) -> str:
 
 
 def _latest(model: str) -> Path:
-    from dl.cli.runs import Run
+    """Return the newest finished run of a model below runs/, else the one that comes with the project."""
+    from dl.cli import bundled
+    from dl.cli.runs import NoRun, Run
 
-    return Run.latest(model).path
+    try:
+        return Run.latest(model).path
+    except NoRun:
+        recipe = catalogue.find(model)
+        if not bundled.file_of(recipe).exists():
+            raise
+        file = bundled.file_of(recipe).relative_to(catalogue.ROOT)
+        print(f"no finished run of {recipe} below runs: taking {file}, which comes with the project", file=sys.stderr)
+        return bundled.unpack(recipe)

@@ -93,11 +93,12 @@ def _steps(warmup: float, total: int) -> int:
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Each trainable parameter in exactly one of two groups: matrices and kernels decay, biases and norm scales do not."""
+    """Two groups of the trainable parameters: matrices and kernels decay, not biases, scales, a module's `no_weight_decay`."""
     parameters = [p for p in model.parameters() if p.requires_grad]
+    plain = {getattr(module, name) for module in model.modules() for name in getattr(module, "no_weight_decay", ())}
     return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim >= 2 and p not in plain], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2 or p in plain], "weight_decay": 0.0},
     ]
 
 

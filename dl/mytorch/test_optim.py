@@ -98,6 +98,14 @@ def test_kernels_and_matrices_decay_and_the_rest_does_not() -> None:
     assert [names[id(p)] for p in plain["params"]] == ["conv.bias", "norm.weight", "norm.bias", "fc.bias", "tied.bias"]
 
 
+def test_a_module_may_name_matrices_that_do_not_decay() -> None:
+    model = mixed_model()
+    model.conv.no_weight_decay = ("weight",)
+    decaying, plain = decay_groups(model, 0.1)
+    assert decaying["params"] == [model.fc.weight]
+    assert plain["params"][0] is model.conv.weight and len(plain["params"]) == 6
+
+
 def after_steps(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) -> dict[str, torch.Tensor]:
     x, y = torch.randn(5, 3, generator=torch.Generator().manual_seed(1)), torch.ones(5, 2)
     for _ in range(steps):

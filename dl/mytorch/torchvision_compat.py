@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dl.mytorch.config import UserError
+
 BOXES = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 POOLED = "float spatial_scale, SymInt pooled_height, SymInt pooled_width"
 SCHEMAS = {
@@ -41,6 +43,16 @@ def import_torchvision() -> ModuleType:
         for module in (extension, sys.modules["torchvision.ops.roi_align"]):
             module._has_ops = lambda: True
     return torchvision
+
+
+def import_transformers() -> ModuleType:
+    """Return transformers, which imports torchvision if that is there. Raises `UserError` if transformers is not installed."""
+    import_torchvision()
+    try:
+        import transformers
+    except ImportError:
+        raise UserError('the package transformers is not installed: pip install -e ".[export]"') from None
+    return transformers
 
 
 def _register_operators() -> None:

@@ -4,9 +4,10 @@ from typing import Any, Callable
 
 from torch import nn
 
+from dl.modules.CNN.finetuning import FineTuningConfig, rates, start
 from dl.mytorch import History, Trainer, seed_everything
 from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
-from dl.mytorch.optim import MakeOptimizer, Schedule
+from dl.mytorch.optim import MakeOne, Schedule
 from dl.mytorch.tasks import Classification
 
 
@@ -18,19 +19,19 @@ def build_classifier(build: Callable[..., nn.Module], config: ImageConfig, part:
 
 
 def train_classifier(
-    config: ImageConfig,
+    config: FineTuningConfig,
     build_model: Callable[[Any], nn.Module],
     data: Splits | None,
-    optimizer: MakeOptimizer,
+    optimizer: MakeOne,
     schedule: Schedule,
     task: type[Classification] = Classification,
 ) -> History:
     """Train `build_model(config)` on `data`; default: the images that `config.data` names."""
     seed_everything(config.seed)
     trainer = Trainer(
-        model=build_model(config),
+        model=start(build_model(config), config),
         task=task(config.label_smoothing, image_set(config).classes),
-        optimizer=optimizer,
+        optimizer=rates(optimizer, config),
         schedule=schedule,
         config=config,
     )

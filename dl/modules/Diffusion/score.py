@@ -15,7 +15,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +53,10 @@ def precision_recall(real: Tensor, drawn: Tensor, nearest: int = 3) -> tuple[flo
     """
 
     def share_among(points: Tensor, others: Tensor) -> float:
-        radius = torch.cdist(others, others).kthvalue(nearest + 1, dim=1).values  # the first is the point itself
-        return (torch.cdist(points, others) <= radius).any(1).double().mean().item()
+        parts = others.split(2000)  # all distances of 10,000 points would take a gigabyte
+        radius = torch.cat([torch.cdist(part, others).kthvalue(nearest + 1, dim=1).values for part in parts])  # 1st: itself
+        among = [(torch.cdist(part, others) <= radius).any(1) for part in points.split(2000)]
+        return torch.cat(among).double().mean().item()
 
     real, drawn = (with_float64(features).double() for features in (real, drawn))
     return share_among(drawn, real), share_among(real, drawn)
@@ -85,6 +87,23 @@ def drawn(options: argparse.Namespace, found: Diffusion, splits: Splits) -> tupl
     asked = torch.arange(options.num) % len(found.about.classes) if found.model.num_classes else None
     noise = first_noise(found, options.num, options.seed)
     return sample(found, noise, asked, options.sampler, options.steps, options.guidance, seed=options.seed), asked
+
+
+def drawing(run: Run, calls: int) -> tuple[Callable[[int, int], Tensor], int, str]:
+    """Return what draws images of a run, network calls for each, and the sampler, see Generative/scores.py.
+
+    The sampler is the run's default; of a run with classes, all are asked for in turn.
+    """
+    found = Diffusion(run)
+    # A decoder of latents is one call more.
+    steps, sampler = max(1, min(calls - found.latent, found.process.steps)), found.samplers[0]
+
+    def draw(num: int, seed: int) -> Tensor:
+        labels = torch.arange(num) % len(found.about.classes) if found.model.num_classes else None
+        images = sample(found, first_noise(found, num, seed), labels, sampler, steps, seed=seed)
+        return (images.clamp(-1, 1) + 1) / 2
+
+    return draw, steps + found.latent, f"{sampler}, {steps} steps"
 
 
 def scores(options: argparse.Namespace, found: Diffusion, classifier: nn.Module) -> dict[str, Any]:
@@ -147,7 +166,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     about = (__doc__ or "").partition("\n")[0]
     parser = Parser(description=about, prog="python -m dl.modules.Diffusion.score")
-    parser.add_argument("run", type=user_path, help="folder of a run of DDPM, DiT or FlowMatching")
+    parser.add_argument("run", type=user_path, help="folder of a run of DDPM, DiT, FlowMatching or LatentDiffusion")
     parser.add_argument("--classifier", type=user_path, required=True, help="folder of a run of CNN/ResNet on the same set")
     parser.add_argument("--num", type=int, default=2000, help="samples, and real images of the test set (default: %(default)s)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="default: ddim; for a flow euler")

@@ -1,4 +1,4 @@
-"""Continue texts with a GPT-2, a Llama or a Qwen3: with a run of yours, or with OpenAI's weights, which transformers fetches.
+"""Continue texts with a language model: with a run of yours, or with OpenAI's GPT-2, whose weights transformers fetches.
 
 python -m dl.modules.GPT.generate runs/GPT/GPT2 "ROMEO:" --temperature 0.9 --top-k 50 --seed 1
 python -m dl.modules.GPT.generate runs/GPT/GPT2 "ROMEO:" "JULIET:"               # several texts at once
@@ -25,6 +25,10 @@ from dl.mytorch.files import read_json
 from dl.mytorch.text.generation import Tokens, generate, left_pad, stream, to_text
 from dl.mytorch.text.speculative import speculate
 
+RECIPES = (
+    *("GPT/GPT2", "GPT/Llama", "GPT/Qwen3", "GPT/DeepSeekV3", "StateSpace/Mamba"),
+    *("Alignment/SFT", "Alignment/DPO", "Alignment/GRPO"),
+)
 MOST_TOKENS = 10**6  # all that were drawn are kept
 
 
@@ -36,7 +40,7 @@ def main(argv: Sequence[str] | None = None, recipe: str = "") -> int:
 
 def parse(argv: Sequence[str] | None, recipe: str) -> argparse.Namespace:
     """Parse the command line."""
-    place = f"GPT.{recipe.partition('/')[2]}.generate" if recipe else "GPT.generate"
+    place = f"{recipe.replace('/', '.') or 'GPT'}.generate"
     usual = {"nargs": "?", "default": f"runs/{recipe}"} if recipe else {}
     parser = Parser(description=(__doc__ or "").partition("\n")[0], prog=f"python -m dl.modules.{place}")
     about = f"folder of a run, or {', '.join(PUBLISHED)}" + (f" (default: {usual['default']})" if recipe else "")
@@ -59,7 +63,7 @@ def load(run: str) -> tuple[nn.Module, Tokens]:
     described = Path(run) / "config.json"
     if run in PUBLISHED or (described.exists() and "recipe" not in read_json(described, {})):
         return published(run)
-    opened = Run.open(run, "GPT/GPT2", "GPT/Llama", "GPT/Qwen3")
+    opened = Run.open(run, *RECIPES)
     return opened.model(), opened.vocabularies["tokens"]
 
 

@@ -1,4 +1,4 @@
-"""What the recipes of GPT-2, Llama and Qwen3 share: flags and data. The defaults are nanoGPT's for a CPU."""
+"""What the recipes of language models share: flags and data. The defaults are nanoGPT's for a CPU."""
 
 from dataclasses import dataclass
 from os.path import expanduser
@@ -45,7 +45,7 @@ class LanguageConfig(TrainConfig):
     save_every: int = 250
 
     def sizes(self) -> dict[str, Any]:
-        """Return the arguments of the network beside vocabulary, length and dropout."""
+        """Return the arguments of the network beside vocabulary, length and dropout, or in place of these."""
         return {}
 
     @staticmethod
@@ -74,7 +74,7 @@ def build_for(
     `start`: the run whose weights it has at first.
     """
     sizes = {"vocab_size": len(vocabularies["tokens"]), "max_length": config.context_length, "dropout": config.dropout}
-    model = use_fast_dropout(build(config.model, **sizes, **config.sizes()))
+    model = use_fast_dropout(build(config.model, **(sizes | config.sizes())))
     if start is not None:
         put_weights(model, merge(start.model()).state_dict(), start.path / "best.pt")
     return adapt(model, config.lora_rank) if config.lora_rank else model
@@ -82,7 +82,7 @@ def build_for(
 
 def run_to_tune(path: str, tokens: Tokens) -> Run:
     """Return the run in the folder `path`. Raises `UserError` if there is none, or if its tokens are others than `tokens`."""
-    run = Run.open(path, "GPT/GPT2", "GPT/Llama", "GPT/Qwen3")
+    run = Run.open(path, "GPT/GPT2", "GPT/Llama", "GPT/Qwen3", "GPT/DeepSeekV3", "StateSpace/Mamba")
     if run.vocabularies["tokens"] != tokens:
         line = "`python -m dl.modules.GPT.BPE.prepare --bpe` writes other texts in the word pieces of a folder"
         raise UserError(f"--init-from {path} has other tokens than --data; {line}")
@@ -96,13 +96,14 @@ def train(
     optimizer: MakeOptimizer,
     schedule: Schedule,
     task: Callable[..., TextModeling] = TextModeling,
+    make_trainer: Callable[..., Trainer] = Trainer,
 ) -> History:
     """Train as the config says, and return the history: the `main` of a recipe."""
     seed_everything(config.seed)
     data = data or text_splits(config, config.context_length)
     vocabulary = data.vocabularies["tokens"]
     start = run_to_tune(config.init_from, vocabulary) if config.init_from else None
-    trainer = Trainer(
+    trainer = make_trainer(
         model=build_for(config, data.vocabularies, build, start),
         task=task(vocabulary, per="words" if config.data == "wikitext2" else "bytes" if config.data_path("folder:") else ""),
         optimizer=optimizer,

@@ -2,15 +2,15 @@
 
     python -m dl.modules.Generative.score runs/Generative/DCGAN --classifier runs/CNN/ResNet --num 2000
 
-Diffusion/score.py says what the numbers are, and what they are not.
+Diffusion/score.py says what the numbers are, and what they are not. scores.py puts runs of all models into one table.
 """
 
 import argparse
 import sys
-from typing import Sequence
+from typing import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dl.cli.classifiers import classifier
 from dl.cli.command import command
@@ -44,6 +44,18 @@ def scores(run: Run, judge: nn.Module, num: int, seed: int) -> tuple[float, floa
     real, _ = features(judge, about.standard({"images": test}, torch.Generator())["images"])
     drawn, _ = features(judge, standardised(samples(model, num, seed) * 2 - 1, about))
     return frechet_distance(real, drawn), *precision_recall(real, drawn)
+
+
+def drawing(run: Run, calls: int) -> tuple[Callable[[int, int], Tensor], int, str]:
+    """Return what draws images of a run, network calls for each, and "", see scores.py.
+
+    Raises `UserError` for a network that takes more than `calls`.
+    """
+    model = run.model().to(device(run.config.device))
+    needed = getattr(model, "calls", 1)
+    if needed > calls:
+        raise UserError(f"{run.path}: an image takes {needed} network calls, more than --calls {calls}")
+    return lambda num, seed: samples(model, num, seed), needed, ""
 
 
 @command(parse)

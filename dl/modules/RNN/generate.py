@@ -6,6 +6,7 @@ python -m dl.modules.RNN.generate runs/RNN/LSTM-wikitext2 "the king of" --tokens
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Sequence
 
 import torch
@@ -15,7 +16,8 @@ from dl.cli.runs import Run
 from dl.modules.RNN.generation import Recurrent
 from dl.mytorch.command_line import Parser
 from dl.mytorch.config import UserError, user_path
-from dl.mytorch.text.generation import generate, separator, to_text
+from dl.mytorch.data import Vocabulary
+from dl.mytorch.text.generation import generate, split, to_text
 
 MOST_TOKENS = 10**6  # all are drawn before they are printed
 RECIPES = ("RNN/RNN", "RNN/GRU", "RNN/LSTM", "RNN/AWDLSTM")
@@ -33,19 +35,24 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
+def load(run: Path | str) -> tuple[Recurrent, Vocabulary]:
+    """Return the network of a run's folder, to be called as a generator calls it, and its tokens."""
+    opened = Run.open(run, *RECIPES)
+    return Recurrent(opened.model()), opened.vocabularies["tokens"]
+
+
 @command(parse)
 def main(options: argparse.Namespace) -> None:
     """Print the prompt and its continuation."""
     check_range("--seed", options.seed, *SEEDS)
     check_range("--tokens", options.tokens, 0, MOST_TOKENS)
-    run = Run.open(options.run, *RECIPES)
-    model, vocabulary = run.model(), run.vocabularies["tokens"]
-    tokens = options.prompt.split() if separator(vocabulary) else list(options.prompt)
+    model, vocabulary = load(options.run)
+    tokens = split(vocabulary, options.prompt)
     if not tokens:
         raise UserError("a prompt has one token at least")
     ids = torch.tensor([vocabulary.encode(tokens)])
     choice = {"temperature": options.temperature, "top_k": options.top_k, "seed": options.seed}
-    print(to_text(vocabulary, generate(Recurrent(model), ids, options.tokens, **choice)[0].tolist()))
+    print(to_text(vocabulary, generate(model, ids, options.tokens, **choice)[0].tolist()))
 
 
 if __name__ == "__main__":

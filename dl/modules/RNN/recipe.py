@@ -23,6 +23,7 @@ class StreamConfig(TrainConfig):
         choices=("wikitext2", "shakespeare", "shakespeare-sample"),
     )  # fmt: skip
     bptt_length: int = flag(64, "truncated-BPTT length in tokens; the hidden state is carried across chunks", alias="length")
+    carry_state: bool = flag(True, "no: each chunk, of any place in the text, starts from a zero state, as of GPT-2's recipe")
     dropout: float = flag(
         -1.0, "dropout of embeddings and layers, of AWD-LSTM that of its last layer alone; -1: that of the preset"
     )
@@ -30,6 +31,9 @@ class StreamConfig(TrainConfig):
         "adamw", "adamw: rises, then falls to 0; ntasgd: a constant rate, weights averaged once validation stalls",
         choices=("adamw", "ntasgd"),
     )  # fmt: skip
+    warmup: float = flag(0.02, "share of all steps in which adamw's rate rises; from 1 on, steps")
+    min_lr_ratio: float = flag(0.0, "the last rate of adamw, as a share of the highest")
+    beta2: float = flag(0.999, "decay of adamw's mean of squared gradients")
     ar_alpha: float = flag(0.0, "weight of AR, the penalty on large outputs of the last layer", alias="activation")
     tar_beta: float = flag(0.0, "weight of TAR, the penalty on outputs that change from token to token", alias="slowness")
     epochs: int = 8
@@ -44,7 +48,9 @@ class StreamConfig(TrainConfig):
             "bptt_length", 1 <= self.bptt_length <= 100_000, "at least 1 and at most 100,000"
         )  # each takes the memory of a batch
         self._check("dropout", self.dropout == -1 or 0 <= self.dropout < 1, "at least 0 and below 1, or -1")
-        for name in ("ar_alpha", "tar_beta"):
+        self._check("min_lr_ratio", 0 <= self.min_lr_ratio <= 1, "from 0 to 1")
+        self._check("beta2", 0 <= self.beta2 < 1, "at least 0 and below 1")
+        for name in ("ar_alpha", "tar_beta", "warmup"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         self._check("tar_beta", self.tar_beta == 0 or self.bptt_length > 1, "0 with --bptt-length 1, in which nothing changes")
         if self.optimizer == "ntasgd":
@@ -62,14 +68,16 @@ def build_for(config: StreamConfig, vocabularies: Mapping[str, Any], build: Call
 def train(config: StreamConfig, build: Callable[..., nn.Module], data: Splits | None = None) -> History:
     """Train as the config says, and return the history: the `main` of a recipe."""
     seed_everything(config.seed)
-    data = data or stream_splits(config, config.bptt_length)
+    data = data or stream_splits(config, config.bptt_length, config.carry_state)
     vocabulary = data.vocabularies["tokens"]
     averaged, decay = config.optimizer == "ntasgd", config.weight_decay
+    betas = {} if config.beta2 == 0.999 else {"betas": (0.9, config.beta2)}
+    floor = {"floor": config.min_lr_ratio} if config.min_lr_ratio else {}
     trainer = (AveragingTrainer if averaged else Trainer)(
         model=build_for(config, data.vocabularies, build),
         task=StreamModeling(vocabulary, config.ar_alpha, config.tar_beta),
-        optimizer=sgd(config.lr, weight_decay=decay) if averaged else adamw(config.lr, decay, fused=True),
-        schedule=constant() if averaged else warmup_cosine(warmup=0.02),
+        optimizer=sgd(config.lr, weight_decay=decay) if averaged else adamw(config.lr, decay, fused=True, **betas),
+        schedule=constant() if averaged else warmup_cosine(warmup=config.warmup, **floor),
         config=config,
     )
     return trainer.fit(data)

@@ -21,11 +21,11 @@ from dl.modules.RNN.LSTM import model as lstm_model
 from dl.modules.RNN.LSTM import train as lstm_train
 from dl.modules.RNN.RNN import model as rnn_model
 from dl.modules.RNN.task import StreamModeling
-from dl.modules.RNN.testing import STREAM_RUN, TEXT, tiny_streams
+from dl.modules.RNN.testing import STREAM_RUN, TEXT, stream_batch, tiny_streams
 from dl.mytorch import Trainer, checkpoint, testing
 from dl.mytorch.command_line import parse
 from dl.mytorch.config import UserError
-from dl.mytorch.data import Splits, Vocabulary, sources
+from dl.mytorch.data import Splits, Vocabulary, shakespeare, sources
 from dl.mytorch.data.sequences import streams
 from dl.mytorch.files import read_json, write_recorded_json
 from dl.mytorch.optim import constant, sgd
@@ -72,6 +72,24 @@ def test_one_epoch_of_streams_is_one_pass_over_the_whole_text() -> None:
     assert sum(counts) == 332 and sum(losses) == pytest.approx(-scores.sum().item(), rel=1e-5)
     again = task.step(model, next(data.train.batches()))  # a new epoch begins with zeros
     assert again.loss.item() * int(again.count) == pytest.approx(losses[0], rel=1e-6)
+
+
+def test_chunks_that_begin_are_read_from_a_zero_state() -> None:
+    model, task = lstm_model.build("tiny").eval(), StreamModeling(None)
+    batch = stream_batch()
+    first, second = (task.step(model, batch).loss for _ in range(2))
+    assert torch.equal(first, second) and task.carried[0].any()
+
+
+def test_flags_of_the_schedule_and_of_adamw_are_those_of_the_recipe(tmp_path: Path, no_figures: None) -> None:
+    changes = {"warmup": 3, "min_lr_ratio": 0.1, "beta2": 0.99, "steps": 6, "weight_decay": 0.1}
+    for name, flags in (("plain", {"steps": 6}), ("changed", changes)):
+        lstm_train.main(config(lstm_train, tmp_path / name, **flags), tiny_streams())
+    plain, changed = (read_json(tmp_path / name / "config.json") for name in ("plain", "changed"))
+    assert plain["optimizer"] == "adamw(lr=0.01, weight_decay=0.0, fused=True)"  # as in the records
+    assert plain["schedule"] == "warmup_cosine(warmup=0.02)"
+    assert changed["optimizer"] == "adamw(lr=0.01, weight_decay=0.1, betas=(0.9, 0.99), fused=True)"
+    assert changed["schedule"] == "warmup_cosine(warmup=3, floor=0.1)"
 
 
 def test_evaluation_leaves_the_carried_state_alone() -> None:
@@ -198,6 +216,11 @@ def test_texts_are_read_in_as_many_streams_as_a_batch_has_rows(tmp_path: Path, m
         first, second = list(found.train.batches())[:2]
         assert first["tokens"].shape == (4, 5) and first["begins"].all() and not second["begins"].any()
         assert torch.equal(first["targets"][:, -1], second["tokens"][:, 0])  # starts where the one before has ended
+    asked = config(lstm_train, tmp_path, data="shakespeare")
+    alone, blocks = stream_splits(asked, 5, carried=False), shakespeare(asked, 5)  # what a GPT-2 is trained and validated on
+    for part in ("train", "val"):
+        for ours, theirs in zip(getattr(alone, part).batches(), getattr(blocks, part).batches(), strict=True):
+            assert ours.pop("begins").all() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
     with pytest.raises(UserError, match="--batch-size 1000000000: a text of 442 tokens has too few"):
         stream_splits(config(lstm_train, tmp_path, data="shakespeare", batch_size=10**9), 5)
     with pytest.raises(UserError, match="--data ptb: there are shakespeare, shakespeare-sample and wikitext2"):

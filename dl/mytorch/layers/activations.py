@@ -12,3 +12,11 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "silu": nn.SiLU,
 }
+
+
+def activation_name(layer: nn.Module) -> str:
+    """Return the name in `ACTIVATIONS` of what makes a layer like `layer`. Raises `ValueError` for any other one."""
+    for name, make in ACTIVATIONS.items():
+        if repr(make()) == repr(layer):
+            return name
+    raise ValueError(f"an activation {layer} has none of the names {', '.join(ACTIVATIONS)}")

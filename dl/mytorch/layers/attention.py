@@ -45,8 +45,8 @@ def fused_attention(
     (Ainslie et al. 2023, https://arxiv.org/abs/2305.13245) -> (B, H, T, D).
 
     Args:
-        padding_mask: bool (B, S), True where a key is padding: it gets no weight. The output of a query that may see no key
-            is 0.
+        padding_mask: bool (B, S), True where a key is padding: it gets no weight. Or (B, T, S), for each query: texts that are
+            packed into one row do not see each other. The output of a query that may see no key is 0.
         causal: the queries are the last T of the S positions, and each sees the keys up to its own position.
         dropout: of the attention weights.
         weights: called with the attention weights (B, H, T, S) if a `Probe` looks at it. All is then computed by `attention`.
@@ -59,7 +59,7 @@ def fused_attention(
         query.dtype == torch.bfloat16 and query.device.type == "cpu"
     )
     causal = causal and length > 1  # one query alone is the last position, which sees all
-    mask = None if padding_mask is None else _of_keys(padding_mask, (len(key), positions))
+    mask = None if padding_mask is None else _of_keys(padding_mask, len(key), length, positions)
     if causal and (plain or mask is not None or length < positions):
         future = torch.ones(length, positions, dtype=torch.bool, device=query.device).triu(positions - length + 1)
         mask = future if mask is None else mask | future  # (T, S) or (B, 1, T, S)
@@ -79,12 +79,12 @@ def fused_attention(
     return y if mask is None else y.masked_fill(mask.all(-1, keepdim=True), 0.0)
 
 
-def _of_keys(padding_mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return the mask as scores need it. Raises `ValueError` unless it is bool, and of `shape`."""
-    if padding_mask.dtype != torch.bool or padding_mask.shape != shape:
+def _of_keys(padding_mask: Tensor, count: int, length: int, positions: int) -> Tensor:
+    """Return the mask as scores need it. Raises `ValueError` unless it is bool, (B, S) or (B, T, S)."""
+    if padding_mask.dtype != torch.bool or padding_mask.shape not in ((count, positions), (count, length, positions)):
         got = f"{padding_mask.dtype} {tuple(padding_mask.shape)}"
-        raise ValueError(f"padding_mask has to be bool {shape}, True where a key is padding; got {got}")
-    return padding_mask[:, None, None, :]  # (B, S) -> (B, 1, 1, S)
+        raise ValueError(f"padding_mask has to be bool {(count, positions)}, True where a key is padding; got {got}")
+    return padding_mask[:, None, None] if padding_mask.ndim == 2 else padding_mask[:, None]  # (B, 1, 1 or T, S)
 
 
 class KeyValueCache:
@@ -98,7 +98,7 @@ class KeyValueCache:
         self.length = 0
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add key and value (B, G, T, D) of the next positions; returns those of all, (B, G, length, D) each.
+        """Add key and value (B, G, T, D), each of its own D, of the next positions; returns those of all, (B, G, length, D).
 
         Raises `ValueError` when they do not fit into `capacity`.
         """
@@ -106,8 +106,7 @@ class KeyValueCache:
         if self.length + new > self.capacity:
             raise ValueError(f"the cache has room for {self.capacity} positions: no {new} after {self.length}")
         if self.length == 0:
-            shape = (*key.shape[:2], self.capacity, key.shape[3])
-            self.keys, self.values = key.new_empty(shape), value.new_empty(shape)
+            self.keys, self.values = (x.new_empty(*x.shape[:2], self.capacity, x.shape[3]) for x in (key, value))
         self.keys.narrow(2, self.length, new).copy_(key)
         self.values.narrow(2, self.length, new).copy_(value)
         self.length += new

@@ -16,7 +16,8 @@ class RotaryScaling(NamedTuple):
     - "dynamic": the base grows with the length of the text beyond `original_length`; up to it nothing changes.
     - "yarn": slow ones are divided by `factor`, fast ones kept, those between interpolated, and attention is made sharper by
       `attention_factor`, default 0.1 ln(factor) + 1 (Peng et al. 2023, https://arxiv.org/abs/2309.00071, section 3). Fast and
-      slow: `fast` and `slow` turns in `original_length` tokens.
+      slow: `fast` and `slow` turns in `original_length` tokens. DeepSeek's code takes the quotient of 0.1 m ln(factor) + 1 for
+      m = `mscale` and `mscale_all_dim` instead, where both are given, and multiplies the attention logits by `logit_factor`.
     - "llama3": the same with wave lengths, `original_length` / `high` and / `low` (Llama 3.1's code).
     """
 
@@ -28,13 +29,27 @@ class RotaryScaling(NamedTuple):
     fast: float = 32.0
     slow: float = 1.0
     attention_factor: float | None = None
+    mscale: float = 0.0
+    mscale_all_dim: float = 0.0
 
     @property
     def sharpness(self) -> float:
         """What cosines and sines are multiplied by."""
         if self.rule != "yarn":
             return 1.0
-        return 0.1 * math.log(self.factor) + 1 if self.attention_factor is None else self.attention_factor
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.mscale and self.mscale_all_dim:
+            return self._growth(self.mscale) / self._growth(self.mscale_all_dim)
+        return self._growth(1.0)
+
+    @property
+    def logit_factor(self) -> float:
+        """What attention logits are multiplied by in DeepSeek's networks: all of them, those without positions too."""
+        return self._growth(self.mscale_all_dim) ** 2
+
+    def _growth(self, mscale: float) -> float:
+        return 0.1 * mscale * math.log(max(self.factor, 1.0)) + 1
 
 
 def frequencies(head_dim: int, base: float, scaling: RotaryScaling | None = None, length: int = 0) -> Tensor:

@@ -206,6 +206,18 @@ def test_a_sequence_without_its_padding_gives_the_same() -> None:
     torch.testing.assert_close(layer(x, padding_mask=PADDING)[1, :4], layer(x[1:2, :4])[0], rtol=0, atol=1e-12)
 
 
+def test_texts_that_share_a_row_give_what_each_gives_alone() -> None:
+    layer = Heads(8, 4, causal=True, num_kv_heads=2).double()
+    x, texts = random(2, 6, 8), torch.tensor([0, 0, 0, 0, 1, 1])
+    others = (texts[:, None] != texts).expand(2, 6, 6)
+    expected = torch.cat([layer(x[:, :4]), layer(x[:, 4:])], dim=1)
+    torch.testing.assert_close(layer(x, padding_mask=others), expected, rtol=0, atol=1e-12)
+    with Probe(layer, "weights"):  # by the formula
+        torch.testing.assert_close(layer(x, padding_mask=others), expected, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="padding_mask has to be bool"):
+        layer(x, padding_mask=others[:, :5])
+
+
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 def test_causal_attention_does_not_see_the_future(num_kv_heads: int) -> None:
     layer = Heads(8, 4, causal=True, num_kv_heads=num_kv_heads).double()
@@ -240,6 +252,13 @@ def test_cached_steps_give_what_one_call_gives(num_kv_heads: int, sizes: list[in
             steps.append(layer(part, padding_mask=padding_mask[:, :end], cache=cache))
     torch.testing.assert_close(torch.cat(steps, dim=1), layer(x, padding_mask=padding_mask), rtol=0, atol=1e-12)
     assert cache.length == 6
+
+
+def test_values_in_a_cache_may_be_wider_than_keys() -> None:
+    cache, key, value = KeyValueCache(4), random(2, 1, 3, 4), random(2, 1, 3, 6)
+    cache.append(key[:, :, :2], value[:, :, :2])
+    for kept, given in zip(cache.append(key[:, :, 2:], value[:, :, 2:]), (key, value)):
+        assert torch.equal(kept, given)
 
 
 @torch.no_grad()

@@ -32,6 +32,16 @@ def test_yarn_sharpens_attention_unless_told_otherwise() -> None:
     torch.testing.assert_close(rotary(torch.ones(1, 1, 1, 8)), torch.full((1, 1, 1, 8), 1.138629436))
 
 
+def test_deepseek_s_yarn_takes_a_quotient_for_positions_and_a_factor_for_all_logits() -> None:
+    both = RotaryScaling("yarn", 40.0, 4096, mscale=1.0, mscale_all_dim=1.0)
+    assert both.sharpness == 1 and both.logit_factor == pytest.approx(1.873854207)
+    unequal = both._replace(mscale_all_dim=0.5)
+    assert unequal.sharpness == pytest.approx((0.1 * math.log(40) + 1) / (0.05 * math.log(40) + 1))
+    assert unequal._replace(attention_factor=1.0).sharpness == 1
+    assert both._replace(mscale_all_dim=0.0).sharpness == pytest.approx(0.1 * math.log(40) + 1)
+    assert both._replace(mscale_all_dim=0.0).logit_factor == 1 == both._replace(factor=1.0).logit_factor
+
+
 def test_dynamic_positions_are_the_plain_ones_up_to_the_length_of_training() -> None:
     rotary = RotaryPositions(32, 8, scaling=RotaryScaling("dynamic", 2.0, 16))
     x = torch.randn(1, 1, 20, 8)

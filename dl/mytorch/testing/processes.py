@@ -131,7 +131,7 @@ def assert_kills_change_nothing(start: Callable[[Path], subprocess.Popen], folde
         process = start(folder / "broken")
         wait_for_change(last, last.stat().st_mtime if last.exists() else 0, process)
         time.sleep(pause)
-        assert process.poll() is None, "the run ended before it was killed"
+        assert process.poll() is None, f"the run ended before it was killed: {process.communicate()[0][-3000:]}"
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL

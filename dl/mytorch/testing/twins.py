@@ -81,7 +81,7 @@ def assert_same_function(
         torch.manual_seed(seed)
         weights = [torch.randn(y.shape, dtype=y.dtype) for y in outputs]  # of a linear function: no gradient cancels
         wanted = {f"input {i}": x for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad}
-        wanted |= dict(function.named_parameters()) if modules else {}
+        wanted |= {name: x for name, x in function.named_parameters() if x.requires_grad} if modules else {}
         gradients = torch.autograd.grad(outputs, [*wanted.values()], weights, materialize_grads=True) if wanted else ()
         result = {f"output {i}": y for i, y in enumerate(outputs)}
         result |= {f"gradient of {name}": gradient for name, gradient in zip(wanted, gradients)}

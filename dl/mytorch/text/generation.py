@@ -1,7 +1,7 @@
 """From logits to text: a language model continues its prompts, token by token.
 
 A model here is called as model(tokens, padding_mask, cache) for logits (B, T, V), and has `max_length`, `token_embedding` and
-`new_cache()`.
+`new_cache()`: a list of what its blocks keep of a text, be it keys and values of all tokens or a state of one size.
 
     for token in stream(model, prompt, max_new_tokens=100, temperature=0.8, top_k=50, seed=1): ...
     tokens, padding_mask = left_pad(prompts)
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dl.mytorch.config import UserError
+from dl.mytorch.data.text.vocabulary import END, Vocabulary
 
 # B batch, T tokens so far, V vocabulary
 
@@ -33,6 +34,13 @@ class Tokens(Protocol):
 def separator(tokens: Tokens) -> str:
     """Return what stands between two tokens of a vocabulary: a blank between words, nothing between characters."""
     return " " if max(map(len, tokens.tokens)) > 1 else ""
+
+
+def split(vocabulary: Vocabulary, text: str) -> list[str]:
+    """Return a text cut into the characters or words of a vocabulary; the end of a line of words is "<eos>", if it has that."""
+    if not separator(vocabulary):
+        return list(text)
+    return (text.replace("\n", f" {END} ") if END in vocabulary else text).split()
 
 
 def to_text(tokens: Tokens, ids: Sequence[int]) -> str:

@@ -44,6 +44,8 @@ def speculate(
         raise UserError(f"one prompt and one drafted token at least; got {len(tokens)} and {num_draft_tokens}")
     if model.token_embedding.num_embeddings != draft.token_embedding.num_embeddings:
         raise UserError("the two models have vocabularies of different sizes")
+    if not all(getattr(cache, "can_be_cut", True) for each in (model, draft) for cache in each.new_cache()):
+        raise UserError("a model whose cache is a state cannot forget what was drafted wrong: no speculative decoding")
     generator = None if seed is None else torch.Generator(tokens.device).manual_seed(seed)
     contexts = target, drafting = _Context(model), _Context(draft)
     end = tokens.shape[1] + max_new_tokens

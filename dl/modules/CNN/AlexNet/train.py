@@ -11,15 +11,16 @@ from typing import Literal
 from torch import nn
 
 from dl.modules.CNN.AlexNet.model import PRESETS, build
+from dl.modules.CNN.finetuning import FineTuningConfig
 from dl.modules.CNN.recipe import build_classifier, train_classifier
 from dl.mytorch import History, launch
 from dl.mytorch.config import flag
-from dl.mytorch.data import ImageConfig, Splits
+from dl.mytorch.data import Splits
 from dl.mytorch.optim import sgd, warmup_cosine
 
 
 @dataclass(frozen=True)
-class Config(ImageConfig):
+class Config(FineTuningConfig):
     """Train an AlexNet."""
 
     out: str = "runs/CNN/AlexNet"

@@ -12,18 +12,19 @@ from typing import Literal
 import torch
 from torch import nn
 
+from dl.modules.CNN.finetuning import FineTuningConfig
 from dl.modules.CNN.GoogLeNet.model import PRESETS, build
 from dl.modules.CNN.GoogLeNet.task import AuxiliaryClassification
 from dl.modules.CNN.recipe import train_classifier
 from dl.mytorch import History, launch
 from dl.mytorch.config import UserError, flag
-from dl.mytorch.data import ImageConfig, Splits, image_set
+from dl.mytorch.data import Splits, image_set
 from dl.mytorch.introspect import without_values
 from dl.mytorch.optim import sgd, warmup_cosine
 
 
 @dataclass(frozen=True)
-class Config(ImageConfig):
+class Config(FineTuningConfig):
     """Train a GoogLeNet."""
 
     out: str = "runs/CNN/GoogLeNet"

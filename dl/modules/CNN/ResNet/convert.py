@@ -1,12 +1,15 @@
 """Pretrained weights for our ResNet: torchvision's for ImageNet, akamaster's for CIFAR-10."""
 
 import re
+from collections import Counter
 
 from torch import Tensor, nn
 
 from dl.modules.CNN.ResNet.model import ResNet
 from dl.mytorch.introspect import check_same_layers
+from dl.mytorch.inverse import inverse
 from dl.mytorch.names import substituted
+from dl.mytorch.torchvision_compat import import_torchvision
 
 # Their names as regular expressions, and ours; a block's number is made by `renamed`.
 NAMES = (
@@ -58,3 +61,18 @@ def renamed(weights: dict[str, Tensor], depths: tuple[int, ...]) -> dict[str, Te
         name = substituted(name, NAMES)
         ours[name] = weight
     return ours
+
+
+def to_torchvision(model: ResNet) -> nn.Module:
+    """Return a `torchvision.models.ResNet` with the weights of a ResNet of ours, the inverse of `from_torchvision`.
+
+    Raises `ValueError` for what torchvision has no class for: another stem, shortcut or width, squeeze and excitation.
+    """
+    models, bodies = import_torchvision().models, [block.body for block in model.blocks]
+    depths = list(Counter(body.conv1.out_channels for body in bodies).values())
+    kind = models.resnet.Bottleneck if hasattr(bodies[0], "conv3") else models.resnet.BasicBlock
+    if len(depths) != 4:
+        raise ValueError(f"torchvision's networks have 4 stages, this one {len(depths)}")
+    reference = models.ResNet(kind, depths, num_classes=model.head.out_features)
+    check_same_layers(model, reference)
+    return inverse(from_torchvision, reference, model)

@@ -8,16 +8,17 @@ torchrun --nproc_per_node=2 -m dl.modules.CNN.ResNet.train --parallel ddp
 from dataclasses import dataclass
 from typing import Literal
 
+from dl.modules.CNN.finetuning import FineTuningConfig, rates, start
 from dl.modules.CNN.ResNet.model import PRESETS, ResNet, build
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import flag
-from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
+from dl.mytorch.data import Splits, image_set, image_splits
 from dl.mytorch.optim import sgd, warmup_cosine
 from dl.mytorch.tasks import Classification
 
 
 @dataclass(frozen=True)
-class Config(ImageConfig):
+class Config(FineTuningConfig):
     """Train a ResNet."""
 
     out: str = "runs/CNN/ResNet"
@@ -49,9 +50,9 @@ def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     about = image_set(config)
     trainer = Trainer(
-        model=build_model(config),
+        model=start(build_model(config), config),
         task=Classification(config.label_smoothing, about.classes, tta_flip=config.tta_flip and about.flip_invariant),
-        optimizer=sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True),
+        optimizer=rates(sgd(config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True), config),
         schedule=warmup_cosine(warmup=0.2),
         config=config,
     )

@@ -5,7 +5,7 @@
     python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --num 16 --nearest                # are they copies?
     python -m dl.modules.Diffusion.DDPM.sample runs/Diffusion/DDPM --num 8 --interpolate --label 3   # from one to another
 
-It takes runs of DiT and FlowMatching, too.
+It takes runs of DiT, FlowMatching and LatentDiffusion, too.
 """
 
 import argparse
@@ -35,21 +35,28 @@ from dl.mytorch.progress import Progress
 
 MOST = 1_000_000  # samples
 SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpm_solver_2m": dpm_solver_2m, "euler": euler}
-RECIPES = ("Diffusion/DDPM", "Diffusion/DiT", "Diffusion/FlowMatching")
+RECIPES = ("Diffusion/DDPM", "Diffusion/DiT", "Diffusion/FlowMatching", "Diffusion/LatentDiffusion")
 FRAMES = 8  # of an interpolation, with both ends
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff", ".gif", ".pdf")  # what can be written
 
 
 class Diffusion:
-    """A run with what sampling needs of it. Raises `UserError` for a network of another `prediction`, if one is asked for."""
+    """A run with what sampling needs of it: `shape` of what is drawn, an image or, if it is `latent`, what decodes to one.
+
+    Raises `UserError` for a network of another `prediction`, if one is asked for, and for an autoencoder.
+    """
 
     def __init__(self, run: Run, prediction: str = "") -> None:
         self.run, self.config, self.about = run, run.config, image_set(run.config)
+        if not hasattr(run.module, "process"):
+            raise UserError(f"{run.path} is a run of an autoencoder, which draws nothing by itself: take one of train.py")
         self.process = run.module.process(run.config)  # DDPM's, or a flow
         if prediction and prediction != self.process.prediction:
             raise UserError(f"{run.path} was trained to predict {self.process.prediction}, not {prediction}")
         where = device(run.config.device)
         self.model = run.model().to(where)
+        self.latent = hasattr(self.model, "decode")
+        self.shape = self.model.latent_shape if self.latent else (self.about.channels, self.about.size, self.about.size)
         self.bf16 = run.precision == "bf16" and native_bf16(where)[0]  # compute in bf16
 
     @classmethod
@@ -65,8 +72,7 @@ class Diffusion:
 
 def first_noise(found: Diffusion, num: int, seed: int) -> Tensor:
     """Return what `num` samples begin with, (num, C, H, W)."""
-    about = found.about
-    return torch.randn(num, about.channels, about.size, about.size, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(num, *found.shape, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
@@ -81,7 +87,7 @@ def sample(
     seed: int = 0,
     batch: int = 64,
 ) -> Tensor:
-    """Return images (N, C, H, W) in about [-1, 1] from noise (N, C, H, W), with a progress bar, on the CPU in the end.
+    """Return images (N, C, H, W) in about [-1, 1] from noise (N, *shape), with a progress bar, on the CPU in the end.
 
     `labels` (N,) or None: of no class. The network computes in the precision in which it was trained,
     but in bf16 only where the device does so natively.
@@ -89,6 +95,7 @@ def sample(
     where = next(found.model.parameters()).device
     generator = torch.Generator().manual_seed(seed + 1)
     options = {"ddim": {"eta": eta, "generator": generator}, "ddpm": {"generator": generator}}.get(sampler, {})
+    options |= {"clip": False} if found.latent else {}  # latents have no ends of a range
     parts = []
     with (
         contextlib.closing(Progress(steps * -(-len(noise) // batch), what="sampling")) as progress,
@@ -99,7 +106,8 @@ def sample(
             denoise = found.model if labels is None else guided(found.model, labels[part].to(where), guidance)
             draw = SAMPLERS[sampler]
             watch = {"watch": lambda i, x: progress.update()}
-            parts.append(draw(denoise, found.process, noise[part].to(where), steps=steps, **watch, **options).cpu())
+            drawn = draw(denoise, found.process, noise[part].to(where), steps=steps, **watch, **options)
+            parts.append((found.model.decode(drawn) if found.latent else drawn).float().cpu())
     return torch.cat(parts)
 
 
@@ -137,6 +145,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--num", type=int, default=64, help="how many images (default: %(default)s)")
     parser.add_argument("--label", default="", help="number or name of a class; default: all in turn; to interpolate, 0")
+    parser.add_argument("--text", action="append", default=[], help="what to draw, once or often, of a run trained on texts")
     parser.add_argument("--guidance", type=float, default=1.0, help="scale of the guidance; 1 = none (default: %(default)s)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="default: ddim; for a flow euler")
     parser.add_argument("--steps", type=int, default=50, help="steps of the sampler (default: %(default)s)")
@@ -162,6 +171,20 @@ def chosen_labels(asked: str, num: int, found: Diffusion) -> Tensor | None:
         known = ", ".join(f"{i} {name}" for i, name in enumerate(names))
         raise UserError(f"--label {asked}: no such class; there are {known}")
     return torch.full((num,), names.index(asked) if asked in names else int(asked))
+
+
+def chosen_texts(texts: list[str], num: int, found: Diffusion) -> Tensor:
+    """Return the place of each sample's text in `texts`, which the model has for its labels then.
+
+    Raises `UserError` for a run that reads no texts, and for one that is too long.
+    """
+    if not hasattr(found.model, "tokens"):
+        raise UserError("--text needs a run of LatentDiffusion with --condition text")
+    try:
+        found.model.set_texts(texts)
+    except ValueError as error:
+        raise UserError(f"--text: {error}") from None
+    return torch.arange(num) % len(texts)
 
 
 def check_out(out: Path) -> None:
@@ -202,9 +225,13 @@ def main(options: argparse.Namespace) -> None:
         raise UserError("--interpolate takes a sampler that adds no noise: ddim without --eta, dpm_solver_2m, euler")
     if options.interpolate and options.num < 2:
         raise UserError("--interpolate goes from sample to sample: --num at least 2")
+    if options.text and options.label:
+        raise UserError("--text and --label both say what to draw: leave one out")
     labels = chosen_labels(options.label, options.num, found)
+    if options.text:
+        labels = chosen_texts(options.text, options.num, found)
     noise = first_noise(found, options.num, options.seed)
-    columns = len(found.about.classes) if labels is not None and not options.label else 8
+    columns = found.model.num_classes if labels is not None and not options.label else 8
     if options.interpolate:
         noise, columns = between(noise), FRAMES
         labels = None if labels is None else labels[:1].expand(len(noise))  # with two, a row would not end at the next

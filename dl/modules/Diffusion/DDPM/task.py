@@ -77,7 +77,8 @@ class Denoising(Task):
         columns = getattr(model, "num_classes", 0) or 8
         labels = torch.arange(columns).repeat(rows)
         noise = self._noise(model, len(labels))
-        return image_grid(self.sampler(self._denoiser(model, labels), self.process, noise, self.steps), columns)
+        drawn = self.sampler(self._denoiser(model, labels), self.process, noise, self.steps)
+        return image_grid(self.images(model, drawn), columns)
 
     def draw_denoising(self, model: nn.Module, frames: int = 8) -> Tensor:
         """Draw samples, one a row, from noise (left) to image (right)."""
@@ -86,7 +87,11 @@ class Denoising(Task):
         labels = torch.arange(6) % max(1, getattr(model, "num_classes", 0))
         self.sampler(self._denoiser(model, labels), self.process, noise, self.steps, watch=lambda i, x: seen.append(x))
         chosen = [seen[round(i * (len(seen) - 1) / (frames - 1))] for i in range(frames)]
-        return image_grid(torch.stack(chosen, dim=1).flatten(0, 1), frames)
+        return image_grid(self.images(model, torch.stack(chosen, dim=1).flatten(0, 1)), frames)
+
+    def images(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Return what the process is about as images: it is about images itself."""
+        return x
 
     def _noise(self, model: nn.Module, count: int) -> Tensor:
         noise = torch.randn(count, *self.shape, generator=torch.Generator().manual_seed(0))

@@ -115,6 +115,7 @@ def test_nearest_training_images_stand_behind_the_samples(tmp_path: Path, monkey
         (["--sampler", "dpm_solver_2m", "--eta", "0.5"], "--eta is the noise of ddim's steps; --sampler dpm_solver_2m"),
         (["--guidance", "nan"], "--guidance has to be a finite number; got nan"),
         (["--out", "a.xyz"], "--out a.xyz: the name of an image ends in .png, .jpg"),
+        (["--text", "a hat"], "--text needs a run of LatentDiffusion with --condition text"),
         (["--num", "1", "--interpolate"], "--interpolate goes from sample to sample: --num at least 2"),
     ],
 )

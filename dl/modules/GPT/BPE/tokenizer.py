@@ -177,7 +177,7 @@ class BPE:
         """Write vocab.json and merges.txt, as GPT-2 has them."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        shown = self._shown()
+        shown = self.shown()
         lines = ["#version: 0.2", *(f"{shown[left]} {shown[right]}" for left, right in self.merges)]
         with atomic_write(folder / "merges.txt") as file:
             file.write("\n".join([*lines, ""]).encode())
@@ -206,7 +206,7 @@ class BPE:
             bpe = cls(pairs, special=tokens[256 + len(merges) :])
         except (KeyError, ValueError) as error:
             raise UserError(f"{folder}: {names[1]} and {names[0]} do not fit ({error})") from None
-        for i, (own, theirs) in enumerate(zip_longest(bpe._shown(), tokens)):
+        for i, (own, theirs) in enumerate(zip_longest(bpe.shown(), tokens)):
             if own != theirs or vocabulary[theirs] != i:
                 raise UserError(f"{folder}: by {names[1]} token {i} is {own!r}, by {names[0]} {theirs!r}")
         return bpe
@@ -229,7 +229,7 @@ class BPE:
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error})") from None
 
-    def _shown(self) -> list[str]:
+    def shown(self) -> list[str]:
         """Return the tokens as GPT-2's files show them."""
         plain = ["".join(map(SHOWN.__getitem__, token)) for token in self.tokens[: 256 + len(self.merges)]]
         return [*plain, *self.special]

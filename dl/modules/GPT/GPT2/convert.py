@@ -6,11 +6,14 @@ from torch import nn
 
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.GPT2.model import GPT2
+from dl.modules.GPT.lora import merge
 from dl.mytorch.config import UserError
+from dl.mytorch.data import sources
 from dl.mytorch.files import read_json
-from dl.mytorch.layers.activations import ACTIVATIONS
+from dl.mytorch.inverse import inverse
+from dl.mytorch.layers.activations import ACTIVATIONS, activation_name
 from dl.mytorch.names import substituted
-from dl.mytorch.torchvision_compat import import_torchvision
+from dl.mytorch.torchvision_compat import import_transformers
 
 PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 
@@ -74,21 +77,52 @@ def from_transformers(reference: nn.Module) -> GPT2:
     return model
 
 
+def to_transformers(model: GPT2) -> nn.Module:
+    """Return a `transformers.GPT2LMHeadModel` with the weights of a GPT-2 of ours, the inverse of `from_transformers`.
+
+    Adapters of LoRA are merged, in `model` too.
+
+    Raises `ValueError` for linear layers without biases, which transformers has none of.
+    """
+    merge(model)
+    first = model.blocks[0]
+    if first.feed_forward.fc1.bias is None:
+        raise ValueError("GPT2LMHeadModel has no layers without biases")
+    transformers = import_transformers()
+    config = transformers.GPT2Config(
+        vocab_size=model.token_embedding.num_embeddings,
+        n_positions=model.max_length,
+        n_embd=model.token_embedding.embedding_dim,
+        n_layer=len(model.blocks),
+        n_head=first.attention.num_heads,
+        n_inner=first.feed_forward.fc1.out_features,
+        activation_function=activation_name(first.feed_forward.act),
+        resid_pdrop=model.dropout.p,
+        embd_pdrop=model.dropout.p,
+        attn_pdrop=first.attention.dropout.p,
+        layer_norm_epsilon=model.norm.eps,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return inverse(from_transformers, transformers.GPT2LMHeadModel(config), model)
+
+
 def published(name: str) -> tuple[GPT2, BPE]:
     """OpenAI's weights and tokens by their name, or those of a folder that transformers' `save_pretrained` wrote.
 
-    Raises `UserError` when they are unavailable, damaged, or of another network.
+    A folder data/pretrained/<name> with the published files stands for a download. Raises `UserError` when they are
+    unavailable, damaged, or of another network.
     """
+    by_hand = sources.DATA / "pretrained" / name
+    if name in PUBLISHED and by_hand.exists():
+        name = str(by_hand)
     if name not in PUBLISHED:
         kind = read_json(Path(name) / "config.json", {"model_type?": str}).get("model_type", "gpt2")
         if kind != "gpt2":
             raise UserError(f"{name} holds a network of the type {kind!r}; this is for 'gpt2'")
-    import_torchvision()  # which transformers imports if it is there
-    try:
-        import transformers
-        from transformers.utils import cached_file
-    except ImportError:
-        raise UserError(f"{name} is read by the package transformers: pip install transformers") from None
+    transformers = import_transformers()
+    from transformers.utils import cached_file
+
     place = f"openai-community/{name}" if name in PUBLISHED else name
     try:
         reference = transformers.GPT2LMHeadModel.from_pretrained(place)
@@ -96,5 +130,6 @@ def published(name: str) -> tuple[GPT2, BPE]:
         if name in PUBLISHED:
             folder = [Path(cached_file(place, file)).parent for file in ("vocab.json", "merges.txt")][0]
     except Exception as error:  # a damaged file makes it raise nearly anything
-        raise UserError(f"{place} cannot be loaded ({' '.join(str(error).split())})") from None
+        help = f"; its files may be put into {by_hand} by hand" if name in PUBLISHED else ""
+        raise UserError(f"{place} cannot be loaded ({' '.join(str(error).split())}){help}") from None
     return from_transformers(reference), BPE.load(folder)

@@ -165,7 +165,8 @@ class GPT2(nn.Module):
 
         Args:
             padding_mask: bool (B, T), True where a token is padding, on either side: nothing attends to it, and
-                positions count the other tokens only. With a cache (B, S), for the tokens of the calls before as well.
+                positions count the other tokens only. With a cache (B, S), for the tokens of the calls before as well. Or
+                (B, T, T), True where the second token is of another text than the first: each text has positions of its own.
             cache: a `new_cache`; tokens are then only those that follow the calls before.
 
         Raises `ValueError` for more tokens than `max_length`.
@@ -182,6 +183,8 @@ class GPT2(nn.Module):
             raise ValueError(f"{end} tokens are more than the {self.max_length} that the model has positions for")
         if padding_mask is None:
             positions = torch.arange(start, end, device=tokens.device)  # (T,)
+        elif padding_mask.ndim == 3:
+            positions = (~padding_mask).tril().sum(-1) - 1  # (B, T, T) -> (B, T)
         else:
             positions = ((~padding_mask).cumsum(1) - 1).clamp(min=0)[:, start:]  # (B, S) -> (B, T)
         return self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))  # (B, T) -> (B, T, C)

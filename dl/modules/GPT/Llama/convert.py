@@ -7,10 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dl.modules.GPT.Llama.model import Llama
+from dl.modules.GPT import gguf
+from dl.modules.GPT.BPE.tokenizer import BPE
+from dl.modules.GPT.Llama.model import Llama, MixtureOfExperts
+from dl.modules.GPT.lora import merge
 from dl.mytorch.config import UserError
+from dl.mytorch.data import Vocabulary
 from dl.mytorch.files import regular_file
+from dl.mytorch.inverse import inverse
 from dl.mytorch.names import substituted
+from dl.mytorch.torchvision_compat import import_transformers
 
 # The names of transformers as regular expressions, and ours.
 NAMES = (
@@ -152,3 +158,39 @@ def from_llama2c(path: Path | str) -> Llama:
         place += rotary_tables
         fill(model.output.weight)
     return model
+
+
+def to_transformers(model: Llama) -> nn.Module:
+    """Return a `transformers.LlamaForCausalLM` with the weights of a Llama of ours, the inverse of `from_transformers`.
+
+    With experts it is a `MixtralForCausalLM`. Adapters of LoRA are merged, in `model` too.
+
+    Raises `ValueError` for a single expert a token, which Mixtral weighs by 1.
+    """
+    merge(model)
+    transformers, first = import_transformers(), model.blocks[0]
+    attention, feed_forward = first.attention, first.feed_forward
+    experts = isinstance(feed_forward, MixtureOfExperts)
+    sizes = {
+        "vocab_size": model.token_embedding.num_embeddings,
+        "hidden_size": model.token_embedding.embedding_dim,
+        "intermediate_size": (feed_forward.experts[0] if experts else feed_forward).gate.out_features,
+        "num_hidden_layers": len(model.blocks),
+        "num_attention_heads": attention.query.out_features // attention.head_dim,
+        "num_key_value_heads": attention.key.out_features // attention.head_dim,
+        "max_position_embeddings": model.max_length,
+        "rope_parameters": {"rope_type": "default", "rope_theta": attention.rotary.base},
+        "rms_norm_eps": first.norm1.eps,
+        "attention_dropout": attention.dropout.p,
+        "tie_word_embeddings": model.output is None,
+        **{"bos_token_id": None, "eos_token_id": None, "pad_token_id": None},
+    }
+    if not experts:
+        return inverse(from_transformers, transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)), model)
+    sizes |= {"num_local_experts": len(feed_forward.experts), "num_experts_per_tok": feed_forward.experts_per_token}
+    return inverse(from_transformers, transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes)), model)
+
+
+def to_gguf(model: Llama, vocabulary: Vocabulary | BPE, path: Path) -> None:
+    """Write a Llama of ours with its tokens to a file of llama.cpp. Raises `ValueError` for a mixture of experts."""
+    gguf.write(model, "llama", vocabulary, path)

@@ -209,7 +209,7 @@ class Llama(nn.Module):
         Args:
             padding_mask: bool (B, T), True where a token is padding, on either side: nothing attends to it. What
                 counts of positions is their distance, so padding on the left moves nothing. With a cache (B, S), for
-                the tokens of the calls before as well.
+                the tokens of the calls before as well. Or (B, T, T), True where the second token is of another text.
             cache: a `new_cache`; tokens are then only those that follow the calls before.
 
         Raises `ValueError` for more tokens than `max_length`.

@@ -1,12 +1,19 @@
 """Pretrained weights for our Qwen3: those of transformers."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from dl.modules.GPT.Qwen3.model import Qwen3
+from dl.modules.GPT import gguf
+from dl.modules.GPT.BPE.tokenizer import BPE
+from dl.modules.GPT.lora import merge
+from dl.modules.GPT.Qwen3.model import MixtureOfExperts, Qwen3
+from dl.mytorch.data import Vocabulary
+from dl.mytorch.inverse import inverse
 from dl.mytorch.layers.rotary_scaling import RotaryScaling
 from dl.mytorch.names import substituted
+from dl.mytorch.torchvision_compat import import_transformers
 
 # The names of transformers as regular expressions, and ours.
 NAMES = (
@@ -104,3 +111,54 @@ def _experts(config: Any) -> dict[str, int]:
         raise ValueError("a mixture of experts is in each block here, and its weights sum up to 1")
     sizes = {"hidden_dim": config.moe_intermediate_size, "num_experts": config.num_experts}
     return sizes | {"experts_per_token": config.num_experts_per_tok}
+
+
+def to_transformers(model: Qwen3) -> nn.Module:
+    """Return a `transformers.Qwen3ForCausalLM` or `Qwen3MoeForCausalLM` with the weights of a Qwen3 of ours.
+
+    The inverse of `from_transformers`. Adapters of LoRA are merged, in `model` too. Raises `ValueError` for sinks and scaled
+    rotary positions: sinks are not in the classes, and what scales positions is left to their configuration.
+    """
+    merge(model)
+    first = model.blocks[0]
+    attention, feed_forward = first.attention, first.feed_forward
+    if attention.sinks is not None or attention.rotary.scaling is not None:
+        raise ValueError("attention with sinks, or with scaled rotary positions, is not exported")
+    windows = [block.attention.window for block in model.blocks]
+    sizes = {
+        "vocab_size": model.token_embedding.num_embeddings,
+        "hidden_size": model.token_embedding.embedding_dim,
+        "num_hidden_layers": len(model.blocks),
+        "num_attention_heads": attention.query.out_features // attention.head_dim,
+        "num_key_value_heads": attention.key.out_features // attention.head_dim,
+        "head_dim": attention.head_dim,
+        "max_position_embeddings": model.max_length,
+        "rope_parameters": {"rope_type": "default", "rope_theta": attention.rotary.base},
+        "rms_norm_eps": first.norm1.eps,
+        "attention_dropout": attention.dropout.p,
+        "tie_word_embeddings": model.output is None,
+        **{"bos_token_id": None, "eos_token_id": None, "pad_token_id": None},
+    }
+    if any(windows):
+        sizes |= {"use_sliding_window": True, "sliding_window": next(window for window in windows if window)}
+        sizes["layer_types"] = ["sliding_attention" if window else "full_attention" for window in windows]
+    transformers = import_transformers()
+    if not isinstance(feed_forward, MixtureOfExperts):
+        config = transformers.Qwen3Config(**sizes, intermediate_size=feed_forward.gate.out_features)
+        return inverse(from_transformers, transformers.Qwen3ForCausalLM(config), model)
+    if any(windows):
+        raise ValueError("a mixture of experts with windows in some blocks is not exported")
+    experts = {"num_experts": len(feed_forward.gate), "num_experts_per_tok": feed_forward.experts_per_token}
+    config = transformers.Qwen3MoeConfig(
+        **sizes, **experts, moe_intermediate_size=feed_forward.gate.shape[1], norm_topk_prob=True, mlp_only_layers=[]
+    )
+    return inverse(from_transformers, transformers.Qwen3MoeForCausalLM(config), model)
+
+
+def to_gguf(model: Qwen3, vocabulary: Vocabulary | BPE, path: Path) -> None:
+    """Write a Qwen3 of ours with its tokens to a file of llama.cpp. Raises `ValueError` for a mixture of experts,
+    windows, sinks and scaled rotary positions."""
+    for block in model.blocks:
+        if block.attention.window or block.attention.sinks is not None or block.attention.rotary.scaling:
+            raise ValueError("attention with windows, sinks or scaled rotary positions is not exported")
+    gguf.write(model, "qwen3", vocabulary, path)

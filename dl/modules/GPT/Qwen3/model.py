@@ -71,7 +71,7 @@ class MixtureOfExperts(nn.Module):
         precision = torch.promote_types(tokens.dtype, torch.float32)
         probabilities = self.router(tokens).softmax(-1, dtype=precision)  # (N, E)
         weights, chosen = probabilities.topk(self.experts_per_token)  # (N, K)
-        real = slice(None) if padding_mask is None else ~padding_mask[:, -x.shape[1] :].flatten()
+        real = ~padding_mask[:, -x.shape[1] :].flatten() if padding_mask is not None and padding_mask.ndim == 2 else slice(None)
         shares = F.one_hot(chosen[real], len(self.gate)).to(precision).mean((0, 1))  # (E,)
         self.balance = len(self.gate) * (shares * probabilities[real].mean(0)).sum()
         weights = weights / weights.sum(-1, keepdim=True)
@@ -144,7 +144,7 @@ class Attention(nn.Module):
         distance = places[positions - length :, None] - places  # (T, S), 0 for the token itself
         hidden = (distance < 0) | (distance >= (self.window or positions))
         if padding_mask is not None:
-            hidden = hidden | padding_mask[:, None, None, :]  # (B, 1, T, S)
+            hidden = hidden | (padding_mask[:, None, None] if padding_mask.ndim == 2 else padding_mask[:, None])  # (B, 1, T, S)
         scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)  # -inf would make a row without any key NaN
         if self.sinks is not None:
             sinks = self.sinks.to(scores.dtype)[:, None, None].expand(len(scores), -1, length, 1)
@@ -242,7 +242,7 @@ class Qwen3(nn.Module):
         Args:
             padding_mask: bool (B, T), True where a token is padding, on either side: nothing attends to it. What
                 counts of positions is their distance, so padding on the left moves nothing. With a cache (B, S), for
-                the tokens of the calls before as well.
+                the tokens of the calls before as well. Or (B, T, T), True where the second token is of another text.
             cache: a `new_cache`; tokens are then only those that follow the calls before.
 
         Raises `ValueError` for more tokens than `max_length`.

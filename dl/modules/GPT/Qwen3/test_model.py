@@ -14,7 +14,18 @@ from dl.modules.GPT.data import text_splits
 from dl.modules.GPT.Qwen3 import train
 from dl.modules.GPT.Qwen3.convert import from_transformers
 from dl.modules.GPT.Qwen3.model import Attention, MixtureOfExperts, Qwen3, build
-from dl.modules.GPT.testing import BATCH, TOKENS, AsOurs, Unpadded, randomized, token_file
+from dl.modules.GPT.testing import (
+    BATCH,
+    LONG,
+    TOKENS,
+    AsOurs,
+    Unpadded,
+    assert_cuts_change_no_logits,
+    assert_no_token_sees_later_ones,
+    assert_padding_on_the_left_moves_nothing,
+    randomized,
+    token_file,
+)
 from dl.mytorch import testing
 from dl.mytorch.layers import RotaryPositions
 from dl.mytorch.layers.rotary_scaling import RotaryScaling
@@ -22,7 +33,6 @@ from dl.mytorch.text.tasks import LanguageModeling
 
 pytestmark = pytest.mark.usefixtures("exact")
 
-LONG = torch.randint(11, (2, 24), generator=torch.Generator().manual_seed(3))
 OPTIONS = [
     {},
     {"tied": True, "num_kv_heads": 2},
@@ -84,35 +94,19 @@ def test_impossible_sizes_and_more_tokens_than_positions_are_refused() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_the_cache_changes_no_logits_however_a_text_is_cut(options: dict[str, Any]) -> None:
-    model = tiny(**options).eval()
-    whole = model(LONG)
-    for cuts in ([0, 9, 10, 11, 16, 24], list(range(25))):
-        cache = model.new_cache()
-        parts = [model(LONG[:, a:b], cache=cache) for a, b in zip(cuts, cuts[1:])]
-        assert (torch.cat(parts, dim=1) - whole).abs().max() <= 1e-9
+    assert_cuts_change_no_logits(tiny(**options).eval())
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_padding_on_the_left_moves_nothing(options: dict[str, Any]) -> None:
-    model = tiny(**options).eval()
-    padded = torch.cat([LONG[:, :7] * 0, LONG], dim=1)
-    mask = (torch.arange(31) < 7).expand(2, 31)
-    whole = model(LONG)
-    assert (model(padded, mask)[:, 7:] - whole).abs().max() <= 1e-9
-    cache = model.new_cache()
-    parts = [model(padded[:, a:b], mask[:, :b], cache) for a, b in ((0, 12), (12, 13), (13, 31))]
-    assert (torch.cat(parts, dim=1)[:, 7:] - whole).abs().max() <= 1e-9
+    assert_padding_on_the_left_moves_nothing(tiny(**options).eval())
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_no_token_sees_later_ones(options: dict[str, Any]) -> None:
-    model = tiny(**options).eval()
-    whole = model(LONG)
-    for t in (1, 4, 23):
-        assert (model(LONG[:, :t]) - whole[:, :t]).abs().max() <= 1e-9
-    assert not torch.allclose(model(LONG.roll(1, 1))[:, -1], whole[:, -1])
+    assert_no_token_sees_later_ones(tiny(**options).eval())
 
 
 @torch.no_grad()

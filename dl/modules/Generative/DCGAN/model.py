@@ -12,9 +12,14 @@ PyTorch's tutorial teaches. "small" is ours, for 28x28 on a CPU.
 
 Deviations: none in "tutorial". In "lsun" the first batch norm is per channel, as all others; the authors' code has a scale for
 each of its 16,384 values.
+
+With `norm="layer"` the discriminator is a critic of "Improved Training of Wasserstein GANs", Gulrajani et al. 2017,
+https://arxiv.org/abs/1704.00028, section 4: layer norms in the place of batch norms, so that the gradient at an image depends
+on that image alone.
 """
 
-from typing import Any, Sequence
+from functools import partial
+from typing import Any, Literal, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +27,8 @@ from torch import Tensor, nn
 from dl.mytorch.layers import sequential
 
 # B batch, Z numbers of noise, C channels, X side of a feature map
+
+Norm = Literal["batch", "layer"]
 
 
 def up(in_channels: int, out_channels: int, kernel_size: int) -> nn.ConvTranspose2d:
@@ -65,13 +72,17 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (B, channels, image_size, image_size) -> logits (B,), large for those it takes for real."""
+    """Images (B, channels, image_size, image_size) -> logits (B,), large for those it takes for real.
 
-    def __init__(self, widths: Sequence[int], channels: int, image_size: int, kernel_size: int) -> None:
+    A layer norm is over all C X X numbers of an image, with a scale for each channel.
+    """
+
+    def __init__(self, widths: Sequence[int], channels: int, image_size: int, kernel_size: int, norm: Norm = "batch") -> None:
         super().__init__()
+        make_norm = nn.BatchNorm2d if norm == "batch" else partial(nn.GroupNorm, 1)
         self.stem = sequential(conv=down(channels, widths[-1], kernel_size), act=nn.LeakyReLU(0.2))
         self.blocks = nn.ModuleList(
-            sequential(conv=down(narrow, wide, kernel_size), norm=nn.BatchNorm2d(wide), act=nn.LeakyReLU(0.2))
+            sequential(conv=down(narrow, wide, kernel_size), norm=make_norm(wide), act=nn.LeakyReLU(0.2))
             for narrow, wide in zip(widths[::-1], widths[-2::-1])
         )
         self.head = nn.Conv2d(widths[0], 1, image_size // 2 ** len(widths), bias=False)
@@ -90,6 +101,7 @@ class DCGAN(nn.Module):
         latent: size of the noise vector of an image.
         widths: channels of the generator's maps, each twice as large as the one before; of the discriminator's, backwards.
         kernel_size: of all convolutions but those from and to one pixel.
+        norm: of the discriminator.
 
     Raises `ValueError` for an image that cannot be halved as often as there are widths.
     """
@@ -101,6 +113,7 @@ class DCGAN(nn.Module):
         channels: int = 3,
         image_size: int = 64,
         kernel_size: int = 5,
+        norm: Norm = "batch",
     ) -> None:
         super().__init__()
         if image_size % 2 ** len(widths):
@@ -108,7 +121,7 @@ class DCGAN(nn.Module):
             raise ValueError(f"images of {image_size} pixels cannot be halved {times} times: multiples of {2**times} can")
         self.latent = latent
         self.generator = Generator(latent, widths, channels, image_size, kernel_size)
-        self.discriminator = Discriminator(widths, channels, image_size, kernel_size)
+        self.discriminator = Discriminator(widths, channels, image_size, kernel_size, norm)
         self.init_weights()
 
     def init_weights(self) -> None:

@@ -222,6 +222,11 @@ class CodePrior(nn.Module):
             codes.append(token)
         return torch.cat(codes, dim=1).unflatten(1, (self.autoencoder.side, -1))
 
+    @property
+    def calls(self) -> int:
+        """Return how often a network is called for an image: the prior for each code, then the decoder."""
+        return self.length + 1
+
     def prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Latent variables (count, D Y Y) of codes that this model draws, on the CPU."""
         parts = [500] * (count // 500) + [count % 500] * (count % 500 > 0)  # of which the cache holds keys and values

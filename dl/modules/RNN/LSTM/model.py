@@ -20,7 +20,7 @@ test_model.py has it written out:
 Presets of language models:
 - "zaremba_small", "zaremba_medium", "zaremba_large": Zaremba, Sutskever & Vinyals 2014, https://arxiv.org/abs/1409.2329,
   section 4.1, for the 10,000 words of the Penn Treebank. Dropout acts between layers, never between time steps.
-- "word", "char": ours, for a CPU.
+- "word", "char": ours, for a CPU; "char_wide" has as many parameters as the "char" of the models in ../../GPT.
 
 AWD-LSTM is in ../AWDLSTM.
 
@@ -110,6 +110,7 @@ class LSTMLanguageModel(nn.Module):
 PRESETS: dict[str, dict[str, Any]] = {
     "word": {"vocab_size": 33_278, "dim": 256, "hidden_dim": 256, "dropout": 0.2, "cutoffs": (2000, 10_000)},
     "char": {"vocab_size": 65, "dim": 64, "hidden_dim": 256},
+    "char_wide": {"vocab_size": 65, "dim": 128, "hidden_dim": 384},
     "zaremba_small": {"vocab_size": 10_000, "dim": 200, "depth": 2, "init_bound": 0.1},
     "zaremba_medium": {"vocab_size": 10_000, "dim": 650, "depth": 2, "dropout": 0.5, "init_bound": 0.05},
     "zaremba_large": {"vocab_size": 10_000, "dim": 1500, "depth": 2, "dropout": 0.65, "init_bound": 0.04},

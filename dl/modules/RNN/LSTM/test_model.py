@@ -59,6 +59,7 @@ def test_networks_have_these_parameters() -> None:
         assert counts[f"zaremba_{size}"] == 2 * 10_000 * width + 10_000 + 2 * 4 * width * (2 * width + 2)
         assert round(counts[f"zaremba_{size}"] / 1e6) == millions
     assert counts["char"] == 65 * 64 + 4 * 256 * (64 + 256 + 2) + 65 * (256 + 1)
+    assert counts["char_wide"] == 65 * 128 + 4 * 384 * (128 + 384 + 2) + 65 * (384 + 1) == 822_849
 
 
 test_standard = testing.standard_checks(

@@ -24,11 +24,11 @@ class Config(ViewsConfig):
 
     out: str = "runs/SelfSupervised/MAE"
     model: str = flag("small", "preset of the network, see model.py", choices=PRESETS)
-    epochs: int = 60
+    epochs: int = 20
     batch_size: int = 256
     lr: float = 1e-3
     weight_decay: float = 0.05
-    eval_every: int = 1760  # ten epochs: each evaluation encodes the training set
+    eval_every: int = 880  # five epochs: each evaluation encodes the training set
     min_scale: float = 0.2
     color: float = 0.0  # section 4.1: crops and flips are enough, changes of colour do harm
     grey: float = 0.0

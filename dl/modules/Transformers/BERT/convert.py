@@ -10,8 +10,10 @@ from dl.modules.Transformers.BERT.model import BERT
 from dl.mytorch.checkpoint import load, put_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.files import read_json, regular_file
-from dl.mytorch.layers.activations import ACTIVATIONS
+from dl.mytorch.inverse import inverse
+from dl.mytorch.layers.activations import ACTIVATIONS, activation_name
 from dl.mytorch.names import substituted
+from dl.mytorch.torchvision_compat import import_transformers
 
 # Their names as regular expressions, and ours.
 NAMES = (
@@ -170,3 +172,29 @@ def network(config: Mapping[str, Any], weights: Container[str]) -> BERT:
         nsp="nsp_head.bias" in weights,
         pooler="pooler.fc.weight" in weights,
     )
+
+
+def to_transformers(model: BERT) -> nn.Module:
+    """Return a `transformers.BertForPreTraining`, `BertForMaskedLM` or `BertModel` with the weights of a BERT of ours.
+
+    Which one depends on the heads. The inverse of `from_transformers`.
+    """
+    transformers, first = import_transformers(), model.blocks[0]
+    config = transformers.BertConfig(
+        vocab_size=model.token_embedding.num_embeddings,
+        hidden_size=model.token_embedding.embedding_dim,
+        num_hidden_layers=len(model.blocks),
+        num_attention_heads=first.attention.num_heads,
+        intermediate_size=first.feed_forward.fc1.out_features,
+        max_position_embeddings=len(model.position_embedding),
+        type_vocab_size=model.segment_embedding.num_embeddings,
+        hidden_act=activation_name(first.feed_forward.act),
+        layer_norm_eps=model.norm.eps,
+        hidden_dropout_prob=model.dropout.p,
+        attention_probs_dropout_prob=first.attention.dropout.p,
+    )
+    if model.mlm_head is None:
+        reference = transformers.BertModel(config, add_pooling_layer=model.pooler is not None)
+    else:
+        reference = (transformers.BertForMaskedLM if model.nsp_head is None else transformers.BertForPreTraining)(config)
+    return inverse(from_transformers, reference, model)

@@ -5,7 +5,9 @@ import re
 from torch import Tensor, nn
 
 from dl.modules.Transformers.Swin.model import Swin
+from dl.mytorch.inverse import inverse
 from dl.mytorch.names import substituted
+from dl.mytorch.torchvision_compat import import_torchvision
 
 # The classes that a torchvision Swin of this paper is made of.
 PARTS = {
@@ -78,3 +80,21 @@ def _renamed(name: str) -> str:
     if number % 2 == 0:
         return f"stages.{number // 2}.merge.{name[place.end() :]}"
     return f"stages.{number // 2}.block{int(place[2]) + 1}.{name[place.end() :]}"
+
+
+def to_torchvision(model: Swin) -> nn.Module:
+    """Return a `torchvision.models.SwinTransformer` with the weights of a Swin of ours, the inverse of `from_torchvision`."""
+    stages = [[module for module in stage.children() if hasattr(module, "attention")] for stage in model.stages]
+    first, patches = stages[0][0], model.patch_embedding
+    window = first.attention.window_size
+    reference = import_torchvision().models.SwinTransformer(
+        patch_size=list(patches.kernel_size),
+        embed_dim=patches.out_channels,
+        depths=[len(stage) for stage in stages],
+        num_heads=[stage[0].attention.num_heads for stage in stages],
+        window_size=[window, window],
+        mlp_ratio=first.feed_forward.fc1.out_features / patches.out_channels,
+        num_classes=model.head.out_features,
+    )
+    reference.features[0][0] = nn.Conv2d(patches.in_channels, patches.out_channels, patches.kernel_size, patches.stride)
+    return inverse(from_torchvision, reference, model)

@@ -1,11 +1,15 @@
 """Pretrained weights for our ViT: torchvision's."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dl.modules.Transformers.ViT.model import ViT
+from dl.mytorch.inverse import inverse
 from dl.mytorch.names import substituted
+from dl.mytorch.torchvision_compat import import_torchvision
 
 # Their names as regular expressions, and ours. The first is the product of query, key and value, which we have apart.
 NAMES = (
@@ -79,3 +83,24 @@ def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             ours[name] = weight
     return ours
+
+
+def to_torchvision(model: ViT) -> nn.Module:
+    """Return a `torchvision.models.VisionTransformer` with the weights of a ViT of ours, the inverse of `from_torchvision`."""
+    first = model.blocks[0]
+    reference = import_torchvision().models.VisionTransformer(
+        image_size=model.image_size,
+        patch_size=model.patch_embedding.kernel_size[0],
+        num_layers=len(model.blocks),
+        num_heads=first.attention.num_heads,
+        hidden_dim=model.patch_embedding.out_channels,
+        mlp_dim=first.feed_forward.fc1.out_features,
+        dropout=model.dropout.p,
+        attention_dropout=first.attention.dropout.p,
+        num_classes=model.head.output.out_features,
+        representation_size=model.head.hidden.out_features if len(model.head) > 1 else None,
+        norm_layer=partial(nn.LayerNorm, eps=model.norm.eps),
+    )
+    channels, patch = model.patch_embedding.in_channels, model.patch_embedding.kernel_size
+    reference.conv_proj = nn.Conv2d(channels, model.patch_embedding.out_channels, patch, stride=patch)  # theirs is for colours
+    return inverse(from_torchvision, reference, model)

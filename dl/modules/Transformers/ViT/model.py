@@ -153,7 +153,7 @@ class ViT(nn.Module):
             raise ValueError(f"the model takes images of {self.image_size} x {self.image_size}; got {height} x {width}")
         patches = self.patch_embedding(images)  # (B, in_channels, X, X) -> (B, C, X/patch_size, X/patch_size)
         tokens = patches.flatten(2).transpose(1, 2)  # -> (B, C, N) -> (B, N, C)
-        class_token = self.class_token.expand(len(tokens), 1, -1)  # (C,) -> (B, 1, C)
+        class_token = self.class_token.expand(tokens.shape[0], 1, -1)  # (C,) -> (B, 1, C)
         x = torch.cat([class_token, tokens], dim=1)  # (B, 1 + N, C)
         x = self.dropout(x + self.position_embedding)
         for block in self.blocks:

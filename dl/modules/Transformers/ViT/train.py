@@ -10,17 +10,18 @@ from typing import Literal
 
 from torch import nn
 
+from dl.modules.CNN.finetuning import FineTuningConfig, rates, start
 from dl.modules.Transformers.ViT.model import PRESETS, build
 from dl.modules.Transformers.ViT.task import AttentiveClassification
 from dl.mytorch import History, Trainer, launch, seed_everything
 from dl.mytorch.config import UserError, flag
-from dl.mytorch.data import ImageConfig, Splits, image_set, image_splits
+from dl.mytorch.data import Splits, image_set, image_splits
 from dl.mytorch.layers import use_fast_dropout
 from dl.mytorch.optim import adamw, warmup_cosine
 
 
 @dataclass(frozen=True)
-class Config(ImageConfig):
+class Config(FineTuningConfig):
     """Train a ViT."""
 
     out: str = "runs/Transformers/ViT"
@@ -65,9 +66,9 @@ def build_model(config: Config) -> nn.Module:
 def main(config: Config, data: Splits | None = None) -> History:
     seed_everything(config.seed)
     trainer = Trainer(
-        model=build_model(config),
+        model=start(build_model(config), config),
         task=AttentiveClassification(config.label_smoothing, image_set(config).classes),
-        optimizer=adamw(config.lr, config.weight_decay),
+        optimizer=rates(adamw(config.lr, config.weight_decay), config),
         schedule=warmup_cosine(warmup=0.1),
         config=config,
     )

@@ -1,0 +1,158 @@
+"""`python -m dl export RUN --format torch|safetensors|hf|onnx|gguf`: the best weights of a run, for other programs."""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from torch import nn
+
+from dl.cli import catalogue
+from dl.cli.classifiers import classifier
+from dl.cli.runs import Run
+from dl.mytorch.checkpoint import save
+from dl.mytorch.config import UserError
+from dl.mytorch.files import recorded_write
+from dl.mytorch.introspect import check_same_layers
+from dl.mytorch.inverse import inverse
+from dl.mytorch.safetensors import write
+from dl.mytorch.torchvision_compat import import_torchvision
+
+INSTALL = 'pip install -e ".[export]"'
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write the weights of a run and say how they are read.
+
+    Raises `UserError` for a format that is not for its network, and for a path at which a run would lose its own files.
+    """
+    run = Run.open(options.folder)
+    out = options.out or run.path / f"export{FORMATS[options.format][1]}"
+    own = out.name in ("best.pt", "last.pt") or out.suffix in (".json", ".txt")
+    if (out / "best.pt").exists() or (own and (out.parent / "best.pt").exists()):
+        raise UserError(f"--out {out} would overwrite files of a run: choose another path")
+    FORMATS[options.format][0](run, out)
+    return 0
+
+
+def to_torch(run: Run, out: Path) -> None:
+    save(run.model().state_dict(), out)
+    print(f'written: {out}; torch.load("{out}", weights_only=True) is its state dict')
+
+
+def to_safetensors(run: Run, out: Path) -> None:
+    with recorded_write(out) as file:
+        write(run.model().state_dict(), file, {"format": "pt", "recipe": run.recipe})
+    print(f'written: {out}; safetensors.torch.load_file("{out}") is its state dict')
+
+
+def to_hf(run: Run, out: Path) -> None:
+    """Write a folder with the network as a class of transformers or torchvision, whichever the model's convert.py knows."""
+    model, convert = run.model(), _converter(run)
+    if hasattr(convert, "from_torchvision") and not hasattr(convert, "to_torchvision"):
+        reference = _refused(run, "hf", torchvision_s, convert.from_torchvision, run.config.model, model)
+    else:
+        kind = "to_transformers" if hasattr(convert, "to_transformers") else "to_torchvision"
+        reference = _call(run, "hf", kind, model)
+    out.mkdir(parents=True, exist_ok=True)
+    if hasattr(reference, "save_pretrained"):
+        with tempfile.TemporaryDirectory(dir=out, prefix=".") as made:  # only whole files get their names
+            reference.save_pretrained(made)
+            for path in sorted(Path(made).iterdir()):
+                with open(path, "rb") as whole, recorded_write(out / path.name) as file:
+                    shutil.copyfileobj(whole, file)
+        if (tokens := run.vocabularies.get("tokens")) is not None:
+            tokens.save(out if hasattr(tokens, "merges") else out / "vocabulary-tokens.json")
+        print(f'written: {out}; transformers.{type(reference).__name__}.from_pretrained("{out}") reads it')
+    else:
+        with recorded_write(out / "model.safetensors") as file:
+            write(reference.state_dict(), file, {"format": "pt"})
+        print(
+            f"written: {out / 'model.safetensors'}, the state dict of a torchvision.models.{type(reference).__name__} of "
+            f"these sizes"
+        )
+
+
+def torchvision_s(convert: Callable[[nn.Module], nn.Module], preset: str, model: nn.Module) -> nn.Module:
+    """Return torchvision's network of the name `preset` with the weights of `model`, the inverse of its converter `convert`.
+
+    Raises `ValueError` for a preset that torchvision does not have, and for a network that was changed since.
+    """
+    models = import_torchvision().models
+    if preset not in models.list_models():
+        raise ValueError(f"torchvision has no {preset}")
+    options: dict[str, Any] = {"num_classes": len(list(model.parameters())[-1])}
+    if preset == "googlenet":
+        options |= {"aux_logits": any(name.startswith("aux.") for name, _ in model.named_parameters()), "init_weights": False}
+    reference = models.get_model(preset, weights=None, **options)
+    check_same_layers(model, convert(reference))
+    return inverse(convert, reference, model)
+
+
+def to_onnx(run: Run, out: Path) -> None:
+    """Write a classifier of images as a graph: images (N, C, X, X), normalised as in training, to logits (N, classes)."""
+    found = classifier(run)
+    image = found.prepare(torch.zeros(3, 64, 64, dtype=torch.uint8))
+    try:
+        program = torch.onnx.export(
+            found.model.eval(),
+            (image.expand(2, -1, -1, -1),),  # a batch of one would become a constant
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            dynamo=True,
+            verbose=False,
+        )
+    except ImportError as error:
+        raise UserError(f"--format onnx needs packages that are not installed ({error}): {INSTALL}") from None
+    graph: Any = program
+    graph.model.metadata_props["classes"] = json.dumps(list(found.classes))
+    with recorded_write(out) as file:
+        file.write(graph.model_proto.SerializeToString())
+    print(f"written: {out}; images {tuple(image.shape[1:])}, normalised as in training -> {len(found.classes)} logits")
+
+
+def to_gguf(run: Run, out: Path) -> None:
+    """Write a language model for llama.cpp."""
+    _call(run, "gguf", "to_gguf", run.model(), run.vocabularies.get("tokens"), out)
+    print(f'written: {out}; `llama-cli -m {out} -p "..."` continues a text')
+
+
+FORMATS = {
+    "torch": (to_torch, ".pt"),
+    "safetensors": (to_safetensors, ".safetensors"),
+    "hf": (to_hf, "-hf"),
+    "onnx": (to_onnx, ".onnx"),
+    "gguf": (to_gguf, ".gguf"),
+}
+
+
+def _converter(run: Run) -> Any:
+    """Return the module convert.py of a run's model, None where it has none."""
+    try:
+        return catalogue.module(run.recipe, "convert")
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("dl.modules."):
+            raise
+        return None
+
+
+def _call(run: Run, name: str, function: str, *values: Any) -> Any:
+    """Call a function of the model's convert.py. Raises `UserError` where there is none, and for what it refuses."""
+    convert = _converter(run)
+    if not hasattr(convert, function):
+        raise UserError(f"--format {name} is not there for {run.recipe}; torch and safetensors are for every run")
+    return _refused(run, name, getattr(convert, function), *values)
+
+
+def _refused(run: Run, name: str, function: Callable[..., Any], *values: Any) -> Any:
+    """Call `function`. Raises `UserError` for what it refuses."""
+    try:
+        return function(*values)
+    except ValueError as error:
+        raise UserError(f"--format {name}: the network of {run.path} has no copy there: {error}") from None
+    except ImportError as error:
+        raise UserError(f"--format {name} needs the package {error.name}: {INSTALL}") from None

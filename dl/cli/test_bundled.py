@@ -1,0 +1,137 @@
+"""Trained weights that come with the project."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dl import __main__ as front
+from dl.cli import bundled, catalogue
+from dl.cli.runs import Run
+from dl.cli.testing import write_run
+from dl.mytorch.checkpoint import load, save
+from dl.mytorch.config import UserError
+from dl.mytorch.run import read_described
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path / "data" / "weights")
+    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "data" / "weights"
+
+
+def test_a_bundled_run_is_the_run_in_half_precision(folder: Path, tmp_path: Path) -> None:
+    run = Run.open(write_run(tmp_path / "run", "GPT/GPT2"))
+    path = bundled.bundle(run.path)
+    assert path == folder / "GPT-GPT2.pt"
+    assert all(isinstance(each, Tensor) for each in torch.load(path, weights_only=True).values())
+    opened = Run.open(bundled.unpack("GPT/GPT2"))
+    assert opened.vocabularies == run.vocabularies and opened.recipe == "GPT/GPT2" and opened.config.model == "tiny"
+    for (name, ours), theirs in zip(run.model().state_dict().items(), opened.model().state_dict().values(), strict=True):
+        assert torch.equal(theirs, ours.half().float()), name
+
+
+def test_a_verb_takes_it_where_there_is_no_run_of_one_s_own(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert front.main(["generate", "GPT/GPT2", "ab"]) == 1
+    assert "no finished run of GPT/GPT2" in capsys.readouterr().err
+    bundled.bundle(write_run(tmp_path / "elsewhere", "GPT/GPT2"))
+    assert front.main(["generate", "GPT/GPT2", "ab", "--tokens", "3", "--seed", "0"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("ab") and "taking data/weights/GPT-GPT2.pt, which comes with the project" in said.err
+    write_run(tmp_path / "runs" / "mine", "GPT/GPT2")
+    assert front.main(["generate", "GPT/GPT2", "ab", "--tokens", "3"]) == 0
+    assert "taking" not in capsys.readouterr().err
+
+
+def test_a_run_of_one_s_own_that_is_damaged_is_not_passed_over(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundled.bundle(write_run(tmp_path / "elsewhere", "GPT/GPT2"))
+    mine = write_run(tmp_path / "runs" / "mine", "GPT/GPT2")
+    text = (mine / "config.json").read_text(encoding="utf-8")
+    (mine / "config.json").write_text(text.replace("elsewhere", "altered"), encoding="utf-8")
+    assert front.main(["generate", "GPT/GPT2", "ab"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "config.json was changed since it was written" in line
+
+
+def changed(folder: Path, change: dict[str, Any], without: str = "") -> None:
+    state = {**load(folder / "GPT-GPT2.pt"), **change}
+    state.pop(without, None)
+    save(state, folder / "GPT-GPT2.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "without", "message"),
+    [
+        ({"norm.bias": torch.full((8,), torch.nan)}, "", "norm.bias holds numbers that are not finite"),
+        ({"more": torch.zeros(1)}, "", "belongs to another model"),
+        ({}, "norm.bias", "belongs to another model"),
+        ({}, "file:config.json", "GPT-GPT2.pt is not of GPT/GPT2"),
+        ({"file:../away": torch.zeros(1, dtype=torch.uint8)}, "", "'../away' is no text of a run"),
+        ({"file:config.json": "text"}, "", "holds more than tensors"),
+    ],
+)
+def test_a_file_that_is_not_what_it_says_is_one_line(
+    folder: Path, tmp_path: Path, change: dict[str, Any], without: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundled.bundle(write_run(tmp_path / "run", "GPT/GPT2"))
+    changed(folder, change, without)
+    assert front.main(["generate", "GPT/GPT2", "ab"]) == 1
+    taken, *lines = capsys.readouterr().err.strip().splitlines()
+    assert taken.startswith("no finished run") and len(lines) == 1 and message in lines[0]
+
+
+def test_a_flipped_bit_and_the_file_of_another_model_are_one_line(folder: Path, tmp_path: Path) -> None:
+    path = bundled.bundle(write_run(tmp_path / "run", "GPT/GPT2"))
+    bundled.bundle(write_run(tmp_path / "other", "CNN/LeNet"))
+    content = path.read_bytes()
+    place = len(content) // 2
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(UserError, match="GPT-GPT2.pt"):
+        bundled.unpack("GPT/GPT2")
+    save(load(folder / "CNN-LeNet.pt"), path)
+    with pytest.raises(UserError, match="is not of GPT/GPT2"):
+        bundled.unpack("GPT/GPT2")
+
+
+def test_what_is_too_large_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [write_run(tmp_path / name, recipe) for name, recipe in (("a", "GPT/GPT2"), ("b", "CNN/LeNet"))]
+    bundled.bundle(runs[0])
+    monkeypatch.setattr(bundled, "MOST_IN_ALL", (folder / "GPT-GPT2.pt").stat().st_size + 100)
+    bundled.bundle(runs[0])  # again: it takes the place of the first
+    with pytest.raises(UserError, match="MB in data/weights, which has"):
+        bundled.bundle(runs[1])
+    weights = load(runs[0] / "best.pt")
+    save({**weights, "norm.bias": weights["norm.bias"] + 1e6}, runs[0] / "best.pt")
+    with pytest.raises(UserError, match="norm.bias is out of the range of half precision"):
+        bundled.bundle(runs[0])
+
+
+BUNDLED = sorted((Path(__file__).parents[2] / "data" / "weights").glob("*.pt"))
+RECIPES = {name.replace("/", "-"): name for name in (*catalogue.names(), "DataMining/ImageSearch")}
+
+
+def test_all_that_come_with_the_project_are_small_and_of_a_model_here() -> None:
+    sizes = [path.stat().st_size for path in BUNDLED]
+    assert all(size <= bundled.MOST for size in sizes) and sum(sizes) <= bundled.MOST_IN_ALL
+    assert {path.stem for path in BUNDLED} <= RECIPES.keys()
+
+
+@pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.stem)
+def test_each_that_comes_with_the_project_opens(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = RECIPES[path.stem]
+    if recipe.startswith("Reinforcement/"):
+        pytest.importorskip("gymnasium", reason='gymnasium is not installed: pip install -e ".[rl]"')
+    state = load(path)
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path)
+    save(state, tmp_path / path.name)
+    folder = bundled.unpack(recipe)
+    assert read_described(folder)["commit"] and not read_described(folder)["commit"].endswith("+")
+    assert sum(parameter.numel() for parameter in Run.open(folder).model().parameters()) > 0

@@ -1,0 +1,11 @@
+"""The command `python -m dl.modules.GPT.generate`, with the run in runs/GPT/DeepSeekV3 if none is named."""
+
+import sys
+from functools import partial
+
+from dl.modules.GPT import generate
+
+main = partial(generate.main, recipe="GPT/DeepSeekV3")
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Build the site: python docs/build.py [--serve]. It needs `pip install -e ".[docs]"`.
+
+Every page is made of what is here anyhow: READMEs, model.py, tests, records. Markdown goes to runs/site/<language>, the site
+to runs/site/html/<language>. A link that leads nowhere, or a figure that is not there, stops the build.
+"""
+
+import argparse
+import datetime
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+sys.path.insert(0, str(Path(__file__).parent))  # the files beside this one, wherever it is started
+
+import model_page
+import yaml
+from prose import ROOT, Links, with_formulas
+
+import dl.mytorch
+from dl.cli import catalogue, front
+from dl.mytorch import provenance
+
+HERE = Path(__file__).parent
+OUT = ROOT / "runs" / "site"
+LANGUAGES = ("en", "zh")
+GUIDES = {  # page -> file, in the order of reading
+    "core/index.md": "dl/mytorch/README.md",
+    "core/scaling.md": "dl/mytorch/large/SCALING.md",
+    "scratch/index.md": "dl/mytorch/from_scratch/README.md",
+    "use/install.md": "docs/install.md",
+    "use/commands.md": "docs/commands.md",
+    "use/data.md": "docs/data.md",
+    "use/tasks.md": "docs/tasks.md",
+    "use/errors.md": "docs/public-errors.md",
+    "use/contributing.md": ".github/CONTRIBUTING.md",
+    "use/changes.md": "CHANGELOG.md",
+}
+
+
+def model_names() -> list[str]:
+    """Return all models in the order in which one learns them."""
+    return [name for names in front.ABOUT["groups"].values() for name in names if name in catalogue.names()]
+
+
+def write_pages(folder: Path, language: str, only: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
+    """Write the Markdown of a language into `folder`, and return the navigation. `only` chooses models."""
+    words = model_page.words_of(HERE / "words.json", language)
+    names = [name for name in model_names() if only(name)]
+    pages = {file: page for page, file in GUIDES.items()}
+    pages |= {f"dl/modules/{name}/README.md": f"models/{name}.md" for name in names} | {"README.md": "index.md"}
+    links = Links(pages, folder)
+    for page, file in GUIDES.items():
+        text = (ROOT / file).read_text(encoding="utf-8")
+        write(folder / page, links.rewritten(with_formulas(text), file, page))
+    for name in names:
+        write(folder / f"models/{name}.md", model_page.page(name, words, links, language))
+    write(folder / "core/api.md", api(words))
+    write(folder / "index.md", start(words, names))
+    shutil.copyfile(HERE / "site.css", folder / "site.css")
+    return {"nav": navigation(words, names)}
+
+
+def navigation(words: dict[str, Any], names: list[str]) -> list[Any]:
+    """Return what the menu shows."""
+    groups = [
+        {words["groups"].get(group, group): [{name.partition("/")[2]: f"models/{name}.md"} for name in own if name in names]}
+        for group, own in front.ABOUT["groups"].items()
+    ]
+    return [
+        {words["start"]: "index.md"},
+        {words["models"]: groups},
+        {words["core"]: [page for page in GUIDES if page.startswith("core/")] + [{words["api"]: "core/api.md"}]},
+        {words["scratch"]: "scratch/index.md"},
+        {words["use"]: [page for page in GUIDES if page.startswith("use/")]},
+    ]
+
+
+def start(words: dict[str, Any], names: list[str]) -> str:
+    """Return the start page: all models in the order in which one learns them."""
+    parts = [f"# {words['title']}", words["about"]]
+    headings = [words["models"], words["paper"], words["proven against"], words["here"]]
+    for group, own in front.ABOUT["groups"].items():
+        rows = [front.row(name) for name in own if name in names]
+        if rows:
+            lines = [f"| {' | '.join(headings)} |", "| --- | --- | --- | --- |"]
+            for name, row in zip((name for name in own if name in names), rows):
+                here = row[4].replace("](dl/modules/", "](models/").replace("/README.md#results", ".md#result")
+                lines.append(f"| [{name.partition('/')[2]}](models/{name}.md) | {row[1]} | {row[2]} | {here} |")
+            parts += [f"## {words['groups'].get(group, group)}", "\n".join(lines)]
+    commit = provenance.commit(ROOT).rstrip("+")[:7] or "?"  # what builds it leaves files
+    parts.append(words["made"].format(date=datetime.date.today(), commit=commit))
+    return "\n\n".join(parts)
+
+
+def api(words: dict[str, Any]) -> str:
+    """Return the exported names of `dl.mytorch`, with signatures and docstrings."""
+    parts = [f"# {words['api']}: dl.mytorch"]
+    exported = {name: getattr(dl.mytorch, name) for name in (*vars(dl.mytorch), *dl.mytorch._LATER)}
+    for name, value in sorted(exported.items()):
+        if callable(value) and not name.startswith("_") and value.__module__.startswith("dl."):
+            parts.append(f"## {name}\n\n```python\n{name}{inspect.signature(value)}\n```\n\n{inspect.getdoc(value) or ''}")
+    return "\n\n".join(parts)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def configuration(language: str, nav: dict[str, Any]) -> Path:
+    """Write what zensical reads for a language, and return the file."""
+    settings = yaml.safe_load((HERE / "mkdocs.yml").read_text(encoding="utf-8")) | nav
+    settings["docs_dir"], settings["site_dir"] = language, f"html/{language}"
+    settings["theme"]["language"] = language
+    others = [{"name": "English", "link": "../en/", "lang": "en"}, {"name": "\u4e2d\u6587", "link": "../zh/", "lang": "zh"}]
+    settings["extra"] = {"alternate": others, "generator": False}
+    path = OUT / f"{language}.yml"
+    path.write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build the site.", prog="python docs/build.py")
+    parser.add_argument("--serve", action="store_true", help="show it at http://localhost:8000 (English)")
+    options = parser.parse_args()
+    shutil.rmtree(OUT, ignore_errors=True)
+    for language in LANGUAGES:
+        nav = write_pages(OUT / language, language)
+        file = configuration(language, nav)
+        print(f"{language}: {sum(1 for _ in (OUT / language).rglob('*.md'))} pages", flush=True)
+        subprocess.run(
+            [sys.executable, "-m", "zensical", "build", "--strict", "-f", str(file)],
+            check=True,
+            cwd=OUT,
+            env=os.environ | {"NO_COLOR": "1"},
+        )
+    write(
+        OUT / "html" / "index.html", '<meta http-equiv="refresh" content="0; url=en/index.html"><a href="en/index.html">en</a>'
+    )
+    if options.serve:
+        subprocess.run([sys.executable, "-m", "http.server", "8000", "-d", str(OUT / "html")], check=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""READMEs as pages of the site: formulas become MathML, links lead to pages or to copies of files."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Callable
+
+from latex2mathml.converter import convert
+
+ROOT = Path(__file__).parents[1]
+CODE = re.compile(r"(^```.*?^```[ \t]*$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+
+
+def outside_code(text: str, change: Callable[[str], str]) -> str:
+    """Return `text` with `change` made everywhere but in code."""
+    return "".join(part if i % 2 else change(part) for i, part in enumerate(CODE.split(text)))
+
+
+def with_formulas(text: str) -> str:
+    """Return Markdown with its formulas, $...$ and $$...$$, as MathML, which browsers draw by themselves.
+
+    A price, $5, is none: the last $ of a formula is next to it, and no digit follows.
+    """
+
+    def change(part: str) -> str:
+        part = re.sub(r"\$\$(.+?)\$\$", lambda m: convert(m[1].strip(), display="block"), part, flags=re.DOTALL)
+        return re.sub(r"\$(?!\s)([^$\n]+)(?<!\s)\$(?!\d)", lambda m: convert(m[1]), part)
+
+    return outside_code(text, change)
+
+
+class Links:
+    """Where files of the repository are on the site: `pages` {file: page}, both as seen from their roots."""
+
+    def __init__(self, pages: dict[str, str], out: Path) -> None:
+        self.pages, self.out = pages, out
+
+    def target(self, file: str) -> str:
+        """Return the place of a file on the site; what is no page is copied. Raises `ValueError` for no file."""
+        path = ROOT / file
+        for name in (file, f"{file}/README.md"):
+            if name in self.pages:
+                return self.pages[name]
+        if path.is_dir():
+            path = path / "README.md" if (path / "README.md").exists() else path / "__init__.py"
+        if not path.is_file():
+            raise ValueError(f"{file} is linked, and is not there")
+        kept = path.suffix in (".png", ".gif", ".svg")
+        place = Path("files", path.relative_to(ROOT)).as_posix() + ("" if kept else ".txt")
+        (self.out / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, self.out / place)
+        return place
+
+    def rewritten(self, text: str, file: str, page: str) -> str:
+        """Return the text of `file` with its links as they have to be on `page`."""
+
+        def link(match: re.Match[str]) -> str:
+            address, mark, anchor = match[2].partition("#")
+            if re.match(r"\w+:", address) or not address:
+                return match[0]
+            target = os.path.normpath((Path(file).parent / address).as_posix()).replace(os.sep, "/")
+            place = os.path.relpath(self.target(target), Path(page).parent).replace(os.sep, "/")
+            return f"{match[1]}({place}{mark}{anchor if place.endswith('.md') else ''})"
+
+        return outside_code(text, lambda part: re.sub(r"(!?\[[^\]]*\])\(([^)\s]+)\)", link, part))
+
+
+def sections(text: str) -> dict[str, str]:
+    """Return the parts of a README by their headings of the second level, with these; the first is ""."""
+    inside = CODE.sub(lambda m: m[0].replace("\n## ", "\n\0## "), text)
+    parts = re.split(r"^(?=## )", inside, flags=re.MULTILINE)
+    return {part.partition("\n")[0][3:] if part.startswith("## ") else "": part.replace("\0", "") for part in parts}

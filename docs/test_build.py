@@ -1,0 +1,141 @@
+"""The site: what its builder makes of READMEs and code. Skipped without the extra [docs]."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("latex2mathml", reason='latex2mathml is not installed: pip install -e ".[docs]"')
+pytest.importorskip("yaml", reason='pyyaml is not installed: pip install -e ".[docs]"')
+sys.path.insert(0, str(Path(__file__).parent))
+
+import annotated
+import build
+import diagram
+import model_page
+import prose
+
+LENET = prose.ROOT / "dl/modules/CNN/LeNet/model.py"
+SUMMARY = """layer     type    output shape  parameters  FLOPs
+-------------------------------------------------
+stem      Conv2d  (1, 4, 8, 8)          36      0
+blocks.0  Block   (1, 4, 8, 8)          10      0
+  conv    Conv2d  (1, 4, 8, 8)          10      0
+blocks.1  Block   (1, 4, 8, 8)          10      0
+blocks.2  Block   (1, 8, 4, 4)          20      0
+-------------------------------------------------
+total     Net     (1, 8, 4, 4)          76      0"""
+
+
+@pytest.mark.parametrize("path", [LENET, Path(annotated.__file__), prose.ROOT / "dl/modules/GPT/GPT2/model.py"])
+def test_every_line_is_shown_once_as_code_or_read_in_a_note(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    found = annotated.parts(source)
+    shown = [i for part in found for i in part.lines]
+    assert shown == sorted(set(shown))
+    notes = " ".join("".join(part.note.split()) for part in found)
+    for i, line in enumerate(source.splitlines(), 1):
+        words = "".join(line.strip().strip('"#').split())
+        assert i in shown or words in notes, (i, line)
+
+
+def test_docstrings_are_left_code_is_right_and_lines_are_anchors() -> None:
+    html = annotated.page(LENET, "../source.txt")
+    source = LENET.read_text(encoding="utf-8")
+    number = next(i for i, line in enumerate(source.splitlines(), 1) if line.startswith("class LeNet"))
+    assert f'id="L{number}" href="../source.txt#L{number}"' in html
+    code = re.sub("<[^>]+>", "", "".join(re.findall(r"<code>(.*?)</code></pre>", html, re.DOTALL)))
+    assert "def forward(self" in code and '"""' not in code
+
+
+def test_lists_of_docstrings_become_lists() -> None:
+    assert annotated.as_markdown("Do.\n\nArgs:\n    size: of it.\n    kind: which.\n\nMore.") == (
+        "Do.\n\n**Args**\n\n- `size`: of it.\n- `kind`: which.\n\nMore."
+    )
+    assert annotated.as_markdown("Two:\n- a\n- b") == "Two:\n\n- a\n- b"
+
+
+def test_formulas_become_mathml_but_not_in_code() -> None:
+    text = prose.with_formulas("$a$ and `$b$`\n\n```\nprice $5$\n```\n\n$$\nx^2\n$$\n")
+    assert text.count("<math") == 2 and "`$b$`" in text and "price $5$" in text and 'display="block"' in text
+
+
+def test_prices_are_no_formulas() -> None:
+    for text in ("It costs $5 and $6.", "from 5 $ to 6 $ a month", "$5 or $ 6"):
+        assert prose.with_formulas(text) == text
+    assert prose.with_formulas("$1 - z_t$, $z$").count("<math") == 2
+
+
+def test_the_start_page_is_made_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    words = model_page.words_of(build.HERE / "words.json", "en")
+    assert words["made"].format(date=build.datetime.date.today(), commit="?") in build.start(words, [])
+
+
+def test_links_lead_to_pages_or_copies_and_a_broken_one_stops_the_build(tmp_path: Path) -> None:
+    links = prose.Links({"docs/data.md": "use/data.md"}, tmp_path)
+    text = "[a](../../../../docs/data.md#b) ![c](results/kernels.png) [d](model.py) [e](https://x.org) `[f](gone)`"
+    changed = links.rewritten(text, "dl/modules/CNN/ResNet/README.md", "models/CNN/ResNet.md")
+    assert changed == (
+        "[a](../../use/data.md#b) ![c](../../files/dl/modules/CNN/ResNet/results/kernels.png) "
+        "[d](../../files/dl/modules/CNN/ResNet/model.py.txt) [e](https://x.org) `[f](gone)`"
+    )
+    assert (tmp_path / "files/dl/modules/CNN/ResNet/model.py.txt").exists()
+    with pytest.raises(ValueError, match="dl/modules/CNN/ResNet/gone.png is linked, and is not there"):
+        links.rewritten("![x](gone.png)", "dl/modules/CNN/ResNet/README.md", "models/CNN/ResNet.md")
+
+
+def test_equal_blocks_in_a_row_are_one_box() -> None:
+    found = diagram.layers(SUMMARY)
+    assert [layer.name for layer in found] == ["stem", "blocks.0 to 1", "blocks.2"]
+    drawn = diagram.svg("CNN/Net small", found)
+    assert drawn.count("<rect") == 3 and 'role="img"' in drawn and "blocks.2 (Block) (1, 8, 4, 4)" in drawn
+
+
+def test_both_languages_say_the_same_things() -> None:
+    words = json.loads((build.HERE / "words.json").read_text(encoding="utf-8"))
+    assert words["en"].keys() == words["zh"].keys()
+    assert words["en"]["groups"].keys() == words["zh"]["groups"].keys() >= build.front.ABOUT["groups"].keys()
+
+
+@pytest.mark.parametrize("language", build.LANGUAGES)
+def test_a_model_s_page_has_card_drawing_code_proof_and_result(tmp_path: Path, language: str) -> None:
+    nav = build.write_pages(tmp_path, language, only=lambda name: name == "CNN/LeNet")
+    page = (tmp_path / "models/CNN/LeNet.md").read_text(encoding="utf-8")
+    for part in (
+        "| **FLOPs** |",
+        "<svg",
+        "{: #code }",
+        "{: #proof }",
+        "{: #result }",
+        'class="annotated"',
+        "<details>",
+        "results",
+    ):
+        assert part in page, part
+    places = re.findall(r"models/[\w/]+\.md", json.dumps(nav))
+    assert places == ["models/CNN/LeNet.md"]
+    assert "models/CNN/LeNet.md" in (tmp_path / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_chinese_paragraph_is_the_intro_of_the_chinese_page(tmp_path: Path) -> None:
+    text = '# X\n\nEnglish.\n\n<p lang="zh">\u4e2d\u6587\n\u6bb5\u843d</p>\n\n## More\n'
+    assert model_page.CHINESE.search(text)[1] == "\u4e2d\u6587\n\u6bb5\u843d"  # type: ignore[index]
+    assert "zh" not in model_page.CHINESE.sub("", text)
+
+
+@pytest.mark.slow
+def test_the_site_is_built_and_a_broken_link_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("zensical", reason='zensical is not installed: pip install -e ".[docs]"')
+    monkeypatch.setattr(build, "OUT", tmp_path)
+    nav = build.write_pages(tmp_path / "en", "en", only=lambda name: name == "CNN/LeNet")
+    command = [sys.executable, "-m", "zensical", "build", "--strict", "-f", str(build.configuration("en", nav))]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    html = (tmp_path / "html/en/models/CNN/LeNet.html").read_text(encoding="utf-8")
+    assert re.findall(r'<(?:script|img|link|iframe)[^>]+(?:src|href)="(?:https?:)?//', html) == []  # nothing from other hosts
+    with open(tmp_path / "en/models/CNN/LeNet.md", "a", encoding="utf-8") as file:
+        file.write("\n[nowhere](Gone.md)\n")
+    assert subprocess.run(command, cwd=tmp_path).returncode != 0
