@@ -22,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("dl")
     group.addoption("--train", action="store_true", help="run the train.py files below the folders asked for, instead of tests")
     group.addoption("--train-args", default="", metavar="ARGS", help="flags for these, say --train-args='--epochs 1'")
+    group.addoption("--proof", action="store_true", help="write how far models are from their twins into their proof.json")
     group.addoption("--threads", type=int, default=1, metavar="N", help="threads of each test (default: %(default)s)")
 
 
@@ -38,6 +39,18 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that tests start
         if not config.getoption("numprocesses", None):  # with `-n`, this process has no test, and does not wait for torch
             config.pluginmanager.import_plugin("dl.mytorch.testing.fixtures")
+    if config.getoption("--proof"):
+        _record_proofs(config)
+
+
+def _record_proofs(config: pytest.Config) -> None:
+    """Run the default and the parity tests with what measures their differences."""
+    if config.getoption("numprocesses", None):
+        raise pytest.UsageError("--proof runs in one process, without -n")
+    from dl.mytorch.testing.proofs import Recorder
+
+    config.option.markexpr = "not slow and not gpu"
+    config.pluginmanager.register(Recorder(config.rootpath))
 
 
 def _trains(config: pytest.Config) -> bool:
@@ -123,6 +136,8 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     trainings = [item for item in items if isinstance(item, TrainItem)]
+    if config.getoption("--proof"):  # the standard checks compare with no twin
+        items[:] = [item for item in items if not item.name.startswith("test_standard")]
     if config.getoption("--train"):
         named = any("::" in argument for argument in config.args)  # tests that were asked for by name run too
         if not named and not config.option.collectonly:

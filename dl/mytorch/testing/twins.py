@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 
+LARGEST: dict[str, float] = {}  # the largest differences so far, and the tolerance: what `pytest --proof` records of a test
+
 
 def randomize_norms(model: Model, scale: tuple[float, float] = (0.5, 1.5), shift: float = 0.1) -> Model:
     """Batch norms as after training, so that their scales, shifts and running statistics show in the output; gives `model`.
@@ -108,6 +110,7 @@ def assert_within(what: str, own: Tensor | None, other: Tensor | None, tolerance
     assert own is not None and other is not None, f"{what}: missing"
     assert own.shape == other.shape, f"{what}: shape {tuple(own.shape)}, the twin's is {tuple(other.shape)}"
     difference = torch.dist(own.detach(), other.detach(), math.inf).item() if own.numel() else 0.0
+    _note(what, difference, tolerance)
     assert difference <= tolerance, f"{what}: differs by {difference:.3g}, more than {tolerance:g}"
 
 
@@ -118,6 +121,15 @@ def _all_within(pairs: list[tuple[str, Tensor | None, Tensor | None]], tolerance
         differences = torch._foreach_sub([x for _, x, _ in pairs], [y for *_, y in pairs])
         largest = torch.stack(torch._foreach_norm(differences, math.inf)).tolist()
         if all(difference <= tolerance for difference in largest):
+            for (what, *_), difference in zip(pairs, largest):
+                _note(what, difference, tolerance)
             return
     for what, own, other in pairs:
         assert_within(what, own, other, tolerance)
+
+
+def _note(what: str, difference: float, tolerance: float) -> None:
+    """Keep `difference` in `LARGEST` if nothing of its kind differed more."""
+    kind = "gradients" if what.startswith("gradient") else "weights" if what.endswith(" steps") else "outputs"
+    for name, value in ((kind, difference), ("tolerance", tolerance)):
+        LARGEST[name] = max(LARGEST.get(name, 0.0), value)

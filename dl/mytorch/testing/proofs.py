@@ -1,0 +1,103 @@
+"""How far a model is from its twins: `pytest --proof FOLDER` measures, and writes proof.json beside each model.py."""
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dl.mytorch import provenance
+from dl.mytorch.files import read_json, write_json
+from dl.mytorch.testing import twins
+
+FILE = "proof.json"
+LIBRARIES = (
+    *("diffusers", "lightly", "pycocotools", "sacrebleu", "scipy", "sklearn", "stable_baselines3", "tiktoken", "timm"),
+    *("torch_geometric", "torchrl", "transformers", "trl"),
+)
+TEST = {"outputs?": float, "gradients?": float, "weights?": float, "tolerance": float, "cases": int, "parity": bool}
+SCHEMA = {
+    **{"commit": str, "versions": {str: str}, "processor": str, "capability": str},
+    **{"model.py": str, "tests": {str: TEST}, "skipped": [str]},
+}
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """Return the proof of the model in `folder`, with "stale" if its model.py is another one by now; None if there is none.
+
+    Its "tests" are {file::name: largest differences of outputs, gradients, weights after the steps}, over all "cases" of a
+    test's parameters. Raises `UserError`, naming the file and the field, for a damaged one.
+    """
+    if not (folder / FILE).exists():
+        return None
+    proof = read_json(folder / FILE, SCHEMA)
+    return proof | {"stale": proof["model.py"] != _sha256(folder / "model.py")}
+
+
+class Recorder:
+    """A plugin of pytest. A folder with a failure keeps the proof that it has."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.tests: dict[Path, dict[str, dict[str, Any]]] = {}
+        self.skipped: dict[Path, set[str]] = {}
+        self.failed: set[Path] = set()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        twins.LARGEST.clear()
+        yield  # which raises if the test fails
+        if twins.LARGEST:
+            name = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
+            tests = self.tests.setdefault(item.path.parent, {})
+            parity = item.get_closest_marker("parity") is not None
+            known = tests.setdefault(name, {"cases": 0, "parity": parity})
+            known["cases"] += 1
+            known |= {kind: max(value, known.get(kind, 0.0)) for kind, value in twins.LARGEST.items()}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note(report)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        path = self.root / report.nodeid.partition("::")[0]
+        if report.failed:
+            self.failed.add(path.parent)
+        elif report.skipped and path.name != "train.py":
+            self.skipped.setdefault(path.parent, set()).add(report.nodeid.rpartition("/")[2].partition("[")[0])
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for folder, tests in sorted(self.tests.items()):
+            shown = (folder / FILE).relative_to(self.root)
+            if folder in self.failed:
+                terminalreporter.write_line(f"{shown}: not written, a test failed")
+            elif (folder / "model.py").exists():
+                write_json(self._proof(folder, tests), folder / FILE)
+                terminalreporter.write_line(f"{shown}: {len(tests)} tests")
+
+    def _proof(self, folder: Path, tests: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        there = {name: getattr(sys.modules.get(name), "__version__", "") for name in LIBRARIES}
+        about = provenance.machine()
+        return {
+            "commit": provenance.commit(self.root),
+            "versions": provenance.versions() | {name: version for name, version in there.items() if version},
+            **{name: about[name] for name in ("processor", "capability")},
+            "model.py": _sha256(folder / "model.py"),
+            "tests": {
+                name: {kind: _short(value) for kind, value in sorted(test.items())} for name, test in sorted(tests.items())
+            },
+            "skipped": sorted(self.skipped.get(folder, ())),
+        }
+
+
+def _short(value: float | bool) -> float | bool:
+    """Return a difference with two digits; what is not one as it is."""
+    return float(f"{value:.1e}") if isinstance(value, float) else value
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()  # git writes these on Windows
