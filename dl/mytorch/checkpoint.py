@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dl.mytorch.config import UserError
-from dl.mytorch.distributed import gather_objects, is_main, rank, rng_state, set_rng_state, world_size
+from dl.mytorch.distributed import data_rank, gather_parts, is_main, rng_state, set_rng_state
 from dl.mytorch.dtensor import distribute_like, full_state_dict
 from dl.mytorch.files import recorded_write, regular_file, shown, verify
 from dl.mytorch.names import by_name, by_position, renamed
@@ -92,7 +92,7 @@ def capture(
         return shards.capture(folder, model, optimizers, average)
     parts = {"model": model.state_dict(), "optimizers": [by_name(optimizer, model) for optimizer in optimizers]}
     parts |= {"ema": average and average.state_dict()}
-    return {**full_state_dict(parts, gather=is_main()), "rng": gather_objects(rng_state())}, None
+    return {**full_state_dict(parts, gather=is_main()), "rng": gather_parts(rng_state())}, None
 
 
 def _use_shards(model: nn.Module) -> bool:
@@ -143,28 +143,8 @@ def restore(state: dict[str, Any], path: Path, model: nn.Module, optimizers: Opt
             optimizer.load_state_dict(saved)
         if average is not None:
             put_weights(average, state["ema"], path)
-    if rank() < len(state["rng"]):
-        set_rng_state(state["rng"][rank()])
-
-
-def gather_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return rows for the examples of a batch, of all ranks, in the order of the whole batch. All ranks call it."""
-    from dl.mytorch import contract
-
-    contract.check_rows(state)
-    parts = gather_objects({name: rows.cpu() for name, rows in state.items()})
-    whole_rows = {}
-    for name in parts[0]:
-        rows = [part[name] for part in parts]
-        whole_rows[name] = torch.cat(rows)
-        for i, own in enumerate(rows):
-            whole_rows[name][i :: len(parts)] = own  # as `Loader` cuts a batch
-    return whole_rows
-
-
-def own_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of what `gather_rows` gave, the rows of this rank, whatever number of ranks there was."""
-    return {name: rows[rank() :: world_size()] for name, rows in state.items()}
+    if data_rank() < len(state["rng"]):
+        set_rng_state(state["rng"][data_rank()])
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------

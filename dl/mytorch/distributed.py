@@ -19,6 +19,7 @@ from dl.mytorch import system
 from dl.mytorch.config import UserError
 
 TIMEOUT = timedelta(minutes=10)  # the longest that a rank waits for the others, to begin and at any time after
+_tensor_size = 1  # see `set_tensor_size`
 
 
 @functools.cache
@@ -66,6 +67,22 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def set_tensor_size(size: int) -> None:
+    """Have each `size` ranks in a row compute every forward pass together, from one batch: tensor parallelism."""
+    global _tensor_size
+    _tensor_size = size
+
+
+def data_rank() -> int:
+    """Return the index of this process among those that read different data; ranks of one forward pass have the same."""
+    return rank() // _tensor_size
+
+
+def data_world_size() -> int:
+    """Return the number of parts that a batch is cut into: of all processes, without tensor parallelism."""
+    return world_size() // _tensor_size
 
 
 def is_main() -> bool:
@@ -161,30 +178,18 @@ def fork_rng(seed: int) -> Iterator[None]:
         set_rng_state(outside)
 
 
-def _on_backend(x: Tensor) -> Tensor:
+def on_backend(x: Tensor) -> Tensor:
     """`x` where the backend of the process group can reach it: NCCL reads CUDA tensors only."""
     return x.cuda() if dist.get_backend() == "nccl" else x.cpu()
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Return the sum of `x` over all ranks, on each of them; `x` itself is left alone."""
+    """Return the sum of `x` over the ranks that read different data, on all ranks; `x` itself is left alone."""
     if world_size() == 1:
         return x
-    total = _on_backend(x.detach()).clone()
-    dist.all_reduce(total)
-    return total.to(x.device)
-
-
-def all_gather(x: Tensor) -> Tensor:
-    """Return the `x` of all ranks joined along dimension 0, in the order of ranks; ranks may differ in its length."""
-    if world_size() == 1:
-        return x
-    lengths = all_reduce_sum(nn.functional.one_hot(torch.tensor(rank()), world_size()) * x.shape[0]).tolist()
-    padded = x.new_zeros(max(lengths), *x.shape[1:])
-    padded[: x.shape[0]] = x.detach()
-    parts = [torch.empty_like(_on_backend(padded)) for _ in lengths]
-    dist.all_gather(parts, _on_backend(padded).contiguous())
-    return torch.cat([part[:length] for part, length in zip(parts, lengths)]).to(x.device)
+    total = on_backend(x.detach()).clone()
+    dist.all_reduce(total)  # over all ranks: each part of the data counts as often as ranks read it
+    return (total / _tensor_size if total.is_floating_point() else total // _tensor_size).to(x.device)
 
 
 def gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
@@ -194,6 +199,11 @@ def gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[A
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value, group)
     return values
+
+
+def gather_parts(value: Any) -> list[Any]:
+    """The same of the ranks that read different data."""
+    return gather_objects(value)[::_tensor_size]
 
 
 def barrier() -> None:

@@ -2,12 +2,22 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
 def local(x: Tensor) -> Tensor:
     """Return what this rank holds of `x`, in the same memory."""
     return x.to_local() if hasattr(x, "to_local") else x
+
+
+def offset(x: Tensor) -> tuple[int, ...]:
+    """Return where what this rank holds of `x` begins in the whole."""
+    if not hasattr(x, "placements"):
+        return (0,) * x.ndim
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset  # takes a second
+
+    return tuple(compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)[1])
 
 
 def full_state_dict(state: Any, gather: bool = True) -> Any:
@@ -26,9 +36,12 @@ def full_state_dict(state: Any, gather: bool = True) -> Any:
 
 
 def distribute_like(own: Tensor, value: Any) -> Any:
-    """Return `value` sharded as `own` is, if `own` is sharded and `value` has its shape. All ranks call it."""
+    """Return `value` sharded as `own` is, if `own` is sharded and `value`, on all ranks, has its shape."""
     if not hasattr(own, "placements") or getattr(value, "shape", None) != own.shape:
         return value
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor
 
-    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+    places = tuple(slice(first, first + size) for first, size in zip(offset(own), local(own).shape))
+    part = value[places].clone(memory_format=torch.contiguous_format).to(own.device)
+    options = {"shape": own.shape, "stride": own.stride(), "run_check": False}
+    return DTensor.from_local(part, own.device_mesh, own.placements, **options)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dl.mytorch.data.loader import Loader
-from dl.mytorch.distributed import all_gather
+from dl.mytorch.gathering import all_gather
 from dl.mytorch.introspect import Probe
 
 

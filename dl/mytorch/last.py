@@ -32,6 +32,8 @@ class LastCheckpoint:
 
     def save(self, trainer: "Trainer") -> None:
         """Save the state of a run between two steps; weights of a large model beside it, in shards."""
+        from dl.mytorch import gathering  # of several ranks
+
         self.commit(block=True)  # the state before, if its shards are still being written
         step = trainer.step
         captured, writing = checkpoint.capture(self.out / f"shards-{step.steps_done}", step.model, step.optimizers, step.ema)
@@ -39,7 +41,7 @@ class LastCheckpoint:
             **captured,
             "train_sums": step.train_metrics.state(),
             "logged": trainer.logged,
-            "task": checkpoint.gather_rows(trainer.task.state()),
+            "task": gathering.gather_rows(trainer.task.state()),
             "own": trainer.task.own_state(),
             "position": (step.steps_done, trainer.epoch, trainer.batch),
             "length": (trainer.steps_per_epoch, trainer.total_steps),
@@ -51,6 +53,8 @@ class LastCheckpoint:
 
     def restore(self, trainer: "Trainer") -> None:
         """Put back what `save` wrote. Raises `UserError` if it cannot be, and says what helps."""
+        from dl.mytorch import gathering
+
         with self.read() as path:
             step, monitor, length = trainer.step, trainer.task.monitor, (trainer.steps_per_epoch, trainer.total_steps)
             state = checkpoint.load_state(path, mapped=step.placement.mapped)
@@ -58,7 +62,7 @@ class LastCheckpoint:
             checkpoint.restore(state, path, step.model, step.optimizers, step.ema)
             step.train_metrics.load_state(state["train_sums"])
             trainer.logged = tuple(state.get("logged", trainer.logged))
-            trainer.task.load_state(checkpoint.own_rows(state["task"]))
+            trainer.task.load_state(gathering.own_rows(state["task"]))
             trainer.task.load_own_state(state.get("own", {}))
             step.steps_done, trainer.epoch, trainer.batch = state["position"]
             trainer.history = History.of(state["history"], str(path))

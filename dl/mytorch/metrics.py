@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dl.mytorch.data.loader import Batch
-from dl.mytorch.distributed import all_reduce_sum, is_main
+from dl.mytorch.distributed import all_reduce_sum, data_rank
 from dl.mytorch.float64 import WITHOUT_FLOAT64, float64_device, with_float64
 
 
@@ -213,8 +213,8 @@ class Metrics:
         return {name: all_reduce_sum(metric.sums) for name, metric in self.by_name.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from `state`, which the ranks hold together: rank 0 takes it, for all."""
-        for name in self.by_name.keys() & state.keys() if is_main() else ():  # runs of 0.1 have a top5_error of two classes
+        """Continue from `state`, which the ranks hold together: the first takes it, for all."""
+        for name in self.by_name.keys() & state.keys() if not data_rank() else ():  # runs of 0.1 have a top5_error of two classes
             if state[name].shape != self.by_name[name].sums.shape:
                 raise ValueError(f"{name} is not of {len(self.by_name[name].sums)} sums")
             self.by_name[name].sums = state[name]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from dl.mytorch import safetensors
 from dl.mytorch.config import UserError
-from dl.mytorch.distributed import background_group, gather_objects, is_main, rank, rng_state, world_size
-from dl.mytorch.dtensor import local
+from dl.mytorch.distributed import background_group, gather_objects, gather_parts, is_main, rank, rng_state, world_size
+from dl.mytorch.dtensor import local, offset
 from dl.mytorch.files import atomic_write, check, read_json, regular_file, write_json
 from dl.mytorch.names import by_name, by_position
 
@@ -58,7 +58,7 @@ def capture(folder: Path, model: nn.Module, optimizers: Optimizers, average: nn.
                 f"optimizers.{i}.{name}.{parameter}": value for name, value in of_one.items() if isinstance(value, Tensor)
             }
             rest[i]["state"][parameter] |= {name: value for name, value in of_one.items() if not isinstance(value, Tensor)}
-    return {"shards": folder.name, "optimizers": rest, "rng": gather_objects(rng_state())}, write(folder, named)
+    return {"shards": folder.name, "optimizers": rest, "rng": gather_parts(rng_state())}, write(folder, named)
 
 
 def restore(
@@ -157,16 +157,7 @@ def _own_start(tensor: Tensor) -> tuple[int, ...] | None:
     coordinate = tensor.device_mesh.get_coordinate()
     if coordinate is None or any(coordinate[i] for i in copies) or (tensor.numel() and not local(tensor).numel()):
         return None
-    return _start(tensor)
-
-
-def _start(tensor: Tensor) -> tuple[int, ...]:
-    """Return where this rank's part of a tensor begins in the whole."""
-    if not hasattr(tensor, "placements"):
-        return (0,) * tensor.ndim
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset  # takes a second
-
-    return tuple(compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)[1])
+    return offset(tensor)
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
@@ -233,7 +224,7 @@ def _add(found: dict[str, Tensors], name: str, entry: safetensors.Entry, header:
 def fill(own: Tensor, name: str, tensor: Tensors) -> None:
     """Copy into `own`, of the same whole shape, sharded in any way or not at all, what a folder has of the tensor `name`."""
     part = local(own)
-    start = _start(own)
+    start = offset(own)
     for piece in tensor.pieces:
         first = [max(a, b) for a, b in zip(start, piece.start)]
         last = [min(a + n, b + m) for a, n, b, m in zip(start, part.shape, piece.start, piece.shape)]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from dl.mytorch import checkpoint, testing
+from dl.mytorch import checkpoint, gathering, testing
 from dl.mytorch.checkpoint import load, load_weights, put_weights, save
 from dl.mytorch.config import UserError
 from dl.mytorch.files import write_json
@@ -259,9 +259,9 @@ def test_rows_of_a_batch_are_kept_whole_whatever_number_of_ranks(
 ) -> None:
     batch = {"a": torch.arange(rows * 2).view(rows, 2), "b": torch.arange(rows)}
     parts = [{name: x[i::before] for name, x in batch.items()} for i in range(before)]
-    monkeypatch.setattr(checkpoint, "gather_objects", lambda own: parts)
-    kept = checkpoint.gather_rows(parts[0])
-    monkeypatch.setattr(checkpoint, "world_size", lambda: after)
+    monkeypatch.setattr(gathering, "gather_parts", lambda own: parts)
+    kept = gathering.gather_rows(parts[0])
+    monkeypatch.setattr(gathering, "data_world_size", lambda: after)
     for i in range(after):
-        monkeypatch.setattr(checkpoint, "rank", lambda i=i: i)
-        testing.assert_same_state(checkpoint.own_rows(kept), {name: x[i::after] for name, x in batch.items()}, "rows")
+        monkeypatch.setattr(gathering, "data_rank", lambda i=i: i)
+        testing.assert_same_state(gathering.own_rows(kept), {name: x[i::after] for name, x in batch.items()}, "rows")

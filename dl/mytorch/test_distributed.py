@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from dl.mytorch import distributed, testing
+from dl.mytorch import distributed, gathering, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.distributed import catch_signals, fork_rng, rng_state, set_rng_state
 
@@ -68,7 +68,7 @@ def test_batches_are_moved_and_only_images_get_their_channels_last() -> None:
 def test_alone_everything_is_the_identity() -> None:
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     x, model = torch.arange(3.0), nn.BatchNorm1d(2)
-    assert torch.equal(distributed.all_reduce_sum(x), x) and torch.equal(distributed.all_gather(x), x)
+    assert torch.equal(distributed.all_reduce_sum(x), x) and torch.equal(gathering.all_gather(x), x)
     assert distributed.gather_objects({"a": 1}) == [{"a": 1}]
     distributed.barrier()
     distributed.broadcast_buffers(model)

@@ -16,8 +16,8 @@ def test_one_process_has_its_rows_and_their_graph() -> None:
 
 def test_a_rank_s_rows_get_the_gradients_that_all_ranks_have_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is rank 1 of two; rank 0 has one row, and the gradient of its loss is 10 everywhere."""
-    monkeypatch.setattr(gathering, "world_size", lambda: 2)
-    monkeypatch.setattr(gathering, "rank", lambda: 1)
+    monkeypatch.setattr(gathering, "data_world_size", lambda: 2)
+    monkeypatch.setattr(gathering, "data_rank", lambda: 1)
     monkeypatch.setattr(gathering, "all_gather", lambda rows: torch.cat([torch.ones_like(rows[:1]), rows.detach()]))
     monkeypatch.setattr(gathering, "all_reduce_sum", lambda gradient: gradient + 10)
     rows = torch.full((2, 2), 5.0, requires_grad=True)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from dl.mytorch import TrainConfig, Trainer, distributed
 from dl.mytorch.data import Batch, Loader, Splits
-from dl.mytorch.distributed import all_gather, all_reduce_sum
-from dl.mytorch.gathering import gather_with_gradient
+from dl.mytorch.distributed import all_reduce_sum
+from dl.mytorch.gathering import all_gather, gather_with_gradient
 from dl.mytorch.large import placement
 from dl.mytorch.metrics import RMSE, Metrics, TopKError
 from dl.mytorch.optim import constant, sgd

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dl.mytorch import distributed, precision
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch
-from dl.mytorch.distributed import all_reduce_sum, world_size
+from dl.mytorch.distributed import all_reduce_sum, data_world_size, world_size
 from dl.mytorch.dtensor import local
 from dl.mytorch.large import placement
 from dl.mytorch.metrics import Metrics, total
@@ -99,12 +99,12 @@ class TrainStep:
         self.placement.after_backward()
         loss = losses[0] if alone else torch.stack(losses).sum()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = [local(p.grad) for p in parameters if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         if not alone:
-            # Sums over items become means. DDP and FSDP have divided by the number of ranks already.
+            # Sums over items become means. DDP and FSDP have divided by the number of parts of the data already.
             sums = [torch.as_tensor(number, device=self.device) for number in (sum(counts), loss, len(self.signals))]
             items, loss, self.stop = all_reduce_sum(torch.stack(sums))
-            self.placement.scale(gradients, world_size() / items)
+            self.placement.scale(gradients, data_world_size() / items)
         self.apply_gradients(loss, gradients, optimizer)
 
     def apply_gradients(self, loss: Tensor, gradients: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
@@ -132,7 +132,8 @@ class TrainStep:
             return
         if self.config.ema:
             decay = min(self.config.ema, (1 + self.steps_done) / (10 + self.steps_done))
-            self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)
+            average = get_ema_multi_avg_fn(decay)
+            self.ema.multi_avg_fn = lambda own, new, n: average(list(map(local, own)), list(map(local, new)), n)
         self.ema.update_parameters(self.model)
 
     def check_health(self) -> None:

@@ -15,7 +15,7 @@ from dl.mytorch import checkpoint, distributed
 from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.data.loader import Batch, Loader, Splits
 from dl.mytorch.data.split import record
-from dl.mytorch.distributed import all_reduce_sum, fork_rng, is_main, rank, to_device, world_size
+from dl.mytorch.distributed import all_reduce_sum, data_rank, fork_rng, is_main, to_device, world_size
 from dl.mytorch.large import memory, sharding
 from dl.mytorch.last import LastCheckpoint
 from dl.mytorch.logger import History, Logger, finite
@@ -230,7 +230,7 @@ class Trainer:
         """Yield the model in evaluation mode: no gradients, a forked RNG, and time not counted as training."""
         started = time.perf_counter()
         model = self.evaluated_model
-        with torch.no_grad(), fork_rng(self.config.seed + rank()), sharding.gathered(model), self.step.autocast():
+        with torch.no_grad(), fork_rng(self.config.seed + data_rank()), sharding.gathered(model), self.step.autocast():
             yield model.eval()
         self.evaluation_seconds += time.perf_counter() - started
 
@@ -268,8 +268,8 @@ class Trainer:
 
     def _resume(self) -> None:
         """Put back what `_save` wrote, if there is anything. Raises `UserError` if it cannot be, and says what helps."""
-        if rank():  # weights are drawn the same on all ranks, dropout is not
-            distributed.seed_everything(self.config.seed + rank())
+        if data_rank():  # weights are drawn the same on all ranks, dropout is not
+            distributed.seed_everything(self.config.seed + data_rank())
         if os.path.lexists(self.last.path):
             self.last.restore(self)
             say_what_is_unverified(self.out, "config.json", "last.pt", "history.json")

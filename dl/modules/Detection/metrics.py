@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dl.mytorch.data import Batch
-from dl.mytorch.distributed import all_gather, all_reduce_sum, rank
+from dl.mytorch.distributed import all_reduce_sum, data_rank
+from dl.mytorch.gathering import all_gather
 from dl.mytorch.layers.boxes import Detections, area, intersection
 from dl.mytorch.metrics import Metric
 
@@ -164,7 +165,7 @@ class APError(Metric):
 
     def update(self, outputs: Batch) -> None:
         rows = outputs[f"{self.prefix}matches"]
-        where = rows.new_tensor([len(self._batches), rank()]).expand(len(rows), -1)
+        where = rows.new_tensor([len(self._batches), data_rank()]).expand(len(rows), -1)
         self._batches.append(torch.cat([where, rows], dim=1))
         self._truths = self._truths + outputs[f"{self.prefix}truths"]
 

@@ -190,7 +190,7 @@ def test_an_error_does_not_depend_on_ranks(monkeypatch: pytest.MonkeyPatch) -> N
     """Ranks take every other image of a batch; their rows are put into the order of the set, which decides between ties."""
     data, shares = images(9, seed=3), []
     for own in range(2):
-        monkeypatch.setattr(metrics, "rank", lambda own=own: own)
+        monkeypatch.setattr(metrics, "data_rank", lambda own=own: own)
         metric = APError(2)
         for i in range(0, 9, 3):
             metric.update(outputs(data[i : i + 3][own::2], 2))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dl.mytorch.config import UserError
-from dl.mytorch.distributed import fork_rng, rank, world_size
+from dl.mytorch.distributed import data_rank, data_world_size, fork_rng
 
 Batch = dict[str, Tensor]
 Transform = Callable[[Batch, torch.Generator], Batch]
@@ -23,7 +23,7 @@ class Loader:
     Args:
         dataset: either a dict of tensors with one length, kept in memory, from which a batch is cut by index;
             or anything with `len` and `[i]`, whose examples `num_workers` processes prepare and `collate` joins.
-        batch_size: examples per batch over all ranks; a rank takes every world-th example of each batch.
+        batch_size: examples per batch over all ranks; of these, rank r of n that read different data takes each n-th from r on.
         shuffle: a new order each epoch, drawn from (seed, epoch).
         lengths: of each example, where `collate` pads to the longest: examples of about one length share a batch, so that
             little is padding. With `shuffle`, each epoch draws again which ones, and the order of the batches; without,
@@ -62,7 +62,7 @@ class Loader:
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on; of each, the part of this rank (which may be empty)."""
-        share = epoch, rank(), world_size()  # asked here: a worker process knows nothing of ranks
+        share = epoch, data_rank(), data_world_size()  # asked here: a worker process knows nothing of ranks
         source = Epoch(self, *share)
         places = range(start, len(self))
         batches = (source[t] for t in places) if self.in_memory else self._read([(share, t) for t in places])

@@ -179,10 +179,10 @@ def test_an_empty_batch_size_is_refused() -> None:
 @pytest.mark.parametrize("make", [in_memory, Numbers])
 def test_ranks_partition_every_batch(world: int, shuffle: bool, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def ranks(count: int, batch_size: int) -> list[list[Batch]]:
-        monkeypatch.setattr(loader, "world_size", lambda: count)
+        monkeypatch.setattr(loader, "data_world_size", lambda: count)
         batches = []
         for rank in range(count):
-            monkeypatch.setattr(loader, "rank", lambda rank=rank: rank)
+            monkeypatch.setattr(loader, "data_rank", lambda rank=rank: rank)
             batches.append(list(Loader(make(), batch_size, shuffle=shuffle).batches(epoch=1)))
         return batches
 
@@ -198,10 +198,10 @@ def test_ranks_partition_every_batch(world: int, shuffle: bool, make: Any, monke
 
 
 def test_ranks_augment_from_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "world_size", lambda: 2)
+    monkeypatch.setattr(loader, "data_world_size", lambda: 2)
     drawn = []
     for rank in (0, 1):
-        monkeypatch.setattr(loader, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(loader, "data_rank", lambda rank=rank: rank)
         drawn += [batch["augmented"][0].item() for batch in Loader(in_memory(), 4, transform=add_noise).batches()]
     assert len(set(drawn)) == len(drawn) == 12
 
@@ -263,10 +263,10 @@ def test_by_length_batches_are_the_same_from_the_middle_and_with_workers(make: A
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_by_length_ranks_partition_every_batch_into_like_shares(shuffle: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = list(by_length(4, shuffle).batches(epoch=1))
-    monkeypatch.setattr(loader, "world_size", lambda: 3)
+    monkeypatch.setattr(loader, "data_world_size", lambda: 3)
     shares = []
     for rank in range(3):
-        monkeypatch.setattr(loader, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(loader, "data_rank", lambda rank=rank: rank)
         shares.append(list(by_length(4, shuffle).batches(epoch=1)))
     for batch, *parts in zip(whole, *shares, strict=True):
         assert [part["x"].tolist() for part in parts] == [batch["x"][rank::3].tolist() for rank in range(3)]

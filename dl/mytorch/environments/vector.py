@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dl.mytorch.distributed import gather_objects, rank, world_size
+from dl.mytorch.distributed import data_rank, data_world_size, gather_parts
 from dl.mytorch.environments.member import Member
 
 # n environments of this rank, O numbers of an observation, A of an action
@@ -37,7 +37,7 @@ class Environments:
 
     def __init__(self, name: str, count: int, seed: int) -> None:
         self.name, self.count = name, count
-        indices = range(rank(), count, world_size())
+        indices = range(data_rank(), count, data_world_size())
         self.members = [Member(name, i, seed + i) for i in indices]
         self.generators = [np.random.default_rng((seed, i)) for i in indices]
         self.spaces = self.members[0].spaces
@@ -75,12 +75,12 @@ class Environments:
             {"member": member.state(), "observation": torch.tensor(member.observation), "exploration": _state(generator)}
             for member, generator in zip(self.members, self.generators)
         ]
-        parts = gather_objects(own)
+        parts = gather_parts(own)
         return [parts[i % len(parts)][i // len(parts)] for i in range(self.count)]
 
     def load_state(self, states: Sequence[dict[str, Any]]) -> None:
         """Continue from what `state` gave, on any number of ranks."""
-        for member, generator, saved in zip(self.members, self.generators, states[rank() :: world_size()], strict=True):
+        for member, generator, saved in zip(self.members, self.generators, states[data_rank() :: data_world_size()], strict=True):
             member.load_state(saved["member"])
             if member.how_it_resumes != "not exactly":
                 member.observation = saved["observation"].numpy().copy()

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dl.mytorch.config import TrainConfig
-from dl.mytorch.distributed import all_reduce_sum, world_size
+from dl.mytorch.distributed import all_reduce_sum, data_world_size, world_size
+from dl.mytorch.dtensor import local
 from dl.mytorch.large import sharding
 
 
@@ -61,12 +62,12 @@ class Placement:
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """Return the norm of all gradients together, a scalar on the device."""
-        norms = [norm.to(self.device) for norm in torch._foreach_norm(gradients)]
+        norms = [norm.to(self.device) for norm in torch._foreach_norm([local(gradient) for gradient in gradients])]
         return torch.linalg.vector_norm(torch.stack(norms))
 
     def scale(self, gradients: list[Tensor], factor: Tensor) -> None:
         """Multiply the gradients, in place, by a scalar on the device."""
-        torch._foreach_mul_(gradients, factor)
+        torch._foreach_mul_([local(gradient) for gradient in gradients], factor)
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
         """Have `optimizer` change its parameters."""
@@ -105,8 +106,14 @@ class Sharded(Placement):
             network.set_requires_gradient_sync(True)
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
-        norm = super().norm(gradients)
-        return norm if world_size() == 1 else all_reduce_sum(norm.square()).sqrt()
+        """Return the norm of all gradients together; of numbers that several ranks have, each counts once."""
+        if world_size() == 1:
+            return super().norm(gradients)
+        norms = torch.stack(torch._foreach_norm([local(gradient) for gradient in gradients]))
+        # Each number should be in the sum over all ranks once; `all_reduce_sum` divides it by those of a tensor group.
+        once = [world_size() / data_world_size() / sharding.copies(gradient) for gradient in gradients]
+        norm = torch.linalg.vector_norm(norms * norms.new_tensor(once).sqrt())
+        return all_reduce_sum(norm.square()).sqrt()
 
 
 class Offloaded(Placement):

@@ -7,13 +7,15 @@ it does of the gradient and of the optimizer's state. Its modules are imported w
 
 import contextlib
 import functools
+import math
 from typing import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dl.mytorch.config import UserError
+from dl.mytorch.distributed import world_size
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -57,6 +59,15 @@ def shard(model: nn.Module, device_type: str, ranks: int, bf16: bool = False) ->
 def has_batch_norm(model: nn.Module) -> bool:
     """Return whether a pass in training moves running statistics."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def copies(tensor: Tensor) -> int:
+    """Return how many ranks hold the same numbers of `tensor`, sharded or not, as this one."""
+    if not hasattr(tensor, "placements"):
+        return world_size()
+    mesh = tensor.device_mesh
+    replicated = [mesh.size(i) for i, placement in enumerate(tensor.placements) if placement.is_replicate()]
+    return world_size() // mesh.size() * math.prod(replicated)
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dl.mytorch.data import Batch
 from dl.mytorch.data.images.emoji import LANGUAGES
-from dl.mytorch.distributed import all_gather
+from dl.mytorch.gathering import all_gather
 from dl.mytorch.metrics import Metric
 
 

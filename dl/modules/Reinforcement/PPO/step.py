@@ -1,7 +1,7 @@
 """One iteration: several epochs of minibatches on what the agent has just done."""
 
 from dl.mytorch.data import Batch
-from dl.mytorch.distributed import rank, world_size
+from dl.mytorch.distributed import data_rank, data_world_size
 from dl.mytorch.train_step import TrainStep
 
 
@@ -22,5 +22,5 @@ class PPOStep(TrainStep):
                 if len(rows) > 1:
                     advantages = batch["advantages"]
                     batch["advantages"] = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-                own = {name: tensor[rank() :: world_size()] for name, tensor in batch.items()}
+                own = {name: tensor[data_rank() :: data_world_size()] for name, tensor in batch.items()}
                 self.update([own], self.task.step, self.optimizer)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dl.modules.Reinforcement.PPO.model import Categorical, Gaussian
 from dl.modules.Reinforcement.task import AgentTask
-from dl.mytorch.checkpoint import gather_rows
+from dl.mytorch.gathering import gather_rows
 from dl.mytorch.data import Batch
 from dl.mytorch.environments import Environments, Transitions
 from dl.mytorch.metrics import Mean, Metric

@@ -9,7 +9,6 @@ from dl.modules.SelfSupervised.DINO.loss import distillation_loss, momentum, tea
 from dl.modules.SelfSupervised.task import SelfSupervised
 from dl.mytorch.data import Batch
 from dl.mytorch.distributed import all_reduce_sum
-from dl.mytorch.dtensor import local
 from dl.mytorch.large.sharding import gathered
 from dl.mytorch.tasks import StepOutput
 from dl.mytorch.train_step import TrainStep
@@ -89,7 +88,7 @@ class DistillationStep(TrainStep):
         """At first the prototypes stay as they are: `config.freeze` of all steps."""
         if self.steps_done < self.config.freeze * self.task.total_steps:
             self.model.head.prototypes.weight.grad = None
-            gradients = [local(p.grad) for p in self.model.parameters() if p.grad is not None]
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         super().apply_gradients(loss, gradients, optimizer)
 
     @torch.no_grad()

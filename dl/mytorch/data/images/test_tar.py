@@ -59,12 +59,12 @@ def config(root: Path, **flags: object) -> ImageConfig:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_together_see_every_sample_once_an_epoch(root: Path, monkeypatch: pytest.MonkeyPatch, world: int) -> None:
-    monkeypatch.setattr(loader, "world_size", lambda: world)
+    monkeypatch.setattr(loader, "data_world_size", lambda: world)
     splits = image_splits(config(root))
     for split, shades in zip(splits, (range(13), range(20, 25), range(30, 33)), strict=True):
         seen = []
         for rank in range(world):
-            monkeypatch.setattr(loader, "rank", lambda: rank)
+            monkeypatch.setattr(loader, "data_rank", lambda: rank)
             for batch in split.batches(epoch=1):
                 assert batch["images"].shape[1:] == (3, 4, 4)
                 shade = (batch["images"][:, 0, 0, 0] * 0.229 + 0.485) * 255

@@ -28,12 +28,12 @@ def test_parts_are_joined_and_read_again(file: Path) -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_together_see_every_chunk_once_an_epoch(file: Path, monkeypatch: pytest.MonkeyPatch, world: int) -> None:
-    monkeypatch.setattr(loader, "world_size", lambda: world)
+    monkeypatch.setattr(loader, "data_world_size", lambda: world)
     orders = []
     for epoch in range(2):
         seen = []
         for rank in range(world):
-            monkeypatch.setattr(loader, "rank", lambda: rank)
+            monkeypatch.setattr(loader, "data_rank", lambda: rank)
             for batch in shuffled_chunks(file, 4, 8, end=41).batches(epoch):
                 assert torch.equal(batch["targets"], batch["tokens"] + 7) and batch["tokens"].dtype == torch.int64
                 seen += batch["tokens"].tolist()
