@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dl.mytorch.config import UserError
 from dl.mytorch.distributed import data_rank, gather_parts, is_main, rng_state, set_rng_state

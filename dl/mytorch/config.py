@@ -117,10 +117,8 @@ class TrainConfig:
 
 # What a field of a kind can be in Python, and how that is called.
 _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
-    int: ((int,), "an integer"),
-    float: ((float, int), "a number"),
-    bool: ((bool,), "true or false"),
-    str: ((str,), "a text"),
+    **{int: ((int,), "an integer"), float: ((float, int), "a number")},
+    **{bool: ((bool,), "true or false"), str: ((str,), "a text")},
 }
 
 

@@ -214,7 +214,7 @@ class Metrics:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from `state`, which the ranks hold together: the first takes it, for all."""
-        for name in self.by_name.keys() & state.keys() if not data_rank() else ():  # runs of 0.1 have a top5_error of two classes
+        for name in self.by_name.keys() & state.keys() if not data_rank() else ():  # runs of 0.1 have top5_error of two classes
             if state[name].shape != self.by_name[name].sums.shape:
                 raise ValueError(f"{name} is not of {len(self.by_name[name].sums)} sums")
             self.by_name[name].sums = state[name]

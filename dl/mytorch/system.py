@@ -27,12 +27,8 @@ def _peak_working_set() -> int:
     """Return the same by https://learn.microsoft.com/windows/win32/api/psapi/nf-psapi-getprocessmemoryinfo."""
 
     class Counters(ctypes.Structure):
-        _fields_ = [
-            ("cb", ctypes.c_uint32),
-            ("PageFaultCount", ctypes.c_uint32),
-            ("PeakWorkingSetSize", ctypes.c_size_t),
-            ("others", ctypes.c_size_t * 7),
-        ]
+        _fields_ = [("cb", ctypes.c_uint32), ("PageFaultCount", ctypes.c_uint32)]
+        _fields_ += [("PeakWorkingSetSize", ctypes.c_size_t), ("others", ctypes.c_size_t * 7)]
 
     kernel = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]
     kernel.GetCurrentProcess.restype = ctypes.c_void_p

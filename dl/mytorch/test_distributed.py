@@ -74,6 +74,26 @@ def test_alone_everything_is_the_identity() -> None:
     distributed.broadcast_buffers(model)
 
 
+def test_ranks_of_one_forward_pass_read_the_same_data_and_count_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six ranks in threes: two parts of the data."""
+    places = []
+    try:
+        distributed.set_tensor_size(3)
+        monkeypatch.setattr(distributed, "world_size", lambda: 6)
+        monkeypatch.setattr(distributed, "on_backend", lambda x: x)
+        monkeypatch.setattr(distributed.dist, "all_reduce", lambda total: total.mul_(3).add_(3))  # 1 on each of the others
+        monkeypatch.setattr(distributed, "gather_objects", lambda value: list("aaabbb"))
+        for rank in range(6):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            places.append((distributed.data_rank(), distributed.data_world_size()))
+        assert distributed.all_reduce_sum(torch.tensor([0.5, 7.0])).tolist() == [1.5, 8.0]
+        assert distributed.all_reduce_sum(torch.tensor(2**53 + 1)).item() == 2**53 + 2  # integers stay integers
+        assert distributed.gather_parts("a") == ["a", "b"]
+    finally:
+        distributed.set_tensor_size(1)
+    assert places == [(0, 2)] * 3 + [(1, 2)] * 3
+
+
 # ---- randomness ------------------------------------------------------------------------------------------------------
 
 

@@ -15,11 +15,8 @@ _READERS = {
     **dict.fromkeys(("centre_square", "read_image"), "images.folder"),
     **dict.fromkeys(("cifar10", "cifar100"), "images.cifar"),
     **dict.fromkeys(("fashion_mnist", "mnist"), "images.idx"),
-    "svhn": "images.mat",
-    "Vocabulary": "text.vocabulary",
-    "shakespeare": "text.shakespeare",
-    "translation": "text.translation",
-    "wikitext2": "text.wikitext2",
+    **{"svhn": "images.mat", "Vocabulary": "text.vocabulary", "shakespeare": "text.shakespeare"},
+    **{"translation": "text.translation", "wikitext2": "text.wikitext2"},
 }
 
 

@@ -80,7 +80,8 @@ class Environments:
 
     def load_state(self, states: Sequence[dict[str, Any]]) -> None:
         """Continue from what `state` gave, on any number of ranks."""
-        for member, generator, saved in zip(self.members, self.generators, states[data_rank() :: data_world_size()], strict=True):
+        own = states[data_rank() :: data_world_size()]
+        for member, generator, saved in zip(self.members, self.generators, own, strict=True):
             member.load_state(saved["member"])
             if member.how_it_resumes != "not exactly":
                 member.observation = saved["observation"].numpy().copy()

@@ -24,6 +24,20 @@ def test_alone_a_model_is_called_as_it_is_and_gradients_have_their_norm(parallel
     assert where.previews and not where.mapped
 
 
+def test_the_norm_counts_numbers_that_several_ranks_have_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks of one forward pass: each has half of one gradient, 3 and 4, and all of another, 12."""
+    halves = [torch.tensor([3.0]), torch.tensor([4.0])]
+    monkeypatch.setattr(placement, "world_size", lambda: 2)
+    monkeypatch.setattr(placement.sharding, "copies", lambda gradient: 2 if gradient == 12 else 1)
+    sums: list[torch.Tensor] = []
+    monkeypatch.setattr(placement, "all_reduce_sum", lambda x: sums.append(x) or x)
+    monkeypatch.setattr(placement, "data_world_size", lambda: 1)
+    where = placement.choose(TrainConfig("unused", "none", parallel="fsdp"), CPU)
+    for half in halves:
+        where.norm([half, torch.tensor([12.0])])
+    assert torch.stack(sums).mean().item() == pytest.approx(169)  # what `all_reduce_sum` makes of both
+
+
 @pytest.mark.parametrize(
     ("config", "kind"),
     [({}, placement.Placement), ({"parallel": "fsdp"}, placement.Sharded), ({"layerwise": "stream"}, placement.Offloaded)],
