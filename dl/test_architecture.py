@@ -43,7 +43,7 @@ BESIDE = {
     *(("mapped", "files"), ("contract", "config"), ("introspect", "contract")),
     *(("plot", "config"), ("plot", "fonts")),
     *(("torchvision_compat", "layers"), ("torchvision_compat", "config")),
-    *(("gathering", "distributed"), ("features", "data")),
+    *(("gathering", "distributed"), ("gathering", "contract"), ("features", "data")),
     *(("tasks", "metrics"), ("tasks", "data"), ("metrics", "data"), ("data", "checkpoint")),
     *(("tasks", "mistakes"), ("mistakes", "data")),
     *(("logger", "charts"), ("charts", "run"), ("rates", "logger"), ("rates", "metrics"), ("rates", "profiling")),

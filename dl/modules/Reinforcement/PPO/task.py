@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from dl.modules.Reinforcement.PPO.model import Categorical, Gaussian
 from dl.modules.Reinforcement.task import AgentTask
-from dl.mytorch.gathering import gather_rows
 from dl.mytorch.data import Batch
 from dl.mytorch.environments import Environments, Transitions
+from dl.mytorch.gathering import gather_rows
 from dl.mytorch.metrics import Mean, Metric
 from dl.mytorch.tasks import StepOutput
 
