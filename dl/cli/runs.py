@@ -13,6 +13,7 @@ from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import Config, TrainConfig, UserError, current_names
 from dl.mytorch.data import ImageConfig, Vocabulary, data_of_run, image_set
 from dl.mytorch.data.split import names_file, read_names
+from dl.mytorch.distributed import restarted
 from dl.mytorch.files import read_recorded_json, regular_file
 from dl.mytorch.logger import SPEED, History, read_history
 from dl.mytorch.run import read_described, taken_precision
@@ -128,6 +129,11 @@ class Run:
             config = dataclasses.replace(config, data=f"classes:{classes}")
         texts = (self.vocabularies,) if self.vocabularies else ()
         return load_best(lambda: self.module.build_model(config, *texts), self.path)
+
+
+def resumes(config: TrainConfig) -> bool:
+    """Return whether a training by `config` resumes: then last.pt has all weights, and what they came from may be gone."""
+    return Path(config.out, "last.pt").exists() and (not config.fresh or restarted())
 
 
 def restore(cls: type[Config], values: Mapping[str, Any], where: Path | str) -> Config:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from dl.cli import catalogue
 from dl.cli.classifiers import published
-from dl.cli.runs import Run
-from dl.mytorch.checkpoint import load
+from dl.cli.runs import Run, resumes
+from dl.mytorch.checkpoint import load, load_state
 from dl.mytorch.config import UserError, flag, user_path
 from dl.mytorch.data import ImageConfig
 from dl.mytorch.distributed import is_main
@@ -37,9 +37,15 @@ class FineTuningConfig(ImageConfig):
 def start(model: nn.Module, config: FineTuningConfig) -> nn.Module:
     """Return `model` with the weights that the config names; its last layer keeps its own where the classes are others.
 
+    A run that resumes gets its weights from last.pt later, and here only what it freezes.
+
     Raises `UserError` for weights that are missing, damaged, not finite or of another network.
     """
     if not config.weights or next(model.parameters()).is_meta:
+        return model
+    if resumes(config):
+        if config.freeze:
+            _freeze(model, _trained(Path(config.out) / "last.pt"))
         return model
     weights, own = _read(model, config), model.state_dict()
     new = [name for name, weight in own.items() if name in weights and weights[name].shape != weight.shape]
@@ -53,7 +59,8 @@ def start(model: nn.Module, config: FineTuningConfig) -> nn.Module:
         raise UserError(f"--weights {config.weights}: {broken[0]} holds numbers that are not finite")
     model.load_state_dict({**weights, **{name: own[name] for name in new}})
     if config.freeze:
-        _freeze(model, new)
+        trained = last_layers(model, new)
+        _freeze(model, {name for name, parameter in model.named_parameters() if parameter in trained})
     if is_main():
         print(f"weights of {config.weights}; new are {', '.join(new) or 'none'}", file=sys.stderr)
     return model
@@ -90,10 +97,15 @@ def last_layers(model: nn.Module, new: list[str]) -> set[nn.Parameter]:
     return {parameter for name, parameter in model.named_parameters() if name.rpartition(".")[0] in layers}
 
 
-def _freeze(model: nn.Module, new: list[str]) -> None:
-    trained = last_layers(model, new)
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter in trained)
+def _trained(last: Path) -> set[str]:
+    """Return the names of the parameters that the run of a last.pt trains: those of its optimizers."""
+    groups = [group for optimizer in load_state(last)["optimizers"] for group in optimizer["param_groups"]]
+    return {name for group in groups for name in group["params"]}
+
+
+def _freeze(model: nn.Module, trained: set[str]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()

@@ -1,6 +1,7 @@
 """Networks that start from the weights of another training."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dl.cli.runs import Run
 from dl.cli.testing import write_run
 from dl.modules.CNN import finetuning
 from dl.modules.CNN.ResNet import train
+from dl.mytorch import testing
 from dl.mytorch.checkpoint import save
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Loader, Splits, synthetic
@@ -62,6 +64,22 @@ def test_what_is_frozen_is_the_same_after_training(source: Path, tmp_path: Path,
         train.main(asked, images(10))
         after = torch.load(Path(asked.out) / "last.pt", weights_only=True)["model"]
         assert {name.split(".")[0] for name, weight in before.items() if not torch.equal(weight, after[name])} == moved
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_run_resumes_without_the_weights_that_it_started_from(
+    source: Path, tmp_path: Path, no_figures: None, freeze: bool
+) -> None:
+    gone = iter([False, False, True])  # when the stopped run starts again
+
+    def data() -> Splits:
+        if next(gone):
+            shutil.rmtree(source)
+        return images(10)
+
+    asked = config(source, out=str(tmp_path), epochs=1, batch_size=8, save_every=1, freeze=freeze)
+    testing.assert_resumes_exactly(train.main, asked, data)
+    assert not source.exists()
 
 
 def test_the_backbone_has_a_part_of_the_rate(source: Path) -> None:

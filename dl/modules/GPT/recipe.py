@@ -7,7 +7,7 @@ from typing import Any, Callable, Mapping
 
 from torch import nn
 
-from dl.cli.runs import Run
+from dl.cli.runs import Run, resumes
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.data import text_splits
 from dl.modules.GPT.lora import adapt, merge
@@ -102,7 +102,7 @@ def train(
     seed_everything(config.seed)
     data = data or text_splits(config, config.context_length)
     vocabulary = data.vocabularies["tokens"]
-    start = run_to_tune(config.init_from, vocabulary) if config.init_from else None
+    start = run_to_tune(config.init_from, vocabulary) if config.init_from and not resumes(config) else None
     trainer = make_trainer(
         model=build_for(config, data.vocabularies, build, start),
         task=task(vocabulary, per="words" if config.data == "wikitext2" else "bytes" if config.data_path("folder:") else ""),
