@@ -1,11 +1,15 @@
 """`python -m dl export RUN --format torch|safetensors|hf|onnx|gguf`: the best weights of a run, for other programs."""
 
 import argparse
+import contextlib
+import io
 import json
+import logging
 import shutil
 import tempfile
+import textwrap
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import torch
 from torch import nn
@@ -22,6 +26,7 @@ from dl.mytorch.safetensors import write
 from dl.mytorch.torchvision_compat import import_torchvision
 
 INSTALL = 'pip install -e ".[export]"'
+LARGEST_GRAPH = 2**31 - 2**20  # bytes of weights; a file of protobuf has 2^31
 
 
 def export(options: argparse.Namespace) -> int:
@@ -62,8 +67,7 @@ def to_hf(run: Run, out: Path) -> None:
         with tempfile.TemporaryDirectory(dir=out, prefix=".") as made:  # only whole files get their names
             reference.save_pretrained(made)
             for path in sorted(Path(made).iterdir()):
-                with open(path, "rb") as whole, recorded_write(out / path.name) as file:
-                    shutil.copyfileobj(whole, file)
+                _publish(path, out / path.name)
         if (tokens := run.vocabularies.get("tokens")) is not None:
             tokens.save(out if hasattr(tokens, "merges") else out / "vocabulary-tokens.json")
         print(f'written: {out}; transformers.{type(reference).__name__}.from_pretrained("{out}") reads it')
@@ -96,18 +100,23 @@ def to_onnx(run: Run, out: Path) -> None:
     """Write a classifier of images as a graph: images (N, C, X, X), normalised as in training, to logits (N, classes)."""
     found = classifier(run)
     image = found.prepare(torch.zeros(3, 64, 64, dtype=torch.uint8))
+    if sum(weight.nbytes for weight in found.model.state_dict().values()) > LARGEST_GRAPH:
+        raise UserError(f"--format onnx: the weights of {run.path} are more than the {LARGEST_GRAPH:,} bytes of such a file")
     try:
-        program = torch.onnx.export(
-            found.model.eval(),
-            (image.expand(2, -1, -1, -1),),  # a batch of one would become a constant
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-            dynamo=True,
-            verbose=False,
-        )
+        with _silence():
+            program = torch.onnx.export(
+                found.model.eval(),
+                (image.expand(2, -1, -1, -1),),  # a batch of one would become a constant
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("N")},),
+                dynamo=True,
+                verbose=False,
+            )
     except ImportError as error:
         raise UserError(f"--format onnx needs packages that are not installed ({error}): {INSTALL}") from None
+    except torch.onnx.OnnxExporterError as error:
+        raise UserError(f"--format onnx: torch.onnx cannot export the network of {run.path}: {_cause(error)}") from None
     graph: Any = program
     graph.model.metadata_props["classes"] = json.dumps(list(found.classes))
     with recorded_write(out) as file:
@@ -115,9 +124,29 @@ def to_onnx(run: Run, out: Path) -> None:
     print(f"written: {out}; images {tuple(image.shape[1:])}, normalised as in training -> {len(found.classes)} logits")
 
 
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Show no warning, log or program that the exporter prints."""
+    logging.disable()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _cause(error: BaseException) -> str:
+    """Return what an error was raised from, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+
+
 def to_gguf(run: Run, out: Path) -> None:
     """Write a language model for llama.cpp."""
-    _call(run, "gguf", "to_gguf", run.model(), run.vocabularies.get("tokens"), out)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".") as made:
+        _call(run, "gguf", "to_gguf", run.model(), run.vocabularies.get("tokens"), Path(made) / "model.gguf")
+        _publish(Path(made) / "model.gguf", out)
     print(f'written: {out}; `llama-cli -m {out} -p "..."` continues a text')
 
 
@@ -128,6 +157,12 @@ FORMATS = {
     "onnx": (to_onnx, ".onnx"),
     "gguf": (to_gguf, ".gguf"),
 }
+
+
+def _publish(made: Path, out: Path) -> None:
+    """Copy a file that is complete to `out`, with its checksum."""
+    with open(made, "rb") as whole, recorded_write(out) as file:
+        shutil.copyfileobj(whole, file)
 
 
 def _converter(run: Run) -> Any:
@@ -152,6 +187,8 @@ def _refused(run: Run, name: str, function: Callable[..., Any], *values: Any) ->
     """Call `function`. Raises `UserError` for what it refuses."""
     try:
         return function(*values)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"--format {name}: the network of {run.path} has no copy there: {error}") from None
     except ImportError as error:

@@ -1,6 +1,7 @@
 """`python -m dl export`: what other programs make of the files."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,42 @@ def test_a_format_that_is_not_for_the_network_is_one_line(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert not list(folder.glob("export*"))
+
+
+def test_what_the_exporter_fails_at_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def export(*_: Any, **__: Any) -> None:
+        print("class GraphModule", file=sys.stderr)
+        raise torch.onnx.OnnxExporterError("Next steps:\n- a report") from ValueError("no function for\naten.eig")
+
+    folder = write_run(tmp_path / "run")
+    monkeypatch.setattr(torch.onnx, "export", export)
+    assert front.main(["export", str(folder), "--format", "onnx"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.endswith("cannot export the network of " + str(folder) + ": ValueError: no function for aten.eig")
+    monkeypatch.setattr(exporting, "LARGEST_GRAPH", 1000)
+    assert front.main(["export", str(folder), "--format", "onnx"]) == 1
+    assert "are more than the 1,000 bytes of such a file" in capsys.readouterr().err
+    assert not list(folder.glob("export*"))
+
+
+@pytest.mark.parity
+def test_a_network_that_decides_by_its_input_is_no_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxscript")
+
+    class Deciding(nn.Flatten):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images if images.sum() > 0 else -images)
+
+    folder = write_run(tmp_path / "run")
+    real = exporting.classifier(Run.open(folder))
+    monkeypatch.setattr(exporting, "classifier", lambda _: real._replace(model=Deciding()))
+    assert front.main(["export", str(folder), "--format", "onnx"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "cannot export the network of" in line and "GuardOnDataDependentSymNode" in line
 
 
 @pytest.mark.parametrize(("kind", "name"), [("hf", ""), ("torch", "best.pt"), ("safetensors", "config.json")])
@@ -224,6 +261,18 @@ def test_onnxruntime_gives_the_same_logits_for_any_number_of_images(tmp_path: Pa
         (theirs,) = session.run(None, {"images": images.numpy()})
         ours = run.model()(images)
         assert (ours - torch.from_numpy(theirs)).abs().max() <= 1e-4 * ours.abs().max().clamp(min=1)
+
+
+@pytest.mark.parity
+def test_a_file_for_llama_cpp_is_complete_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gguf = pytest.importorskip("gguf")
+    run, out = exported(tmp_path, "GPT/Llama", "gguf")
+    assert verify(out) and {path.name for path in tmp_path.iterdir()} == {"run", out.name, "checksums.json"}
+    weights = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in gguf.GGUFReader(out).tensors}
+    own = run.model().state_dict()
+    assert len(weights) == len(own) and torch.equal(weights["token_embd.weight"], own["token_embedding.weight"])
+    assert front.main(["export", str(run.path), "--format", "gguf", "--out", str(tmp_path)]) == 1
+    assert f"cannot write {tmp_path}" in capsys.readouterr().err
 
 
 @pytest.mark.parity

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.modules.GPT.lora import merge
 from dl.mytorch.data import Vocabulary
-from dl.mytorch.files import atomic_write
 from dl.mytorch.names import substituted
 
 SPACE = "\u2581"  # what SentencePiece writes for a space
@@ -41,30 +40,29 @@ def write(model: nn.Module, architecture: str, vocabulary: Vocabulary | BPE, pat
     if not hasattr(first.feed_forward, "gate") or first.feed_forward.gate is None or hasattr(first.feed_forward, "router"):
         raise ValueError("a mixture of experts is not exported")
     heads, kv_heads = (layer.out_features // head_dim for layer in (attention.query, attention.key))
-    with atomic_write(path) as file:
-        writer = gguf.GGUFWriter(file.name, architecture)
-        writer.add_context_length(model.max_length)
-        writer.add_embedding_length(model.token_embedding.embedding_dim)
-        writer.add_block_count(len(model.blocks))
-        writer.add_feed_forward_length(first.feed_forward.gate.out_features)
-        writer.add_head_count(heads)
-        writer.add_head_count_kv(kv_heads)
-        writer.add_key_length(head_dim)
-        writer.add_value_length(head_dim)
-        writer.add_layer_norm_rms_eps(first.norm1.eps)
-        writer.add_rope_freq_base(attention.rotary.base)
-        writer.add_rope_dimension_count(head_dim)
-        writer.add_vocab_size(len(vocabulary))
-        writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-        _add_tokens(writer, vocabulary)
-        for name, weight in model.state_dict().items():
-            if architecture == "llama" and name.endswith((".query.weight", ".key.weight")):
-                weight = adjacent_pairs(weight, head_dim)
-            writer.add_tensor(substituted(name, NAMES), weight.float().contiguous().numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(model.max_length)
+    writer.add_embedding_length(model.token_embedding.embedding_dim)
+    writer.add_block_count(len(model.blocks))
+    writer.add_feed_forward_length(first.feed_forward.gate.out_features)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_layer_norm_rms_eps(first.norm1.eps)
+    writer.add_rope_freq_base(attention.rotary.base)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_vocab_size(len(vocabulary))
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    _add_tokens(writer, vocabulary)
+    for name, weight in model.state_dict().items():
+        if architecture == "llama" and name.endswith((".query.weight", ".key.weight")):
+            weight = adjacent_pairs(weight, head_dim)
+        writer.add_tensor(substituted(name, NAMES), weight.float().contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def adjacent_pairs(weight: Tensor, head_dim: int) -> Tensor:
