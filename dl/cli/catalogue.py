@@ -147,14 +147,18 @@ def cost(name: str, preset: str) -> tuple[int, int | None]:
 
 
 def reported(name: str) -> str:
-    """Return what the paper of a model reports: the first row of the table below that heading in its README, or ""."""
+    """Return what the paper of a model reports: the first row of the table below that heading in its README, or "".
+
+    A figure without words is of the quantity in its column's heading.
+    """
     path = MODULES / name / "README.md"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    row = re.search(r"^## What the paper reports\n(?:(?!#|\|).*\n)*\|.*\n\|.*\n\|(.*)\|$", text, re.MULTILINE)
-    if row is None:
+    table = re.search(r"^## What the paper reports\n(?:(?!#|\|).*\n)*\|(.*)\|\n\|.*\n\|(.*)\|$", text, re.MULTILINE)
+    if table is None:
         return ""
-    network, data, figure, *_ = (cell.strip() for cell in row[1].split("|"))
-    return f"{data}: {figure} ({network})"
+    headings, (network, data, figure, *_) = ([cell.strip() for cell in row.split("|")] for row in table.groups())
+    quantity = "" if re.match("[a-zA-Z]", figure) else headings[2].removeprefix("test ") + " "
+    return f"{data}: {quantity}{figure} ({network})"
 
 
 def without_values(compute: Callable[[], Result], parameters: Callable[[], int] = lambda: 0) -> Result:

@@ -72,9 +72,7 @@ def _reported(name: str) -> str:
     whole = re.fullmatch(r"(?P<data>[^:]+): (?P<figure>.+?) \((?P<network>[^()]*)\)", catalogue.reported(name))
     if whole is None:
         return ""
-    figure = re.sub(r" \(.*", "", whole["figure"]).partition(",")[0].replace(":", "")
-    if not re.search("[a-zA-Z]", figure):
-        figure = f"{'error' if '%' in figure else 'BLEU' if 'WMT' in whole['data'] else 'perplexity'} {figure}"
+    figure = re.sub(r" \(.*", "", whole["figure"]).partition(",")[0].replace(":", "").replace("top-1 ", "")
     return f"{whole['data']}: {figure} ({whole['network'].partition(',')[0]})"
 
 

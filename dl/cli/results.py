@@ -80,7 +80,9 @@ def length(config: dict[str, Any]) -> str:
     """Return how long a training was: in optimizer steps if these were asked for, in an agent's steps, or in epochs."""
     if config["steps"]:
         return f"{config['steps']} steps"
-    return f"{config['env_steps']:,} steps" if "env_steps" in config else f"{config['epochs']} epochs"
+    if "env_steps" in config:
+        return f"{config['env_steps']:,} steps"
+    return f"{config['epochs']} epoch{'' if config['epochs'] == 1 else 's'}"
 
 
 def figure(quantity: str, value: float) -> str:
@@ -114,7 +116,7 @@ def results_table(name: str) -> str:
         other = [words for words in settings(group[0]) if not words.startswith(("epochs ", "steps ", "env_steps "))]
         rows.append([
             *(first["data"], first.get("model", ""), ", ".join(other)),
-            length(first).removesuffix(" epochs"),
+            re.sub(" epochs?$", "", length(first)),
             ", ".join(f"[{record['seed']}](results/{record['path'].name})" for record in group),
             *(_spread(group, quantity) for quantity in quantities),
             time(mean_seconds(group)),

@@ -73,10 +73,22 @@ def test_an_error_that_papers_report_as_what_rises_is_shown_as_that() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "cited"), [("CNN/ResNet", "He et al."), ("CNN/VGG", "Simonyan & Zisserman"), ("RNN/TextCNN", "Kim")]
+    ("name", "cited"),
+    [
+        ("CNN/ResNet", "He et al."),
+        ("CNN/VGG", "Simonyan & Zisserman"),
+        ("RNN/TextCNN", "Kim"),
+        ("GPT/DeepSeekV3", "DeepSeek-AI"),
+    ],
 )
 def test_authors_are_named_as_one_cites_them(name: str, cited: str) -> None:
     assert front._authors(name) == cited
+
+
+def test_what_a_paper_reports_has_the_quantity_of_its_column() -> None:
+    assert front._reported("Detection/FCOS") == "COCO minival: AP 37.1 (ResNet-50-FPN)"
+    assert front._reported("RNN/AWDLSTM") == "WikiText-2, words: perplexity 65.6 (awd)"
+    assert front._reported("CNN/ResNet") == "CIFAR-10: error 8.75 % (resnet20)"
 
 
 # ---- the pages ------------------------------------------------------------------------------------------------------

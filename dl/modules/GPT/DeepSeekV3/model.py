@@ -1,9 +1,9 @@
 """DeepSeek-V3.
 
-"DeepSeek-V3 Technical Report", DeepSeek-AI (Aixin Liu and 198 others), 2024, https://arxiv.org/abs/2412.19437, sections 2.1
-and 4.2: a decoder-only transformer with multi-head latent attention, and in all blocks but the first few a mixture of experts
-that a bias keeps balanced. "deepseek_v3" is the published network, with positions for long texts (section 4.3); "char" is
-ours, for characters of Shakespeare; "tiny" is for tests.
+"DeepSeek-V3 Technical Report", DeepSeek-AI, 2024, https://arxiv.org/abs/2412.19437, sections 2.1 and 4.2: a decoder-only
+transformer with multi-head latent attention, and in all blocks but the first few a mixture of experts that a bias keeps
+balanced. "deepseek_v3" is the published network, with positions for long texts (section 4.3); "char" is ours, for characters of
+Shakespeare; "tiny" is for tests.
 
 Deviations:
 - Rotary positions turn the pairs (i, i + R/2), not (2i, 2i + 1): another order of the same rows, see convert.py.

@@ -43,7 +43,7 @@ class Reconstruction(Task):
         reconstruction = (again.float() - batch["images"]).square().flatten(1).mean(1)  # (B,)
         loss = reconstruction + quantized.codebook_loss + self.beta * quantized.commitment_loss
         outputs = {
-            "reconstruction_loss": reconstruction.detach(),
+            "mse": reconstruction.detach(),
             "commitment_loss": quantized.commitment_loss.detach(),
             "codes": quantized.codes[:, None],
         }
@@ -58,7 +58,7 @@ class Reconstruction(Task):
         return self.step(model, batch)
 
     def train_metrics(self) -> dict[str, Metric]:
-        return {name: Mean(name) for name in ("reconstruction_loss", "commitment_loss")}
+        return {name: Mean(name) for name in ("mse", "commitment_loss")}
 
     def metrics(self) -> dict[str, Metric]:
         self.used = UnusedCodebook("codes", self.num_codes)
