@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import json
 import logging
@@ -14,7 +15,6 @@ from typing import Any, Callable, Iterator
 import torch
 from torch import nn
 
-from dl.cli import catalogue
 from dl.cli.classifiers import classifier
 from dl.cli.runs import Run
 from dl.mytorch.checkpoint import save
@@ -55,13 +55,15 @@ def to_safetensors(run: Run, out: Path) -> None:
 
 
 def to_hf(run: Run, out: Path) -> None:
-    """Write a folder with the network as a class of transformers or torchvision, whichever the model's convert.py knows."""
-    model, convert = run.model(), _converter(run)
+    """Write a folder with the network as a class of transformers, diffusers or torchvision: which the model's convert.py knows."""
+    model = run.model()
+    convert = _converter(model)
     if hasattr(convert, "from_torchvision") and not hasattr(convert, "to_torchvision"):
         reference = _refused(run, "hf", torchvision_s, convert.from_torchvision, run.config.model, model)
     else:
-        kind = "to_transformers" if hasattr(convert, "to_transformers") else "to_torchvision"
-        reference = _call(run, "hf", kind, model)
+        kinds = [kind for kind in ("to_transformers", "to_diffusers") if hasattr(convert, kind)]
+        reference = _call(run, "hf", kinds[0] if kinds else "to_torchvision", model)
+    kind = f"{type(reference).__module__}.{type(reference).__name__}"
     out.mkdir(parents=True, exist_ok=True)
     if hasattr(reference, "save_pretrained"):
         with tempfile.TemporaryDirectory(dir=out, prefix=".") as made:  # only whole files get their names
@@ -70,14 +72,11 @@ def to_hf(run: Run, out: Path) -> None:
                 _publish(path, out / path.name)
         if (tokens := run.vocabularies.get("tokens")) is not None:
             tokens.save(out if hasattr(tokens, "merges") else out / "vocabulary-tokens.json")
-        print(f'written: {out}; transformers.{type(reference).__name__}.from_pretrained("{out}") reads it')
+        print(f'written: {out}; {kind.partition(".")[0]}.{type(reference).__name__}.from_pretrained("{out}") reads it')
     else:
         with recorded_write(out / "model.safetensors") as file:
             write(reference.state_dict(), file, {"format": "pt"})
-        print(
-            f"written: {out / 'model.safetensors'}, the state dict of a torchvision.models.{type(reference).__name__} of "
-            f"these sizes"
-        )
+        print(f"written: {out / 'model.safetensors'}, the state dict of a {kind} of these sizes")
 
 
 def torchvision_s(convert: Callable[[nn.Module], nn.Module], preset: str, model: nn.Module) -> nn.Module:
@@ -165,22 +164,18 @@ def _publish(made: Path, out: Path) -> None:
         shutil.copyfileobj(whole, file)
 
 
-def _converter(run: Run) -> Any:
-    """Return the module convert.py of a run's model, None where it has none."""
-    try:
-        return catalogue.module(run.recipe, "convert")
-    except ModuleNotFoundError as error:
-        if not str(error.name).startswith("dl.modules."):
-            raise
-        return None
+def _converter(model: nn.Module) -> Any:
+    """Return the module convert.py beside the model.py of a network, None where there is none."""
+    name = f"{type(model).__module__.rpartition('.')[0]}.convert"
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
-def _call(run: Run, name: str, function: str, *values: Any) -> Any:
+def _call(run: Run, name: str, function: str, model: nn.Module, *values: Any) -> Any:
     """Call a function of the model's convert.py. Raises `UserError` where there is none, and for what it refuses."""
-    convert = _converter(run)
+    convert = _converter(model)
     if not hasattr(convert, function):
         raise UserError(f"--format {name} is not there for {run.recipe}; torch and safetensors are for every run")
-    return _refused(run, name, getattr(convert, function), *values)
+    return _refused(run, name, getattr(convert, function), model, *values)
 
 
 def _refused(run: Run, name: str, function: Callable[..., Any], *values: Any) -> Any:

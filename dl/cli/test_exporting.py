@@ -141,6 +141,10 @@ LANGUAGE_MODELS = [
     ("GPT/Qwen3", {}),
     ("GPT/Qwen3", {"tied": True, "window": 4, "full_every": 2, "num_kv_heads": 2}),
     ("GPT/Qwen3", {"num_experts": 4}),
+    ("GPT/DeepSeekV3", {}),
+    ("GPT/DeepSeekV3", {"tied": True, "query_rank": None, "num_dense": 0, "num_shared": 2}),
+    ("StateSpace/Mamba", {}),
+    ("StateSpace/Mamba", {"tied": False, "biases": True, "expand": 3, "conv_width": 2, "state_dim": 3}),
 ]
 
 
@@ -187,6 +191,82 @@ def test_transformers_reads_a_bert_of_ours(tmp_path: Path, heads: dict[str, bool
     assert_alike(ours.hidden, theirs.hidden_states[-1])
     if ours.mlm is not None:
         assert_alike(ours.mlm, theirs.prediction_logits if ours.nsp is not None else theirs.logits)
+
+
+@pytest.mark.parity
+@torch.no_grad()
+def test_transformers_reads_a_clip_of_ours(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    module, convert = (catalogue.module("Multimodal/CLIP", file) for file in ("model", "convert"))
+    model = randomized(module.build("tiny"))
+    convert.to_transformers(model).save_pretrained(tmp_path)
+    read_back = transformers.CLIPModel.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    images, tokens = torch.randn(2, 3, 16, 16, dtype=torch.float64), torch.tensor([[3, 4, 257, 0], [5, 6, 7, 257]])
+    theirs = read_back(input_ids=tokens, pixel_values=images).logits_per_image
+    assert_alike(model(images, tokens).logits(), theirs)
+    for other in (module.build("tiny", siglip=True), module.build("tiny_cnn")):
+        with pytest.raises(ValueError, match="is not in the class"):
+            convert.to_transformers(other)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", ["basic", "bottleneck"])
+@pytest.mark.parametrize("frozen", [False, True])
+@torch.no_grad()
+def test_transformers_reads_a_detr_of_ours(tmp_path: Path, kind: str, frozen: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    module, convert = (catalogue.module("Detection/DETR", file) for file in ("model", "convert"))
+    backbone = {"preset": "resnet18", "kind": kind, "depths": (1, 2, 1), "width": 8, "stages": (3,), "frozen": frozen}
+    model = randomized(module.build("tiny", backbone=backbone))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    convert.to_transformers(model).save_pretrained(tmp_path)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    read_back = transformers.DetrForObjectDetection.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    images, sizes = torch.randn(2, 3, 64, 96, dtype=torch.float64), torch.tensor([[64, 96]] * 2)
+    logits, boxes = model.predict(images, sizes)
+    theirs = read_back(pixel_values=images)
+    assert_alike(logits[-1], theirs.logits)
+    assert_alike(boxes[-1], theirs.pred_boxes)
+    with pytest.raises(ValueError, match="has no backbone.stem.conv.weight of the shape"):
+        convert.to_transformers(module.build("tiny"))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("sizes", [{}, {"num_classes": 3, "head_dim": 4, "widths": (8, 16, 16), "attention": (0, 2), "depth": 2}])
+@torch.no_grad()
+def test_diffusers_reads_a_u_net_of_ours(tmp_path: Path, torchvision: Any, sizes: dict[str, Any]) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    module, convert = (catalogue.module("Diffusion/DDPM", file) for file in ("model", "convert"))
+    model = randomized(module.build("tiny", **sizes))
+    convert.to_diffusers(model).save_pretrained(tmp_path)
+    read_back = diffusers.UNet2DModel.from_pretrained(tmp_path, torch_dtype=torch.float64).eval()
+    images, times = torch.randn(2, 1, 8, 12, dtype=torch.float64), torch.tensor([3, 999])
+    labels = (torch.tensor([0, 3]),) if sizes else ()
+    assert_alike(model(images, times, *labels), read_back(images, times, *labels).sample)
+    with pytest.raises(ValueError, match="squares of 2 x 2 pixels"):
+        convert.to_diffusers(module.build("tiny", patch=2))
+
+
+@pytest.mark.parity
+@torch.no_grad()
+def test_torchvision_s_fcos_has_the_same_detections(torchvision: Any) -> None:
+    torch.manual_seed(0)
+    module, convert = (catalogue.module("Detection/FCOS", file) for file in ("model", "convert"))
+    model = module.build("fcos", num_classes=5).eval()
+    for weight in model.backbone.buffers():
+        weight.add_(0.1 * torch.rand_like(weight))
+    reference = convert.to_torchvision(model).eval()
+    images = torch.randn(1, 3, 64, 96)
+    maps, theirs = model.pyramid(model.backbone(images)), list(reference.backbone(images).values())
+    heads, their_heads = model.heads(maps), reference.head(theirs)
+    for ours, name in zip(heads, ("cls_logits", "bbox_regression", "bbox_ctrness")):
+        their = their_heads[name]
+        assert (ours - their.view_as(ours)).abs().max() <= 1e-5 * ours.abs().max()
+    with pytest.raises(ValueError, match='the grid "paper"'):
+        convert.to_torchvision(module.build("tiny"))
 
 
 IMAGE_MODELS = [

@@ -1,5 +1,6 @@
 """Pretrained weights for our DETR: those of transformers, as its modules or as the files that they are published in."""
 
+import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,11 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dl.modules.Detection.backbone import FrozenNorm, freeze_norms
 from dl.modules.Detection.DETR.model import DETR
 from dl.mytorch.checkpoint import load, put_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.files import read_json, regular_file
+from dl.mytorch.inverse import inverse
 from dl.mytorch.names import substituted
+from dl.mytorch.torchvision_compat import import_transformers
 
 # Their names as regular expressions, and ours. The backbone is a ResNet of transformers or of timm; a block's number is made
 # by `renamed`. Files are older than the names o_proj and mlp.
@@ -134,7 +138,7 @@ def network(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> DETR:
             "kind": "bottleneck" if "backbone.blocks.0.body.conv3.weight" in weights else "basic",
             "stride_in": "1x1" if backbone.get("downsample_in_bottleneck") else "3x3",
             "width": width,
-            "stages": (4,),
+            "stages": (len(_stages(weights)),),
             "frozen": True,
         },
         in_channels,
@@ -157,3 +161,35 @@ def _stages(weights: Mapping[str, Tensor]) -> tuple[int, ...]:
     ends = [weights[name] for name in weights if re.fullmatch(r"backbone\.blocks\.\d+\.body\.norm1\.bias", name)]
     widths = [len(bias) for bias in ends]
     return tuple(widths.count(width) for width in dict.fromkeys(widths))
+
+
+def to_transformers(model: DETR) -> nn.Module:
+    """Return a `transformers.DetrForObjectDetection` with the weights of a DETR of ours, the inverse of `from_transformers`.
+
+    The norms of its backbone are frozen as they are. Raises `ValueError` for another stem, or frozen norms with another eps.
+    """
+    weights, model = model.state_dict(), copy.deepcopy(model)
+    freeze_norms(model.backbone, 1e-5)
+    model.load_state_dict({name: weight for name, weight in weights.items() if not name.endswith("num_batches_tracked")})
+    if any(norm.eps != 1e-5 for norm in model.modules() if isinstance(norm, FrozenNorm)):
+        raise ValueError("frozen norms with another eps than 1e-5 are not in the class")
+    transformers, first, stages = import_transformers(), model.encoder[0], _stages(weights)
+    body, stem = model.backbone.blocks[0].body, model.backbone.stem.conv
+    backbone = transformers.ResNetConfig(
+        num_channels=stem.in_channels,
+        embedding_size=stem.out_channels,
+        hidden_sizes=[model.backbone.channels[-1] // 2**i for i in reversed(range(len(stages)))],
+        depths=list(stages),
+        layer_type="bottleneck" if hasattr(body, "conv3") else "basic",
+        downsample_in_bottleneck=any(block.body.conv1.stride[0] > 1 for block in model.backbone.blocks if hasattr(body, "conv3")),
+        out_features=[f"stage{len(stages)}"],
+    )
+    heads, hidden = first.attention.num_heads, first.feed_forward.fc1.out_features
+    config = transformers.DetrConfig(
+        **{"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "backbone_config": backbone},
+        **{"d_model": model.dim, "num_queries": len(model.queries), "num_labels": model.num_classes},
+        **{"encoder_layers": len(model.encoder), "encoder_attention_heads": heads, "encoder_ffn_dim": hidden},
+        **{"decoder_layers": len(model.decoder), "decoder_attention_heads": heads, "decoder_ffn_dim": hidden},
+        dropout=first.dropout.p,
+    )
+    return inverse(from_transformers, transformers.DetrForObjectDetection(config), model)

@@ -2,11 +2,13 @@
 
 import re
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dl.modules.CNN.ResNet.convert import renamed
 from dl.modules.Detection.FCOS.model import FCOS, build
+from dl.mytorch.inverse import inverse
 from dl.mytorch.names import substituted
+from dl.mytorch.torchvision_compat import import_torchvision
 
 # Their names as regular expressions, and ours; those of the ResNet follow. Old weights lack the second number of the pyramid.
 NAMES = (
@@ -61,3 +63,15 @@ def _layer(place: re.Match[str]) -> str:
     """Return our name of a layer of a tower: convolutions, norms and activations take turns."""
     number = int(place[1])
     return f"tower.{('conv', 'norm')[number % 3]}{number // 3 + 1}"
+
+
+def to_torchvision(model: FCOS) -> nn.Module:
+    """Return a `torchvision.models.detection.fcos_resnet50_fpn` with the weights of an FCOS of ours.
+
+    The inverse of `from_torchvision`. Raises `ValueError` for another network than the preset "fcos".
+    """
+    if model.grid != "torchvision":
+        raise ValueError(f'locations of the grid "{model.grid}" are not in the class')
+    build_theirs = import_torchvision().models.detection.fcos_resnet50_fpn
+    reference = build_theirs(weights=None, weights_backbone=None, num_classes=model.heads.logits.out_channels)
+    return inverse(lambda theirs: from_torchvision(theirs.state_dict()), reference, model)

@@ -2,8 +2,10 @@
 
 from torch import nn
 
-from dl.modules.Diffusion.DDPM.model import UNet
+from dl.modules.Diffusion.DDPM.model import AttentionBlock, UNet
+from dl.mytorch.inverse import inverse
 from dl.mytorch.names import substituted
+from dl.mytorch.torchvision_compat import import_torchvision
 
 # diffusers' names as regular expressions, and ours.
 NAMES = (
@@ -78,3 +80,32 @@ def from_diffusers(reference: nn.Module) -> UNet:
 def renamed(name: str) -> str:
     """Return our name of a parameter of diffusers' network."""
     return substituted(name, NAMES)
+
+
+def to_diffusers(model: UNet) -> nn.Module:
+    """Return a `diffusers.UNet2DModel` with the weights of a U-Net of ours, the inverse of `from_diffusers`.
+
+    Raises `ValueError` for one whose channels are squares of pixels, `ImportError` without the package diffusers.
+    """
+    if model.patch > 1:
+        raise ValueError(f"squares of {model.patch} x {model.patch} pixels as channels are not in the class")
+    import_torchvision()  # diffusers imports it, too
+    import diffusers
+
+    kinds = ["Attn" if isinstance(level.blocks[0].attention, AttentionBlock) else "" for level in model.down]
+    attention = [module for module in model.modules() if isinstance(module, AttentionBlock)]
+    several = [block.query.out_features // block.heads for block in attention if block.heads > 1]
+    reference = diffusers.UNet2DModel(
+        **FIXED,
+        in_channels=model.in_channels,
+        out_channels=model.head.out_channels,
+        block_out_channels=[level.blocks[0].residual.conv1.out_channels for level in model.down],
+        layers_per_block=len(model.down[0].blocks),
+        down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
+        up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)],
+        num_class_embeds=model.num_classes + 1 if model.num_classes else None,
+        dropout=model.middle[0].residual.dropout.p,
+        norm_num_groups=model.norm.num_groups,
+        attention_head_dim=several[0] if several else None,
+    )
+    return inverse(from_diffusers, reference, model)

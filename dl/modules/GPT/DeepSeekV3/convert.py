@@ -5,9 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dl.modules.GPT.DeepSeekV3.model import DeepSeekV3
+from dl.modules.GPT.DeepSeekV3.model import DeepSeekV3, MixtureOfExperts
+from dl.modules.GPT.lora import merge
+from dl.mytorch.inverse import inverse
 from dl.mytorch.layers.rotary_scaling import RotaryScaling
 from dl.mytorch.names import substituted
+from dl.mytorch.torchvision_compat import import_transformers
 
 # The names of transformers as regular expressions, and ours.
 NAMES = (
@@ -119,3 +122,44 @@ def _rotary(given: dict[str, Any], length: int) -> dict[str, Any]:
         mscale_all_dim=given.get("mscale_all_dim") or 0.0,
     )
     return {"rotary_base": base, "scaling": scaling}
+
+
+def to_transformers(model: DeepSeekV3) -> nn.Module:
+    """Return a `transformers.DeepseekV3ForCausalLM` with the weights of a DeepSeek-V3 of ours.
+
+    The inverse of `from_transformers`. Adapters of LoRA are merged, in `model` too. Raises `ValueError` for scaled rotary
+    positions, which are left to the configuration, and where no block has experts.
+    """
+    attention, experts = merge(model).blocks[0].attention, model.blocks[-1].feed_forward
+    if attention.rotary.scaling is not None or not isinstance(experts, MixtureOfExperts):
+        raise ValueError("scaled rotary positions, or blocks that are all without experts, are not exported")
+    dense = [block.feed_forward for block in model.blocks if not isinstance(block.feed_forward, MixtureOfExperts)]
+    transformers = import_transformers()
+    config = transformers.DeepseekV3Config(
+        vocab_size=model.token_embedding.num_embeddings,
+        hidden_size=model.token_embedding.embedding_dim,
+        num_hidden_layers=len(model.blocks),
+        num_attention_heads=attention.num_heads,
+        num_key_value_heads=attention.num_heads,
+        intermediate_size=dense[0].gate.out_features if dense else experts.gate.shape[1],
+        moe_intermediate_size=experts.gate.shape[1],
+        q_lora_rank=attention.query_down.out_features if attention.query_down is not None else None,
+        kv_lora_rank=attention.latent_dim,
+        qk_nope_head_dim=attention.plain_dim,
+        qk_rope_head_dim=attention.rotary_dim,
+        v_head_dim=attention.value_dim,
+        n_routed_experts=len(experts.gate),
+        num_experts_per_tok=experts.experts_per_token,
+        n_group=experts.num_groups,
+        topk_group=experts.groups_per_token,
+        n_shared_experts=experts.shared.gate.out_features // experts.gate.shape[1],
+        first_k_dense_replace=len(dense),
+        routed_scaling_factor=experts.routed_scale,
+        max_position_embeddings=model.max_length,
+        rms_norm_eps=model.norm.eps,
+        rope_parameters={"rope_type": "default", "rope_theta": attention.rotary.base},
+        attention_dropout=attention.dropout.p,
+        tie_word_embeddings=model.output is None,
+        **{"bos_token_id": None, "eos_token_id": None, "pad_token_id": None},
+    )
+    return inverse(from_transformers, transformers.DeepseekV3ForCausalLM(config), model)

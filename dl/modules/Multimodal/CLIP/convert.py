@@ -3,7 +3,9 @@
 from torch import nn
 
 from dl.modules.Multimodal.CLIP.model import CLIP, ImageTransformer, TextTransformer
+from dl.mytorch.inverse import inverse
 from dl.mytorch.names import substituted
+from dl.mytorch.torchvision_compat import import_transformers
 
 # Their names as regular expressions, and ours. "pre_layrnorm" is their spelling.
 NAMES = (
@@ -65,3 +67,27 @@ def from_transformers(reference: nn.Module) -> CLIP:
     weights = {substituted(name, NAMES): x for name, x in reference.state_dict().items() if name not in BUFFERS}
     model.load_state_dict(weights | {"log_scale": weights["log_scale"].view(1)})
     return model
+
+
+def to_transformers(model: CLIP) -> nn.Module:
+    """Return a `transformers.CLIPModel` with the weights of a CLIP of ours, the inverse of `from_transformers`.
+
+    Raises `ValueError` for towers that are no transformers, and for SigLIP's bias.
+    """
+    image, text = model.image, model.text
+    if not isinstance(image, ImageTransformer) or not isinstance(text, TextTransformer) or model.bias is not None:
+        raise ValueError("a tower that is no transformer, or the bias of SigLIP, is not in the class")
+    shared = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+    towers = [
+        shared
+        | {"hidden_size": tower.dim, "num_hidden_layers": len(tower.blocks)}
+        | {"num_attention_heads": tower.blocks[0].attention.num_heads}
+        | {"intermediate_size": tower.blocks[0].feed_forward.fc1.out_features}
+        for tower in (image, text)
+    ]
+    towers[0] |= {"image_size": image.image_size, "patch_size": image.patch_embedding.kernel_size[0]}
+    towers[1] |= {"vocab_size": text.token_embedding.num_embeddings, "max_position_embeddings": len(text.position_embedding)}
+    towers[1] |= {"eos_token_id": text.eos_id, "bos_token_id": None, "pad_token_id": None}
+    transformers, width = import_transformers(), model.image_projection.out_features
+    config = transformers.CLIPConfig(vision_config=towers[0], text_config=towers[1], projection_dim=width)
+    return inverse(from_transformers, transformers.CLIPModel(config), model)

@@ -3,7 +3,9 @@
 from torch import nn
 
 from dl.modules.StateSpace.Mamba.model import Mamba
+from dl.mytorch.inverse import inverse
 from dl.mytorch.names import substituted
+from dl.mytorch.torchvision_compat import import_transformers
 
 # The names of transformers as regular expressions, and ours.
 NAMES = (
@@ -50,3 +52,23 @@ def from_transformers(reference: nn.Module) -> Mamba:
         del weights["lm_head.weight"]
     model.load_state_dict({substituted(name, NAMES): weight for name, weight in weights.items()})
     return model
+
+
+def to_transformers(model: Mamba) -> nn.Module:
+    """Return a `transformers.MambaForCausalLM` with the weights of a Mamba of ours, the inverse of `from_transformers`."""
+    transformers, first = import_transformers(), model.blocks[0]
+    vocab_size, dim = model.token_embedding.weight.shape
+    config = transformers.MambaConfig(
+        vocab_size=vocab_size,
+        hidden_size=dim,
+        num_hidden_layers=len(model.blocks),
+        state_size=first.ssm.A_log.shape[1],
+        expand=first.conv.out_channels // dim,
+        conv_kernel=first.conv.kernel_size[0],
+        time_step_rank=first.ssm.step.in_features,
+        use_bias=first.input.bias is not None,
+        layer_norm_epsilon=model.norm.eps,
+        tie_word_embeddings=model.output is None,
+        **{"bos_token_id": None, "eos_token_id": None, "pad_token_id": None},
+    )
+    return inverse(from_transformers, transformers.MambaForCausalLM(config), model)
