@@ -55,7 +55,7 @@ def to_safetensors(run: Run, out: Path) -> None:
 
 
 def to_hf(run: Run, out: Path) -> None:
-    """Write a folder with the network as a class of transformers, diffusers or torchvision: which the model's convert.py knows."""
+    """Write a folder with the network as a class of transformers, diffusers or torchvision, as the model's convert.py knows."""
     model = run.model()
     convert = _converter(model)
     if hasattr(convert, "from_torchvision") and not hasattr(convert, "to_torchvision"):

@@ -234,7 +234,9 @@ def test_transformers_reads_a_detr_of_ours(tmp_path: Path, kind: str, frozen: bo
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("sizes", [{}, {"num_classes": 3, "head_dim": 4, "widths": (8, 16, 16), "attention": (0, 2), "depth": 2}])
+@pytest.mark.parametrize(
+    "sizes", [{}, {"num_classes": 3, "head_dim": 4, "widths": (8, 16, 16), "attention": (0, 2), "depth": 2}]
+)
 @torch.no_grad()
 def test_diffusers_reads_a_u_net_of_ours(tmp_path: Path, torchvision: Any, sizes: dict[str, Any]) -> None:
     diffusers = pytest.importorskip("diffusers")

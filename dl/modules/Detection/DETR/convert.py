@@ -174,14 +174,15 @@ def to_transformers(model: DETR) -> nn.Module:
     if any(norm.eps != 1e-5 for norm in model.modules() if isinstance(norm, FrozenNorm)):
         raise ValueError("frozen norms with another eps than 1e-5 are not in the class")
     transformers, first, stages = import_transformers(), model.encoder[0], _stages(weights)
-    body, stem = model.backbone.blocks[0].body, model.backbone.stem.conv
+    bodies, stem = [block.body for block in model.backbone.blocks], model.backbone.stem.conv
+    bottleneck = hasattr(bodies[0], "conv3")
     backbone = transformers.ResNetConfig(
         num_channels=stem.in_channels,
         embedding_size=stem.out_channels,
         hidden_sizes=[model.backbone.channels[-1] // 2**i for i in reversed(range(len(stages)))],
         depths=list(stages),
-        layer_type="bottleneck" if hasattr(body, "conv3") else "basic",
-        downsample_in_bottleneck=any(block.body.conv1.stride[0] > 1 for block in model.backbone.blocks if hasattr(body, "conv3")),
+        layer_type="bottleneck" if bottleneck else "basic",
+        downsample_in_bottleneck=bottleneck and any(body.conv1.stride != (1, 1) for body in bodies),
         out_features=[f"stage{len(stages)}"],
     )
     heads, hidden = first.attention.num_heads, first.feed_forward.fc1.out_features
