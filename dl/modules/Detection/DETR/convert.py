@@ -187,10 +187,19 @@ def to_transformers(model: DETR) -> nn.Module:
     )
     heads, hidden = first.attention.num_heads, first.feed_forward.fc1.out_features
     config = transformers.DetrConfig(
-        **{"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "backbone_config": backbone},
-        **{"d_model": model.dim, "num_queries": len(model.queries), "num_labels": model.num_classes},
-        **{"encoder_layers": len(model.encoder), "encoder_attention_heads": heads, "encoder_ffn_dim": hidden},
-        **{"decoder_layers": len(model.decoder), "decoder_attention_heads": heads, "decoder_ffn_dim": hidden},
+        use_timm_backbone=False,
+        use_pretrained_backbone=False,
+        backbone=None,
+        backbone_config=backbone,
+        d_model=model.dim,
+        num_queries=len(model.queries),
+        num_labels=model.num_classes,
+        encoder_layers=len(model.encoder),
+        encoder_attention_heads=heads,
+        encoder_ffn_dim=hidden,
+        decoder_layers=len(model.decoder),
+        decoder_attention_heads=heads,
+        decoder_ffn_dim=hidden,
         dropout=first.dropout.p,
     )
     return inverse(from_transformers, transformers.DetrForObjectDetection(config), model)

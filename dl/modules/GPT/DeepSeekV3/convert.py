@@ -160,6 +160,8 @@ def to_transformers(model: DeepSeekV3) -> nn.Module:
         rope_parameters={"rope_type": "default", "rope_theta": attention.rotary.base},
         attention_dropout=attention.dropout.p,
         tie_word_embeddings=model.output is None,
-        **{"bos_token_id": None, "eos_token_id": None, "pad_token_id": None},
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
     )
     return inverse(from_transformers, transformers.DeepseekV3ForCausalLM(config), model)

@@ -69,6 +69,8 @@ def to_transformers(model: Mamba) -> nn.Module:
         use_bias=first.input.bias is not None,
         layer_norm_epsilon=model.norm.eps,
         tie_word_embeddings=model.output is None,
-        **{"bos_token_id": None, "eos_token_id": None, "pad_token_id": None},
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
     )
     return inverse(from_transformers, transformers.MambaForCausalLM(config), model)
