@@ -6,7 +6,6 @@ to runs/site/html/<language>. A link that leads nowhere, or a figure that is not
 
 import argparse
 import datetime
-import inspect
 import os
 import shutil
 import subprocess
@@ -16,29 +15,17 @@ from typing import Any, Callable
 
 sys.path.insert(0, str(Path(__file__).parent))  # the files beside this one, wherever it is started
 
+import guides
 import model_page
 import yaml
 from prose import ROOT, Links, with_formulas
 
-import dl.mytorch
 from dl.cli import catalogue, front
 from dl.mytorch import provenance
 
 HERE = Path(__file__).parent
 OUT = ROOT / "runs" / "site"
-LANGUAGES = ("en", "zh")
-GUIDES = {  # page -> file, in the order of reading
-    "core/index.md": "dl/mytorch/README.md",
-    "core/scaling.md": "dl/mytorch/large/SCALING.md",
-    "scratch/index.md": "dl/mytorch/from_scratch/README.md",
-    "use/install.md": "docs/install.md",
-    "use/commands.md": "docs/commands.md",
-    "use/data.md": "docs/data.md",
-    "use/tasks.md": "docs/tasks.md",
-    "use/errors.md": "docs/public-errors.md",
-    "use/contributing.md": ".github/CONTRIBUTING.md",
-    "use/changes.md": "CHANGELOG.md",
-}
+LANGUAGES = {"en": "README.md", "zh": "README.zh-CN.md"}  # and the front page in each
 
 
 def model_names() -> list[str]:
@@ -50,18 +37,22 @@ def write_pages(folder: Path, language: str, only: Callable[[str], bool] = lambd
     """Write the Markdown of a language into `folder`, and return the navigation. `only` chooses models."""
     words = model_page.words_of(HERE / "words.json", language)
     names = [name for name in model_names() if only(name)]
-    pages = {file: page for page, file in GUIDES.items()}
-    pages |= {f"dl/modules/{name}/README.md": f"models/{name}.md" for name in names} | {"README.md": "index.md"}
+    chapters = {guides.page_of(part, file): file for part, files in guides.chapters().items() for file in files}
+    pages = {file: page for page, file in (chapters | guides.GUIDES).items()}
+    pages |= {f"dl/modules/{name}/README.md": f"models/{name}.md" for name in names} | dict.fromkeys(LANGUAGES.values(), "index.md")
     links = Links(pages, folder)
-    for page, file in GUIDES.items():
-        text = (ROOT / file).read_text(encoding="utf-8")
-        write(folder / page, links.rewritten(with_formulas(text), file, page))
+    for page, file in guides.GUIDES.items():
+        write(folder / page, links.rewritten(with_formulas(guides.guide(file, words, language)), file, page))
+    for page, file in chapters.items():
+        source = os.path.relpath(links.copied(file), Path(page).parent).replace(os.sep, "/")
+        write(folder / page, links.rewritten(with_formulas(guides.chapter(file, source, words, language)), file, page))
     for name in names:
         write(folder / f"models/{name}.md", model_page.page(name, words, links, language))
-    write(folder / "core/api.md", api(words))
-    write(folder / "index.md", start(words, names))
+    write(folder / "core/api.md", guides.api(words))
+    write(folder / "results/index.md", guides.all_results(words, names, LANGUAGES[language]))
+    write(folder / "index.md", start(words, names, LANGUAGES[language]))
     shutil.copyfile(HERE / "site.css", folder / "site.css")
-    return {"nav": navigation(words, names)}
+    return {"nav": navigation(words, names), "copyright": made(words)}
 
 
 def navigation(words: dict[str, Any], names: list[str]) -> list[Any]:
@@ -70,40 +61,42 @@ def navigation(words: dict[str, Any], names: list[str]) -> list[Any]:
         {words["groups"].get(group, group): [{name.partition("/")[2]: f"models/{name}.md"} for name in own if name in names]}
         for group, own in front.ABOUT["groups"].items()
     ]
+    code = {part: [guides.page_of(part, file) for file in files] for part, files in guides.chapters().items()}
+
+    def below(part: str) -> list[Any]:
+        return [page for page in guides.GUIDES if page.startswith(f"{part}/") and not page.endswith("index.md")]
+
     return [
-        {words["start"]: "index.md"},
-        {words["models"]: groups},
-        {words["core"]: [page for page in GUIDES if page.startswith("core/")] + [{words["api"]: "core/api.md"}]},
-        {words["scratch"]: "scratch/index.md"},
-        {words["use"]: [page for page in GUIDES if page.startswith("use/")]},
+        {words["start"]: ["index.md", "first.md"]},
+        {words["models"]: [group for group in groups if [*group.values()][0]]},
+        {words["core"]: ["core/index.md", *code["core"], *below("core"), {words["api"]: "core/api.md"}]},
+        {words["scratch"]: ["scratch/index.md", *code["scratch"]]},
+        {words["results"]: [{words["results"]: "results/index.md"}, *below("results")]},
+        {words["tools"]: below("tools")},
+        {words["use"]: below("use")},
     ]
 
 
-def start(words: dict[str, Any], names: list[str]) -> str:
-    """Return the start page: all models in the order in which one learns them."""
-    parts = [f"# {words['title']}", words["about"]]
+def made(words: dict[str, Any]) -> str:
+    """Return when and of which commit the site is made, which stands on every page."""
+    commit = provenance.commit(ROOT).rstrip("+")[:7] or "?"  # what builds it leaves files
+    return words["made"].format(date=datetime.date.today(), commit=commit)
+
+
+def start(words: dict[str, Any], names: list[str], readme: str) -> str:
+    """Return the start page: the way to a first model, then all models in the order in which one learns them."""
+    parts = [f"# {words['title']}", words["about"], f"## {words['first']}", words["about first"], guides.first_commands()]
     headings = [words["models"], words["paper"], words["proven against"], words["here"]]
     for group, own in front.ABOUT["groups"].items():
         rows = [front.row(name) for name in own if name in names]
         if rows:
             lines = [f"| {' | '.join(headings)} |", "| --- | --- | --- | --- |"]
             for name, row in zip((name for name in own if name in names), rows):
-                here = row[4].replace("](dl/modules/", "](models/").replace("/README.md#results", ".md#result")
-                lines.append(f"| [{name.partition('/')[2]}](models/{name}.md) | {row[1]} | {row[2]} | {here} |")
+                here = row[4].replace("](dl/modules/", "](models/").replace("/README.md#", ".md#") or row[5]
+                cells = [row[1], *(front.translated(cell, readme) for cell in (row[2], here))]
+                lines.append(f"| [{name.partition('/')[2]}](models/{name}.md) | {' | '.join(cells)} |")
             parts += [f"## {words['groups'].get(group, group)}", "\n".join(lines)]
-    commit = provenance.commit(ROOT).rstrip("+")[:7] or "?"  # what builds it leaves files
-    parts.append(words["made"].format(date=datetime.date.today(), commit=commit))
-    return "\n\n".join(parts)
-
-
-def api(words: dict[str, Any]) -> str:
-    """Return the exported names of `dl.mytorch`, with signatures and docstrings."""
-    parts = [f"# {words['api']}: dl.mytorch"]
-    exported = {name: getattr(dl.mytorch, name) for name in (*vars(dl.mytorch), *dl.mytorch._LATER)}
-    for name, value in sorted(exported.items()):
-        if callable(value) and not name.startswith("_") and value.__module__.startswith("dl."):
-            parts.append(f"## {name}\n\n```python\n{name}{inspect.signature(value)}\n```\n\n{inspect.getdoc(value) or ''}")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, made(words)])
 
 
 def write(path: Path, text: str) -> None:

@@ -1,22 +1,28 @@
 """The page of a model: card, drawing, model.py line by line, proof, result."""
 
 import ast
-import html
 import json
 import os
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import annotated
+import curves
 import diagram
-from prose import ROOT, Links, sections, with_formulas
+import proof
+from prose import CHINESE, ROOT, Links, sections, with_formulas
 
-from dl.cli import catalogue, facts, front
+from dl.cli import catalogue, facts, front, results
 from dl.mytorch.introspect import layer_summary
+from dl.mytorch.testing import proofs
 
-CHINESE = re.compile(r'^<p lang="zh">(.*?)</p>\n*', re.MULTILINE | re.DOTALL)
-FIRST = ("What to look at in model.py", "How it is proven", "What is proven", "Results", "What the paper reports")
+HERE = Path(__file__).parent
+
+FIRST = ("What to look at in model.py", "How it is proven", "What is proven", "Results", "What the paper reports", "Deviations")
+
+PARTS = {"code": "code", "proof": "proof", "run it": "run", "result": "results", "deviations": "deviations"}
 
 
 def page(name: str, words: dict[str, str], links: Links, language: str) -> str:
@@ -28,21 +34,23 @@ def page(name: str, words: dict[str, str], links: Links, language: str) -> str:
     intro = parts.pop("")
     title = intro.partition("\n")[0]
     if language == "zh" and chinese:
-        intro = f"{title}\n\n{' '.join(chinese[1].split())}\n\n{_formulas(intro)}"
+        intro = f"{title}\n\n{' '.join(chinese[1].split())}\n\n{_formulas(intro)}\n\n*{words['rest']}*"
     kept = {heading: body.partition("\n")[2] for heading, body in parts.items()}
     look = kept.get(FIRST[0], "")
-    proof = kept.get(FIRST[1]) or kept.get(FIRST[2], "")
+    proven = kept.get(FIRST[1]) or kept.get(FIRST[2], "")
     others = [body for heading, body in parts.items() if heading not in FIRST]
     path = ROOT / "dl/modules" / name / "model.py"
     source = os.path.relpath(links.target(f"dl/modules/{name}/model.py"), Path(here).parent).replace(os.sep, "/")
     whole = [
         intro,
-        card(name, words),
+        card(name, words, language),
         drawing(name, words),
-        f"## {words['line by line']} {{: #code }}\n\n{look}\n\n{annotated.page(path, source)}",
-        f"## {words['proof']} {{: #proof }}\n\n{proof}\n\n{tests(name, words)}",
-        f"## {words['result']} {{: #result }}\n\n{kept.get('Results', '')}\n\n{figures(name)}",
-        kept.get("What the paper reports", ""),
+        f"## {words['code']} {{: #code }}\n\n{look}\n\n{annotated.page(path, source)}",
+        f"## {words['proof']} {{: #proof }}\n\n{proven}\n\n{proof.section(name, words)}",
+        f"## {words['run it']} {{: #run }}\n\n{run_it(name, words)}",
+        f"## {words['result']} {{: #results }}\n\n{kept.get('Results', '')}\n\n{curves.section(name, words)}\n\n{figures(name)}",
+        f"## {words['the paper reports'].capitalize()} {{: #what-the-paper-reports }}\n\n{kept[FIRST[4]]}" if FIRST[4] in kept else "",
+        f"## {words['deviations']} {{: #deviations }}\n\n{kept.get('Deviations') or deviations(name)}",
         *others,
     ]
     return links.rewritten(with_formulas("\n\n".join(whole)), readme, here)
@@ -52,21 +60,45 @@ def _formulas(text: str) -> str:
     return "\n\n".join(re.findall(r"\$\$.+?\$\$", text, re.DOTALL))
 
 
-def card(name: str, words: dict[str, str]) -> str:
+def card(name: str, words: dict[str, str], language: str) -> str:
     """Return what there is to know of a model in a table of two columns."""
     paper, known = catalogue.paper(name), facts.read()[name]
+    group = (results.default_group(name) or next(iter(results.best_groups(name).values()), ("", [])))[1]
     _, source, proven, reported, here, trained = front.row(name)
     rows = [
         (words["paper"], f'"{paper.title}", {source}'),
         (words["the paper reports"], reported),
-        (words["here"], re.sub(r"\]\([^)]*\)", "](#result)", here)),
-        (words["trained"], trained),
-        (words["proven against"], proven),
+        (words["here"], re.sub(r"\]\([^)]*\)", "](#results)", here)),
+        (words["trained"], ", ".join(filter(None, [trained, *dict.fromkeys(each["device"] for each in group)]))),
+        (words["data"], _data(group)),
+        (words["proven against"], f"{proven}{_tolerance(name)}"),
         (words["sizes"], ", ".join(f"`{preset}` {_number(count)}" for preset, (count, _) in known["presets"].items())),
         ("FLOPs", ", ".join(f"`{preset}` {_number(flops)}" for preset, (_, flops) in known["presets"].items() if flops)),
-        (words["try it"], f"`python -m dl train {name}`"),
     ]
-    return "\n".join(["| | |", "| --- | --- |", *(f"| **{key}** | {value} |" for key, value in rows if value)])
+    if language == "zh":
+        rows[1:5] = [(key, front.translated(value, "README.zh-CN.md")) for key, value in rows[1:5]]
+    links = " \u00b7 ".join(f"[{words[word]}](#{place})" for word, place in PARTS.items())
+    return "\n".join([links, "", "| | |", "| --- | --- |", *(f"| **{key}** | {value} |" for key, value in rows if value)])
+
+
+def _data(group: list[Any]) -> str:
+    """Return the set that a group of runs was trained on, with its licence as docs/data.md states it."""
+    data = group[0]["config"]["data"] if group else ""
+    for line in (ROOT / "docs/data.md").read_text(encoding="utf-8").splitlines():
+        cells = line.strip("| ").split(" | ")
+        if data and f"`{data.removesuffix('-sample')}`" in cells[0]:
+            return f"[{data}](../../../../docs/data.md): {cells[-1]}"
+    return data
+
+
+def _tolerance(name: str) -> str:
+    """Return the largest difference that a model's proof found, and what was allowed; "" without a proof."""
+    found = (proofs.read(ROOT / "dl/modules" / name) or {"tests": {}})["tests"].values()
+    twins = [each for each in found if "gradients" in each]
+    if not twins:
+        return ""
+    largest = max(each.get(kind, 0.0) for each in twins for kind in proof.KINDS)
+    return f": [{largest:.0e}, \u2264 {max(each['tolerance'] for each in twins):.0e}](#proof)"
 
 
 def _number(count: int) -> str:
@@ -93,20 +125,22 @@ def _drawn(name: str) -> str:
     return default if default in catalogue.presets(name) else catalogue.presets(name)[0]
 
 
-def tests(name: str, words: dict[str, str]) -> str:
-    """Return the names of the tests as sentences, those against another library first."""
-    found: dict[bool, list[str]] = {True: [], False: []}
-    for path in sorted((ROOT / "dl/modules" / name).glob("test_*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                parity = any("parity" in ast.unparse(each) for each in node.decorator_list)
-                found[parity].append(node.name.removeprefix("test_").replace("_", " "))
-    blocks = []
-    for parity, title in ((True, words["against others"]), (False, words["tests"])):
-        if found[parity]:
-            items = "\n".join(f"<li>{html.escape(each)}</li>" for each in found[parity])
-            blocks.append(f"<details><summary>{title}: {len(found[parity])}</summary><ul>\n{items}\n</ul></details>")
-    return "\n".join(blocks)
+def run_it(name: str, words: dict[str, Any]) -> str:
+    """Return the commands that train the model for a minute, on data that come along, and as it was recorded."""
+    minute = json.loads((HERE / "minute.json").read_text(encoding="utf-8"))[name]
+    trained = front.row(name)[5]
+    lines = [
+        f"**{words['in a minute']}**\n\n```\npython -m dl train {name} {minute}\n```" if minute else words["after another"],
+        f"**{words['in full']}** ({trained})\n\n```\npython -m dl train {name}\n```",
+    ]
+    return "\n\n".join(lines)
+
+
+def deviations(name: str) -> str:
+    """Return what model.py says of its deviations from the paper."""
+    said = ast.get_docstring(ast.parse((ROOT / "dl/modules" / name / "model.py").read_text(encoding="utf-8"))) or ""
+    found = re.search(r"^Deviations:\n(.*?)(?=^\S[^\n]*:\n|\Z)", f"{said}\n", re.MULTILINE | re.DOTALL)
+    return annotated.as_markdown(textwrap.dedent(found[1])) if found else ""
 
 
 def figures(name: str) -> str:

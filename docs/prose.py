@@ -4,11 +4,12 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parents[1]
+CHINESE = re.compile(r'^<p lang="zh">(.*?)</p>\n*', re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"(^```.*?^```[ \t]*$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 
 
@@ -37,11 +38,15 @@ class Links:
         self.pages, self.out = pages, out
 
     def target(self, file: str) -> str:
-        """Return the place of a file on the site; what is no page is copied. Raises `ValueError` for no file."""
-        path = ROOT / file
+        """Return the place of a file on the site; what is no page is copied."""
         for name in (file, f"{file}/README.md"):
             if name in self.pages:
                 return self.pages[name]
+        return self.copied(file)
+
+    def copied(self, file: str) -> str:
+        """Return the place of a copy of a file, which it makes. Raises `ValueError` for no file."""
+        path = ROOT / file
         if path.is_dir():
             path = path / "README.md" if (path / "README.md").exists() else path / "__init__.py"
         if not path.is_file():
@@ -71,3 +76,13 @@ def sections(text: str) -> dict[str, str]:
     inside = CODE.sub(lambda m: m[0].replace("\n## ", "\n\0## "), text)
     parts = re.split(r"^(?=## )", inside, flags=re.MULTILINE)
     return {part.partition("\n")[0][3:] if part.startswith("## ") else "": part.replace("\0", "") for part in parts}
+
+
+def in_language(text: str, language: str, words: dict[str, Any]) -> str:
+    """Return a text without its Chinese paragraph; in Chinese this comes first, and the page says that the rest is English."""
+    chinese = CHINESE.search(text)
+    title, _, rest = CHINESE.sub("", text).partition("\n")
+    if language != "zh":
+        return f"{title}\n{rest}"
+    said = f"{' '.join(chinese[1].split())}\n\n" if chinese else ""
+    return f"{title}\n\n{said}*{words['rest']}*\n{rest}"

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from dl.cli import catalogue, folders
+from dl.cli import catalogue, curves, folders
 from dl.mytorch import introspect, provenance
 from dl.mytorch.config import TrainConfig, UserError, current_names
 from dl.mytorch.distributed import device
-from dl.mytorch.files import check, read_json, read_recorded_json, regular_file, verify, write_json
+from dl.mytorch.files import atomic_write, check, read_json, read_recorded_json, regular_file, verify
 from dl.mytorch.logger import QUANTITIES, SPEED, History, device_name, read_history
 from dl.mytorch.run import FREE, read_described
 
@@ -32,7 +32,7 @@ TRAINED = {
     },
     **{"versions": {str: str}, "ranks?": int, "file?": str, "precision?": (str, None), "optimizer?": str, "schedule?": str},
     **{"device": str, "training_seconds": float, "seconds": float, "peak_memory_bytes": (int, None), "best_epoch": int},
-    **{"train": QUANTITIES, "val": QUANTITIES, "test?": QUANTITIES},
+    **{"train": QUANTITIES, "val": QUANTITIES, "test?": QUANTITIES, "curve?": curves.CURVE},
 }
 MEASURED = {
     **{"format": int, "ranks": int, "file": str, "processor": str, "capability": str, "threads": int},
@@ -49,7 +49,8 @@ MEASURED = {
 def write(record: Record, path: Path) -> Path:
     """Write a record, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(record, path)
+    with atomic_write(path) as file:
+        file.write(curves.as_json(record))
     return path
 
 
@@ -128,6 +129,7 @@ def record(run: Path | str, allow_dirty: bool = False) -> Path:
         "best_epoch": best["epoch"],
         **{"train": best["train"], "val": best["val"]},
         **({} if tested is None else {"test": tested["test"]}),
+        "curve": curves.points(history),
     }
     return write(
         check(result, TRAINED | MEASURED, str(run)), catalogue.MODULES / recipe / "results" / f"{file_name(result)}.json"
