@@ -84,7 +84,7 @@ def page(path: Path, source_link: str) -> str:
     for part in parts(source):
         note = markdown.markdown(as_markdown(part.note), extensions=["tables", "sane_lists"])
         code = "\n".join(
-            f'<a class="line" id="L{i}" href="{html.escape(source_link)}#L{i}" tabindex="-1">{i}</a> {coloured[i - 1]}'
+            f'<a class="line" id="L{i}" href="{html.escape(source_link)}#L{i}">{i}</a> {coloured[i - 1]}'
             for i in _without_blank_ends(part.lines, lines)
         )
         if code:

@@ -39,7 +39,9 @@ def write_pages(folder: Path, language: str, only: Callable[[str], bool] = lambd
     names = [name for name in model_names() if only(name)]
     chapters = {guides.page_of(part, file): file for part, files in guides.chapters().items() for file in files}
     pages = {file: page for page, file in (chapters | guides.GUIDES).items()}
-    pages |= {f"dl/modules/{name}/README.md": f"models/{name}.md" for name in names} | dict.fromkeys(LANGUAGES.values(), "index.md")
+    pages |= {f"dl/modules/{name}/README.md": f"models/{name}.md" for name in names} | dict.fromkeys(
+        LANGUAGES.values(), "index.md"
+    )
     links = Links(pages, folder)
     for page, file in guides.GUIDES.items():
         write(folder / page, links.rewritten(with_formulas(guides.guide(file, words, language)), file, page))

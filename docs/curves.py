@@ -15,18 +15,24 @@ def section(name: str, words: dict[str, Any]) -> str:
     record = next((each for group in groups for each in group if each.get("curve")), None)
     if record is None:
         return ""
-    curve, parts = record["curve"], []
-    for quantity in dict.fromkeys(series.partition(" ")[2] for series in curve if series != "step"):
-        lines = {split: curve[f"{split} {quantity}"] for split in ("train", "val") if f"{split} {quantity}" in curve}
-        if len(curve["step"]) > 1:
-            parts.append(svg(name, quantity, curve["step"], lines, words))
-    headings = ["step", *(f"{words[series.partition(' ')[0]]} {_title(series)}" for series in curve if series != "step")]
-    columns = [[str(step) for step in curve["step"]]]
-    columns += [[_shown(_title(name, raw=True), value) for value in values] for name, values in curve.items() if name != "step"]
-    cells = "".join(f"<tr>{''.join(f'<td>{each}</td>' for each in row)}</tr>\n" for row in zip(*columns))
+    curve = record["curve"]
+    series = {name: tuple(name.split(" ", 1)) for name in curve if name != "step"}  # "val loss": ("val", "loss")
+    drawings = []
+    for quantity in dict.fromkeys(quantity for _, quantity in series.values()):
+        lines = {split: curve[each] for each, (split, other) in series.items() if other == quantity}
+        drawings += [svg(name, quantity, curve["step"], lines, words)] if len(curve["step"]) > 1 else []
+    about = f"{words['curve of']} [{record['path'].stem}](results/{record['path'].name})"
+    return "\n\n".join([*drawings, about, table(curve["step"], {series[name]: curve[name] for name in series}, words)])
+
+
+def table(steps: list[int], series: dict[tuple[str, ...], list[Any]], words: dict[str, Any]) -> str:
+    """Return all values of a curve; `series` are {(split, quantity): values}."""
+    columns = [[f"{step:,}" for step in steps]]
+    columns += [[_shown(quantity, value) for value in values] for (_, quantity), values in series.items()]
+    headings = [words["steps"], *(f"{words[split]} {results.title(quantity)}" for split, quantity in series)]
     heads = "".join(f"<th>{html.escape(each)}</th>" for each in headings)
-    values = f"<details><summary>{words['values']}</summary>\n<table><tr>{heads}</tr>\n{cells}</table></details>"
-    return "\n\n".join([*parts, f"{words['curve of']} [{record['path'].stem}](results/{record['path'].name})", values])
+    cells = "".join(f"<tr>{''.join(f'<td>{each}</td>' for each in row)}</tr>\n" for row in zip(*columns))
+    return f"<details><summary>{words['values']}</summary>\n<table><tr>{heads}</tr>\n{cells}</table></details>"
 
 
 def svg(name: str, quantity: str, steps: list[int], lines: dict[str, list[Any]], words: dict[str, Any]) -> str:
@@ -44,7 +50,7 @@ def svg(name: str, quantity: str, steps: list[int], lines: dict[str, list[Any]],
     spoken = html.escape(f"{name}, {title}, {words['steps']} {steps[0]} - {steps[-1]}. {ends}")
     parts = [f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{spoken}">']
     parts.append(f'<text x="{LEFT}" y="14">{html.escape(title)}</text>')
-    for x, (split, values) in zip((WIDTH - 190, WIDTH - 90), lines.items()):
+    for x, split in zip((WIDTH - 190, WIDTH - 90), lines):
         parts.append(f'<path class="{split}" d="M{x} 10h24"/><text x="{x + 30}" y="14">{words[split]}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - 10}"/>')
     for value, y in ((high, TOP + 4), (low, HEIGHT - BOTTOM)):
@@ -61,13 +67,10 @@ def svg(name: str, quantity: str, steps: list[int], lines: dict[str, list[Any]],
         parts.append(f'<path class="{split}" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y, *_ in places)}"/>')
         for x, y, step, value in places:
             said = f"{words['steps']} {step:,}, {words[split]}: {title} {_shown(quantity, value)}"
-            parts.append(f'<circle class="{split}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"><title>{html.escape(said)}</title></circle>')
+            parts.append(
+                f'<circle class="{split}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"><title>{html.escape(said)}</title></circle>'
+            )
     return "\n".join([*parts, "</svg>"])
-
-
-def _title(series: str, raw: bool = False) -> str:
-    quantity = series.partition(" ")[2]
-    return quantity if raw else results.title(quantity)
 
 
 def _shown(quantity: str, value: float | None) -> str:

@@ -36,6 +36,12 @@ def layers(summary: str) -> list[Layer]:
     ]
 
 
+def rows(summary: str) -> set[tuple[str, str]]:
+    """Return name and type of each layer in a table by `layer_summary`, "#" for the places in lists."""
+    cells = [re.split(r"\s{2,}", line.strip()) for line in summary.splitlines()[1:] if not line.startswith(("-", "total"))]
+    return {(re.sub(r"\.\d+", ".#", name), kind) for name, kind, *more in (row for row in cells if len(row) > 3)}
+
+
 def svg(title: str, found: list[Layer]) -> str:
     """Return the drawing as SVG, from the input at the top to the output; `title` is read aloud in its place."""
     height = ROW * len(found) + 10

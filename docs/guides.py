@@ -114,7 +114,9 @@ def signature(name: str, value: Any) -> str:
     """Return how a name is called; on several lines if one is too long, without the modules of types."""
     found = inspect.signature(value)
     arguments = [_plain(str(each)) for each in found.parameters.values()]
-    returns = "" if found.return_annotation is found.empty else f" -> {_plain(inspect.formatannotation(found.return_annotation))}"
+    returns = (
+        "" if found.return_annotation is found.empty else f" -> {_plain(inspect.formatannotation(found.return_annotation))}"
+    )
     text = f"{name}({', '.join(arguments)}){returns}"
     return text if len(text) <= 88 else f"{name}(\n    " + ",\n    ".join(arguments) + f",\n){returns}"
 

@@ -41,6 +41,8 @@ def page(name: str, words: dict[str, str], links: Links, language: str) -> str:
     others = [body for heading, body in parts.items() if heading not in FIRST]
     path = ROOT / "dl/modules" / name / "model.py"
     source = os.path.relpath(links.target(f"dl/modules/{name}/model.py"), Path(here).parent).replace(os.sep, "/")
+    paper, recorded = words["the paper reports"].capitalize(), kept.get("Results", "")
+    paper = f"## {paper} {{: #what-the-paper-reports }}\n\n{kept[FIRST[4]]}" if FIRST[4] in kept else ""
     whole = [
         intro,
         card(name, words, language),
@@ -48,8 +50,8 @@ def page(name: str, words: dict[str, str], links: Links, language: str) -> str:
         f"## {words['code']} {{: #code }}\n\n{look}\n\n{annotated.page(path, source)}",
         f"## {words['proof']} {{: #proof }}\n\n{proven}\n\n{proof.section(name, words)}",
         f"## {words['run it']} {{: #run }}\n\n{run_it(name, words)}",
-        f"## {words['result']} {{: #results }}\n\n{kept.get('Results', '')}\n\n{curves.section(name, words)}\n\n{figures(name)}",
-        f"## {words['the paper reports'].capitalize()} {{: #what-the-paper-reports }}\n\n{kept[FIRST[4]]}" if FIRST[4] in kept else "",
+        f"## {words['result']} {{: #results }}\n\n{recorded}\n\n{curves.section(name, words)}\n\n{figures(name)}",
+        paper,
         f"## {words['deviations']} {{: #deviations }}\n\n{kept.get('Deviations') or deviations(name)}",
         *others,
     ]
@@ -76,7 +78,7 @@ def card(name: str, words: dict[str, str], language: str) -> str:
         ("FLOPs", ", ".join(f"`{preset}` {_number(flops)}" for preset, (_, flops) in known["presets"].items() if flops)),
     ]
     if language == "zh":
-        rows[1:5] = [(key, front.translated(value, "README.zh-CN.md")) for key, value in rows[1:5]]
+        rows[1:6] = [(key, front.translated(value, "README.zh-CN.md")) for key, value in rows[1:6]]
     links = " \u00b7 ".join(f"[{words[word]}](#{place})" for word, place in PARTS.items())
     return "\n".join([links, "", "| | |", "| --- | --- |", *(f"| **{key}** | {value} |" for key, value in rows if value)])
 
@@ -116,7 +118,28 @@ def drawing(name: str, words: dict[str, str]) -> str:
         return layer_summary(module.build(preset).eval(), *module.example(preset))
 
     summary = catalogue.without_values(compute)
+    check_layers(name, (ROOT / "dl/modules" / name / "README.md").read_text(encoding="utf-8"), summary)
     return f"{diagram.svg(f'{name} {preset}', diagram.layers(summary))}\n\n`{preset}`: {words['drawing']}"
+
+
+def check_layers(name: str, readme: str, summary: str) -> None:
+    """Raise `ValueError` if a table of layers in a README has one that no preset of the model has by that name and type."""
+    known = diagram.rows(summary)
+    for table in re.findall(r"^```\n(layer .*?)^```", readme, re.MULTILINE | re.DOTALL):
+        if not diagram.rows(table) <= known:  # it may be of another preset than the drawn one
+            known = known.union(*(_layers(name, preset) for preset in catalogue.presets(name)))
+        for layer, kind in sorted(diagram.rows(table) - known):
+            raise ValueError(f"dl/modules/{name}/README.md shows the layer {layer} ({kind}), which model.py does not have")
+
+
+def _layers(name: str, preset: str) -> set[tuple[str, str]]:
+    """Return the layers of a preset by their full names and all ends of these, as a table has them below their parents."""
+    network = catalogue.without_values(lambda: catalogue.module(name).build(preset))
+    found = set()
+    for path, module in network.named_modules():
+        words = re.sub(r"\.\d+", ".#", path).split(".")
+        found |= {(".".join(words[i:]), type(module).__name__) for i in range(len(words))}
+    return found
 
 
 def _drawn(name: str) -> str:

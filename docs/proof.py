@@ -35,7 +35,9 @@ def measured(name: str, words: dict[str, Any]) -> str:
         rows.append(f"| {said}{times} | {' | '.join(cells)} | {values['tolerance']:.0e} |")
     versions = ", ".join(f"{library} {version}" for library, version in found["versions"].items() if library != "dl")
     how = words["measured"].format(commit=found["commit"][:7], versions=versions, processor=found["processor"])
-    stale = f"*{words['stale']}* {command}" if found["stale"] or len(there & found["tests"].keys()) < len(found["tests"]) else ""
+    stale = (
+        f"*{words['stale']}* {command}" if found["stale"] or len(there & found["tests"].keys()) < len(found["tests"]) else ""
+    )
     table = "\n".join(rows) if twins else words["no twin"]
     return "\n\n".join(filter(None, [stale, how, table]))
 

@@ -72,7 +72,7 @@ def test_prices_are_no_formulas() -> None:
 def test_the_start_page_is_made_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     words = model_page.words_of(build.HERE / "words.json", "en")
-    assert words["made"].format(date=build.datetime.date.today(), commit="?") in build.start(words, [])
+    assert words["made"].format(date=build.datetime.date.today(), commit="?") in build.start(words, [], "README.md")
 
 
 def test_links_lead_to_pages_or_copies_and_a_broken_one_stops_the_build(tmp_path: Path) -> None:
@@ -110,7 +110,9 @@ def test_a_model_s_page_has_card_drawing_code_proof_and_result(tmp_path: Path, l
         "<svg",
         "{: #code }",
         "{: #proof }",
-        "{: #result }",
+        "{: #run }",
+        "{: #results }",
+        "{: #deviations }",
         'class="annotated"',
         "<details>",
         "results",
@@ -119,12 +121,15 @@ def test_a_model_s_page_has_card_drawing_code_proof_and_result(tmp_path: Path, l
     places = re.findall(r"models/[\w/]+\.md", json.dumps(nav))
     assert places == ["models/CNN/LeNet.md"]
     assert "models/CNN/LeNet.md" in (tmp_path / "index.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"[\w/-]+\.md", json.dumps(nav["nav"])))
+    assert listed == {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.md")}  # each page is in the menu
+    assert {"core/config.md", "core/data/loader.md", "scratch/layers/conv.md", "results/index.md", "use/glossary.md"} <= listed
 
 
-def test_the_chinese_paragraph_is_the_intro_of_the_chinese_page(tmp_path: Path) -> None:
+def test_the_chinese_paragraph_stands_on_the_chinese_page_alone() -> None:
     text = '# X\n\nEnglish.\n\n<p lang="zh">\u4e2d\u6587\n\u6bb5\u843d</p>\n\n## More\n'
-    assert model_page.CHINESE.search(text)[1] == "\u4e2d\u6587\n\u6bb5\u843d"  # type: ignore[index]
-    assert "zh" not in model_page.CHINESE.sub("", text)
+    assert prose.in_language(text, "en", {}) == "# X\n\nEnglish.\n\n## More\n"
+    assert prose.in_language(text, "zh", {"rest": "R"}) == "# X\n\n\u4e2d\u6587 \u6bb5\u843d\n\n*R*\n\nEnglish.\n\n## More\n"
 
 
 @pytest.mark.slow
