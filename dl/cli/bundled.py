@@ -3,7 +3,8 @@
     python -m dl.cli.bundled runs/CNN/LeNet runs/GPT/GPT2   # make them, of finished runs
 
 A file holds tensors alone: the best weights by their names, in half precision, and the run's texts (config.json, vocabularies,
-names of classes) as bytes. It is unpacked into the folder of a run, beside it, which every command opens as any other.
+names of classes) as bytes. It is unpacked into the folder of a run, beside it, which every command opens as any other. Its row in
+NOTICE.md is written, too.
 """
 
 import argparse
@@ -19,13 +20,23 @@ from dl.cli.command import command
 from dl.mytorch.checkpoint import load, save
 from dl.mytorch.command_line import Parser
 from dl.mytorch.config import UserError, user_path
-from dl.mytorch.files import recorded_write
+from dl.mytorch.files import atomic_write, recorded_write
 from dl.mytorch.run import read_described
 
 FOLDER = catalogue.ROOT / "data" / "weights"
 MOST, MOST_IN_ALL = 4 * 2**20, 12 * 2**20  # bytes
 TEXTS = ("config.json", "names.json", "vocabulary-*.json")
 TEXT = "file:"  # before the name of a text
+TRAINED = {  # where a run's data is from, as NOTICE.md says it; and an agent's environment
+    "fashion_mnist": "on Fashion-MNIST (MIT)",
+    "fashion_mnist-sample": "on Fashion-MNIST (MIT)",
+    "shakespeare": "on tiny Shakespeare (public domain)",
+    "shakespeare-sample": "on eight plays of Shakespeare (public domain)",
+    "karate": "on Zachary's karate club (facts)",
+    "cora": "on Cora of Planetoid (MIT)",
+    "bccd": "on BCCD (MIT)",
+    "CartPole-v1": "in CartPole-v1 of gymnasium (MIT)",
+}
 
 
 def file_of(recipe: str) -> Path:
@@ -63,9 +74,14 @@ def unpack(recipe: str) -> Path:
 def bundle(run: Path) -> Path:
     """Write the file of a run, and return its path.
 
-    Raises `UserError` for one that is too large, or whose numbers are out of the range of half precision.
+    Raises `UserError` for one that is too large, of data whose licence is not known here, or whose numbers are out of the range
+    of half precision.
     """
-    recipe = read_described(run)["recipe"]
+    described = read_described(run)
+    recipe, config = described["recipe"], described["config"]
+    data = config.get("data", config.get("env"))
+    if data not in TRAINED:
+        raise UserError(f"{run} was trained on {data}, of which {Path(__file__).name} does not say whose it is")
     state = load(run / "best.pt")
     weights = {name: weight.half() if weight.is_floating_point() else weight for name, weight in state.items()}
     if broken := [name for name, weight in weights.items() if not weight.isfinite().all()]:
@@ -81,7 +97,18 @@ def bundle(run: Path) -> Path:
     FOLDER.mkdir(parents=True, exist_ok=True)
     as_bytes = {name: torch.frombuffer(bytearray(text), dtype=torch.uint8) for name, text in texts.items()}
     save({**weights, **as_bytes}, file_of(recipe))
+    _notice(file_of(recipe).name, TRAINED[data])
     return file_of(recipe)
+
+
+def _notice(name: str, trained: str) -> None:
+    """Put the row of a file of weights into NOTICE.md, in place of the one before."""
+    path, first = catalogue.ROOT / "NOTICE.md", f"| `data/weights/{name}` |"
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith(first)]
+    later = [i for i, line in enumerate(lines) if line.startswith("| `data/weights/") and line > first]
+    lines.insert(later[0], f"{first} weights, in half precision | trained here {trained} | that of the code |")
+    with atomic_write(path) as file:
+        file.write(("\n".join(lines) + "\n").encode())
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

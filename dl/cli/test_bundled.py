@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dl import __main__ as front
@@ -21,6 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(bundled, "FOLDER", tmp_path / "data" / "weights")
     monkeypatch.setattr(catalogue, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
+    Path("NOTICE.md").write_text("# Data\n\n| `data/weights/checksums.json` | checksums |\n\nThe end.\n", encoding="utf-8")
     return tmp_path / "data" / "weights"
 
 
@@ -88,6 +90,48 @@ def test_a_file_that_is_not_what_it_says_is_one_line(
     assert taken.startswith("no finished run") and len(lines) == 1 and message in lines[0]
 
 
+VERBS = {"generate": "GPT/GPT2", "sample": "Generative/VAE", "predict": "CNN/LeNet", "search": "DataMining/ImageSearch"}
+WORDS = {"generate": ["ab"], "sample": [], "predict": ["image.png"], "search": ["image.png"]}
+DAMAGES = {
+    "a flipped bit": "was changed since it was written, or is damaged",
+    "another model": " is not of ",
+    "not a number": "holds numbers that are not finite",
+    "a missing tensor": "belongs to another model than this",
+    "a surplus tensor": "belongs to another model than this",
+}
+
+
+def damage(path: Path, how: str, other: Path) -> None:
+    """Change a file of weights; what is written by `save` has its checksum."""
+    state = load(path)
+    name = next(name for name, weight in state.items() if weight.is_floating_point())
+    if how == "a flipped bit":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif how == "another model":
+        save(load(other), path)
+    elif how == "a missing tensor":
+        save({each: weight for each, weight in state.items() if each != name}, path)
+    else:
+        save({**state, **({"more": torch.zeros(1)} if "surplus" in how else {name: state[name] * torch.nan})}, path)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_damage_is_one_line_of_each_command(
+    folder: Path, tmp_path: Path, verb: str, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = bundled.bundle(write_run(tmp_path / "run", VERBS[verb]))
+    damage(path, how, bundled.bundle(write_run(tmp_path / "other", "MLP/MLP")))
+    Image.new("L", (28, 28)).save("image.png")
+    words = [verb, *([] if verb == "search" else [VERBS[verb]]), *WORDS[verb]]
+    assert front.main(words) == 1
+    said = capsys.readouterr()
+    (line,) = [line for line in said.err.splitlines() if not line.startswith("no ")]  # run, or index, of one's own
+    assert line.startswith("error: ") and DAMAGES[how] in line and path.name.removesuffix(".pt") in line and not said.out
+
+
 def test_a_flipped_bit_and_the_file_of_another_model_are_one_line(folder: Path, tmp_path: Path) -> None:
     path = bundled.bundle(write_run(tmp_path / "run", "GPT/GPT2"))
     bundled.bundle(write_run(tmp_path / "other", "CNN/LeNet"))
@@ -99,6 +143,20 @@ def test_a_flipped_bit_and_the_file_of_another_model_are_one_line(folder: Path, 
     save(load(folder / "CNN-LeNet.pt"), path)
     with pytest.raises(UserError, match="is not of GPT/GPT2"):
         bundled.unpack("GPT/GPT2")
+
+
+def test_notice_has_one_row_of_each_file_in_their_order(folder: Path, tmp_path: Path) -> None:
+    lenet, gpt2 = (write_run(tmp_path / name, name) for name in ("CNN/LeNet", "GPT/GPT2"))
+    for run in (gpt2, lenet, gpt2):
+        bundled.bundle(run)
+    row = "| `data/weights/{}.pt` | weights, in half precision | trained here on {} | that of the code |"
+    assert Path("NOTICE.md").read_text(encoding="utf-8").splitlines() == [
+        *("# Data", "", row.format("CNN-LeNet", "Fashion-MNIST (MIT)")),
+        *(row.format("GPT-GPT2", "tiny Shakespeare (public domain)"), "| `data/weights/checksums.json` | checksums |"),
+        *("", "The end."),
+    ]
+    with pytest.raises(UserError, match="was trained on cifar10, of which bundled.py does not say whose it is"):
+        bundled.bundle(write_run(tmp_path / "cifar", "CNN/ResNet", data="cifar10"))
 
 
 def test_what_is_too_large_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,8 +253,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-@command(parse)
-def main(options: argparse.Namespace) -> None:
+def make(options: argparse.Namespace) -> None:
+    """Index the images that the command line names."""
     images = open_images(options.source, seed=options.seed)
     extractor = Extractor(options.backbone, options.weights, options.preset, options.layer)
     try:
@@ -283,6 +283,9 @@ def _held_out(options: argparse.Namespace, extractor: Extractor) -> Tensor | Non
     known = open_images(source, "val", options.seed)
     read = [known.read(i) for i in range(len(known.names))]
     return torch.cat([extractor(read[start : start + BATCH]) for start in range(0, len(read), BATCH)])
+
+
+main = command(parse)(make)
 
 
 if __name__ == "__main__":

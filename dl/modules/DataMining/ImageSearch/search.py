@@ -135,7 +135,7 @@ def sample_index() -> Path:
     file = bundled.file_of(RECIPE).relative_to(catalogue.ROOT)
     print(f"no index in {FOLDER}: searching the bundled fashion_mnist-sample by {file}", file=sys.stderr)
     if not (run / "index").exists():
-        making.main(["fashion_mnist-sample", "--weights", str(run), "--index", str(run / "index")])
+        making.make(making.parse(["fashion_mnist-sample", "--weights", str(run), "--index", str(run / "index")]))
     return run / "index"
 
 
