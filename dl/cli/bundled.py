@@ -3,8 +3,8 @@
     python -m dl.cli.bundled runs/CNN/LeNet runs/GPT/GPT2   # make them, of finished runs
 
 A file holds tensors alone: the best weights by their names, in half precision, and the run's texts (config.json, vocabularies,
-names of classes) as bytes. It is unpacked into the folder of a run, beside it, which every command opens as any other. Its row in
-NOTICE.md is written, too.
+names of classes) as bytes. It is unpacked into the folder of a run, beside it, which every command opens as any other. Its row
+in NOTICE.md is written, too.
 """
 
 import argparse
