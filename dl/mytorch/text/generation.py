@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dl.mytorch.config import UserError
 from dl.mytorch.data.text.vocabulary import END, Vocabulary
+from dl.mytorch.text.fused import fused, plain
 
 # B batch, T tokens so far, V vocabulary
 
@@ -212,14 +213,15 @@ def stream(
     ends, done = tokens.new_tensor(list(stop)), torch.zeros_like(tokens[:, 0], dtype=torch.bool)
     lengths = _lengths(tokens, padding_mask)  # (B,) of each row's context
     first, seen, new = 0, None, tokens  # the first column in the context, tokens of the text, those to compute
-    cache = model.new_cache() if cached else None
+    longest = min(model.max_length, tokens.shape[1] + max_new_tokens)
+    step, cache = (fused(model, longest), model.new_cache()) if cached else (plain(model), None)
     for _ in range(max_new_tokens):
         if tokens.shape[1] - first > model.max_length:
             lengths = lengths.where(lengths <= model.max_length, max(1, model.max_length // 2))
             first = tokens.shape[1] - int(lengths.max())
             cache, new = model.new_cache() if cached else None, tokens[:, first:]
         mask = None if padding_mask is None else _left_of(lengths, tokens.shape[1] - first)
-        logits = model(new if cached else tokens[:, first:], mask, cache)[:, -1]  # (B, V)
+        logits = step(new if cached else tokens[:, first:], mask, cache)  # (B, V)
         seen = _note(seen, logits, tokens, padding_mask) if repetition_penalty != 1 else None
         token = _choose(sampler, logits, seen, generators)
         if stop:

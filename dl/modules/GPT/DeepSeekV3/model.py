@@ -289,7 +289,13 @@ class DeepSeekV3(nn.Module):
         """Return an empty cache for `forward` to fill, with room for `max_length` tokens."""
         return [KeyValueCache(self.max_length) for _ in self.blocks]
 
-    def forward(self, tokens: Tensor, padding_mask: Tensor | None = None, cache: list[KeyValueCache] | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        padding_mask: Tensor | None = None,
+        cache: list[KeyValueCache] | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
         """tokens (B, T) -> logits (B, T, V), those at t for token t + 1.
 
         Args:
@@ -297,6 +303,7 @@ class DeepSeekV3(nn.Module):
                 counts of positions is their distance, so padding on the left moves nothing. With a cache (B, S), for
                 the tokens of the calls before as well.
             cache: a `new_cache`; tokens are then only those that follow the calls before.
+            last_only: compute the logits after the last token alone, (B, 1, V).
 
         Raises `ValueError` for more tokens than `max_length`.
         """
@@ -306,7 +313,7 @@ class DeepSeekV3(nn.Module):
         x = self.before_blocks(tokens)
         for i, block in enumerate(self.blocks):
             x = block(x, padding_mask, cache[i] if cache else None)
-        return self.after_blocks(x)
+        return self.after_blocks(x[:, -1:] if last_only else x)
 
     def before_blocks(self, tokens: Tensor) -> Tensor:
         return self.token_embedding(tokens)  # (B, T) -> (B, T, C)

@@ -160,7 +160,13 @@ class GPT2(nn.Module):
         """Return an empty cache for `forward` to fill, with room for `max_length` tokens."""
         return [KeyValueCache(self.max_length) for _ in self.blocks]
 
-    def forward(self, tokens: Tensor, padding_mask: Tensor | None = None, cache: list[KeyValueCache] | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        padding_mask: Tensor | None = None,
+        cache: list[KeyValueCache] | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
         """tokens (B, T) -> logits (B, T, V), those at t for token t + 1.
 
         Args:
@@ -168,13 +174,14 @@ class GPT2(nn.Module):
                 positions count the other tokens only. With a cache (B, S), for the tokens of the calls before as well. Or
                 (B, T, T), True where the second token is of another text than the first: each text has positions of its own.
             cache: a `new_cache`; tokens are then only those that follow the calls before.
+            last_only: compute the logits after the last token alone, (B, 1, V).
 
         Raises `ValueError` for more tokens than `max_length`.
         """
         x = self.before_blocks(tokens, padding_mask, cache[0].length if cache else 0)
         for i, block in enumerate(self.blocks):
             x = block(x, padding_mask, cache[i] if cache else None)
-        return self.after_blocks(x)
+        return self.after_blocks(x[:, -1:] if last_only else x)
 
     def before_blocks(self, tokens: Tensor, padding_mask: Tensor | None = None, start: int = 0) -> Tensor:
         """tokens (B, T), the first at position `start` -> (B, T, C)."""

@@ -209,18 +209,25 @@ class Mamba(nn.Module):
         """Return an empty cache for `forward` to fill."""
         return [State() for _ in self.blocks]
 
-    def forward(self, tokens: Tensor, padding_mask: Tensor | None = None, cache: list[State] | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        padding_mask: Tensor | None = None,
+        cache: list[State] | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
         """tokens (B, T) -> logits (B, T, V), those at t for token t + 1.
 
         Args:
             padding_mask: bool (B, T), True where a token is padding. A row with padding on the left is the row without. With
                 a cache (B, S), for the tokens of the calls before as well, or for these tokens alone.
             cache: a `new_cache`; tokens are then only those that follow the calls before.
+            last_only: compute the logits after the last token alone, (B, 1, V).
         """
         x = self.before_blocks(tokens)
         for i, block in enumerate(self.blocks):
             x = block(x, padding_mask, cache[i] if cache else None)
-        return self.after_blocks(x)
+        return self.after_blocks(x[:, -1:] if last_only else x)
 
     def before_blocks(self, tokens: Tensor) -> Tensor:
         return self.token_embedding(tokens)  # (B, T) -> (B, T, C)
