@@ -145,6 +145,17 @@ def test_a_flipped_bit_and_the_file_of_another_model_are_one_line(folder: Path, 
         bundled.unpack("GPT/GPT2")
 
 
+def test_other_bundled_weights_get_another_index(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = catalogue.module("DataMining/ImageSearch", "search")
+    made: list[Path] = []
+    monkeypatch.setattr(search.making, "make", lambda options: (options.index.mkdir(), made.append(options.index)))
+    path = bundled.bundle(write_run(tmp_path / "run", "DataMining/ImageSearch"))
+    assert search.sample_index() == search.sample_index() == made[0]
+    state = load(path)
+    save({name: weight / 2 if weight.is_floating_point() else weight for name, weight in state.items()}, path)
+    assert search.sample_index() == made[1] != made[0] and len(made) == 2
+
+
 def test_notice_has_one_row_of_each_file_in_their_order(folder: Path, tmp_path: Path) -> None:
     lenet, gpt2 = (write_run(tmp_path / name, name) for name in ("CNN/LeNet", "GPT/GPT2"))
     for run in (gpt2, lenet, gpt2):

@@ -6,6 +6,7 @@ python -m dl.modules.DataMining.ImageSearch.search --text "red heart" --index ru
 """
 
 import argparse
+import hashlib
 import sys
 from collections import Counter
 from pathlib import Path
@@ -131,12 +132,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def sample_index() -> Path:
     """Return the folder of an index of the bundled images by the bundled network, made when it is first asked for."""
-    run = bundled.unpack(RECIPE)
-    file = bundled.file_of(RECIPE).relative_to(catalogue.ROOT)
-    print(f"no index in {FOLDER}: searching the bundled fashion_mnist-sample by {file}", file=sys.stderr)
-    if not (run / "index").exists():
-        making.make(making.parse(["fashion_mnist-sample", "--weights", str(run), "--index", str(run / "index")]))
-    return run / "index"
+    run, file = bundled.unpack(RECIPE), bundled.file_of(RECIPE)
+    shown = file.relative_to(catalogue.ROOT)
+    print(f"no index in {FOLDER}: searching the bundled fashion_mnist-sample by {shown}", file=sys.stderr)
+    index = run / f"index-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}"  # a newer file needs another
+    if not index.exists():
+        making.make(making.parse(["fashion_mnist-sample", "--weights", str(run), "--index", str(index)]))
+    return index
 
 
 @command(parse)
