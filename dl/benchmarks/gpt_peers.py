@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import logging
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -66,6 +67,7 @@ def llama_cpp(name: str, model: nn.Module, folder: Path, rows: int) -> Callable[
         raise LookupError(f"{name} is not exported to it")
     path, classes = folder / "model.gguf", model.token_embedding.num_embeddings
     convert.to_gguf(model, Vocabulary([chr(0x4E00 + i) for i in range(classes)]), path)
+    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)  # not hundreds of lines for each file
     lib.llama_backend_init()
     weights = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
     params = lib.llama_context_default_params()
