@@ -1,7 +1,8 @@
 """Files of llama.cpp, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, of our Llama and Qwen3.
 
 Weights stay float32, in the order in which torch has them. A vocabulary of characters is written as a SentencePiece
-vocabulary of single characters, which has no merges, and word pieces as GPT-2's.
+vocabulary of single characters, which has no merges, and word pieces as GPT-2's. Neither names an end of a text: llama.cpp then
+takes the token 2 for it, of word pieces 11, and its programs stop there.
 """
 
 from pathlib import Path
