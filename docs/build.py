@@ -88,7 +88,7 @@ def made(words: dict[str, Any]) -> str:
 def start(words: dict[str, Any], names: list[str], readme: str) -> str:
     """Return the start page: the way to a first model, then all models in the order in which one learns them."""
     parts = [f"# {words['title']}", words["about"], f"## {words['first']}", words["about first"], guides.first_commands()]
-    headings = [words["models"], words["paper"], words["proven against"], words["here"]]
+    headings = [words[word].capitalize() for word in ("model", "paper", "proven against", "here")]
     for group, own in front.ABOUT["groups"].items():
         rows = [front.row(name) for name in own if name in names]
         if rows:

@@ -93,7 +93,8 @@ def all_results(words: dict[str, Any], names: list[str], readme: str) -> str:
                 + " |"
             )
         if rows:
-            head = f"| {words['models']} | {words['here']} | {words['the paper reports']} |\n| --- | --- | --- |"
+            headings = [words[word].capitalize() for word in ("model", "here", "the paper reports")]
+            head = f"| {' | '.join(headings)} |\n| --- | --- | --- |"
             parts += [f"## {words['groups'].get(group, group)}", "\n".join([head, *rows])]
     return "\n\n".join(parts)
 

@@ -118,6 +118,7 @@ def test_a_model_s_page_has_card_drawing_code_proof_and_result(tmp_path: Path, l
         "results",
     ):
         assert part in page, part
+    assert build.guides.first_commands() in (tmp_path / "index.md").read_text(encoding="utf-8")
     places = re.findall(r"models/[\w/]+\.md", json.dumps(nav))
     assert places == ["models/CNN/LeNet.md"]
     assert "models/CNN/LeNet.md" in (tmp_path / "index.md").read_text(encoding="utf-8")
