@@ -47,7 +47,7 @@ def svg(title: str, found: list[Layer]) -> str:
     height = ROW * len(found) + 10
     words = ", ".join(f"{layer.name} ({layer.kind}) {layer.shape}" for layer in found)
     parts = [
-        f'<svg class="diagram" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(f"{title}: {words}")}">',
+        f'<div class="drawing" tabindex="0"><svg class="diagram" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(f"{title}: {words}")}">',
         f"<title>{html.escape(title)}</title>",
     ]
     for i, layer in enumerate(found):
@@ -59,4 +59,4 @@ def svg(title: str, found: list[Layer]) -> str:
         if i + 1 < len(found):
             middle = LEFT + (WIDTH - LEFT - 150) / 2
             parts.append(f'<path d="M{middle} {y + 24}v{ROW - 24}"/>')
-    return "\n".join([*parts, "</svg>"])
+    return "\n".join([*parts, "</svg></div>"])

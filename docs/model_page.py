@@ -20,7 +20,15 @@ from dl.mytorch.testing import proofs
 
 HERE = Path(__file__).parent
 
-FIRST = ("What to look at in model.py", "How it is proven", "What is proven", "Results", "What the paper reports", "Deviations")
+FIRST = (
+    "What to look at in model.py",
+    "How it is proven",
+    "What is proven",
+    "Results",
+    "What the paper reports",
+    "Deviations",
+    "Train it",
+)
 
 PARTS = {"code": "code", "proof": "proof", "run it": "run", "result": "results", "deviations": "deviations"}
 
@@ -36,7 +44,7 @@ def page(name: str, words: dict[str, str], links: Links, language: str) -> str:
     if language == "zh" and chinese:
         intro = f"{title}\n\n{' '.join(chinese[1].split())}\n\n{_formulas(intro)}\n\n*{words['rest']}*"
     kept = {heading: body.partition("\n")[2] for heading, body in parts.items()}
-    look = kept.get(FIRST[0], "")
+    look = folded(kept.get(FIRST[0], ""), words["all layers"])
     proven = kept.get(FIRST[1]) or kept.get(FIRST[2], "")
     others = [body for heading, body in parts.items() if heading not in FIRST]
     path = ROOT / "dl/modules" / name / "model.py"
@@ -49,7 +57,7 @@ def page(name: str, words: dict[str, str], links: Links, language: str) -> str:
         drawing(name, words),
         f"## {words['code']} {{: #code }}\n\n{look}\n\n{annotated.page(path, source)}",
         f"## {words['proof']} {{: #proof }}\n\n{proven}\n\n{proof.section(name, words)}",
-        f"## {words['run it']} {{: #run }}\n\n{run_it(name, words)}",
+        f"## {words['run it']} {{: #run }}\n\n{run_it(name, words)}\n\n{kept.get('Train it', '')}",
         f"## {words['result']} {{: #results }}\n\n{recorded}\n\n{curves.section(name, words)}\n\n{figures(name)}",
         paper,
         f"## {words['deviations']} {{: #deviations }}\n\n{kept.get('Deviations') or deviations(name)}",
@@ -60,6 +68,12 @@ def page(name: str, words: dict[str, str], links: Links, language: str) -> str:
 
 def _formulas(text: str) -> str:
     return "\n\n".join(re.findall(r"\$\$.+?\$\$", text, re.DOTALL))
+
+
+def folded(text: str, title: str) -> str:
+    """Return a text whose tables of layers are folded away: the drawing above shows the outermost."""
+    change = rf'<details markdown="1"><summary>{title}</summary>\n\n\1\n\n</details>'
+    return re.sub(r"^(```\nlayer .*?^```)$", change, text, flags=re.MULTILINE | re.DOTALL)
 
 
 def card(name: str, words: dict[str, str], language: str) -> str:
