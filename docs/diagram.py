@@ -47,7 +47,8 @@ def svg(title: str, found: list[Layer]) -> str:
     height = ROW * len(found) + 10
     words = ", ".join(f"{layer.name} ({layer.kind}) {layer.shape}" for layer in found)
     parts = [
-        f'<div class="drawing" tabindex="0"><svg class="diagram" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(f"{title}: {words}")}">',
+        '<div class="drawing" tabindex="0">',
+        f'<svg class="diagram" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(f"{title}: {words}")}">',
         f"<title>{html.escape(title)}</title>",
     ]
     for i, layer in enumerate(found):
