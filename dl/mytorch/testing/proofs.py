@@ -48,10 +48,10 @@ class Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         twins.LARGEST.clear()
+        tests = self.tests.setdefault(item.path.parent, {})
         yield  # which raises if the test fails
         if twins.LARGEST:
             name = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
-            tests = self.tests.setdefault(item.path.parent, {})
             parity = item.get_closest_marker("parity") is not None
             known = tests.setdefault(name, {"cases": 0, "parity": parity})
             known["cases"] += 1

@@ -60,6 +60,15 @@ def test_the_largest_difference_of_each_kind_is_kept_over_a_test_s_cases(tmp_pat
     assert proof["versions"]["torch"] == torch.__version__
 
 
+def test_tests_without_a_twin_are_recorded_as_none(tmp_path: Path) -> None:
+    folder, recorder = folder_of_a_model(tmp_path), Recorder(tmp_path)
+    steps = recorder.pytest_runtest_call(SimpleNamespace(path=folder / "test_model.py", name="test_law"))
+    next(steps)
+    with pytest.raises(StopIteration):
+        next(steps)
+    assert finish(recorder).endswith("0 tests") and (proofs.read(folder) or {})["tests"] == {}
+
+
 def test_a_failure_leaves_the_earlier_proof(tmp_path: Path) -> None:
     folder = folder_of_a_model(tmp_path)
     assert proofs.read(folder) is None
