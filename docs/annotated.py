@@ -70,6 +70,7 @@ def as_markdown(docstring: str) -> str:
         items = re.sub(r"^(\*{0,2}[\w, `]+): ", r"- `\1`: ", textwrap.dedent(match[2]), flags=re.MULTILINE)
         return f"**{match[1]}**\n\n{items}"
 
+    docstring = re.sub(r"(?<![<(\[`\"])(https?://[^\s,)>]*[^\s,)>.:;])", r"<\1>", docstring)
     docstring = re.sub(
         r"^(?!\s*[-*] )(.*\S.*)\n(?=[-*] )", r"\1\n\n", docstring, flags=re.MULTILINE
     )  # a list needs a blank line

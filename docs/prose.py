@@ -21,12 +21,13 @@ def outside_code(text: str, change: Callable[[str], str]) -> str:
 def with_formulas(text: str) -> str:
     """Return Markdown with its formulas, $...$ and $$...$$, as MathML, which browsers draw by themselves.
 
-    A price, $5, is none: the last $ of a formula is next to it, and no digit follows.
+    No script and no font is loaded for them, and screen readers read them. In a line of text one is in a span, without which
+    Markdown takes it for a paragraph. A price, $5, is none: the last $ of a formula is next to it, and no digit follows.
     """
 
     def change(part: str) -> str:
         part = re.sub(r"\$\$(.+?)\$\$", lambda m: convert(m[1].strip(), display="block"), part, flags=re.DOTALL)
-        return re.sub(r"\$(?!\s)([^$\n]+)(?<!\s)\$(?!\d)", lambda m: convert(m[1]), part)
+        return re.sub(r"\$(?!\s)([^$\n]+)(?<!\s)\$(?!\d)", lambda m: f'<span class="math">{convert(m[1])}</span>', part)
 
     return outside_code(text, change)
 

@@ -58,6 +58,15 @@ def test_lists_of_docstrings_become_lists() -> None:
     assert annotated.as_markdown("Two:\n- a\n- b") == "Two:\n\n- a\n- b"
 
 
+def test_formulas_stay_in_their_line_and_links_of_docstrings_are_links() -> None:
+    import markdown
+
+    text = prose.with_formulas("$w_t$ is a token of $x$, a text.\n\n$$\nx\n$$\n")
+    html = markdown.markdown(text, extensions=["md_in_html"])
+    assert html.count("<p>") == 1 and re.search(r"<p><span.*</math></span> is a token of <span.*</span>, a text.</p>", html)
+    assert annotated.as_markdown("Paper, 2015, https://arxiv.org/abs/1.") == "Paper, 2015, <https://arxiv.org/abs/1>."
+
+
 def test_formulas_become_mathml_but_not_in_code() -> None:
     text = prose.with_formulas("$a$ and `$b$`\n\n```\nprice $5$\n```\n\n$$\nx^2\n$$\n")
     assert text.count("<math") == 2 and "`$b$`" in text and "price $5$" in text and 'display="block"' in text
