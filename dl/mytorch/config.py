@@ -54,9 +54,14 @@ class TrainConfig:
     deterministic: bool = flag(
         False, "on CUDA, the same seed gives the same bits, more slowly; on one CPU it does without this flag"
     )
-    parallel: Literal["none", "ddp", "fsdp"] = flag(
-        "none", "how ranks share the work, under torchrun: ddp, each has the whole model; fsdp, each has a part of every weight"
+    parallel: Literal["none", "ddp", "fsdp", "hsdp", "tp"] = flag(
+        "none",
+        "how ranks share the work, under torchrun: ddp, each has the whole model; fsdp, each has a part of every weight; "
+        "hsdp, groups of ranks have all parts each; tp, each has a part of the layers in the blocks",
     )
+    shard_size: int = flag(0, "hsdp: ranks of such a group; 0 = those of one machine")
+    tensor_size: int = flag(1, "fsdp: ranks that share the layers in the blocks besides, as with tp")
+    sequence: bool = flag(False, "with these or tp: what is between the layers is cut along the sequence, less memory")
     checkpoint_activations: bool = flag(False, "blocks compute their inside again in the backward pass: less memory, more time")
     layerwise: Literal["none", "greedy", "stream"] = flag(
         "none",

@@ -155,7 +155,8 @@ def _own_start(tensor: Tensor) -> tuple[int, ...] | None:
         return (0,) * tensor.ndim if is_main() else None
     copies = [i for i, placement in enumerate(tensor.placements) if placement.is_replicate()]
     coordinate = tensor.device_mesh.get_coordinate()
-    if coordinate is None or any(coordinate[i] for i in copies) or (tensor.numel() and not local(tensor).numel()):
+    first = bool((tensor.device_mesh.mesh == 0).any())  # else another mesh holds the same, with rank 0 in it
+    if coordinate is None or not first or any(coordinate[i] for i in copies) or (tensor.numel() and not local(tensor).numel()):
         return None
     return offset(tensor)
 

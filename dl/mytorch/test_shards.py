@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from dl.mytorch import checkpoint, safetensors, shards, testing
 from dl.mytorch.config import UserError
@@ -130,7 +131,7 @@ def trained(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     blocks = [nn.Linear(5, 3), nn.Linear(3, 5, bias=False), nn.BatchNorm1d(5)]
     model = nn.Sequential(*blocks, nn.Linear(5, 1)).double()
     if dist.is_initialized():
-        sharding.shard(model, "cpu", dist.get_world_size())
+        sharding.shard(model, init_device_mesh("cpu", (dist.get_world_size(),)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01 * (1 + seed))
     for _ in range(3):
         model(torch.randn(4, 5, dtype=torch.float64)).square().mean().backward()

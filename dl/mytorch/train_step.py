@@ -96,9 +96,9 @@ class TrainStep:
             self.train_metrics.update(*output)
             losses.append(loss.detach())
             counts.append(output.count)
-        self.placement.after_backward()
-        loss = losses[0] if alone else torch.stack(losses).sum()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.placement.after_backward(parameters)
+        loss = losses[0] if alone else torch.stack(losses).sum()
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not alone:
             # Sums over items become means. DDP and FSDP have divided by the number of parts of the data already.

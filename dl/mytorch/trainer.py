@@ -198,7 +198,7 @@ class Trainer:
                 best = self.history.best(self.task.monitor)
                 self.history.append({"epoch": best["epoch"], "step": best["step"], "test": finite(self.evaluate(data.test))})
             with self._eval_mode() as model:
-                shown = self.task.report(model) if data.test and self.config.plots else {}
+                shown = self.task.report(model) if data.test and self.step.placement.reports else {}
                 self.logger.finished(self.history, shown, self.config, self.task.monitor)
             self._save_speed(data.train, finished=True)
         self.logger.say(self.history.table(self.task.monitor))

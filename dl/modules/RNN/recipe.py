@@ -55,7 +55,9 @@ class StreamConfig(TrainConfig):
         self._check("tar_beta", self.tar_beta == 0 or self.bptt_length > 1, "0 with --bptt-length 1, in which nothing changes")
         if self.optimizer == "ntasgd":
             self._check("ema", self.ema == 0, "0 with --optimizer ntasgd, which keeps its own average of the weights")
-            self._check("parallel", self.parallel != "fsdp", "none or ddp with --optimizer ntasgd, which averages the whole")
+            self._check(
+                "parallel", self.parallel in ("none", "ddp"), "none or ddp with --optimizer ntasgd, which averages the whole"
+            )
             self._check("layerwise", self.layerwise == "none", "none with --optimizer ntasgd, which averages the whole")
 
 

@@ -1,17 +1,22 @@
 """Where the weights are while a model trains: on one device or a copy on each rank, in shards, or offloaded to files."""
 
 import contextlib
+import functools
 import inspect
-from typing import Iterator
+from typing import TYPE_CHECKING, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dl.mytorch import distributed
 from dl.mytorch.config import TrainConfig
 from dl.mytorch.distributed import all_reduce_sum, data_world_size, world_size
 from dl.mytorch.dtensor import local
-from dl.mytorch.large import sharding
+from dl.mytorch.large import sharding, tensor_parallel
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 class Placement:
@@ -26,6 +31,7 @@ class Placement:
 
     def __init__(self, config: TrainConfig, device: torch.device, precision: str = "fp32") -> None:
         self.config, self.device, self.precision = config, device, precision
+        self.reports = config.plots  # something is shown at the end
 
     def move(self, model: nn.Module) -> None:
         """Put `model` where it is to be, in place, before an optimizer sees its parameters."""
@@ -57,8 +63,8 @@ class Placement:
         with network.no_sync() if isinstance(network, DistributedDataParallel) else contextlib.nullcontext():
             yield
 
-    def after_backward(self) -> None:
-        """Tidy up after the last backward pass of an update."""
+    def after_backward(self, parameters: list[nn.Parameter]) -> None:
+        """Tidy up after the last backward pass of an update of `parameters`."""
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """Return the norm of all gradients together, a scalar on the device."""
@@ -75,13 +81,24 @@ class Placement:
 
 
 class Sharded(Placement):
-    """Each rank has some rows of every weight, of its gradient and of the optimizer's state (FSDP)."""
+    """Each rank has a part of the weights, of their gradients and of the optimizer's state.
+
+    Some rows of every weight (FSDP), perhaps as other ranks too (HSDP); or a part of the layers in the blocks (tensor
+    parallelism); or of these parts some rows.
+    """
 
     in_place = True
 
     def __init__(self, config: TrainConfig, device: torch.device, precision: str = "fp32") -> None:
         super().__init__(config, device, precision)
         self.mapped = world_size() > 1
+        self.previews = not config.sequence  # a text that is generated grows by single tokens
+        self.reports &= self.previews
+
+    @functools.cached_property
+    def mesh(self) -> "DeviceMesh":
+        """The ranks, in one or two dimensions."""
+        return sharding.make_mesh(self.config, self.device.type)
 
     def move(self, model: nn.Module) -> None:
         model.to(self.device)  # shards take weights of the usual layout alone
@@ -94,7 +111,11 @@ class Sharded(Placement):
     def parallelize(self, model: nn.Module) -> nn.Module:
         if world_size() == 1:
             return model
-        return sharding.shard(model, next(model.parameters()).device.type, world_size(), self.precision == "bf16")
+        data = self.mesh
+        if data_world_size() < world_size():
+            tensor_parallel.split(model, self.mesh["tensor"], self.config.sequence)
+            data = self.mesh["data"]
+        return model if self.config.parallel == "tp" else sharding.shard(model, data, self.precision == "bf16")
 
     @contextlib.contextmanager
     def no_sync(self, network: nn.Module) -> Iterator[None]:
@@ -105,6 +126,12 @@ class Sharded(Placement):
         if sharded:
             network.set_requires_gradient_sync(True)
 
+    def after_backward(self, parameters: list[nn.Parameter]) -> None:
+        """Add up over ranks the gradients that each of them has for its own heads or positions: those of norms."""
+        for p in parameters:
+            if hasattr(p.grad, "placements") and p.grad.placements != p.placements:
+                p.grad = p.grad.redistribute(placements=p.placements)
+
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """Return the norm of all gradients together; of numbers that several ranks have, each counts once."""
         if world_size() == 1:
@@ -114,6 +141,15 @@ class Sharded(Placement):
         once = [world_size() / data_world_size() / sharding.copies(gradient) for gradient in gradients]
         norm = torch.linalg.vector_norm(norms * norms.new_tensor(once).sqrt())
         return all_reduce_sum(norm.square()).sqrt()
+
+    def update(self, optimizer: torch.optim.Optimizer) -> None:
+        """Have `optimizer` change its parameters; with tp, those that ranks share apart, as fused kernels ask for one kind."""
+        groups = optimizer.param_groups
+        if self.config.parallel == "tp":
+            kinds = [[p for p in group["params"] if hasattr(p, "placements") == k] for group in groups for k in (False, True)]
+            optimizer.param_groups = [{**groups[i // 2], "params": kind} for i, kind in enumerate(kinds)]
+        optimizer.step()
+        optimizer.param_groups = groups
 
 
 class Offloaded(Placement):
@@ -130,7 +166,7 @@ class Offloaded(Placement):
     def checkpoint_activations(self, model: nn.Module) -> None:
         """Do nothing: offloaded blocks do so anyway."""
 
-    def after_backward(self) -> None:
+    def after_backward(self, parameters: list[nn.Parameter]) -> None:
         self.offloader.flush()
 
     def scale(self, gradients: list[Tensor], factor: Tensor) -> None:
@@ -142,5 +178,7 @@ class Offloaded(Placement):
 
 def choose(config: TrainConfig, device: torch.device, precision: str = "fp32") -> Placement:
     """Return the placement that the config asks for; `precision` is what a forward pass takes."""
-    kind = Offloaded if config.layerwise == "stream" else Sharded if config.parallel == "fsdp" else Placement
+    distributed.set_tensor_size(sharding.tensor_size(config))
+    shares = config.parallel in ("fsdp", "hsdp", "tp")
+    kind = Offloaded if config.layerwise == "stream" else Sharded if shares else Placement
     return kind(config, device, precision)

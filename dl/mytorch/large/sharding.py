@@ -8,14 +8,18 @@ it does of the gradient and of the optimizer's state. Its modules are imported w
 import contextlib
 import functools
 import math
-from typing import Iterator
+import os
+from typing import TYPE_CHECKING, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dl.mytorch.config import UserError
+from dl.mytorch.config import TrainConfig, UserError
 from dl.mytorch.distributed import world_size
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -37,19 +41,53 @@ def _has_forward(module: nn.Module) -> bool:
     return getattr(module.forward, "__func__", None) is not nn.Module.forward
 
 
-def shard(model: nn.Module, device_type: str, ranks: int, bf16: bool = False) -> nn.Module:
+def make_mesh(config: TrainConfig, device_type: str) -> "DeviceMesh":
+    """Return the ranks in a row, or in rows: copies of each other with hsdp, of one forward pass each with tensor parallelism.
+
+    Raises `UserError` when they do not divide into rows.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+
+    size, names = tensor_size(config), ("data", "tensor")
+    if config.parallel == "hsdp":
+        size = config.shard_size or int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+        names = ("copies", "shards")
+    elif size == 1:
+        return init_device_mesh(device_type, (world_size(),))
+    if world_size() % size:
+        wish = "--shard-size" if config.parallel == "hsdp" else "--tensor-size"
+        raise UserError(f"{wish} {size}: the {world_size()} ranks do not divide into groups of {size}")
+    return init_device_mesh(device_type, (world_size() // size, size), mesh_dim_names=names)
+
+
+def tensor_size(config: TrainConfig) -> int:
+    """Return the number of ranks that compute each forward pass together. Raises `UserError` for flags without their way."""
+    parallel, tensor, shards = config.parallel, config.tensor_size, config.shard_size
+    if tensor < 1 or shards < 0:
+        raise UserError(f"--tensor-size {tensor}, --shard-size {shards}: numbers of ranks")
+    if tensor > 1 and parallel != "fsdp":
+        raise UserError("--tensor-size is for --parallel fsdp; with --parallel tp it is the number of ranks")
+    if shards and parallel != "hsdp":
+        raise UserError("--shard-size is for --parallel hsdp")
+    if config.sequence and parallel != "tp" and tensor == 1:
+        raise UserError("--sequence is for --parallel tp, or fsdp with --tensor-size")
+    return world_size() if parallel == "tp" else min(tensor, world_size())
+
+
+def shard(model: nn.Module, mesh: "DeviceMesh", bf16: bool = False) -> nn.Module:
     """Shard `model` in place: each block on its own, gathered when its turn comes, and the rest as one.
+
+    A mesh of two dimensions has copies in its first, shards in its second (HSDP, Zhao et al. 2023,
+    https://arxiv.org/abs/2304.11277, section 3.2.2).
 
     With `bf16` weights are gathered in bfloat16: half of the bytes, and no copies that autocast would keep for the
     backward pass. Sums of gradients, shards and the update stay in fp32; so does all of a network with batch norms, which
     torch does not run on statistics and weights of two kinds.
     """
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     half = bf16 and not has_batch_norm(model)
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if half else MixedPrecisionPolicy()
-    mesh = init_device_mesh(device_type, (ranks,))
     for block in blocks(model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)

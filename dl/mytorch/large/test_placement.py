@@ -16,7 +16,7 @@ def test_alone_a_model_is_called_as_it_is_and_gradients_have_their_norm(parallel
     where.move(model)
     assert where.parallelize(model) is model
     with where.no_sync(model):
-        where.after_backward()
+        where.after_backward([])
     gradients = [torch.tensor([3.0]), torch.tensor([[4.0]])]
     assert where.norm(gradients) == 5.0
     where.scale(gradients, torch.tensor(0.5))

@@ -44,8 +44,8 @@ class Config(ImagesConfig):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._check("critic_steps", self.critic_steps >= 1, "at least 1")
         self._check("penalty", 0 <= self.penalty < math.inf, "a finite number of at least 0")
-        if self.loss == "wgan_gp" and (self.compile or self.parallel == "fsdp"):
-            wish = "--compile" if self.compile else "--parallel fsdp"
+        if self.loss == "wgan_gp" and (self.compile or self.parallel not in ("none", "ddp")):
+            wish = "--compile" if self.compile else f"--parallel {self.parallel}"
             raise UserError(f"{wish}: --loss wgan_gp needs gradients of gradients, which it cannot give; leave it out")
 
 

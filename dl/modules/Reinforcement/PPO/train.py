@@ -47,7 +47,7 @@ class Config(AgentConfig):
         self._check("clip_range", self.clip_range > 0, "above 0")
         for name in ("value_weight", "entropy_weight"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        self._check("parallel", self.parallel != "fsdp", "none or ddp: an agent acts with the whole network")
+        self._check("parallel", self.parallel in ("none", "ddp"), "none or ddp: an agent acts with the whole network")
 
 
 def build_model(config: Config, spaces: Spaces | None = None) -> ActorCritic:
