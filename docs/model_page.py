@@ -39,7 +39,7 @@ def page(name: str, words: dict[str, str], links: Links, language: str) -> str:
     text = (ROOT / readme).read_text(encoding="utf-8")
     chinese = CHINESE.search(text)
     parts = sections(CHINESE.sub("", text))
-    intro = parts.pop("")
+    intro = folded(parts.pop(""), words["all layers"])
     title = intro.partition("\n")[0]
     if language == "zh" and chinese:
         intro = f"{title}\n\n{' '.join(chinese[1].split())}\n\n{_formulas(intro)}\n\n*{words['rest']}*"
@@ -114,7 +114,7 @@ def _tolerance(name: str) -> str:
     if not twins:
         return ""
     largest = max(each.get(kind, 0.0) for each in twins for kind in proof.KINDS)
-    return f": [{largest:.0e}, \u2264 {max(each['tolerance'] for each in twins):.0e}](#proof)"
+    return f": [{f'{largest:.0e}' if largest else '0'}, \u2264 {max(each['tolerance'] for each in twins):.0e}](#proof)"
 
 
 def _number(count: int) -> str:

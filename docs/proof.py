@@ -31,7 +31,7 @@ def measured(name: str, words: dict[str, Any]) -> str:
     for test, values in sorted(twins.items(), key=lambda item: not item[1]["parity"]):
         said = test.partition("::test_")[2].replace("_", " ")
         times = f" ({values['cases']} x)" if values["cases"] > 1 else ""
-        cells = [f"{values[kind]:.1e}" if kind in values else "" for kind in KINDS]
+        cells = [f"{values[kind]:.1e}".replace("0.0e+00", "0") if kind in values else "" for kind in KINDS]
         rows.append(f"| {said}{times} | {' | '.join(cells)} | {values['tolerance']:.0e} |")
     versions = ", ".join(f"{library} {version}" for library, version in found["versions"].items() if library != "dl")
     how = words["measured"].format(commit=found["commit"][:7], versions=versions, processor=found["processor"])

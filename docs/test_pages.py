@@ -58,7 +58,7 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_differences_from_twins_stand_on_the_page_with_versions_and_commit(net: Path) -> None:
     shown = proof.section("A/Net", WORDS)
-    assert "| it is its twin (4 x) | 2.0e-16 | 3.0e-17 | 0.0e+00 | 1e-09 |" in shown and "| sizes" not in shown
+    assert "| it is its twin (4 x) | 2.0e-16 | 3.0e-17 | 0 | 1e-09 |" in shown and "| sizes" not in shown
     assert "commit 0123456 with torch 2.13 on abacus" in shown and WORDS["stale"] not in shown
     assert shown.count("](../../../../dl/modules/A/Net/test_model.py)") == 1 and "A/Other" not in shown
 
