@@ -57,8 +57,8 @@ class Denoise(Task):
 
     def step(self, model: nn.Module, batch: Batch) -> StepOutput:
         noisy = DiffusionSchedule(steps=20).q_sample(batch["images"], batch["noise"], batch["times"])
-        loss = (model(noisy, batch["times"], batch["labels"]) - batch["noise"]).square().mean()
-        return StepOutput(loss if len(noisy) else loss.new_zeros(()) * noisy.sum(), len(noisy), {})
+        squares = (model(noisy, batch["times"], batch["labels"]) - batch["noise"]).square()
+        return StepOutput(squares.sum() / max(1, squares.numel()), len(noisy), {})  # a rank may have no example
 
 
 def numbers(*shape: int, below: int = 0) -> Tensor:
