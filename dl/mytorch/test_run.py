@@ -77,7 +77,8 @@ def test_a_flag_that_came_since_had_its_default_and_one_that_went_is_named(tmp_p
 
 FREE = {
     **{"num_workers": 2, "device": "cpu", "parallel": "ddp", "compile": True, "checkpoint_activations": True},
-    **{"deterministic": True, "log_every": 7, "save_every": 9, "plots": False, "profile": 3},
+    **{"shard_size": 2, "tensor_size": 2, "sequence": True, "deterministic": True},
+    **{"log_every": 7, "save_every": 9, "plots": False, "profile": 3},
 }
 
 

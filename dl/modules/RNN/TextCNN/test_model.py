@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from dl.modules.RNN.TextCNN import train
 from dl.modules.RNN.TextCNN.data import Words, word_splits
@@ -102,7 +103,7 @@ def test_rows_of_a_sharded_output_stay_within_their_norm() -> None:
     model.output.weight.data.fill_(3.0)
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
-        shard(model, "cpu", 1)
+        shard(model, init_device_mesh("cpu", (1,)))
         optimizer = train.bounded(sgd(1e-9), 2.0)(model)
         model(tokens, mask).sum().backward()
         optimizer.step()
