@@ -32,6 +32,7 @@ class Config(LanguageConfig):
         "preset of the network, see model.py; vocabulary, length and dropout are those of the data and the flags",
         choices=PRESETS,
     )
+    lr: float = 2e-3  # the best of those tried, see dl/modules/GPT/README.md
     bias_update_speed: float = flag(0.001, "by how much the bias of an expert moves in a step, towards equal loads")
     aux_loss_weight: float = flag(0.0001, "weight of the sequence-wise balance loss")
 

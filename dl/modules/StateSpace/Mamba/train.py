@@ -29,6 +29,7 @@ class Config(LanguageConfig):
         "preset of the network, see model.py; vocabulary and dropout are those of the data and the flags",
         choices=PRESETS,
     )
+    lr: float = 3e-3  # the best of those tried, see dl/modules/GPT/README.md
     context_length: int = flag(64, "tokens of a training example; generation has no end", alias="length")
     chunk: int = flag(0, "tokens of a chunk of the scan, chunks are computed side by side; 0 = one, the fastest on a CPU")
 
