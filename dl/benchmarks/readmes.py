@@ -55,7 +55,7 @@ def tables() -> list[tuple[Path, str, str]]:
     scaling = MODULES.parent / "mytorch" / "large" / "SCALING.md"
     found = [(MODULES / name / "README.md", "speed", speeds(name)) for name in SPEEDS]
     found += [(MODULES / name / "README.md", "speed", language_models(file)) for name, file in LANGUAGE_MODELS.items()]
-    found += [(scaling, "speed", modes())]
+    found += [(scaling, "speed", modes()), (scaling, "ways", ways())]
     return [*found, (MODULES / "DataMining/TSNE/README.md", "speed", maps()), (scaling, "depths", depths())]
 
 
@@ -123,6 +123,16 @@ def modes() -> str:
         speed = f"{tokens / row['seconds']:,.0f}"
         rows.append([MODES.get(row["mode"], row["mode"]), speed, _mib(row, "bytes"), sent])
     return markdown_table(["", "tokens per second", "memory (formula)", "sent per step (formula)"], rows)
+
+
+def ways() -> str:
+    """Return what a rank holds, sends and keeps in each way to share a training, with what the formulas say."""
+    rows = []
+    for row in _read("collectives")["rows"]:
+        counted = [f"{row[name] / 1e6:.2f} ({row[f'expected_{name}'] / 1e6:.2f})" for name in ("held", "sent")]
+        kept = f"{row['kept']:.1f} ({row['expected_kept']:.1f})" if "kept" in row else ""
+        rows.append([f"{row['way']}, {row['ranks']} ranks", *counted, kept])
+    return markdown_table(["", "held, MB (formula)", "sent, MB (formula)", "kept by a block (formula)"], rows)
 
 
 def _mib(row: dict[str, Any], name: str) -> str:

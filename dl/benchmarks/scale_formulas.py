@@ -32,6 +32,46 @@ class Sizes:
         return self.parameters - self.depth * self.block
 
 
+@dataclass(frozen=True)
+class Way:
+    """How ranks share a training: `copies` of `shards` of all weights, in blocks of which a rank has one part of `tensor`."""
+
+    copies: int = 1
+    shards: int = 1
+    tensor: int = 1
+    sequence: bool = False  # between the layers of a block the sequence is cut into `tensor` parts, too
+
+    def weights(self, sizes: Sizes) -> float:
+        """Return parameters of a rank, before they are cut into shards."""
+        return sizes.depth * sizes.block / self.tensor + sizes.rest
+
+
+def held(way: Way, sizes: Sizes) -> float:
+    """Return bytes on a rank of weights, gradients and AdamW's two means, in fp32."""
+    return 16 * way.weights(sizes) / way.shards
+
+
+def sent(way: Way, sizes: Sizes) -> float:
+    """Return bytes that a rank sends each step by rings: an all-reduce in fp32, or two gathers and a reduce-scatter in fp32.
+
+    With `tensor`, four all-reduces of the blocks' input in each block; with `sequence`, a gather and a reduce-scatter each,
+    and one more pair where the sequence is cut and joined.
+    """
+
+    def ring(ranks: int) -> float:
+        return (ranks - 1) / ranks
+
+    total = 8 * way.weights(sizes) / way.shards * ring(way.copies)
+    total += (4 + 2 * sizes.width) * way.weights(sizes) * ring(way.shards)
+    inputs = sizes.tokens / way.copies / way.shards * sizes.dim * sizes.width
+    return total + (8 * sizes.depth + 2 * way.sequence) * inputs * ring(way.tensor)
+
+
+def kept(way: Way) -> float:
+    """Return what a block of GPT-2 keeps for its backward pass, in units of its input."""
+    return 2 + 14 / way.tensor if way.sequence else 4 + 12 / way.tensor
+
+
 def is_recomputed(mode: str) -> bool:
     """Return whether blocks keep nothing but their input."""
     return mode in ("recomputed", "streamed", "both")
@@ -69,9 +109,9 @@ def memory(mode: str, sizes: Sizes, ranks: int) -> float:
 
 
 def communication(mode: str, sizes: Sizes, ranks: int) -> float:
-    """Bytes that a rank sends each step, by rings: an all-reduce in fp32, or two gathers and a reduce-scatter in fp32."""
-    width = {"ddp": 8, "fsdp": 4 + 2 * sizes.width, "both": 4 + 2 * sizes.width}.get(mode, 0)
-    return width * (ranks - 1) / ranks * sizes.parameters
+    """Return bytes that a rank sends each step."""
+    ways = {"ddp": Way(copies=ranks), "fsdp": Way(shards=ranks), "both": Way(shards=ranks)}
+    return sent(ways.get(mode, Way()), sizes)
 
 
 # ---- for machines that are not here --------------------------------------------------------------------------------
