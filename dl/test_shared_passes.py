@@ -122,9 +122,8 @@ def train(name: str, out: Path, stop: int = 0, **flags: Any) -> Trainer:
     case = CASES[name]
     data = case.data(EXAMPLES)
     held_out = {key: tensor[:13] for key, tensor in data.items()}
-    usual = {"steps": STEPS, "batch_size": BATCH, "accumulate": 2, "grad_clip": 0.5, "ema": 0.9}
-    flags = usual | {"eval_every": 10, "save_every": 100} | flags
-    config = TrainConfig(str(out), "", device="cpu", plots=False, **flags)
+    flags = {"steps": STEPS, "batch_size": BATCH, "accumulate": 2, "grad_clip": 0.5, "ema": 0.9, "eval_every": 10} | flags
+    config = TrainConfig(str(out), "", device="cpu", plots=False, save_every=100, **flags)
 
     def schedule(step: int, total: int) -> float:
         if stop and step == stop - 1:
@@ -237,8 +236,8 @@ def test_a_run_is_taken_up_by_any_other_way_and_alone(folder: Path, alone: Calla
 
 def assert_same_state(alone: Path, run: Path) -> None:
     """Weights and their average at the end of the runs, which may be in shards."""
-    states = [(out, checkpoint.load(out / "last.pt")) for out in (alone, run)]
-    expected, found = (checkpoint.load(out / last["shards"]) if "shards" in last else last for out, last in states)
+    expected, found = (checkpoint.load(out / "last.pt") for out in (alone, run))
+    found = checkpoint.load(run / found["shards"]) if "shards" in found else found
     for part in ("model", "ema"):
         assert found[part].keys() == expected[part].keys()
         for name, weights in expected[part].items():
