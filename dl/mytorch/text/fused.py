@@ -29,6 +29,7 @@ BLOCK = {"norm1", "attention", "norm2", "feed_forward", "dropout"}
 ATTENTION = {"query", "key", "value", "weights", "dropout", "output"}  # and none or some of:
 OPTIONAL = {"rotary", "query_norm", "key_norm"}
 FEED_FORWARDS = ({"fc1", "act", "fc2"}, {"gate", "up", "down"})
+NORMS = (nn.LayerNorm, nn.RMSNorm)
 LINEAR = {"query", "key", "value", "output", "fc1", "fc2", "gate", "up", "down"}
 
 
@@ -56,6 +57,7 @@ def fused(model: nn.Module, length: int) -> Step:
         and all(_is_known(block) for block in blocks)
         and sum(p.numel() * p.element_size() for p in parameters) <= MOST_BYTES
         and len({(p.dtype, p.device) for p in parameters}) == 1
+        and parameters[0].dtype in (torch.float32, torch.float64)  # a sum of squares in half precision would be none
         and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
         and getattr(model, "_compiled_call_impl", None) is None  # by `model.compile()`
     )
@@ -93,11 +95,13 @@ def _is_known(block: nn.Module) -> bool:
         return False
     attention, feed_forward = block.attention, block.feed_forward
     linear = [getattr(part, name) for part in (attention, feed_forward) for name in _names(part) & LINEAR]
+    norms = [layer for layer in block.modules() if "norm" in type(layer).__name__.lower()]
     rotary = getattr(attention, "rotary", None)
     return (
         ATTENTION <= _names(attention) <= ATTENTION | OPTIONAL
         and _names(feed_forward) in FEED_FORWARDS
         and all(type(layer) is nn.Linear for layer in linear)
+        and all(type(layer) in NORMS and layer.weight is not None for layer in norms)
         and (rotary is None or (type(rotary) is RotaryPositions and rotary.scaling is None))
     )
 
@@ -107,13 +111,27 @@ def _names(module: nn.Module) -> set[str]:
 
 
 class Product:
-    """x W + b of one layer or of several joined ones: x (B, inputs) -> (B, outputs)."""
+    """x W + b of one layer or of several joined ones, of x behind a norm if there is one: x (B, inputs) -> (B, outputs).
 
-    def __init__(self, *layers: nn.Linear) -> None:
-        self.weight = torch.cat([layer.weight for layer in layers]).T.contiguous()  # (inputs, outputs)
-        self.bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    The weight of an RMSNorm is in W: sqrt(inputs) x / sqrt(|x|^2 + inputs eps) is x over the root of the mean of its squares.
+    """
+
+    def __init__(self, *layers: nn.Module, norm: nn.Module | None = None) -> None:
+        weight = torch.cat([layer.weight for layer in layers]).T  # (inputs, outputs)
+        self.bias = None if getattr(layers[0], "bias", None) is None else torch.cat([layer.bias for layer in layers])
+        self.layer_norm = norm if isinstance(norm, nn.LayerNorm) else None
+        self.least = None
+        if isinstance(norm, nn.RMSNorm):
+            scale, self.least = rms_scale(norm)
+            weight = scale[:, None] * weight
+        self.weight = weight.contiguous()  # as products read it
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.layer_norm is not None:
+            norm = self.layer_norm
+            x = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        elif self.least is not None:
+            x = x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.least)
         return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
 
     def added_to(self, shortcut: Tensor, x: Tensor) -> Tensor:
@@ -122,39 +140,62 @@ class Product:
         return y if self.bias is None else y + self.bias
 
 
+def rms_scale(norm: nn.RMSNorm) -> tuple[Tensor, Tensor]:
+    """Return what an RMSNorm multiplies x / hypot(|x|, least) with, (C,), and `least`, ()."""
+    eps = torch.finfo(norm.weight.dtype).eps if norm.eps is None else norm.eps
+    return norm.weight * math.sqrt(len(norm.weight)), norm.weight.new_tensor(math.sqrt(len(norm.weight) * eps))
+
+
 class FusedBlock:
-    """What a block computes for one token a row."""
+    """What a block computes for one token a row. Queries come multiplied with 1 / sqrt(D)."""
 
     def __init__(self, block: nn.Module) -> None:
         attention, feed_forward = block.attention, block.feed_forward
-        self.norm1, self.norm2 = block.norm1, block.norm2
-        self.norms = (attention.query_norm, attention.key_norm) if hasattr(attention, "query_norm") else None
-        self.project = Product(attention.query, attention.key, attention.value)
-        self.output = Product(attention.output)
-        self.gated = hasattr(feed_forward, "gate")
-        if self.gated:
-            self.act, self.widen, self.narrow = F.silu, Product(feed_forward.gate, feed_forward.up), Product(feed_forward.down)
-        else:
-            self.act, self.widen, self.narrow = feed_forward.act, Product(feed_forward.fc1), Product(feed_forward.fc2)
         width = attention.head_dim if hasattr(attention, "head_dim") else attention.query.out_features // attention.num_heads
         self.width, self.groups = width, attention.key.out_features // width
         self.heads = attention.query.out_features // width
+        self.project = Product(attention.query, attention.key, attention.value, norm=block.norm1)
+        self.output = Product(attention.output)
+        self.gated = hasattr(feed_forward, "gate")
+        if self.gated:
+            self.act, self.narrow = F.silu, Product(feed_forward.down)
+            self.widen = Product(feed_forward.gate, feed_forward.up, norm=block.norm2)
+        else:
+            self.act, self.narrow = feed_forward.act.forward, Product(feed_forward.fc2)
+            self.widen = Product(feed_forward.fc1, norm=block.norm2)
+        self.scale = None
+        if hasattr(attention, "query_norm"):  # of each head, (H + G, D), and what keeps it finite, (H + G, 1)
+            counts = (self.heads, self.groups)
+            scales, least = zip(*map(rms_scale, (attention.query_norm, attention.key_norm)))
+            self.scale = torch.cat([scale.expand(n, -1) for scale, n in zip(scales, counts)])
+            self.least = torch.cat([value.expand(n, 1) for value, n in zip(least, counts)])
+            self.scale[: self.heads] /= math.sqrt(width)
+        else:
+            for tensor in (self.project.weight, self.project.bias):
+                if tensor is not None:
+                    tensor[..., : self.heads * width] /= math.sqrt(width)
 
     def __call__(self, x: Tensor, kept: KeyValueCache, seen: Tensor | None, angle: tuple[Tensor, Tensor] | None) -> Tensor:
-        """x (B, C), of the attention what is seen (B, 1, 1, S), of the rotary positions cos and sin (D/2,) -> (B, C)."""
+        """x (B, C), seen (B, 1, 1, S) or None for all, of the rotary positions cos and sin (D,), as of `Fused` -> (B, C)."""
         rows, heads, groups, width = len(x), self.heads, self.groups, self.width
-        parts = self.project(self.norm1(x)).view(rows, heads + 2 * groups, width)
-        turned, value = parts[:, : heads + groups], parts[:, heads + groups :]  # queries and keys, (B, H + G, D)
-        if self.norms is not None:
-            turned = torch.cat([self.norms[0](turned[:, :heads]), self.norms[1](turned[:, heads:])], dim=1)
+        parts = self.project(x).view(rows, heads + 2 * groups, width)
+        turned, value = parts.split((heads + groups, groups), dim=1)  # queries and keys together, (B, H + G, D)
+        if self.scale is not None:
+            turned = turned / torch.hypot(torch.linalg.vector_norm(turned, dim=-1, keepdim=True), self.least) * self.scale
         if angle is not None:
             (cos, sin), (left, right) = angle, turned.chunk(2, dim=-1)
-            turned = torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
-        keys, values = kept.append(turned[:, heads:, None], value[:, :, None])  # (B, G, S, D)
-        queries = turned[:, :heads].reshape(rows, groups, -1, width)  # those that share a key side by side, (B, G, H / G, D)
-        y = F.scaled_dot_product_attention(queries, keys, values, seen)
+            turned = torch.addcmul(turned * cos, torch.cat([right, left], dim=-1), sin)
+        query, key = turned.split((heads, groups), dim=1)
+        keys, values = kept.append(key.unsqueeze(2), value.unsqueeze(2))  # (B, G, S, D)
+        if seen is None:
+            queries = query.reshape(rows * groups, -1, width)  # those that share a key side by side, (B G, H / G, D)
+            scores = torch.bmm(queries, keys.flatten(0, 1).mT)  # (B G, H / G, S)
+            y = torch.bmm(scores.softmax(-1), values.flatten(0, 1))
+        else:
+            queries = query.reshape(rows, groups, -1, width)
+            y = F.scaled_dot_product_attention(queries, keys, values, seen, scale=1.0)
         x = self.output.added_to(x, y.reshape(rows, -1))
-        hidden = self.widen(self.norm2(x))
+        hidden = self.widen(x)
         if self.gated:
             gate, up = hidden.chunk(2, dim=-1)
             return self.narrow.added_to(x, self.act(gate) * up)
@@ -167,20 +208,26 @@ class Fused:
     def __init__(self, model: nn.Module) -> None:
         self.model, self.plain = model, plain(model)
         self.blocks = [FusedBlock(block) for block in model.blocks]
-        self.rotary = getattr(model.blocks[0].attention, "rotary", None)
-        output = getattr(model, "output", None) or model.token_embedding
-        self.logits = output.weight.T.contiguous()  # (C, V)
+        self.logits = Product(getattr(model, "output", None) or model.token_embedding, norm=model.norm)
+        self.positions = list(model.position_embedding.weight) if hasattr(model, "position_embedding") else None
+        rotary = getattr(model.blocks[0].attention, "rotary", None)
+        self.angles = None  # of each position, cos and sin (D,): x turned is x cos + (its halves exchanged) sin
+        if rotary is not None:
+            cos, sin = torch.cat([rotary.cos, rotary.cos], dim=-1), torch.cat([-rotary.sin, rotary.sin], dim=-1)
+            self.angles = list(zip(cos, sin))
 
     def __call__(self, tokens: Tensor, padding_mask: Tensor | None, cache: list[KeyValueCache]) -> Tensor:
         """Return the logits (B, V) after tokens (B, T)."""
         start = cache[0].length
         if tokens.shape[1] > 1 or start == 0:
             return self.plain(tokens, padding_mask, cache)
-        if self.rotary is None:
-            x, angle = self.model.before_blocks(tokens, padding_mask, start)[:, 0], None  # (B, C)
-        else:
-            x, angle = self.model.before_blocks(tokens)[:, 0], (self.rotary.cos[start], self.rotary.sin[start])
+        if self.positions is None or padding_mask is None:
+            x = F.embedding(tokens[:, 0], self.model.token_embedding.weight)  # (B, C)
+            x = x if self.positions is None else x + self.positions[start]
+        else:  # a row's positions begin behind its padding
+            x = self.model.before_blocks(tokens, padding_mask, start)[:, 0]
         seen = None if padding_mask is None else ~padding_mask[:, None, None]  # (B, 1, 1, S)
+        angle = None if self.angles is None else self.angles[start]
         for block, kept in zip(self.blocks, cache):
             x = block(x, kept, seen, angle)
-        return self.model.norm(x) @ self.logits
+        return self.logits(x)
