@@ -111,7 +111,7 @@ def _names(module: nn.Module) -> set[str]:
 
 
 class Product:
-    """x W + b of one layer or of several joined ones, of x behind a norm if there is one: x (B, inputs) -> (B, outputs).
+    """x W + b of one layer or of several joined ones, of x after a norm if there is one: x (B, inputs) -> (B, outputs).
 
     The weight of an RMSNorm is in W: sqrt(inputs) x / sqrt(|x|^2 + inputs eps) is x over the root of the mean of its squares.
     """
@@ -224,7 +224,7 @@ class Fused:
         if self.positions is None or padding_mask is None:
             x = F.embedding(tokens[:, 0], self.model.token_embedding.weight)  # (B, C)
             x = x if self.positions is None else x + self.positions[start]
-        else:  # a row's positions begin behind its padding
+        else:  # a row's positions begin after its padding
             x = self.model.before_blocks(tokens, padding_mask, start)[:, 0]
         seen = None if padding_mask is None else ~padding_mask[:, None, None]  # (B, 1, 1, S)
         angle = None if self.angles is None else self.angles[start]
