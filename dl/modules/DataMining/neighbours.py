@@ -16,7 +16,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from dl.modules.DataMining.selection import keep, smallest, sorted_rows
+from dl.modules.DataMining.selection import Smallest, sorted_rows
 from dl.mytorch.config import UserError
 from dl.mytorch.float64 import with_float64
 
@@ -58,6 +58,7 @@ class Exact:
         self.memory = memory
         self.length = self.blocks[0].shape[1]
         self.squares = [block.float().square().sum(1) for block in self.blocks]  # |x|^2, (N,) in all; NaN if not finite
+        self.sums = [block.float().sum(1) for block in self.blocks]  # for L1
         self.rounded = not all(map(_is_float32, self.blocks))  # the first pass sees other numbers
         lengths = torch.cat([_lengths(block, squares) for block, squares in zip(self.blocks, self.squares)])
         self.nonfinite = (~lengths.isfinite()).nonzero().flatten()
@@ -99,7 +100,8 @@ class Exact:
     def _search(self, queries: Tensor, k: int, distance: str, p: float | None) -> tuple[Tensor, Tensor]:
         count = min(k + SPARE, len(self))
         scores, rows = self._candidates(queries.float(), count, distance, p)
-        exact = _distances(queries.double(), self.rows(rows), distance, p)  # (Q, count)
+        parts = zip(queries.double().split(FEW), rows.split(FEW))  # of which the vectors stay in the cache
+        exact = torch.cat([_distances(some, self.rows(of_some), distance, p) for some, of_some in parts])  # (Q, count)
         if len(self.nonfinite):
             exact[torch.isin(rows, self.nonfinite)] = math.nan
         exact, rows = sorted_rows(exact, rows, k)
@@ -113,19 +115,16 @@ class Exact:
         """Return scores (Q, count) in float32 that rise with the distance, and their rows: the smallest, in no order."""
         product = p is None or p == 2
         step = self.memory // 4 // max(1, len(queries)) if product else CACHE // 4 // self.length
-        best: list[Tensor] = []
-        found: list[Tensor] = []
+        best, start = Smallest(count), 0
         pending: list[Tensor] = []
-        start = 0
-        for block, squares in zip(self.blocks, self.squares):
-            for piece, own in zip(block.split(max(1, step)), squares.split(max(1, step))):
-                scores = _scores(queries, piece.float(), own, distance, p)
-                pending.append(scores.masked_fill_(own.isnan(), math.inf) if len(self.nonfinite) else scores)
+        for block, *about in zip(self.blocks, self.squares, self.sums):
+            for piece, squares, sums in zip(*(part.split(max(1, step)) for part in (block, *about))):
+                scores = _scores(queries, piece.float(), squares, sums, distance, p)
+                pending.append(scores.masked_fill_(squares.isnan(), math.inf) if len(self.nonfinite) else scores)
                 if sum(part.shape[1] for part in pending) * len(queries) * 4 >= self.memory // 2:
-                    start = keep(pending, count, start, best, found)
-        keep(pending, count, start, best, found)
-        scores, places = smallest(torch.cat(best, 1), count)
-        return scores, torch.cat(found, 1).gather(1, places)
+                    start = _take(pending, start, best)
+        _take(pending, start, best)
+        return best.scores, best.places
 
     def rows(self, rows: Tensor) -> Tensor:
         """Return the vectors (..., D) of `rows` (...), in float64."""
@@ -144,9 +143,12 @@ class Exact:
         sums = (self.length + 16) * ROUNDING  # relative error of a sum of D products, and of what is done beside
         lost = (self.length + 16) * SMALLEST  # of D products that are too small for float32
         length = queries.double().square().sum(1).sqrt()
-        if distance == "l2":
+        if p == 2:
             size = (length + self.largest).square()
             score, error = kth.square() - length.square(), sums * size + 4 * lost
+        elif p == 1:
+            size = math.sqrt(self.length) * (length + self.largest)  # at least |q|_1 + |x|_1
+            score, error = kth + queries.double().sum(1), 4 * sums * size + 4 * lost
         elif distance == "dot":
             size = length * self.largest
             score, error = kth, sums * size + lost
@@ -159,7 +161,7 @@ class Exact:
             if math.isinf(p):
                 error = error * sums
             else:
-                size = torch.where((p != 1) & (error**p < SMALLEST / ROUNDING), math.inf, size)
+                size = torch.where(error**p < SMALLEST / ROUNDING, math.inf, size)
                 error = error * math.expm1(min(sums * max(4 * p, 1 / p), 700.0))
         return worst.isfinite() & (size < LARGEST) & (score + error < worst)
 
@@ -188,10 +190,23 @@ def _lengths(block: Tensor, squares: Tensor) -> Tensor:
     return lengths
 
 
-def _scores(queries: Tensor, vectors: Tensor, squares: Tensor, distance: str, p: float | None) -> Tensor:
-    """(Q, n) in float32, in the order of the distance: |x|^2 - 2qx for "l2", else the distance itself, -qx for "dot"."""
-    if p == 1:  # query by query while the vectors are in the cache: three times as fast as cdist
-        return torch.stack([(vectors - query).abs_().sum(1) for query in queries])
+def _take(pending: list[Tensor], start: int, best: Smallest) -> int:
+    """Put the pending scores, whose first place is `start`, to the best; return the place after the last."""
+    if pending:
+        scores = torch.cat(pending, 1) if len(pending) > 1 else pending[0]
+        pending.clear()
+        best.add(scores, start)
+        start += scores.shape[1]
+    return start
+
+
+def _scores(queries: Tensor, vectors: Tensor, squares: Tensor, sums: Tensor, distance: str, p: float | None) -> Tensor:
+    """(Q, n) in float32, in the order of the distance: the distance itself, but |x|^2 - 2qx for "l2", -qx for "dot".
+
+    For "l1" it is 2 sum max(q, x) - sum x, since |q - x| = 2 max(q, x) - q - x: two operations on all numbers, not three.
+    """
+    if p == 1:  # query by query while the vectors are in the cache
+        return 2 * torch.stack([torch.maximum(vectors, query).sum(1) for query in queries]) - sums
     if p is not None and p != 2:
         return torch.cdist(queries, vectors, p)
     if p == 2 and len(queries) > FEW:

@@ -9,7 +9,7 @@ from dl.modules.DataMining.neighbours import Exact, power
 from dl.mytorch.config import UserError
 from dl.mytorch.testing.device import device_without_float64
 
-DISTANCES = ["l1", "l2", "l3", "l0.5", "linf", "cosine", "dot"]
+DISTANCES = ["l1", "l2", "l2.0", "l3", "l0.5", "linf", "cosine", "dot"]
 
 
 def by_numpy(queries: Tensor, vectors: Tensor, k: int, distance: str) -> tuple[np.ndarray, np.ndarray]:
