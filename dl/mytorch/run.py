@@ -16,7 +16,7 @@ from dl.mytorch.optim import Shown
 # Flags that change where and how fast a run goes, but not what it computes: a resumed run may change them.
 FREE = {
     *("out", "fresh", "num_workers", "device", "parallel", "compile", "deterministic", "checkpoint_activations"),
-    *("shard_size", "tensor_size", "sequence", "log_every", "save_every", "plots", "profile"),
+    *("shard_size", "tensor_size", "sequence", "own_shards", "log_every", "save_every", "plots", "profile"),
 }
 FORMAT = 2  # of a run's folder; 1 had no checksums and no "format" in its config.json
 FILES = (

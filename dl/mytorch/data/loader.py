@@ -28,6 +28,8 @@ class Loader:
         lengths: of each example, where `collate` pads to the longest: examples of about one length share a batch, so that
             little is padding. With `shuffle`, each epoch draws again which ones, and the order of the batches; without,
             the longest come first. Inside a batch they always do.
+        shards: of each example, the number of the file that it is in: of n ranks, rank r takes of each batch what is in files
+            r, r + n, ... alone, in place of each n-th example. Batches stay what they are, a rank's part is as it falls out.
         collate: list of examples -> batch; default: torch's.
         transform: (batch, generator) -> batch, on whole batches; the generator is seeded by (seed, epoch, t, rank).
 
@@ -43,15 +45,15 @@ class Loader:
         seed: int = 0,
         num_workers: int = 0,
         lengths: Sequence[int] | None = None,
+        shards: Tensor | None = None,
         collate: Callable[[list], Batch] | None = None,
         transform: Transform | None = None,
     ) -> None:
         from dl.mytorch import contract  # no part of the loop
 
         self.num_examples = contract.count_examples(dataset, batch_size, lengths)
-        self.in_memory = isinstance(dataset, dict)
-        self.dataset = dataset
-        self.lengths = None if lengths is None else torch.as_tensor(lengths)
+        self.dataset, self.in_memory = dataset, isinstance(dataset, dict)
+        self.lengths, self.shards = None if lengths is None else torch.as_tensor(lengths), shards
         self.batch_size, self.shuffle, self.seed, self.num_workers = batch_size, shuffle, seed, num_workers
         self.collate, self.transform = contract.Collate(collate), transform
         self.reader: DataLoader | None = None  # the workers of the epoch before
@@ -103,14 +105,18 @@ class Epoch:
         if loader.lengths is not None:
             self.order = self._by_length(generator)
         self.first_seed = (mixed << 24) + 1 + self.rank
+        self.owned = None if loader.shards is None else loader.shards % world == rank
 
     def __getitem__(self, t: int) -> Batch:
         loader = self.loader
-        mine = slice(t * loader.batch_size + self.rank, (t + 1) * loader.batch_size, self.world)
-        if loader.in_memory:
-            return {name: self._cut(tensor, mine) for name, tensor in loader.dataset.items()}
-        order = range(loader.num_examples) if self.order is None else self.order
-        return self._collated([int(i) for i in order[mine]], t)
+        start, end = t * loader.batch_size, min((t + 1) * loader.batch_size, loader.num_examples)
+        if loader.in_memory and self.order is None:
+            return {name: tensor[start + self.rank : end : self.world] for name, tensor in loader.dataset.items()}
+        batch = torch.arange(start, end) if self.order is None else self.order[start:end]
+        chosen = batch[self.rank :: self.world] if self.owned is None else batch[self.owned[batch]]
+        if loader.in_memory:  # by index_select, which is faster than tensor[index]
+            return {name: tensor.index_select(0, chosen.to(tensor.device)) for name, tensor in loader.dataset.items()}
+        return self._collated(chosen.tolist(), t)
 
     def _by_length(self, generator: torch.Generator) -> Tensor:
         """Return the shuffled order in pools of POOL batches, sorted by length, longest first, their batches shuffled again.
@@ -130,17 +136,12 @@ class Epoch:
         """One for each batch and rank."""
         return self.first_seed + t * self.world
 
-    def _cut(self, tensor: Tensor, mine: slice) -> Tensor:
-        if self.order is None:
-            return tensor[mine]
-        return tensor.index_select(0, self.order[mine].to(tensor.device))  # faster than tensor[index]
-
     def _collated(self, indices: Sequence[int], t: int) -> Batch:
+        some = indices or [0 if self.owned is None else int(self.owned.int().argmax())]  # a batch may have none for this rank
         # An example may use any of the global generators, as torchvision's transforms do.
         with fork_rng(self.seed(t) % (2**32 - 5)):  # a prime: by 2^32 most of (seed, epoch) would be cut away
-            if not indices:  # a short last batch has nothing for this rank
-                return {name: tensor[:0] for name, tensor in self.loader.collate([self.loader.dataset[0]]).items()}
-            return self.loader.collate([self.loader.dataset[i] for i in indices])
+            batch = self.loader.collate([self.loader.dataset[i] for i in some])
+        return batch if indices else {name: tensor[:0] for name, tensor in batch.items()}
 
 
 @dataclass(frozen=True)

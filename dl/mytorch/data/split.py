@@ -1,5 +1,4 @@
-"""What a run records of its data: which examples are in which part, so that it never tests on what it was trained on, and
-the names of the classes."""
+"""What a run records of its data: its parts, so that it never tests on what it was trained on, and the names of the classes."""
 
 from itertools import chain
 from pathlib import Path

@@ -7,9 +7,10 @@ folder that holds all this, as archives are often packed.
 import os
 from itertools import groupby
 from pathlib import Path
-from typing import Iterator, NamedTuple, Sequence
+from typing import Iterator, Mapping, NamedTuple, Sequence
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from dl.mytorch.config import TrainConfig, UserError
@@ -85,21 +86,22 @@ def splits_of_files(
     to_input: Transform,
     classes: Sequence[str],
     split: Split,
+    shards: Mapping[str, Tensor] | None = None,
 ) -> Splits:
     """Loaders of "train", "val" and "test" after `to_input`, before which `augment` sees training images as bytes.
 
+    shards: of each part, what its `Loader` needs if ranks read files of their own.
     Raises `UserError` when `split` is not that of the run in `config.out`.
     """
     check_split(split, config)
     augmented = to_input if augment is None else compose(augment, to_input)
-    workers = config.num_workers
-    return Splits(
-        Loader(sets["train"], config.batch_size, shuffle=True, seed=config.seed, num_workers=workers, transform=augmented),
-        Loader(sets["val"], config.batch_size, num_workers=workers, transform=to_input),
-        Loader(sets["test"], config.batch_size, num_workers=workers, transform=to_input),
-        names=tuple(classes),
-        split=split,
-    )
+
+    def loader(part: str, transform: Transform, shuffle: bool = False) -> Loader:
+        how = {"shuffle": shuffle, "seed": config.seed, "num_workers": config.num_workers, "transform": transform}
+        return Loader(sets[part], config.batch_size, shards=shards[part] if shards else None, **how)
+
+    loaders = loader("train", augmented, shuffle=True), loader("val", to_input), loader("test", to_input)
+    return Splits(*loaders, names=tuple(classes), split=split)
 
 
 class ImageFiles(Dataset):

@@ -70,6 +70,7 @@ class ImageConfig(TrainConfig):
         "fashion_mnist",
         f"set of images: {NAMES}; or folder:PATH, a folder of images for each class, or tar:PATH, see data/tar.py",
     )
+    own_shards: bool = flag(False, "with tar:, rank r of n reads shards r, r + n, ... alone: others may be on other machines")
     image_size: int = flag(224, "height and width that the images of a folder are brought to; other sets have their own")
     label_smoothing: float = flag(0.0, "label-smoothing epsilon: the part of each label that is spread over all classes")
     crop: int = flag(0, "pixels to pad by before a random crop to the old size; 0 = no crops")
@@ -85,6 +86,7 @@ class ImageConfig(TrainConfig):
         super().__post_init__()
         self._check("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1")
         self._check("image_size", 1 <= self.image_size <= LARGEST, f"from 1 to {LARGEST}")
+        self._check("own_shards", not self.own_shards or self.data.startswith("tar:"), "left out, as --data is not tar:PATH")
         self._check("erase", 0 <= self.erase <= 1, "from 0 to 1")
         for name in ("mixup", "cutmix"):
             value = getattr(self, name)
@@ -140,7 +142,7 @@ def image_splits(config: ImageConfig, augment: Transform | None = None, to_input
     if root := config.data_path("tar:"):
         from dl.mytorch.data.images import tar
 
-        return tar.tar_splits(config, root, config.image_size, compose(*steps), to_input)
+        return tar.tar_splits(config, root, config.image_size, compose(*steps), to_input, config.own_shards)
     if config.data_path("classes:"):
         raise UserError(f"{config.out} was trained on images that are not where they were, and this takes them")
     functions = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}

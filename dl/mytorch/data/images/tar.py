@@ -9,6 +9,9 @@ val and test, or PATH/*.tar. To make them from a folder of images:
 
 Beside each shard 000000.tar that this writes lies its index, 000000.json: the size of the shard, and of each sample its
 place and checksum, which is compared when the sample is read. Shards of other programs have none; they are read strictly.
+
+With `--own-shards`, rank r of n reads shards r, r + n, ... of each part alone, in the order of their names. Its machine needs
+no others, only their indices, classes.json and checksums.json.
 """
 
 import hashlib
@@ -31,6 +34,7 @@ from dl.mytorch.data.images import folder
 from dl.mytorch.data.images.imagefile import SUFFIXES, centre_square, read_image
 from dl.mytorch.data.loader import Batch, Splits
 from dl.mytorch.data.text.textfiles import read_lines
+from dl.mytorch.distributed import data_rank, data_world_size, gather_objects
 from dl.mytorch.files import CHECKSUMS, atomic_write, read_json, regular_file, verify, write_recorded_json
 
 UNKNOWN = -1  # checksum of a sample in a shard without an index
@@ -50,12 +54,13 @@ def read_index(shard: Path, classes: int) -> list[Place]:
 
     Raises `UserError` for a damaged file, for an image without a class, a class without an image, and a sample of two.
     """
-    length, index = regular_file(shard).stat().st_size, shard.with_suffix(".json")
+    index = shard.with_suffix(".json")
     if not index.exists():
-        return _scan(shard, classes)
+        return _scan(regular_file(shard), classes)
     verify(index)
     made = read_json(index, {"bytes": int, "samples": [[int]]}, limit=2**28)
     places = [Place(*sample) for sample in made["samples"] if len(sample) == len(Place._fields)]
+    length = regular_file(shard).stat().st_size if shard.exists() else made["bytes"]  # it may be on another machine
     if length != made["bytes"] or len(places) < len(made["samples"]):
         raise UserError(f"{shard} was changed since its index was made; if the change is meant, delete {index}")
     if wrong := [p for p in places if not (0 <= p.start <= p.start + p.size <= length and 0 <= p.label < classes)]:
@@ -152,17 +157,23 @@ def class_names(root: Path) -> tuple[str, ...]:
 
 
 def tar_splits(
-    config: TrainConfig, root: Path, size: int, augment: Transform | None = None, to_input: Transform = folder.IMAGENET
+    config: TrainConfig,
+    root: Path,
+    size: int,
+    augment: Transform | None = None,
+    to_input: Transform = folder.IMAGENET,
+    own_shards: bool = False,
 ) -> Splits:
     """The shards in `root`/train, val and test. A part that is missing gets a tenth of those in train, or in `root` itself.
 
     Batches as of `folder.folder_splits`. A sample is read when its batch comes, wherever in its file it lies, so that
     shuffling is over all shards, and a run resumes at any batch. Raises `UserError` where there is nothing to read, and
     when the shards are not those with which the run in `config.out` began.
+    own_shards: each rank reads a part of the shards alone, see above. Batches are the same.
     """
     names = class_names(root)
-    found = {part: _shards(root / part) for part in ("train", "val", "test")}
-    found["train"] = found["train"] or _shards(root)
+    found = {part: _shards(root / part, own_shards) for part in ("train", "val", "test")}
+    found["train"] = found["train"] or _shards(root, own_shards)
     read = {part: Tarred(shards, size, len(names)) for part, shards in found.items() if shards or part == "train"}
     sets: dict[str, Dataset] = {**read}
     train = read["train"]
@@ -175,16 +186,44 @@ def tar_splits(
     if empty := [part for part, samples in sets.items() if len(samples) == 0]:
         raise UserError(f"--data tar:{root}: there are too few samples in *.tar, none are left for {' and '.join(empty)}")
     split = {part: _described(read[part], root) if part in read else [] for part in ("train", "val", "test")}
-    return folder.splits_of_files(config, sets, augment, to_input, names, split)
+    shards = {part: _numbers(samples) for part, samples in sets.items()} if own_shards else None
+    if shards is not None:
+        _check_own(read, shards, split)
+    return folder.splits_of_files(config, sets, augment, to_input, names, split, shards)
 
 
-def _shards(folder: Path) -> list[Path]:
-    """Return the shards in a folder, by name. Raises `UserError` when one is gone whose index was written there."""
-    shards, sums = sorted(folder.glob("*.tar")), folder / CHECKSUMS
+def _numbers(samples: Dataset) -> Tensor:
+    """Return the number of the shard that each sample is in."""
+    chosen = samples.dataset.places[samples.indices] if isinstance(samples, torch.utils.data.Subset) else samples.places
+    return chosen[:, 0]
+
+
+def _check_own(read: dict[str, Tarred], shards: dict[str, Tensor], split: folder.Split) -> None:
+    """Raise `UserError` unless all ranks found the same shards, and each has its own ones here, with samples of each part."""
+    rank, world = data_rank(), data_world_size()
+    if any(other != split for other in gather_objects(split)):
+        raise UserError("--own-shards: the machines have not the same shards: each needs the indices (.json) of all of them")
+    for part, numbers in shards.items():
+        if missing := [r for r in range(world) if not (numbers % world == r).any()]:
+            raise UserError(f"--own-shards: rank {missing[0]} of {world} has no samples for {part}: make more, smaller shards")
+    for data in read.values():
+        for shard in data.shards[rank::world]:
+            if not shard.exists():
+                raise UserError(f"--own-shards: rank {rank} of {world} reads {shard}, which is not on this machine")
+
+
+def _shards(folder: Path, elsewhere: bool = False) -> list[Path]:
+    """Return the shards in a folder, by name; with `elsewhere`, also those of which there is the index alone.
+
+    Raises `UserError` when one is gone whose index was written there.
+    """
+    shards, sums = set(folder.glob("*.tar")), folder / CHECKSUMS
     written = {Path(name).stem for name in read_json(sums, {str: [str]})} - {"classes"} if sums.exists() else set()
+    if elsewhere:
+        shards |= {folder / f"{name}.tar" for name in written}
     if gone := sorted(written - {shard.stem for shard in shards}):
         raise UserError(f"{folder / gone[0]}.tar is gone; if that is meant, delete the entry of {gone[0]}.json in {sums}")
-    return shards
+    return sorted(shards)
 
 
 def _described(data: Tarred, root: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Tar shards: what WebDataset's tools write is read; every sample once an epoch, whatever the ranks; damage is named."""
 
 import io
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,11 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
+from dl.mytorch import testing
 from dl.mytorch.config import UserError
-from dl.mytorch.data import ImageConfig, image_set, image_splits, loader
-from dl.mytorch.data.images.tar import Tarred, main, read_index, write_shards
+from dl.mytorch.data import Batch, ImageConfig, image_set, image_splits, loader
+from dl.mytorch.data.images import tar
+from dl.mytorch.data.images.folder import ImageFile
+from dl.mytorch.data.images.tar import Tarred, _write_shard, main, read_index, write_shards
 from dl.mytorch.data.sources import DATA
 from dl.mytorch.data.split import record_split
+from dl.mytorch.files import read_json
+from dl.mytorch.testing.processes import finish, start, wait_for_change
 
 
 def png(shade: int) -> bytes:
@@ -71,6 +77,144 @@ def test_ranks_together_see_every_sample_once_an_epoch(root: Path, monkeypatch: 
                 assert torch.equal(shade.round().long() % 2, batch["labels"])
                 seen += shade.round().long().tolist()
         assert sorted(seen) == list(shades)
+
+
+def shades(batch: Batch) -> list[int]:
+    """The numbers of the samples of a batch."""
+    return ((batch["images"][:, 0, 0, 0] * 0.229 + 0.485) * 255).round().long().tolist()
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> list[Path]:
+    """7 unequal shards for training, 3 and 4 for the rest, on 3 machines: each has its own tar files, and all indices."""
+    lengths = {"train": (9, 1, 4, 2, 7, 1, 5), "val": (2, 1, 3), "test": (1, 1, 2, 1)}
+    found, shade = [tmp_path / str(rank) for rank in range(3)], 0
+    for part, counts in lengths.items():
+        for number, count in enumerate(counts):
+            new = range(shade, shade + count)
+            places = {i: fill(tmp_path / "images", range(i, i + 1)) / ("even", "odd")[i % 2] / f"{i}.png" for i in new}
+            images = {i: ImageFile(path, i % 2) for i, path in places.items()}
+            for rank, machine in enumerate(found):
+                (machine / part).mkdir(parents=True, exist_ok=True)
+                _write_shard(machine / part / f"{number}.tar", images)
+                if number % 3 != rank:
+                    (machine / part / f"{number}.tar").unlink()
+            shade += count
+    for machine in found:
+        (machine / "classes.txt").write_text("even\nodd\n", encoding="utf-8")
+    return found
+
+
+def on_rank(monkeypatch: pytest.MonkeyPatch, rank: int, world: int = 3) -> None:
+    """From now on this process is one of several, as far as data is concerned."""
+    for module in (loader, tar):
+        monkeypatch.setattr(module, "data_rank", lambda: rank)
+        monkeypatch.setattr(module, "data_world_size", lambda: world)
+
+
+def test_ranks_with_shards_of_their_own_read_every_sample_once_from_any_start(
+    machines: list[Path], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = []
+    for rank, machine in enumerate(machines):
+        on_rank(monkeypatch, rank)
+        splits = image_splits(config(machine, own_shards=True))
+        parts.append([[list(map(shades, split.batches(e, t))) for t in range(len(split))] for e in (0, 1) for split in splits])
+    expected = [range(29), range(29, 35), range(35, 40)] * 2  # two epochs of three splits
+    orders = []
+    for number, starts in enumerate(zip(*parts, strict=True)):
+        orders.append([sorted(sum(of_ranks, [])) for of_ranks in zip(*(own[0] for own in starts), strict=True)])
+        sizes = [len(batch) for batch in orders[-1]]
+        assert set(sizes[:-1]) <= {4} and sorted(sum(orders[-1], [])) == list(expected[number])
+        for own in starts:  # what a rank reads from batch t on is the rest of what it reads from the beginning
+            assert all(from_t == own[0][t:] for t, from_t in enumerate(own))
+    assert orders[0] != orders[3] and orders[1] == orders[4]  # training is shuffled anew
+    on_rank(monkeypatch, 0, 1)
+    for machine in machines[1:]:  # one process, to which all shards came, reads the same batches
+        for path in machine.rglob("*.tar"):
+            path.rename(machines[0] / path.relative_to(machine))
+    alone = image_splits(config(machines[0]))
+    assert [[sorted(shades(b)) for b in split.batches(epoch)] for epoch in (0, 1) for split in alone] == orders
+
+
+def test_what_own_shards_need_is_said_in_one_line(machines: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    on_rank(monkeypatch, 1)
+    with pytest.raises(UserError, match=r"rank 1 of 3 reads .*1.tar, which is not on this machine"):
+        image_splits(config(machines[0], own_shards=True))
+    on_rank(monkeypatch, 0, 4)
+    with pytest.raises(UserError, match="rank 3 of 4 has no samples for val: make more, smaller shards"):
+        image_splits(config(machines[0], own_shards=True))
+    on_rank(monkeypatch, 0)
+    monkeypatch.setattr(tar, "gather_objects", lambda split: [split, {**split, "val": []}])
+    with pytest.raises(UserError, match="the machines have not the same shards: each needs the indices"):
+        image_splits(config(machines[0], own_shards=True))
+    with pytest.raises(UserError, match="--own-shards has to be left out, as --data is not tar:PATH"):
+        ImageConfig("x", "fashion_mnist-sample", own_shards=True)
+    with pytest.raises(UserError, match="1.tar is gone"):
+        image_splits(config(machines[0]))
+
+
+# A rank's folder is its machine; a process without ranks has all shards in "alone".
+RECIPE = """
+import os
+import time
+from dataclasses import dataclass
+
+from torch import nn
+
+from dl.mytorch import Trainer, launch, seed_everything
+from dl.mytorch.data import ImageConfig, image_splits
+from dl.mytorch.optim import constant, sgd
+from dl.mytorch.tasks import Classification
+
+
+@dataclass(frozen=True)
+class Config(ImageConfig):
+    data: str = "tar:."
+    image_size: int = 4
+
+
+class Paused(Classification):
+    def step(self, model, batch):
+        time.sleep(0.05)
+        return super().step(model, batch)
+
+
+def main(config):
+    seed_everything(config.seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    return Trainer(model, Paused(), sgd(config.lr), constant(), config).fit(image_splits(config))
+
+
+if __name__ == "__main__":
+    os.chdir(os.environ.get("RANK", "alone"))
+    launch(main, Config)
+"""
+
+
+@pytest.mark.slow
+def test_three_ranks_with_shards_of_their_own_train_as_one_process(
+    machines: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = machines[0].parent
+    monkeypatch.chdir(place)
+    (place / "train.py").write_text(RECIPE, encoding="utf-8")
+    for machine in machines:
+        shutil.copytree(machine, place / "alone", dirs_exist_ok=True)
+    runs = [place / "runs" / name for name in ("alone", "whole", "broken")]
+    flags = [["--out", str(out), "--epochs", "3", "--batch-size", "4", "--save-every", "1", "--no-plots"] for out in runs]
+    own = ["--own-shards", "--parallel", "ddp"]
+    finish(start(place / "train.py", *flags[0]))
+    finish(start(place / "train.py", *flags[1], *own, ranks=3))
+    process = start(place / "train.py", *flags[2], *own, ranks=3)
+    wait_for_change(runs[2] / "last.pt", 0, process)
+    subprocess.run(["pkill", "-9", "-P", str(process.pid)], check=False)  # the ranks; torchrun then gives up
+    finish(process, 1)
+    assert "resuming " in finish(start(place / "train.py", *flags[2], *own, ranks=3))
+    testing.assert_same_runs(runs[1], runs[2])
+    for one, three in zip(*(read_json(out / "history.json") for out in runs[:2]), strict=True):
+        for split in one.keys() & {"train", "val", "test"}:
+            assert three[split] == pytest.approx(one[split], abs=1e-6)
 
 
 def test_an_epoch_goes_on_from_any_batch(root: Path) -> None:
