@@ -5,9 +5,11 @@ import html
 import re
 import textwrap
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Iterator, NamedTuple, Sequence
 
 import markdown
+from equations import Equation
+from latex2mathml.converter import convert
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -20,8 +22,11 @@ class Part(NamedTuple):
     lines: list[int]
 
 
-def parts(source: str) -> list[Part]:
-    """Return a file as notes and code, in its order: each line that is neither docstring nor note is in one part."""
+def parts(source: str, beside: dict[int, str] | None = None) -> list[Part]:
+    """Return a file as notes and code, in its order: each line that is neither docstring nor note is in one part.
+
+    `beside` are further notes, HTML, by the number of the line at whose height each stands.
+    """
     lines = source.splitlines()
     found: list[Part] = []
     for start, end, docstring in _places(ast.parse(source), len(lines)):
@@ -37,7 +42,15 @@ def parts(source: str) -> list[Part]:
             found.append(Part(note, code))
         else:  # what has no note of its own belongs to the one above
             found[-1].lines.extend(code)
-    return found
+    return [piece for part in found for piece in _cut(part, beside or {})]
+
+
+def _cut(part: Part, beside: dict[int, str]) -> list[Part]:
+    """Return a part in pieces: one more begins at each line that `beside` has a note for."""
+    places = [i for i, line in enumerate(part.lines) if line in beside]
+    starts, ends = [0, *places], [*places, len(part.lines)]
+    notes = [part.note, *(beside[part.lines[i]] for i in places)]
+    return [Part(note, part.lines[start:end]) for note, start, end in zip(notes, starts, ends)]
 
 
 def _places(tree: ast.Module, length: int) -> Iterator[tuple[int, int, tuple[int, str, int] | None]]:
@@ -77,21 +90,49 @@ def as_markdown(docstring: str) -> str:
     return re.sub(r"^(Args|Returns|Raises|Deviations):\n((?:[ \t]+.*\n?|\n(?=[ \t]))+)", listed, docstring, flags=re.MULTILINE)
 
 
-def page(path: Path, source_link: str) -> str:
-    """Return a file as HTML; the number of each line is an anchor, L12, and links `source_link` with it."""
+def page(path: Path, source_link: str, equations: Sequence[Equation] = (), name: str = "") -> str:
+    """Return a file as HTML; each line has an anchor, L12, that links `source_link` with its number, which is not copied along.
+
+    Each of the `equations` stands beside the line that computes it. With a `name`, which begins the anchors, only the
+    definitions that compute one are shown.
+    """
     source = path.read_text(encoding="utf-8")
+    beside: dict[int, str] = {}
+    for equation in equations:
+        beside[equation.start] = beside.get(equation.start, "") + "".join(map(_displayed, equation.pieces()))
+    marked = {equation.line for equation in equations}
     coloured = highlight(source, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).split("\n")
     lines, rows = source.splitlines(), []
-    for part in parts(source):
+    shown = _around(source, marked) if name else range(len(lines) + 1)
+    for part in parts(source, beside):
+        numbers = _without_blank_ends([i for i in part.lines if i in shown], lines)
+        if name and not numbers:
+            continue
         note = markdown.markdown(as_markdown(part.note), extensions=["tables", "sane_lists"])
-        code = "\n".join(
-            f'<a class="line" id="L{i}" href="{html.escape(source_link)}#L{i}">{i}</a> {coloured[i - 1]}'
-            for i in _without_blank_ends(part.lines, lines)
-        )
+        code = "".join(_row(i, lines[i - 1], coloured[i - 1], source_link, name, i in marked) for i in numbers)
         if code:
             code = f'<div class="code"><div class="highlight"><pre tabindex="0"><code>{code}</code></pre></div></div>'
         rows.append(f'<div class="annotated{"" if code else " alone"}"><div class="note">{note}</div>{code}</div>')
     return "\n".join(rows)
+
+
+def _row(number: int, line: str, coloured: str, source_link: str, name: str, marked: bool) -> str:
+    """Return a line of code, which goes on below itself, four characters further right, where it is too long."""
+    indent = len(line) - len(line.lstrip())
+    style = f' style="--indent: {indent}"' if indent else ""
+    address = f'id="{name}L{number}" href="{html.escape(source_link)}#L{number}" aria-label="L{number}"'
+    anchor = f'<a class="line" {address} data-line="{number}"></a>'
+    return f'<span class="row{" computes" * marked}"{style}>{anchor}{coloured}\n</span>'
+
+
+def _displayed(latex: str) -> str:
+    return convert(latex, display="block")
+
+
+def _around(source: str, marked: set[int]) -> set[int]:
+    """Return the lines of the outermost definitions that have one of the lines `marked`."""
+    places = [range(_start(node), (node.end_lineno or node.lineno) + 1) for node in ast.parse(source).body]
+    return {i for place in places if marked & set(place) for i in place}
 
 
 def _without_blank_ends(numbers: list[int], lines: list[str]) -> list[int]:

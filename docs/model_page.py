@@ -11,6 +11,7 @@ from typing import Any
 import annotated
 import curves
 import diagram
+import equations
 import proof
 from prose import CHINESE, ROOT, Links, sections, with_formulas
 
@@ -47,15 +48,13 @@ def page(name: str, words: dict[str, str], links: Links, language: str) -> str:
     look = folded(kept.get(FIRST[0], ""), words["all layers"])
     proven = kept.get(FIRST[1]) or kept.get(FIRST[2], "")
     others = [body for heading, body in parts.items() if heading not in FIRST]
-    path = ROOT / "dl/modules" / name / "model.py"
-    source = os.path.relpath(links.target(f"dl/modules/{name}/model.py"), Path(here).parent).replace(os.sep, "/")
     paper, recorded = words["the paper reports"].capitalize(), kept.get("Results", "")
     paper = f"## {paper} {{: #what-the-paper-reports }}\n\n{kept[FIRST[4]]}" if FIRST[4] in kept else ""
     whole = [
         intro,
         card(name, words, language),
         drawing(name, words),
-        f"## {words['code']} {{: #code }}\n\n{look}\n\n{annotated.page(path, source)}",
+        f"## {words['code']} {{: #code }}\n\n{look}\n\n{code(name, links)}",
         f"## {words['proof']} {{: #proof }}\n\n{proven}\n\n{proof.section(name, words)}",
         f"## {words['run it']} {{: #run }}\n\n{run_it(name, words)}\n\n{kept.get('Train it', '')}",
         f"## {words['result']} {{: #results }}\n\n{recorded}\n\n{curves.section(name, words)}\n\n{figures(name)}",
@@ -63,7 +62,24 @@ def page(name: str, words: dict[str, str], links: Links, language: str) -> str:
         f"## {words['deviations']} {{: #deviations }}\n\n{kept.get('Deviations') or deviations(name)}",
         *others,
     ]
-    return links.rewritten(with_formulas("\n\n".join(whole)), readme, here)
+    return links.rewritten(with_formulas(equations.without_comments("\n\n".join(whole))), readme, here)
+
+
+def code(name: str, links: Links) -> str:
+    """Return model.py line by line, then what computes an equation of the README in another file."""
+    folder = ROOT / "dl/modules" / name
+    found = equations.read(folder / "README.md")
+    parts = []
+    for path in dict.fromkeys([folder / "model.py", *(each.file for each in found)]):
+        file = path.relative_to(ROOT).as_posix()
+        source = os.path.relpath(links.target(file), Path(f"models/{name}.md").parent).replace(os.sep, "/")
+        own = [each for each in found if each.file == path]
+        if path.name == "model.py" and path.parent == folder:
+            parts.append(annotated.page(path, source, own))
+        else:
+            shown = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else file
+            parts.append(f"### {shown}\n\n{annotated.page(path, source, own, path.stem)}")
+    return "\n\n".join(parts)
 
 
 def _formulas(text: str) -> str:
@@ -125,7 +141,7 @@ def _number(count: int) -> str:
 
 
 def drawing(name: str, words: dict[str, str]) -> str:
-    """Return the recipe's network as a drawing of its layers."""
+    """Return the recipe's network as a drawing of its layers, and one of the inside of each kind of block."""
     module, preset = catalogue.module(name), _drawn(name)
 
     def compute() -> str:
@@ -133,7 +149,11 @@ def drawing(name: str, words: dict[str, str]) -> str:
 
     summary = catalogue.without_values(compute)
     check_layers(name, (ROOT / "dl/modules" / name / "README.md").read_text(encoding="utf-8"), summary)
-    return f"{diagram.svg(f'{name} {preset}', diagram.layers(summary))}\n\n`{preset}`: {words['drawing']}"
+    parts = [diagram.svg(f"{name} {preset}", diagram.layers(summary)), f"`{preset}`: {words['drawing']}"]
+    for block in diagram.blocks(summary):
+        title = words["inside"].format(block=f"{block[0].name} ({block[0].kind})")
+        parts += [diagram.svg(f"{name} {preset}, {title}", block), title]
+    return "\n\n".join(parts)
 
 
 def check_layers(name: str, readme: str, summary: str) -> None:

@@ -104,6 +104,35 @@ def test_equal_blocks_in_a_row_are_one_box() -> None:
     assert drawn.count("<rect") == 3 and 'role="img"' in drawn and "blocks.2 (Block) (1, 8, 4, 4)" in drawn
 
 
+def test_the_inside_of_each_kind_of_block_is_drawn_in_frames() -> None:
+    (block,) = diagram.blocks(SUMMARY)
+    assert [(layer.name, layer.depth, layer.inner) for layer in block] == [("blocks.0", 0, 1), ("conv", 1, 0)]
+    drawn = diagram.svg("CNN/Net small, inside", block)
+    assert drawn.count("<rect") == 2 and drawn.count('class="frame"') == 1 and "<path" not in drawn
+
+
+def test_of_equal_parts_of_a_block_the_first_is_shown() -> None:
+    lines = ["layer type shape parameters", "-", "stages.0  Stage  (1, 4)  9"]
+    for i in (1, 2):
+        lines += [f"  block{i}  Block  (1, 4)  3", "    fc1  Linear  (1, 4)  1", "    fc2  Linear  (1, 4)  1"]
+    (block,) = diagram.blocks("\n".join([*lines, "  norm  LayerNorm  (1, 4)  3", "head  Linear  (1, 4)  3"]))
+    assert [layer.name for layer in block] == ["stages.0", "block1 to 2", "fc1", "fc2", "norm"]
+    assert [layer.inner for layer in block] == [4, 2, 0, 0, 0]
+
+
+def test_an_equation_stands_at_the_height_of_its_line_and_another_file_shows_its_definition_alone(tmp_path: Path) -> None:
+    source = "import math\n\n\ndef loss(x):\n    y = -x\n    return y\n\n\ndef other(x):\n    return x\n"
+    (tmp_path / "loss.py").write_text(source, encoding="utf-8")
+    equation = model_page.equations.Equation("y = -x", tmp_path / "loss.py", 5, 5)
+    html = annotated.page(tmp_path / "loss.py", "loss.py.txt", [equation], "loss")
+    shown = re.findall(r'class="note">(.*?)</div>.*?<code>(.*?)</code>', html, re.DOTALL)
+    assert [("<math" in note, re.findall(r'id="(\w+)"', code)) for note, code in shown] == [
+        (False, ["lossL4"]),
+        (True, ["lossL5", "lossL6"]),
+    ]
+    assert 'class="row computes" style="--indent: 4"><a class="line" id="lossL5"' in html and html.count("computes") == 1
+
+
 def test_both_languages_say_the_same_things() -> None:
     words = json.loads((build.HERE / "words.json").read_text(encoding="utf-8"))
     assert words["en"].keys() == words["zh"].keys()
@@ -127,6 +156,8 @@ def test_a_model_s_page_has_card_drawing_code_proof_and_result(tmp_path: Path, l
         "results",
     ):
         assert part in page, part
+    assert re.search(r'<div class="note"><math .*?</math></div><div class="code">.*?"row computes".*?act1', page, re.DOTALL)
+    assert "beside model.py" not in page
     assert build.guides.first_commands() in (tmp_path / "index.md").read_text(encoding="utf-8")
     places = re.findall(r"models/[\w/]+\.md", json.dumps(nav))
     assert places == ["models/CNN/LeNet.md"]
