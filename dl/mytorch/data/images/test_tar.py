@@ -128,7 +128,7 @@ def test_ranks_with_shards_of_their_own_read_every_sample_once_from_any_start(
         assert set(sizes[:-1]) <= {4} and sorted(sum(orders[-1], [])) == list(expected[number])
         for own in starts:  # what a rank reads from batch t on is the rest of what it reads from the beginning
             assert all(from_t == own[0][t:] for t, from_t in enumerate(own))
-    assert orders[0] != orders[3] and orders[1] == orders[4]  # training is shuffled anew
+    assert orders[0] != orders[3] and orders[1] == orders[4]  # training is shuffled again
     on_rank(monkeypatch, 0, 1)
     for machine in machines[1:]:  # one process, to which all shards came, reads the same batches
         for path in machine.rglob("*.tar"):
