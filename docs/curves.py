@@ -10,11 +10,11 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 560, 200, 70, 24, 22  # pixels
 
 
 def section(name: str, words: dict[str, Any]) -> str:
-    """Return the curves of a model's run: of its recipe's defaults, else of its best; "" if its records have none."""
+    """Return the curves of a model's run: of its recipe's defaults, else of its best; a line if its records have none."""
     groups = [group for _, group in filter(None, [results.default_group(name), *results.best_groups(name).values()])]
     record = next((each for group in groups for each in group if each.get("curve")), None)
     if record is None:
-        return ""
+        return f"*{words['no curve']}*" if groups else ""
     curve = record["curve"]
     series = {name: tuple(name.split(" ", 1)) for name in curve if name != "step"}  # "val loss": ("val", "loss")
     drawings = []

@@ -10,6 +10,8 @@ from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parents[1]
 CHINESE = re.compile(r'^<p lang="zh">(.*?)</p>\n*', re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^(#+) (.*?) <!-- zh: (.*?) -->$", re.MULTILINE)
+ENGLISH_COLUMN, CHINESE_COLUMN = "meaning", "\u8bf4\u660e"  # of a table that has both
 CODE = re.compile(r"(^```.*?^```[ \t]*$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 
 
@@ -80,10 +82,49 @@ def sections(text: str) -> dict[str, str]:
 
 
 def in_language(text: str, language: str, words: dict[str, Any]) -> str:
-    """Return a text without its Chinese paragraph; in Chinese this comes first, and the page says that the rest is English."""
-    chinese = CHINESE.search(text)
-    title, _, rest = CHINESE.sub("", text).partition("\n")
+    """Return a text without its Chinese paragraphs; in Chinese each takes the place of the English paragraph or list above it.
+
+    So do the names of headings, `## Tests <!-- zh: ... -->`, and in tables the column after that of the English meaning. The
+    page says so if some of it is English.
+    """
+    blocks = _blocks(text)
     if language != "zh":
-        return f"{title}\n{rest}"
-    said = f"{' '.join(chinese[1].split())}\n\n" if chinese else ""
-    return f"{title}\n\n{said}*{words['rest']}*\n{rest}"
+        kept = [HEADING.sub(r"\1 \2", _without_column(block, CHINESE_COLUMN)) for block in blocks if not CHINESE.match(block)]
+        return "\n\n".join(kept) + "\n"
+    kept, first = [], 0
+    for block in blocks:
+        if chinese := CHINESE.match(block):
+            if _is_prose(kept[-1]):
+                kept.pop()
+            kept.append(re.sub(r'<a href="(.*?)">(.*?)</a>', r"[\2](\1)", " ".join(chinese[1].split())))
+            first = first or len(kept)
+        else:
+            heading = HEADING.sub(lambda m: f"{m[1]} {m[3]} {{: #{_anchor(m[2])} }}", block)
+            kept.append(_without_column(heading, ENGLISH_COLUMN))
+    if any(_is_prose(block) and not re.search("[\u4e00-\u9fff]", block) for block in kept):
+        kept.insert(first or 1, f"*{words['rest']}*")
+    return "\n\n".join(kept) + "\n"
+
+
+def _blocks(text: str) -> list[str]:
+    """Return the blocks of a text, which are between blank lines outside of code."""
+    inside = CODE.sub(lambda m: re.sub(r"\n(?=\n)", "\n\0", m[0]), text)
+    return [block.replace("\0", "").strip("\n") for block in re.split(r"\n{2,}", inside) if block.strip()]
+
+
+def _is_prose(block: str) -> bool:
+    return not block.startswith(("#", "```", "|", "<", "$$", "!["))
+
+
+def _anchor(heading: str) -> str:
+    """Return the anchor that a heading has in English, so that links to it hold in Chinese."""
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
+
+
+def _without_column(block: str, heading: str) -> str:
+    """Return a table without the column of that heading, if it has both of those that say the same; else the block as it is."""
+    head = [cell.strip() for cell in block.partition("\n")[0].strip("| ").split(" | ")]
+    if not {ENGLISH_COLUMN, CHINESE_COLUMN} <= set(head):
+        return block
+    rows = [re.split(r"\s*\|\s*", line.strip()[1:-1].strip()) for line in block.splitlines()]
+    return "\n".join(f"| {' | '.join(cell for i, cell in enumerate(row) if head[i] != heading)} |" for row in rows)

@@ -167,10 +167,32 @@ def test_a_model_s_page_has_card_drawing_code_proof_and_result(tmp_path: Path, l
     assert {"core/config.md", "core/data/loader.md", "scratch/layers/conv.md", "results/index.md", "use/glossary.md"} <= listed
 
 
-def test_the_chinese_paragraph_stands_on_the_chinese_page_alone() -> None:
-    text = '# X\n\nEnglish.\n\n<p lang="zh">\u4e2d\u6587\n\u6bb5\u843d</p>\n\n## More\n'
+ZH = "\u4e2d\u6587"
+
+
+def test_a_chinese_paragraph_takes_the_place_of_the_english_one_above_it_on_the_chinese_page() -> None:
+    text = f'# X\n\nEnglish.\n\n<p lang="zh">{ZH}\n<a href="a.md#b">{ZH}</a></p>\n\n## More\n'
     assert prose.in_language(text, "en", {}) == "# X\n\nEnglish.\n\n## More\n"
-    assert prose.in_language(text, "zh", {"rest": "R"}) == "# X\n\n\u4e2d\u6587 \u6bb5\u843d\n\n*R*\n\nEnglish.\n\n## More\n"
+    assert prose.in_language(text, "zh", {"rest": "R"}) == f"# X\n\n{ZH} [{ZH}](a.md#b)\n\n## More\n"
+    after = prose.in_language(f"{text}\nMore.\n", "zh", {"rest": "R"})  # what stays English is said
+    assert after == f"# X\n\n{ZH} [{ZH}](a.md#b)\n\n*R*\n\n## More\n\nMore.\n"
+    code = f'# X\n\n```\na\n\n\nb\n```\n\n<p lang="zh">{ZH}</p>\n'
+    assert prose.in_language(code, "zh", {"rest": "R"}) == f"# X\n\n```\na\n\n\nb\n```\n\n{ZH}\n"
+
+
+def test_headings_and_tables_are_in_the_language_of_the_page() -> None:
+    text = f"## Two words <!-- zh: {ZH} -->\n\n| term | meaning | {prose.CHINESE_COLUMN} |\n|---|---|---|\n| a | b | {ZH} |\n"
+    assert prose.in_language(text, "en", {}) == "## Two words\n\n| term | meaning |\n| --- | --- |\n| a | b |\n"
+    chinese = prose.in_language(text, "zh", {"rest": "R"})
+    assert chinese.startswith(f"## {ZH} {{: #two-words }}\n\n| term | {prose.CHINESE_COLUMN} |") and f"| a | {ZH} |" in chinese
+
+
+@pytest.mark.parametrize("file", [file for file in build.guides.GUIDES.values() if file != "CHANGELOG.md"])
+def test_every_guide_has_a_chinese_paragraph(file: str) -> None:
+    text = (prose.ROOT / file).read_text(encoding="utf-8")
+    assert prose.CHINESE.search(text)
+    english = prose.in_language(text, "en", {})
+    assert len(re.findall("[\u4e00-\u9fff]", english)) < len(english) / 20 and "<!-- zh" not in english
 
 
 @pytest.mark.slow

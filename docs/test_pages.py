@@ -97,6 +97,8 @@ def test_every_point_of_a_curve_tells_its_value(monkeypatch: pytest.MonkeyPatch)
     assert 'role="img" aria-label="A/Net, top-1 error, step 0 - 20. training: 50.00 % - 25.00 %' in shown
     assert "<td>-</td>" in shown  # what was no finite number
     groups["set"] = ("top1_error", [{"path": Path("old.json")}])
+    assert curves.section("A/Net", WORDS) == f"*{WORDS['no curve']}*"
+    groups.clear()  # nothing is recorded
     assert curves.section("A/Net", WORDS) == ""
 
 
