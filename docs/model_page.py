@@ -125,8 +125,7 @@ def _data(group: list[Any]) -> str:
 
 def _tolerance(name: str) -> str:
     """Return the largest difference that a model's proof found, and what was allowed; "" without a proof."""
-    found = (proofs.read(ROOT / "dl/modules" / name) or {"tests": {}})["tests"].values()
-    twins = [each for each in found if "gradients" in each]
+    twins = proof.against_twins(proofs.read(ROOT / "dl/modules" / name) or {"tests": {}}).values()
     if not twins:
         return ""
     largest = max(each.get(kind, 0.0) for each in twins for kind in proof.KINDS)

@@ -10,7 +10,7 @@ from prose import ROOT
 
 from dl.mytorch.testing import proofs
 
-KINDS = ("outputs", "gradients", "weights")
+KINDS = {"outputs": "outputs", "gradients": "gradients", "weights": "weights", "values": "compared"}  # kind -> its heading
 
 
 def section(name: str, words: dict[str, Any]) -> str:
@@ -26,12 +26,14 @@ def measured(name: str, words: dict[str, Any]) -> str:
     if found is None:
         return f"*{words['not measured']}* {command}"
     there = {f"{path.name}::{test.name}" for path, test in _tests(folder)}
-    twins = {test: values for test, values in found["tests"].items() if test in there and "gradients" in values}
-    rows = [f"| {words['tests']} | {' | '.join(words[kind] for kind in KINDS)} | {words['tolerance']} |", "| --- " * 5 + "|"]
+    twins = {test: values for test, values in against_twins(found).items() if test in there}
+    kinds = [kind for kind in KINDS if any(kind in values for values in twins.values())]
+    headings = [words["tests"], *(words[KINDS[kind]] for kind in kinds), words["tolerance"]]
+    rows = [f"| {' | '.join(headings)} |", "| --- " * len(headings) + "|"]
     for test, values in sorted(twins.items(), key=lambda item: not item[1]["parity"]):
         said = test.partition("::test_")[2].replace("_", " ")
         times = f" ({values['cases']} x)" if values["cases"] > 1 else ""
-        cells = [f"{values[kind]:.1e}".replace("0.0e+00", "0") if kind in values else "" for kind in KINDS]
+        cells = [f"{values[kind]:.1e}".replace("0.0e+00", "0") if kind in values else "" for kind in kinds]
         rows.append(f"| {said}{times} | {' | '.join(cells)} | {values['tolerance']:.0e} |")
     versions = ", ".join(f"{library} {version}" for library, version in found["versions"].items() if library != "dl")
     how = words["measured"].format(commit=found["commit"][:7], versions=versions, processor=found["processor"])
@@ -40,6 +42,11 @@ def measured(name: str, words: dict[str, Any]) -> str:
     )
     table = "\n".join(rows) if twins else words["no twin"]
     return "\n\n".join(filter(None, [stale, how, table]))
+
+
+def against_twins(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the tests of a proof that compare gradients, or values with those of another library."""
+    return {test: values for test, values in found["tests"].items() if "gradients" in values or "values" in values}
 
 
 def _tests(folder: Path) -> list[tuple[Path, ast.FunctionDef]]:

@@ -63,6 +63,15 @@ def test_the_differences_from_twins_stand_on_the_page_with_versions_and_commit(n
     assert shown.count("](../../../../dl/modules/A/Net/test_model.py)") == 1 and "A/Other" not in shown
 
 
+def test_values_of_another_library_stand_beside_them(net: Path) -> None:
+    measured = json.loads((net / "proof.json").read_text(encoding="utf-8"))
+    measured["tests"]["test_model.py::test_sizes"] |= {"values": 3e-12, "parity": True}
+    (net / "proof.json").write_text(json.dumps(measured), encoding="utf-8")
+    shown = proof.section("A/Net", WORDS)
+    assert f"{WORDS['weights']} | {WORDS['compared']} | {WORDS['tolerance']} |" in shown
+    assert "| sizes |  |  |  | 3.0e-12 | 1e-09 |" in shown and "| it is its twin (4 x) | 2.0e-16 | 3.0e-17 | 0 |  |" in shown
+
+
 def test_a_page_says_that_its_proof_is_missing_or_older_than_its_model_or_tests(net: Path) -> None:
     said = f"*{WORDS['stale']}* `pytest --proof dl/modules/A/Net`"
     (net / "test_model.py").write_text("def test_sizes(): ...\n", encoding="utf-8")

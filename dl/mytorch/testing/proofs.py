@@ -1,5 +1,6 @@
 """How far a model is from its twins: `pytest --proof FOLDER` measures, and writes proof.json beside each model.py."""
 
+import contextlib
 import hashlib
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dl.mytorch import provenance
 from dl.mytorch.files import read_json, write_json
@@ -17,7 +19,15 @@ LIBRARIES = (
     *("diffusers", "lightly", "pycocotools", "sacrebleu", "scipy", "sklearn", "stable_baselines3", "tiktoken", "timm"),
     *("torch_geometric", "torchrl", "transformers", "trl"),
 )
-TEST = {"outputs?": float, "gradients?": float, "weights?": float, "tolerance": float, "cases": int, "parity": bool}
+TEST = {
+    "values?": float,
+    "outputs?": float,
+    "gradients?": float,
+    "weights?": float,
+    "tolerance": float,
+    "cases": int,
+    "parity": bool,
+}
 SCHEMA = {
     **{"commit": str, "versions": {str: str}, "processor": str, "capability": str},
     **{"model.py": str, "tests": {str: TEST}, "skipped": [str]},
@@ -28,7 +38,8 @@ def read(folder: Path) -> dict[str, Any] | None:
     """Return the proof of the model in `folder`, with "stale" if its model.py is another one by now; None if there is none.
 
     Its "tests" are {file::name: largest differences of outputs, gradients, weights after the steps}, over all "cases" of a
-    test's parameters. Raises `UserError`, naming the file and the field, for a damaged one.
+    test's parameters; "values" are all that a parity test compares by `torch.testing.assert_close`. Raises `UserError`,
+    naming the file and the field, for a damaged one.
     """
     if not (folder / FILE).exists():
         return None
@@ -49,10 +60,11 @@ class Recorder:
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         twins.LARGEST.clear()
         tests = self.tests.setdefault(item.path.parent, {})
-        yield  # which raises if the test fails
+        parity = item.get_closest_marker("parity") is not None
+        with measured() if parity else contextlib.nullcontext():
+            yield  # which raises if the test fails
         if twins.LARGEST:
             name = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
-            parity = item.get_closest_marker("parity") is not None
             known = tests.setdefault(name, {"cases": 0, "parity": parity})
             known["cases"] += 1
             known |= {kind: max(value, known.get(kind, 0.0)) for kind, value in twins.LARGEST.items()}
@@ -92,6 +104,34 @@ class Recorder:
             },
             "skipped": sorted(self.skipped.get(folder, ())),
         }
+
+
+@contextlib.contextmanager
+def measured() -> Iterator[None]:
+    """Note the largest difference that `torch.testing.assert_close` allows by an absolute tolerance alone, as "values"."""
+    assert_close = torch.testing.assert_close
+
+    def close(actual: Any, expected: Any, **options: Any) -> None:
+        assert_close(actual, expected, **options)
+        if options.get("rtol") == 0:
+            for name, value in (("values", _largest(actual, expected)), ("tolerance", float(options["atol"]))):
+                twins.LARGEST[name] = max(twins.LARGEST.get(name, 0.0), value)
+
+    torch.testing.assert_close = close
+    try:
+        yield
+    finally:
+        torch.testing.assert_close = assert_close
+
+
+def _largest(actual: Any, expected: Any) -> float:
+    """Return the largest difference of two tensors, or of lists or dicts of them."""
+    if isinstance(actual, dict):
+        return max((_largest(actual[name], expected[name]) for name in actual), default=0.0)
+    if isinstance(actual, (list, tuple)):
+        return max((_largest(one, other) for one, other in zip(actual, expected)), default=0.0)
+    one, other = (torch.as_tensor(x).detach().double() for x in (actual, expected))
+    return (one - other).abs().max().item() if one.numel() else 0.0
 
 
 def _short(value: float | bool) -> float | bool:

@@ -62,11 +62,26 @@ def test_the_largest_difference_of_each_kind_is_kept_over_a_test_s_cases(tmp_pat
 
 def test_tests_without_a_twin_are_recorded_as_none(tmp_path: Path) -> None:
     folder, recorder = folder_of_a_model(tmp_path), Recorder(tmp_path)
-    steps = recorder.pytest_runtest_call(SimpleNamespace(path=folder / "test_model.py", name="test_law"))
+    law = SimpleNamespace(path=folder / "test_model.py", name="test_law", get_closest_marker=lambda _: None)
+    steps = recorder.pytest_runtest_call(law)
     next(steps)
+    torch.testing.assert_close(torch.ones(1), torch.ones(1), rtol=0, atol=1e-9)
     with pytest.raises(StopIteration):
         next(steps)
     assert finish(recorder).endswith("0 tests") and (proofs.read(folder) or {})["tests"] == {}
+
+
+def test_what_a_parity_test_finds_close_is_measured() -> None:
+    one, before = torch.ones(2, dtype=torch.float64), torch.testing.assert_close
+    proofs.twins.LARGEST.clear()
+    with proofs.measured():
+        torch.testing.assert_close({"a": [one, one + 2e-10]}, {"a": [one, one]}, rtol=0, atol=1e-9)
+        torch.testing.assert_close(one + 1, one + 1.00000001)  # a relative tolerance is none of a proof
+        torch.testing.assert_close(one[:0], one[:0], rtol=0, atol=1e-12)
+        with pytest.raises(AssertionError):
+            torch.testing.assert_close(one, one + 1, rtol=0, atol=1e-9)
+    assert proofs.twins.LARGEST == {"values": pytest.approx(2e-10, rel=1e-5), "tolerance": 1e-9}
+    assert torch.testing.assert_close is before
 
 
 def test_a_failure_leaves_the_earlier_proof(tmp_path: Path) -> None:
