@@ -34,6 +34,7 @@ PACKAGES = (
     "lightly",
     "gymnasium",
     "stable_baselines3",
+    "webdataset",
 )
 
 Name = TypeVar("Name", bound=Hashable)
