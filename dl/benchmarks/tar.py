@@ -5,8 +5,8 @@
 
 The bundled sample of Fashion-MNIST, as PNGs of 28 x 28 and as JPEGs of 224 x 224, in ten tar files that
 `dl.mytorch.data.images.tar` writes; batches of 128, in this process and by two others. A round is an epoch of each
-contender, see `dl.benchmarks.common`; files are in the page cache. webdataset (extra [bench]) reads the files from their
-beginnings, in a random order of files, and shuffles among 1,000 samples; ours reads each sample where it lies, shuffled as a whole.
+contender, see `dl.benchmarks.common`; files are in the page cache. webdataset (extra [bench]) reads files from their
+beginning, in a random order, and shuffles among 1,000 samples; ours reads each sample where it lies, shuffled as a whole.
 """
 
 import argparse
