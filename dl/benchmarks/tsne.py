@@ -3,9 +3,10 @@
     python -m dl.benchmarks.tsne --weights runs/CNN/ResNet
     python -m dl.benchmarks.tsne --weights runs/CNN/ResNet --points 30000 --only ours openTSNE
 
-All start at the first two principal components, with perplexity 30 and 1,000 iterations, 250 of them exaggerated by 12; on as
-many threads as torch has. The divergence of all maps is computed by the same function, with the exact normalisation, from
-the same similarities. Maps are made one after the other, once: a machine with other work gives other seconds.
+All start at the first two principal components, with perplexity 30; the others take 1,000 iterations, 250 of them exaggerated
+by 12, ours its default. All run on as many threads as torch has. The divergence of all maps is computed by the same function,
+with the exact normalisation, from the same similarities. Maps are made one after the other, once: a machine with other work gives
+other seconds.
 """
 
 import argparse
