@@ -5,8 +5,8 @@
 
 All start at the first two principal components, with perplexity 30; the others take 1,000 iterations, 250 of them exaggerated
 by 12, ours its default. All run on as many threads as torch has. The divergence of all maps is computed by the same function,
-with the exact normalisation, from the same similarities. Maps are made one after the other, once: a machine with other work gives
-other seconds.
+with the exact normalisation, from the same similarities. Maps are made one after the other, once: a machine with other work
+gives other seconds.
 """
 
 import argparse
