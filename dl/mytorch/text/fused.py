@@ -55,6 +55,7 @@ def fused(model: nn.Module, length: int) -> Step:
         len(blocks) > 0
         and {"before_blocks", "token_embedding", "norm"} <= set(dir(model))
         and all(_is_known(block) for block in blocks)
+        and _is_scaling_norm(model.norm)
         and sum(p.numel() * p.element_size() for p in parameters) <= MOST_BYTES
         and len({(p.dtype, p.device) for p in parameters}) == 1
         and parameters[0].dtype in (torch.float32, torch.float64)  # a sum of squares in half precision would be none
@@ -95,15 +96,19 @@ def _is_known(block: nn.Module) -> bool:
         return False
     attention, feed_forward = block.attention, block.feed_forward
     linear = [getattr(part, name) for part in (attention, feed_forward) for name in _names(part) & LINEAR]
-    norms = [layer for layer in block.modules() if "norm" in type(layer).__name__.lower()]
+    norms = [block.norm1, block.norm2, *(getattr(attention, name) for name in _names(attention) & {"query_norm", "key_norm"})]
     rotary = getattr(attention, "rotary", None)
     return (
         ATTENTION <= _names(attention) <= ATTENTION | OPTIONAL
         and _names(feed_forward) in FEED_FORWARDS
         and all(type(layer) is nn.Linear for layer in linear)
-        and all(type(layer) in NORMS and layer.weight is not None for layer in norms)
+        and all(map(_is_scaling_norm, norms))
         and (rotary is None or (type(rotary) is RotaryPositions and rotary.scaling is None))
     )
+
+
+def _is_scaling_norm(layer: nn.Module) -> bool:
+    return type(layer) in NORMS and layer.weight is not None
 
 
 def _names(module: nn.Module) -> set[str]:
