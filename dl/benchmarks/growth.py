@@ -5,7 +5,7 @@
 
 A training step is forward pass, loss, backward pass and SGD, in fp32 on one thread; a search is one call with 100 queries. Each
 point is a separate process: a step to warm up, then the median of the processor time of the others. Memory is the most that
-the process held beyond what it had before the model was built, or the vectors (Linux notes it). The law goes through the
+the process held beyond what it had after a step of the smallest value (Linux notes it). The law goes through the
 largest point: a straight line where both axes are logarithmic, except for attention, whose work is linear in short contexts and
 quadratic in long ones. A point above its law has a cost that does not grow: operations that are too small for the processor,
 and the memory of weights and libraries.
@@ -116,7 +116,7 @@ def measure(name: str, value: int) -> dict[str, float]:
     """Return seconds and bytes of a step."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    (torch.randn(8, 8) @ torch.randn(8, 8)).sum()  # what the library holds from now on
+    SERIES[name].prepare(SERIES[name].values[0])()  # what libraries hold from now on
     seconds = []
     with PeakMemory(torch.device("cpu"), streamed=False) as peak:
         step = SERIES[name].prepare(value)

@@ -206,7 +206,8 @@ def _scores(queries: Tensor, vectors: Tensor, squares: Tensor, sums: Tensor, dis
     For "l1" it is 2 sum max(q, x) - sum x, since |q - x| = 2 max(q, x) - q - x: two operations on all numbers, not three.
     """
     if p == 1:  # query by query while the vectors are in the cache
-        return 2 * torch.stack([torch.maximum(vectors, query).sum(1) for query in queries]) - sums
+        larger = torch.empty_like(vectors)  # once: new memory costs as much as the sum
+        return 2 * torch.stack([torch.maximum(vectors, query, out=larger).sum(1) for query in queries]) - sums
     if p is not None and p != 2:
         return torch.cdist(queries, vectors, p)
     if p == 2 and len(queries) > FEW:

@@ -37,11 +37,6 @@ def interpolated_repulsion(points: Tensor) -> tuple[Tensor, float]:
     return points * near[:, 1:2] - near[:, 2:], near[:, 0].sum(dtype=torch.float64).item() - len(points)
 
 
-def is_fine(points: Tensor) -> bool:
-    """Return whether the grid of points (N, 2) has boxes of half a kernel at most: forces are then right to 1 %."""
-    return (points.amax(0) - points.amin(0)).amax().item() <= BOXES / 2
-
-
 def _weights(places: Tensor, boxes: int) -> tuple[Tensor, Tensor]:
     """Return what each of the 9 nodes of a point's box counts for it, (N, 9), and their numbers, (N, 9).
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dl.modules.DataMining.TSNE import tsne as module
-from dl.modules.DataMining.TSNE.interpolation import interpolated_repulsion, is_fine
+from dl.modules.DataMining.TSNE.interpolation import interpolated_repulsion
 from dl.modules.DataMining.TSNE.testing import clusters
 from dl.modules.DataMining.TSNE.tsne import kl_divergence, repulsion, similarities, tsne
 
@@ -23,13 +23,15 @@ def test_a_point_alone_feels_nothing() -> None:
     assert force.abs().max() < 1e-4 and total == pytest.approx(0, abs=1e-4)
 
 
-def test_a_small_map_has_a_fine_grid() -> None:
-    points = torch.randn(5000, 2)
-    for extent, fine in ((24.0, True), (26.0, False)):
-        scaled = points / (points.amax(0) - points.amin(0)).amax() * extent
-        assert is_fine(scaled) == fine
-    force, _ = repulsion(scaled)
-    assert (interpolated_repulsion(scaled)[0] - force).norm() < 0.01 * force.norm()
+def test_what_is_interpolated_at_first_is_corrected_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, _ = clusters(90)
+    pairs = similarities(features, 10.0)
+    maps = []
+    for few in (1000, 0):
+        monkeypatch.setattr(module, "FEW", few)
+        maps.append(tsne(features, 10.0, iterations=300, exaggerated=50))
+    assert not torch.equal(*maps)
+    assert kl_divergence(maps[1], pairs) < 1.05 * kl_divergence(maps[0], pairs)
 
 
 def test_maps_are_as_good(monkeypatch: pytest.MonkeyPatch) -> None:

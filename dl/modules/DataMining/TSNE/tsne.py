@@ -3,7 +3,7 @@
 "Visualizing Data using t-SNE", Laurens van der Maaten, Geoffrey Hinton, 2008,
 https://www.jmlr.org/papers/v9/vandermaaten08a.html: the gradient of all pairs, in blocks that stay in the cache, so that
 memory grows with the points and not with the pairs. Of more than 10,000 points the repulsion is interpolated, see
-interpolation.py.
+interpolation.py; of more than 3,000 in the first two thirds of the steps, which the last ones correct.
 
 The start is the first two principal components, and the learning rate N / exaggeration: Kobak & Berens 2019,
 https://doi.org/10.1038/s41467-019-13056-x. New points are placed into a map in the way of Policar, Strazar & Zupan 2023,
@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 from dl.modules.DataMining.neighbours import Exact
-from dl.modules.DataMining.TSNE.interpolation import interpolated_repulsion, is_fine
+from dl.modules.DataMining.TSNE.interpolation import interpolated_repulsion
 from dl.mytorch.float64 import with_float64
 
 # N points, E pairs of neighbours
 
-EXACT = 10_000  # points at most whose repulsion is summed over all pairs, once their map is large
-FEW = 3_000  # points of which this is faster than any grid
+EXACT = 10_000  # points at most whose repulsion is summed over all pairs, at the end
+FEW = 3_000  # points of which this is faster than any grid, from the start
 BLOCK = 2**19  # pairs that the repulsion holds at a time: 2 MiB
 
 
@@ -136,9 +136,10 @@ def repulsion(points: Tensor) -> tuple[Tensor, float]:
     left = torch.cat([-2 * points, ones, 1 + squares], 1)  # left_i . right_j = 1 + |y_i - y_j|^2
     right = torch.cat([points, squares, ones], 1).T.contiguous()
     x, y = points.T.contiguous()
-    force, total = [], 0.0
-    for own in left.split(max(1, BLOCK // len(points))):
-        weights = (own @ right).clamp_min_(1).reciprocal_()  # (rows, N)
+    force, total, rows = [], 0.0, max(1, BLOCK // len(points))
+    room = points.new_empty(min(rows, len(points)), len(points))  # once: new memory costs as much as the product
+    for own in left.split(rows):
+        weights = torch.mm(own, right, out=room[: len(own)]).clamp_min_(1).reciprocal_()  # (rows, N)
         total += weights.sum(1).sum(dtype=torch.float64).item()  # all in float64 would take as long as the product
         weights.square_()
         force.append(torch.stack([weights.sum(1), weights @ x, weights @ y], 1))  # two products with vectors: the fastest
@@ -182,7 +183,7 @@ def tsne(
     velocity, gains = torch.zeros_like(points), torch.ones_like(points)
     for step in range(iterations):
         factor = exaggeration if step < exaggerated else 1.0
-        interpolated = len(points) > EXACT or (len(points) > FEW and is_fine(points))
+        interpolated = len(points) > EXACT or (len(points) > FEW and step < 2 * iterations // 3)
         force, total = (interpolated_repulsion if interpolated else repulsion)(points)
         gradient = factor * attraction(points, pairs) - force / total  # equation 5, but for its 4, which `rate` holds
         gains = torch.where(gradient * velocity < 0, gains + 0.2, gains * 0.8).clamp_min_(0.01)  # Jacobs 1988
