@@ -46,7 +46,7 @@ SPEEDS = {
         },
     ),
 }
-LANGUAGE_MODELS = {"GPT/GPT2": "gpt-char", "GPT/Qwen3": "qwen3-char"}
+LANGUAGE_MODELS = {"GPT/GPT2": "gpt-char", "GPT/Llama": "llama-char", "GPT/Qwen3": "qwen3-char"}
 MODES = {"one": "one process", "both": "fsdp, recomputed"}
 
 

@@ -57,8 +57,9 @@ class Exact:
         self.blocks = [with_float64(block) for block in blocks]
         self.memory = memory
         self.length = self.blocks[0].shape[1]
-        self.squares = [block.float().square().sum(1) for block in self.blocks]  # |x|^2, (N,) in all; NaN if not finite
-        self.sums = [block.float().sum(1) for block in self.blocks]  # for L1
+        pieces = [block.split(1000) for block in self.blocks]  # of which no copy is as large as the vectors
+        self.squares = [torch.cat([piece.float().square().sum(1) for piece in of]) for of in pieces]  # NaN if not finite
+        self.sums = [torch.cat([piece.float().sum(1) for piece in of]) for of in pieces]  # for L1
         self.rounded = not all(map(_is_float32, self.blocks))  # the first pass sees other numbers
         lengths = torch.cat([_lengths(block, squares) for block, squares in zip(self.blocks, self.squares)])
         self.nonfinite = (~lengths.isfinite()).nonzero().flatten()

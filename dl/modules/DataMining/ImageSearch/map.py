@@ -50,7 +50,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--index", type=user_path, default=Path(FOLDER), help="folder of the index (default: %(default)s)")
     parser.add_argument("--points", type=int, default=2000, help="how many images at most (default: %(default)s)")
     parser.add_argument("--perplexity", type=float, default=30.0, help="how many neighbours count (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, default=850, help="steps of the descent (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=1000, help="steps of the descent (default: %(default)s)")
     parser.add_argument("--place", type=user_path, nargs="+", default=[], metavar="IMAGE", help="images to place into the map")
     parser.add_argument("--figure", type=user_path, default=Path("map.png"), help="figure to write (default: %(default)s)")
     parser.add_argument("--projector", type=user_path, help="also write a folder for TensorBoard's projector")

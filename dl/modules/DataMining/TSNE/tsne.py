@@ -12,8 +12,7 @@ https://doi.org/10.1007/s10994-021-06043-1.
 Deviations:
 - Similarities are of the 3 * perplexity nearest neighbours only, as in van der Maaten 2014
   (https://jmlr.org/papers/v15/vandermaaten14a.html, section 4.1), unless `neighbours` says otherwise.
-- Momentum is 0.8 from the start (there 0.5 at first), and exaggeration ends after 150 steps: 850 then end at the divergence of
-  1,000 of the paper's.
+- Momentum is 0.8 from the start (there 0.5 at first), and exaggeration ends after 150 steps (there 50, with a factor of 4).
 
 Where the device has no float64 (MPS), maps are computed on the CPU, and are there.
 """
@@ -162,7 +161,7 @@ def kl_divergence(points: Tensor, pairs: Pairs) -> float:
 def tsne(
     features: Tensor,
     perplexity: float = 30.0,
-    iterations: int = 850,
+    iterations: int = 1000,
     exaggeration: float = 12.0,
     exaggerated: int = 150,
     neighbours: int = 0,
