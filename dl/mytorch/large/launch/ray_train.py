@@ -45,6 +45,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         options.config = command_line.parse(recipe.Config, options.flags)
     except (AttributeError, ModuleNotFoundError) as error:
         parser.error(f"{options.recipe} is no module with a recipe, as dl.modules.GPT.GPT2.train is ({error})")
+    if options.config.fresh:
+        parser.error("--fresh would start over whenever a worker is lost: delete the run, or choose another --out")
     if options.workers > 1 and options.config.parallel == "none":
         parser.error(f"{options.workers} workers train one run: add --parallel ddp or --parallel fsdp after the recipe")
     return options

@@ -28,6 +28,8 @@ port=$((20000 + SLURM_JOB_ID % 10000))  # of this job: another one may run on th
 patience=
 torchrun --help | grep -q -e --shutdown-timeout && patience=--shutdown-timeout=100
 
+[ -z "$SLURM_RESTART_COUNT" ] || set -- "$@" --no-fresh  # --fresh counts for the first start only
+
 srun torchrun --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node="${RANKS:-gpu}" $patience \
     --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$first:$port" -m "$@" &
 wait $!  # for the end, or for the signal

@@ -67,6 +67,7 @@ def test_an_error_that_can_be_fixed_is_returned_and_not_raised(place: Path) -> N
         (["dl.mytorch.config"], "dl.mytorch.config is no module with a recipe"),
         (["wrong", "--out", "run", "--data", "x"], "2 workers train one run: add --parallel ddp"),
         (["wrong", "--out", "run", "--data", "x", "--epochs", "many"], "invalid int value"),
+        (["wrong", "--out", "run", "--data", "x", "--fresh"], "--fresh would start over whenever a worker is lost"),
     ],
 )
 def test_what_cannot_train_is_one_line_before_ray_starts(

@@ -37,8 +37,8 @@ def job(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(job: Path, number: int = 7) -> subprocess.Popen:
-    environment = {"PATH": f"{job}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": str(number), "SLURM_JOB_NUM_NODES": "2"}
+def start(job: Path, number: int = 7, **environment: str) -> subprocess.Popen:
+    environment |= {"PATH": f"{job}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": str(number), "SLURM_JOB_NUM_NODES": "2"}
     command = ["bash", str(SCRIPT), "a.recipe", "--out", "a folder"]
     return subprocess.Popen(command, cwd=job, env=environment, stderr=subprocess.PIPE, text=True, encoding="utf-8")
 
@@ -83,6 +83,12 @@ def test_two_jobs_do_not_meet_each_other(job: Path) -> None:
     meetings = [[word for word in step.split() if word.startswith("--rdzv-")] for step in logged(job)]
     assert {"--rdzv-id=7", "--rdzv-endpoint=first:20007"} < set(meetings[0])
     assert {"--rdzv-id=8", "--rdzv-endpoint=first:20008"} < set(meetings[1])
+
+
+def test_a_job_that_was_queued_again_does_not_start_over(job: Path) -> None:
+    (job / "status").write_text("0", encoding="utf-8")
+    assert start(job).wait(60) == start(job, SLURM_RESTART_COUNT="1").wait(60) == 0
+    assert [step.endswith(" a.recipe --out a folder --no-fresh") for step in logged(job)] == [False, True]
 
 
 def test_without_the_names_of_its_machines_a_job_does_not_start(job: Path) -> None:
