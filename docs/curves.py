@@ -14,7 +14,8 @@ def section(name: str, words: dict[str, Any]) -> str:
     groups = [group for _, group in filter(None, [results.default_group(name), *results.best_groups(name).values()])]
     record = next((each for group in groups for each in group if each.get("curve")), None)
     if record is None:
-        return f"*{words['no curve']}*" if groups else ""
+        drawn = groups and any(groups[0][0]["path"].parent.glob("*curves.png"))  # by the run itself
+        return f"*{words['no curve']}*" if groups and not drawn else ""
     curve = record["curve"]
     series = {name: tuple(name.split(" ", 1)) for name in curve if name != "step"}  # "val loss": ("val", "loss")
     drawings = []

@@ -48,11 +48,13 @@ def page(name: str, words: dict[str, str], links: Links, language: str) -> str:
     look = folded(kept.get(FIRST[0], ""), words["all layers"])
     proven = kept.get(FIRST[1]) or kept.get(FIRST[2], "")
     others = [body for heading, body in parts.items() if heading not in FIRST]
+    formulas = [body for body in others if "$$" in body]
     paper, recorded = words["the paper reports"].capitalize(), kept.get("Results", "")
     paper = f"## {paper} {{: #what-the-paper-reports }}\n\n{kept[FIRST[4]]}" if FIRST[4] in kept else ""
     whole = [
         intro,
         card(name, words, language),
+        *formulas,
         drawing(name, words),
         f"## {words['code']} {{: #code }}\n\n{look}\n\n{code(name, links)}",
         f"## {words['proof']} {{: #proof }}\n\n{proven}\n\n{proof.section(name, words)}",
@@ -60,7 +62,7 @@ def page(name: str, words: dict[str, str], links: Links, language: str) -> str:
         f"## {words['result']} {{: #results }}\n\n{recorded}\n\n{curves.section(name, words)}\n\n{figures(name)}",
         paper,
         f"## {words['deviations']} {{: #deviations }}\n\n{kept.get('Deviations') or deviations(name)}",
-        *others,
+        *(body for body in others if body not in formulas),
     ]
     return links.rewritten(with_formulas(equations.without_comments("\n\n".join(whole))), readme, here)
 
@@ -195,8 +197,9 @@ def run_it(name: str, words: dict[str, Any]) -> str:
 def deviations(name: str) -> str:
     """Return what model.py says of its deviations from the paper."""
     said = ast.get_docstring(ast.parse((ROOT / "dl/modules" / name / "model.py").read_text(encoding="utf-8"))) or ""
-    found = re.search(r"^Deviations:\n(.*?)(?=^\S[^\n]*:\n|\Z)", f"{said}\n", re.MULTILINE | re.DOTALL)
-    return annotated.as_markdown(textwrap.dedent(found[1])) if found else ""
+    found = re.search(r"^Deviations\b.*?(?=\n\n|\Z)", said, re.MULTILINE | re.DOTALL)
+    text = textwrap.dedent(found[0].removeprefix("Deviations:").strip()) if found else ""
+    return annotated.as_markdown(text[:1].upper() + text[1:])
 
 
 def figures(name: str) -> str:

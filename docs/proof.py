@@ -31,7 +31,7 @@ def measured(name: str, words: dict[str, Any]) -> str:
     headings = [words["tests"], *(words[KINDS[kind]] for kind in kinds), words["tolerance"]]
     rows = [f"| {' | '.join(headings)} |", "| --- " * len(headings) + "|"]
     for test, values in sorted(twins.items(), key=lambda item: not item[1]["parity"]):
-        said = test.partition("::test_")[2].replace("_", " ")
+        said = sentence(test.partition("::")[2])
         times = f" ({values['cases']} x)" if values["cases"] > 1 else ""
         cells = [f"{values[kind]:.1e}".replace("0.0e+00", "0") if kind in values else "" for kind in kinds]
         rows.append(f"| {said}{times} | {' | '.join(cells)} | {values['tolerance']:.0e} |")
@@ -57,12 +57,17 @@ def _tests(folder: Path) -> list[tuple[Path, ast.FunctionDef]]:
     return found
 
 
+def sentence(name: str) -> str:
+    """Return what the name of a test says: "it is torch's" for test_it_is_torch_s."""
+    return re.sub(r" s(?= |$)", "'s", name.removeprefix("test_").replace("_", " "))
+
+
 def tests(name: str, words: dict[str, Any]) -> str:
     """Return the names of the tests as sentences, those against another library first."""
     found: dict[bool, list[str]] = {True: [], False: []}
     for _, node in _tests(ROOT / "dl/modules" / name):
         parity = any("parity" in ast.unparse(each) for each in node.decorator_list)
-        found[parity].append(node.name.removeprefix("test_").replace("_", " "))
+        found[parity].append(sentence(node.name))
     blocks = []
     for parity, title in ((True, words["against others"]), (False, words["tests"])):
         if found[parity]:

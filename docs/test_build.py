@@ -130,7 +130,10 @@ def test_an_equation_stands_at_the_height_of_its_line_and_another_file_shows_its
         (False, ["lossL4"]),
         (True, ["lossL5", "lossL6"]),
     ]
-    assert 'class="row computes" style="--indent: 4"><a class="line" id="lossL5"' in html and html.count("computes") == 1
+    assert (
+        'class="row computes" style="--indent: 4"><span class="start"><a class="line" id="lossL5"' in html
+        and html.count("computes") == 1
+    )
 
 
 def test_both_languages_say_the_same_things() -> None:

@@ -63,6 +63,11 @@ def test_the_differences_from_twins_stand_on_the_page_with_versions_and_commit(n
     assert shown.count("](../../../../dl/modules/A/Net/test_model.py)") == 1 and "A/Other" not in shown
 
 
+def test_the_name_of_a_test_is_a_sentence() -> None:
+    assert proof.sentence("test_block_is_torch_s_in_three_steps") == "block is torch's in three steps"
+    assert proof.sentence("test_steps_are_theirs") == "steps are theirs"
+
+
 def test_values_of_another_library_stand_beside_them(net: Path) -> None:
     measured = json.loads((net / "proof.json").read_text(encoding="utf-8"))
     measured["tests"]["test_model.py::test_sizes"] |= {"values": 3e-12, "parity": True}
@@ -88,6 +93,15 @@ def test_every_proof_in_the_repository_can_be_read() -> None:
         assert proofs.read(path.parent) is not None
 
 
+# ---- deviations ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", build.model_names())
+def test_every_page_says_how_the_model_deviates_from_its_paper(name: str) -> None:
+    readme = (ROOT / "dl/modules" / name / "README.md").read_text(encoding="utf-8")
+    assert "\n## Deviations\n" in readme or len(model_page.deviations(name)) > 4
+
+
 # ---- curves ----------------------------------------------------------------------------------------------------------
 
 
@@ -95,7 +109,7 @@ def record(path: Path, curve: dict[str, list[Any]]) -> dict[str, Any]:
     return {"path": path, "curve": curve}
 
 
-def test_every_point_of_a_curve_tells_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_point_of_a_curve_tells_its_value(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     curve = {"step": [0, 10, 20], "train top1_error": [0.5, None, 0.25], "val top1_error": [0.6, 0.5, 0.4]}
     groups = {"set": ("top1_error", [{"path": Path("old.json")}, record(Path("new.json"), curve)])}
     monkeypatch.setattr(curves.results, "default_group", lambda name: None)
@@ -107,6 +121,9 @@ def test_every_point_of_a_curve_tells_its_value(monkeypatch: pytest.MonkeyPatch)
     assert "<td>-</td>" in shown  # what was no finite number
     groups["set"] = ("top1_error", [{"path": Path("old.json")}])
     assert curves.section("A/Net", WORDS) == f"*{WORDS['no curve']}*"
+    (tmp_path / "curves.png").touch()  # which the page shows
+    groups["set"] = ("top1_error", [{"path": tmp_path / "old.json"}])
+    assert curves.section("A/Net", WORDS) == ""
     groups.clear()  # nothing is recorded
     assert curves.section("A/Net", WORDS) == ""
 

@@ -77,6 +77,7 @@ def test_what_a_parity_test_finds_close_is_measured() -> None:
     with proofs.measured():
         torch.testing.assert_close({"a": [one, one + 2e-10]}, {"a": [one, one]}, rtol=0, atol=1e-9)
         torch.testing.assert_close(one + 1, one + 1.00000001)  # a relative tolerance is none of a proof
+        torch.testing.assert_close(one, one + 1e-5, rtol=0, atol=1e-4)  # nor is a wide one
         torch.testing.assert_close(one[:0], one[:0], rtol=0, atol=1e-12)
         with pytest.raises(AssertionError):
             torch.testing.assert_close(one, one + 1, rtol=0, atol=1e-9)
