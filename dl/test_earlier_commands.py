@@ -104,6 +104,8 @@ def test_other_programs_in_the_readmes_are_called_with_what_there_is(words: list
         assert re.search(f"^{rest[0]}:", (catalogue.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     elif program == "pytest" or rest[:2] == ["-m", "pytest"]:
         assert all((catalogue.ROOT / word).exists() for word in rest if "/" in word)
+    elif program == "sbatch":
+        assert (catalogue.ROOT / next(word for word in rest if word.endswith(".sh"))).exists()
     elif program == "cp":
         assert (catalogue.ROOT / rest[-2]).exists()
     elif "-r" in rest:

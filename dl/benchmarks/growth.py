@@ -131,7 +131,9 @@ def draw(family: str, found: dict[str, list[dict[str, float]]]) -> "Figure":
     """Time above, memory below, a column for each series of `family`."""
     names = [name for name in found if SERIES[name].family == family]
     fig = plot.figure(4.6 * len(names), 6)
-    fig.subplots_adjust(left=0.75 / (4.6 * len(names)), right=1 - 0.3 / (4.6 * len(names)), bottom=0.09, top=0.95, wspace=0.25, hspace=0.25)
+    fig.subplots_adjust(
+        left=0.75 / (4.6 * len(names)), right=1 - 0.3 / (4.6 * len(names)), bottom=0.09, top=0.95, wspace=0.25, hspace=0.25
+    )
     for column, name in zip(fig.subplots(2, len(names), squeeze=False).T, names):
         rows, series = found[name], SERIES[name]
         values = [row["value"] for row in rows]

@@ -43,6 +43,12 @@ def start(job: Path, number: int = 7, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=job, env=environment, stderr=subprocess.PIPE, text=True, encoding="utf-8")
 
 
+def ended(process: subprocess.Popen) -> int:
+    """Return the exit status of a job that ends."""
+    process.communicate(timeout=60)
+    return process.returncode
+
+
 def logged(job: Path) -> list[str]:
     return (job / "log").read_text(encoding="utf-8").splitlines() if (job / "log").exists() else []
 
@@ -62,7 +68,7 @@ def test_a_job_whose_time_is_over_saves_and_queues_again(job: Path) -> None:
     process = start(job)
     wait_for_step(job)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 128 + signal.SIGTERM
+    assert ended(process) == 128 + signal.SIGTERM
     step, *rest = logged(job)
     assert step.startswith("torchrun --nnodes=2 --nproc-per-node=gpu --shutdown-timeout=100 --rdzv-backend=c10d --rdzv-id=7 ")
     assert step.endswith("--rdzv-endpoint=first:20007 -m a.recipe --out a folder")
@@ -72,14 +78,14 @@ def test_a_job_whose_time_is_over_saves_and_queues_again(job: Path) -> None:
 @pytest.mark.parametrize("status", [0, 3])
 def test_a_job_that_ends_by_itself_does_not_queue_again(job: Path, status: int) -> None:
     (job / "status").write_text(str(status), encoding="utf-8")
-    assert start(job).wait(60) == status
+    assert ended(start(job)) == status
     assert len(logged(job)) == 1
 
 
 def test_two_jobs_do_not_meet_each_other(job: Path) -> None:
     (job / "status").write_text("0", encoding="utf-8")
     for number in (7, 8):
-        assert start(job, number).wait(60) == 0
+        assert ended(start(job, number)) == 0
     meetings = [[word for word in step.split() if word.startswith("--rdzv-")] for step in logged(job)]
     assert {"--rdzv-id=7", "--rdzv-endpoint=first:20007"} < set(meetings[0])
     assert {"--rdzv-id=8", "--rdzv-endpoint=first:20008"} < set(meetings[1])
@@ -87,7 +93,7 @@ def test_two_jobs_do_not_meet_each_other(job: Path) -> None:
 
 def test_a_job_that_was_queued_again_does_not_start_over(job: Path) -> None:
     (job / "status").write_text("0", encoding="utf-8")
-    assert start(job).wait(60) == start(job, SLURM_RESTART_COUNT="1").wait(60) == 0
+    assert ended(start(job)) == ended(start(job, SLURM_RESTART_COUNT="1")) == 0
     assert [step.endswith(" a.recipe --out a folder --no-fresh") for step in logged(job)] == [False, True]
 
 
@@ -101,5 +107,5 @@ def test_without_the_names_of_its_machines_a_job_does_not_start(job: Path) -> No
 def test_an_older_torchrun_is_not_asked_for_what_it_lacks(job: Path) -> None:
     (job / "torchrun").write_text("#!/bin/sh\necho --nnodes\n", encoding="utf-8")
     (job / "status").write_text("0", encoding="utf-8")
-    assert start(job).wait(60) == 0
+    assert ended(start(job)) == 0
     assert "--shutdown-timeout" not in logged(job)[0]
