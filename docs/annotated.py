@@ -122,7 +122,7 @@ def _row(number: int, line: str, coloured: str, source_link: str, name: str, mar
     style = f' style="--indent: {indent}"' if indent else ""
     address = f'id="{name}L{number}" href="{html.escape(source_link)}#L{number}" aria-label="L{number}"'
     anchor = f'<a class="line" {address} data-line="{number}"></a>'
-    coloured = re.sub(r"^\s*(?:<span[^>]*>[^<]*</span>|[^<\s]+)?", rf'<span class="start">{anchor}\g<0></span>', coloured)
+    coloured = re.sub(r"^\s*(?:<span[^>]*>[^<\s]*</span>|[^<\s]+)?", rf'<span class="start">{anchor}\g<0></span>', coloured)
     return f'<span class="row{" computes" * marked}"{style}>{coloured}\n</span>'
 
 

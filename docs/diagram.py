@@ -44,11 +44,15 @@ def layers(summary: str) -> list[Layer]:
 
 
 def blocks(summary: str) -> list[list[Layer]]:
-    """Return the inside of each kind of outermost block: its first one with its parts, of which lists show their first one."""
-    rows, found = tree(summary), {}
-    for i, layer in enumerate(rows):
-        if not layer.depth and layer.inner and "." in layer.name:
-            found.setdefault(layer.kind, rows[i : i + 1 + layer.inner])
+    """Return the inside of each kind of outermost block, or, where no list has blocks, of each outermost layer with parts.
+
+    It is the first block of its kind with its parts, of which lists show their first one.
+    """
+    rows = tree(summary)
+    outer = [(i, layer) for i, layer in enumerate(rows) if not layer.depth and layer.inner]
+    found: dict[str, list[Layer]] = {}
+    for i, layer in [each for each in outer if "." in each[1].name] or outer:
+        found.setdefault(layer.kind if "." in layer.name else layer.name, rows[i : i + 1 + layer.inner])
     return [_with_firsts(block) for block in found.values()]
 
 

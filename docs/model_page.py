@@ -104,7 +104,7 @@ def card(name: str, words: dict[str, str], language: str) -> str:
         (words["the paper reports"], reported),
         (words["here"], re.sub(r"\]\([^)]*\)", "](#results)", here)),
         (words["trained"], ", ".join(filter(None, [trained, *dict.fromkeys(each["device"] for each in group)]))),
-        (words["data"], _data(group)),
+        (words["data"], _data(group, words)),
         (words["proven against"], f"{proven}{_tolerance(name)}"),
         (words["sizes"], ", ".join(f"`{preset}` {_number(count)}" for preset, (count, _) in known["presets"].items())),
         ("FLOPs", ", ".join(f"`{preset}` {_number(flops)}" for preset, (_, flops) in known["presets"].items() if flops)),
@@ -115,13 +115,13 @@ def card(name: str, words: dict[str, str], language: str) -> str:
     return "\n".join([links, "", "| | |", "| --- | --- |", *(f"| **{key}** | {value} |" for key, value in rows if value)])
 
 
-def _data(group: list[Any]) -> str:
+def _data(group: list[Any], words: dict[str, str]) -> str:
     """Return the set that a group of runs was trained on, with its licence as docs/data.md states it."""
     data = group[0]["config"]["data"] if group else ""
     for line in (ROOT / "docs/data.md").read_text(encoding="utf-8").splitlines():
         cells = line.strip("| ").split(" | ")
         if data and f"`{data.removesuffix('-sample')}`" in cells[0]:
-            return f"[{data}](../../../../docs/data.md): {cells[-1]}"
+            return f"[{data}](../../../../docs/data.md), {words['licence']}: {cells[-1]}"
     return data
 
 

@@ -111,6 +111,11 @@ def test_the_inside_of_each_kind_of_block_is_drawn_in_frames() -> None:
     assert drawn.count("<rect") == 2 and drawn.count('class="frame"') == 1 and "<path" not in drawn
 
 
+def test_where_no_list_has_blocks_each_layer_with_parts_is_opened() -> None:
+    lines = [line.replace("blocks.", "block_") for line in SUMMARY.splitlines()]
+    assert [block[0].name for block in diagram.blocks("\n".join(lines))] == ["block_0"]
+
+
 def test_of_equal_parts_of_a_block_the_first_is_shown() -> None:
     lines = ["layer type shape parameters", "-", "stages.0  Stage  (1, 4)  9"]
     for i in (1, 2):
