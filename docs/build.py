@@ -1,7 +1,8 @@
 """Build the site: python docs/build.py [--serve]. It needs `pip install -e ".[docs]"`.
 
 Every page is made of what is here anyhow: READMEs, model.py, tests, records. Markdown goes to runs/site/<language>, the site
-to runs/site/html/<language>. A link that leads nowhere, or a figure that is not there, stops the build.
+to runs/site/html/<language>. A link that leads nowhere, an image that is not there, a layer or a line that the code does
+not have, and a number that is not that of the records stop the build.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import model_page
 import yaml
 from prose import ROOT, Links, with_formulas
 
-from dl.cli import catalogue, front
+from dl.cli import catalogue, front, results
 from dl.mytorch import provenance
 
 HERE = Path(__file__).parent
@@ -118,10 +119,18 @@ def configuration(language: str, nav: dict[str, Any]) -> Path:
     return path
 
 
+def check_tables(tables: list[tuple[Path, str, str]]) -> None:
+    """Raise `ValueError` for a file whose table is not that of the records: (file, marker, table) each."""
+    for path, _, table in tables:
+        if table not in path.read_text(encoding="utf-8"):
+            raise ValueError(f"{path}: a table is not that of the records; `python -m dl results` brings it up to date")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build the site.", prog="python docs/build.py")
     parser.add_argument("--serve", action="store_true", help="show it at http://localhost:8000 (English)")
     options = parser.parse_args()
+    check_tables([*results.models_tables(), *results.other_tables(), *results.front_tables()])
     shutil.rmtree(OUT, ignore_errors=True)
     for language in LANGUAGES:
         nav = write_pages(OUT / language, language)

@@ -175,6 +175,14 @@ def test_a_model_s_page_has_card_drawing_code_proof_and_result(tmp_path: Path, l
     assert {"core/config.md", "core/data/loader.md", "scratch/layers/conv.md", "results/index.md", "use/glossary.md"} <= listed
 
 
+def test_a_number_that_is_not_that_of_the_records_stops_the_build(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("| 9.97 % |\n", encoding="utf-8")
+    build.check_tables([(path, "results", "| 9.97 % |")])
+    with pytest.raises(ValueError, match="README.md: a table is not that of the records"):
+        build.check_tables([(path, "results", "| 9.77 % |")])
+
+
 ZH = "\u4e2d\u6587"
 
 
