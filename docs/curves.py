@@ -39,6 +39,7 @@ def table(steps: list[int], series: dict[tuple[str, ...], list[Any]], words: dic
 def svg(name: str, quantity: str, steps: list[int], lines: dict[str, list[Any]], words: dict[str, Any]) -> str:
     """Return the drawing of one quantity over steps; what it shows is read aloud in its place."""
     sign, title = (-1 if NEGATIVE in quantity else 1), results.title(quantity)
+    lines = {split: values for split, values in lines.items() if any(value is not None for value in values)}
     known = [sign * value for values in lines.values() for value in values if value is not None]
     if not known:
         return ""

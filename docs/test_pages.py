@@ -119,6 +119,8 @@ def test_every_point_of_a_curve_tells_its_value(monkeypatch: pytest.MonkeyPatch,
     assert "<title>step 10, validation: top-1 error 50.00 %</title>" in shown and "[new](results/new.json)" in shown
     assert 'role="img" aria-label="A/Net, top-1 error, step 0 - 20. training: 50.00 % - 25.00 %' in shown
     assert "<td>-</td>" in shown  # what was no finite number
+    curve["train top1_error"] = [None, None, None]  # not measured in training: no line
+    assert curves.section("A/Net", WORDS).count('d="M') == 3  # axis, legend and line of the validation
     groups["set"] = ("top1_error", [{"path": Path("old.json")}])
     assert curves.section("A/Net", WORDS) == f"*{WORDS['no curve']}*"
     (tmp_path / "curves.png").touch()  # which the page shows
