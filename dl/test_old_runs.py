@@ -1,6 +1,5 @@
 """Run folders of version 0.1, in testdata/: without checksums, read all the same, and said to be so."""
 
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -15,6 +14,7 @@ from dl.modules.RNN import generate
 from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import UserError
 from dl.mytorch.files import read_json
+from dl.mytorch.testing.pickles import Malicious
 
 FOLDERS = Path(__file__).parent / "testdata"
 LINEAR = {"epochs": 3, "num_examples": 100, "batch_size": 10, "device": "cpu"}
@@ -50,16 +50,6 @@ def test_the_kernels_of_a_network_are_drawn(tmp_path: Path, capsys: pytest.Captu
     run = folder("squeezenet", tmp_path)
     assert front.main(["kernels", str(run), "--figure", str(tmp_path / "kernels.png")]) == 0
     assert capsys.readouterr().err.count("written before checksums: not verified") == 1
-
-
-class Malicious:
-    """A pickle that makes a folder when it is loaded."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple:
-        return (os.mkdir, (str(self.mark),))
 
 
 def test_shards_of_version_0_1_are_refused_by_what_resumes_and_by_what_reads_a_checkpoint(tmp_path: Path) -> None:

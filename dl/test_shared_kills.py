@@ -21,6 +21,7 @@ from dl.mytorch.config import UserError
 from dl.mytorch.data import Loader, Splits
 from dl.mytorch.files import read_json, write_json
 from dl.mytorch.optim import adamw, constant
+from dl.mytorch.testing.pickles import Malicious
 from dl.mytorch.text.tasks import LanguageModeling
 
 pytestmark = pytest.mark.slow
@@ -103,16 +104,6 @@ def test_a_run_killed_at_random_ends_as_the_undisturbed_one(tmp_path: Path, rank
     assert finish(start(ranks, disturbed, KILLS, way), TIMEOUT) == [0] * ranks
     testing.assert_same_state(state_of(disturbed), state_of(whole), "run")
     assert_pickles_are_refused(disturbed)
-
-
-class Malicious:
-    """A pickle that makes a folder when it is loaded."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple:
-        return (os.mkdir, (str(self.mark),))
 
 
 def assert_pickles_are_refused(run: Path) -> None:

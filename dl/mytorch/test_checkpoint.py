@@ -19,6 +19,7 @@ from dl.mytorch.checkpoint import load, load_weights, put_weights, save
 from dl.mytorch.config import UserError
 from dl.mytorch.files import write_json
 from dl.mytorch.layers import sequential
+from dl.mytorch.testing.pickles import Malicious
 
 
 def small_model(hidden: int = 3) -> nn.Module:
@@ -83,16 +84,6 @@ def test_the_reason_of_a_damage_is_torch_s_first_line_or_ours(
     monkeypatch.setattr(checkpoint.torch, "load", refuse)
     with pytest.raises(UserError, match=rf"state.pt is damaged or not a checkpoint \({shown}\)$"):
         load(tmp_path / "state.pt")
-
-
-class Malicious:
-    """A pickle that makes a file when it is loaded."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple:
-        return (os.mkdir, (str(self.mark),))
 
 
 def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path) -> None:

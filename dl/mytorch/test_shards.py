@@ -17,6 +17,7 @@ from dl.mytorch import checkpoint, safetensors, shards, testing
 from dl.mytorch.config import UserError
 from dl.mytorch.dtensor import full_state_dict
 from dl.mytorch.large import sharding
+from dl.mytorch.testing.pickles import Malicious
 
 WHOLE = {"w": torch.arange(21.0).view(7, 3), "n": torch.tensor(5), "half": torch.ones(2, 2, dtype=torch.bfloat16)}
 
@@ -92,16 +93,6 @@ def test_a_part_that_is_missing_outside_or_of_another_shape_is_named(folder: Pat
         (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
         with pytest.raises(UserError, match=says):
             shards.read(folder)
-
-
-class Malicious:
-    """A pickle that makes a folder when it is loaded."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple:
-        return (os.mkdir, (str(self.mark),))
 
 
 def test_the_pickles_of_old_shards_are_refused_and_not_run(tmp_path: Path) -> None:

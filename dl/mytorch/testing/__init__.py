@@ -1,8 +1,8 @@
 """What tests share. A model's folder calls `testing.standard_checks`, and compares with twins by `testing.assert_same_as`.
 
 Each assertion raises `AssertionError` that says what failed. In reading order: standard.py, laws.py, twins.py,
-torch_layers.py, runs.py, proofs.py (`pytest --proof`); helpers of the core's own tests are training.py, processes.py and
-device.py; fixtures.py is what conftest.py loads.
+torch_layers.py, runs.py, proofs.py (`pytest --proof`); helpers of the core's own tests are training.py, processes.py,
+device.py and pickles.py; fixtures.py is what conftest.py loads.
 """
 
 from dl.mytorch.testing.laws import (
