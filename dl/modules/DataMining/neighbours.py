@@ -57,9 +57,8 @@ class Exact:
         self.blocks = [with_float64(block) for block in blocks]
         self.memory = memory
         self.length = self.blocks[0].shape[1]
-        pieces = [block.split(1000) for block in self.blocks]  # of which no copy is as large as the vectors
-        self.squares = [torch.cat([piece.float().square().sum(1) for piece in of]) for of in pieces]  # NaN if not finite
-        self.sums = [torch.cat([piece.float().sum(1) for piece in of]) for of in pieces]  # for L1
+        # |x|^2, (N,) in all; NaN if not finite. Of pieces, so that no copy is as large as the vectors.
+        self.squares = [torch.cat([piece.float().square().sum(1) for piece in block.split(1000)]) for block in self.blocks]
         self.rounded = not all(map(_is_float32, self.blocks))  # the first pass sees other numbers
         lengths = torch.cat([_lengths(block, squares) for block, squares in zip(self.blocks, self.squares)])
         self.nonfinite = (~lengths.isfinite()).nonzero().flatten()
@@ -118,10 +117,10 @@ class Exact:
         step = self.memory // 4 // max(1, len(queries)) if product else CACHE // 4 // self.length
         best, start = Smallest(count), 0
         pending: list[Tensor] = []
-        for block, *about in zip(self.blocks, self.squares, self.sums):
-            for piece, squares, sums in zip(*(part.split(max(1, step)) for part in (block, *about))):
-                scores = _scores(queries, piece.float(), squares, sums, distance, p)
-                pending.append(scores.masked_fill_(squares.isnan(), math.inf) if len(self.nonfinite) else scores)
+        for block, squares in zip(self.blocks, self.squares):
+            for piece, own in zip(block.split(max(1, step)), squares.split(max(1, step))):
+                scores = _scores(queries, piece.float(), own, distance, p)
+                pending.append(scores.masked_fill_(own.isnan(), math.inf) if len(self.nonfinite) else scores)
                 if sum(part.shape[1] for part in pending) * len(queries) * 4 >= self.memory // 2:
                     start = _take(pending, start, best)
         _take(pending, start, best)
@@ -201,14 +200,14 @@ def _take(pending: list[Tensor], start: int, best: Smallest) -> int:
     return start
 
 
-def _scores(queries: Tensor, vectors: Tensor, squares: Tensor, sums: Tensor, distance: str, p: float | None) -> Tensor:
+def _scores(queries: Tensor, vectors: Tensor, squares: Tensor, distance: str, p: float | None) -> Tensor:
     """(Q, n) in float32, in the order of the distance: the distance itself, but |x|^2 - 2qx for "l2", -qx for "dot".
 
     For "l1" it is 2 sum max(q, x) - sum x, since |q - x| = 2 max(q, x) - q - x: two operations on all numbers, not three.
     """
     if p == 1:  # query by query while the vectors are in the cache
         larger = torch.empty_like(vectors)  # once: new memory costs as much as the sum
-        return 2 * torch.stack([torch.maximum(vectors, query, out=larger).sum(1) for query in queries]) - sums
+        return 2 * torch.stack([torch.maximum(vectors, query, out=larger).sum(1) for query in queries]) - vectors.sum(1)
     if p is not None and p != 2:
         return torch.cdist(queries, vectors, p)
     if p == 2 and len(queries) > FEW:

@@ -214,12 +214,11 @@ class Fused:
         self.model, self.plain = model, plain(model)
         self.blocks = [FusedBlock(block) for block in model.blocks]
         self.logits = Product(getattr(model, "output", None) or model.token_embedding, norm=model.norm)
-        self.positions = list(model.position_embedding.weight) if hasattr(model, "position_embedding") else None
+        self.positions = model.position_embedding.weight if hasattr(model, "position_embedding") else None
         rotary = getattr(model.blocks[0].attention, "rotary", None)
-        self.angles = None  # of each position, cos and sin (D,): x turned is x cos + (its halves exchanged) sin
+        self.angles = None  # cos and sin of each position, (positions, D): x turned is x cos + (its halves exchanged) sin
         if rotary is not None:
-            cos, sin = torch.cat([rotary.cos, rotary.cos], dim=-1), torch.cat([-rotary.sin, rotary.sin], dim=-1)
-            self.angles = list(zip(cos, sin))
+            self.angles = torch.cat([rotary.cos, rotary.cos], dim=-1), torch.cat([-rotary.sin, rotary.sin], dim=-1)
 
     def __call__(self, tokens: Tensor, padding_mask: Tensor | None, cache: list[KeyValueCache]) -> Tensor:
         """Return the logits (B, V) after tokens (B, T)."""
@@ -232,7 +231,7 @@ class Fused:
         else:  # a row's positions begin after its padding
             x = self.model.before_blocks(tokens, padding_mask, start)[:, 0]
         seen = None if padding_mask is None else ~padding_mask[:, None, None]  # (B, 1, 1, S)
-        angle = None if self.angles is None else self.angles[start]
+        angle = None if self.angles is None else (self.angles[0][start], self.angles[1][start])
         for block, kept in zip(self.blocks, cache):
             x = block(x, kept, seen, angle)
         return self.logits(x)

@@ -23,23 +23,13 @@ def test_a_point_alone_feels_nothing() -> None:
     assert force.abs().max() < 1e-4 and total == pytest.approx(0, abs=1e-4)
 
 
-def test_what_is_interpolated_at_first_is_corrected_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    features, _ = clusters(90)
-    pairs = similarities(features, 10.0)
-    maps = []
-    for few in (1000, 0):
-        monkeypatch.setattr(module, "FEW", few)
-        maps.append(tsne(features, 10.0, iterations=300, exaggerated=50))
-    assert not torch.equal(*maps)
-    assert kl_divergence(maps[1], pairs) < 1.05 * kl_divergence(maps[0], pairs)
-
-
-def test_maps_are_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["EXACT", "FEW"])  # all steps are interpolated, or the first two thirds
+def test_maps_are_as_good(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     features, _ = clusters(90)
     pairs = similarities(features, 10.0)
     maps = []
     for largest in (10_000, 0):
-        monkeypatch.setattr(module, "EXACT", largest)
+        monkeypatch.setattr(module, name, largest)
         maps.append(tsne(features, 10.0, iterations=150, exaggerated=30))
     assert not torch.equal(*maps)
-    assert kl_divergence(maps[1], pairs) < 1.05 * kl_divergence(maps[0], pairs)
+    assert kl_divergence(maps[1], pairs) < 1.02 * kl_divergence(maps[0], pairs)
