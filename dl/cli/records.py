@@ -218,9 +218,12 @@ def changed(record: Record) -> dict[str, Any]:
 
 
 def is_default(record: Record) -> bool:
-    """Return whether a run is what its recipe's defaults of today ask for, with any seed and what `auto` took there."""
+    """Return whether a run is what its recipe's defaults of today ask for, with any seed and what `auto` took there.
+
+    The run that it began from may be in any folder, as its own may.
+    """
     asked = current_names(config_class(record), record["config"])
-    return not changed({**record, "config": asked, "precision": asked["precision"]}).keys() - {"seed"}
+    return not changed({**record, "config": asked, "precision": asked["precision"]}).keys() - {"seed", "init_from"}
 
 
 def settings(record: Record) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from dl.cli import catalogue, front, records
 from dl.cli.testing import commands, fenced, make_finished_run, make_project, write_run
+from dl.modules.Alignment.GRPO import train as grpo
 from dl.modules.CNN.ResNet import train as resnet
 
 ENGLISH, CHINESE = ((catalogue.ROOT / name).read_text(encoding="utf-8") for name in front.ABOUT["headings"])
@@ -62,6 +63,13 @@ def test_a_row_is_the_run_of_the_recipe_s_defaults_and_without_one_the_best(
 def test_what_auto_took_is_no_other_than_the_default_run(asked: str, taken: str, default: bool) -> None:
     config = dataclasses.asdict(resnet.Config(precision=asked, seed=2))
     assert records.is_default({"recipe": "CNN/ResNet", "config": config, "precision": taken}) == default
+
+
+def test_the_folder_of_the_run_that_one_began_from_is_free_but_no_other_flag_is() -> None:
+    for changed, default in (({}, True), ({"digits": 3}, False)):
+        config = dataclasses.asdict(grpo.Config(init_from="runs/elsewhere", **changed))
+        record = {"recipe": "Alignment/GRPO", "config": config, "precision": config["precision"]}
+        assert records.is_default(record) == default
 
 
 def test_an_error_that_papers_report_as_what_rises_is_shown_as_that() -> None:
