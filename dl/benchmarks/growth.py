@@ -137,6 +137,7 @@ def draw(family: str, found: dict[str, list[dict[str, float]]]) -> "Figure":
     for column, name in zip(fig.subplots(2, len(names), squeeze=False).T, names):
         rows, series = found[name], SERIES[name]
         values = [row["value"] for row in rows]
+        labels = [f"{value / 1000:g}k" if values[-1] > 10_000 else f"{value:,}" for value in values]
         for axes, law, (key, unit, factor) in zip(
             column, (series.time, series.memory), (("seconds", "ms a step", 1e3), ("bytes", "MB", 1e-6))
         ):
@@ -144,7 +145,7 @@ def draw(family: str, found: dict[str, list[dict[str, float]]]) -> "Figure":
             expected = [measured[-1] * law(value) / law(values[-1]) for value in values]
             axes.loglog(values, measured, "o", color="tab:blue", label="measured")
             axes.loglog(values, expected, "-", color="tab:gray", label="law")
-            axes.set_xticks(values, labels=[f"{value:,}" for value in values], minor=False)
+            axes.set_xticks(values, labels=labels, minor=False)
             axes.minorticks_off()
             axes.set_ylabel(unit)
             axes.grid(alpha=0.3)
