@@ -157,7 +157,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("network", choices=list(NETWORKS), help="what is trained")
     parser.add_argument("--runs", type=user_path, default=Path("runs/characters"), help="folder (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default: %(default)s)")
-    parser.set_defaults(out=None)
+    parser.set_defaults(file=None)  # it depends on the network
     return common.parse(parser, argv)
 
 
@@ -171,7 +171,7 @@ def main(options: argparse.Namespace) -> None:
     sizes = {"parameters": count_parameters(Run.open(best).model()), "flops": flops_of(best / "summary.txt")}
     about = common.about_this_machine(options.command) | {"network": network.title, "recipe": network.recipe}
     record = {**about, "flags": list(network.flags), **sizes, "trainings": trainings}
-    path = write(record, options.out or FOLDER / f"{options.network}.json")
+    path = write(record, options.out or common.where(options, f"characters/{options.network}.json"))
     print(f"{table([record])}\nwritten to {path}")
 
 

@@ -49,10 +49,9 @@ Clock = Callable[[], float]
 def parser(module: str, description: str, cpu_time: bool = False) -> Parser:
     """Return the parser of `python -m MODULE` with the flags that all benchmarks have, and --cpu-time if that is asked for."""
     made = Parser(prog=f"python -m {module}", description=description)
-    default = RESULTS / f"{module.rpartition('.')[2]}.json"
-    made.add_argument(
-        "--out", type=user_path, default=default, help=f"JSON file to write (default: results/{default.name} here)"
-    )
+    made.set_defaults(file=f"{module.rpartition('.')[2]}.json")
+    made.add_argument("--out", type=user_path, help="JSON file to write (default: one in runs/benchmarks)")
+    made.add_argument("--record", action="store_true", help="write the record of the READMEs' tables, in results/ here")
     if cpu_time:
         how = "count the seconds that the process had a core, which other programs change less; for one thread"
         made.add_argument("--cpu-time", action="store_true", help=how)
@@ -60,7 +59,7 @@ def parser(module: str, description: str, cpu_time: bool = False) -> Parser:
 
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options, with `command`, what was asked for, and `clock`, which --cpu-time changes."""
+    """Return the options, with `command`, what was asked for, `clock`, which --cpu-time changes, and `out`."""
     argv = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(argv)
     options.command = shlex.join([*parser.prog.split(), *argv])
@@ -68,7 +67,15 @@ def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     if by_core and torch.get_num_threads() > 1:
         parser.error("--cpu-time would add up the seconds of all threads: set OMP_NUM_THREADS=1")
     options.clock = time.process_time if by_core else time.perf_counter
+    if options.out and options.record:
+        parser.error("--out and --record name two files: give one of them")
+    options.out = options.out or (where(options, options.file) if options.file else None)
     return options
+
+
+def where(options: argparse.Namespace, file: str) -> Path:
+    """Return the place of a file of this name: with the records, if --record was given."""
+    return (RESULTS if options.record else Path("runs/benchmarks")) / file
 
 
 def some_of(names: Iterable[str], always: str = "", separator: str = ",") -> Callable[[str], list[str]]:

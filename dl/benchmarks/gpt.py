@@ -144,10 +144,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=30, help="timed training steps of each (default: %(default)s)")
     parser.add_argument("--texts", type=int, default=5, help="timed texts of each, 0 = none (default: %(default)s)")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave out what is compiled, for minutes")
-    parser.set_defaults(out=None)
+    parser.set_defaults(file=None)  # it depends on the model
     options = common.parse(parser, argv)
     family = "gpt" if options.model == "GPT/GPT2" else options.model.rpartition("/")[2].lower()
-    options.out = options.out or common.RESULTS / f"{family}-{options.network}.json"
+    options.out = options.out or common.where(options, f"{family}-{options.network}.json")
     if options.network not in catalogue.module(options.model).PRESETS:
         parser.error(f"{options.model} has no preset {options.network}")
     if options.nanogpt and (options.model != "GPT/GPT2" or not (options.nanogpt / "model.py").exists()):

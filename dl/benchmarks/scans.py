@@ -1,7 +1,7 @@
 """Time of the forms of Mamba's selective scan, forward and backward, on one thread: each computes the same.
 
     OMP_NUM_THREADS=1 python -m dl.benchmarks.scans --cpu-time
-    OMP_NUM_THREADS=1 python -m dl.benchmarks.scans --cpu-time --tokens 256 --out dl/benchmarks/results/scans-256.json
+    OMP_NUM_THREADS=1 python -m dl.benchmarks.scans --cpu-time --tokens 256 --out runs/benchmarks/scans-256.json
 
 One layer of width 128, by default: 256 channels with states of 16 numbers, 12 texts of 64 tokens.
 """

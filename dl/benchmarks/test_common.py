@@ -1,5 +1,7 @@
 """Rounds, ratios and flags of the benchmarks, with a clock by hand."""
 
+from pathlib import Path
+
 import pytest
 
 from dl.benchmarks import common
@@ -32,8 +34,17 @@ def test_a_benchmark_has_its_file_its_command_and_a_clock() -> None:
     parser = common.parser("dl.benchmarks.gpt", "Speed.", cpu_time=True)
     parser.add_argument("--only", type=common.some_of(["a", "b c", "d"], always="d"))
     options = common.parse(parser, ["--only", "b c"])
-    assert options.out == common.RESULTS / "gpt.json" and options.only == ["b c", "d"]
+    assert options.out == Path("runs/benchmarks/gpt.json") and options.only == ["b c", "d"]
     assert options.command == "python -m dl.benchmarks.gpt --only 'b c'" and options.clock is common.time.perf_counter
+
+
+def test_a_record_is_written_when_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = common.parser("dl.benchmarks.gpt", "Speed.")
+    assert common.parse(parser, ["--record"]).out == common.RESULTS / "gpt.json"
+    assert common.parse(parser, ["--out", str(tmp_path)]).out == tmp_path
+    with pytest.raises(SystemExit):
+        common.parse(parser, ["--record", "--out", str(tmp_path)])
+    assert "two files" in capsys.readouterr().err
 
 
 def test_a_contender_that_there_is_not_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -165,6 +165,7 @@ OTHERS = (
         "dl.benchmarks.characters",
         "dl.benchmarks.layers",
         "dl.benchmarks.optimizers",
+        "dl.benchmarks.peers",
         "dl.benchmarks.readmes",
     ),
 )
