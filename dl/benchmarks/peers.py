@@ -88,19 +88,20 @@ BESIDE: list[tuple[str, str, str, Of]] = [
 
 
 def machine(record: dict[str, Any]) -> str:
-    """Return the processor, its instruction set and the threads, as far as the record tells."""
+    """Return the processor, its instruction set and the threads; older records do not tell them and have AVX-512 with bf16."""
     if "processor" not in record:
-        return record["device"]
+        return record["device"].replace("CPU", "CPU with avx512_bf16")
     return f"{record['processor']}, {record['capability']}, {record['threads']} thread{'s' * (record['threads'] > 1)}"
 
 
 def table() -> str:
-    """Return the ratios in Markdown, each with its machine and its record."""
+    """Return the ratios in Markdown, each with its machine and its record; some were measured on two kinds of processor."""
     rows = []
     for title, peer, file, of in BESIDE:
-        record = read_json(RESULTS / f"{file}.json", {str: object})
-        about = record if "device" in record else next(iter(record.values()))  # of agents each algorithm is a record
-        rows.append([title, peer, f"{of(record):.2f}", machine(about), f"[{file}](results/{file}.json)"])
+        for path in filter(Path.exists, (RESULTS / f"{file}.json", RESULTS / f"{file}-avx512.json")):
+            record = read_json(path, {str: object})
+            about = record if "device" in record else next(iter(record.values()))  # of agents each algorithm is a record
+            rows.append([title, peer, f"{of(record):.2f}", machine(about), f"[{path.stem}](results/{path.name})"])
     return markdown_table(["", "beside", "times as fast", "processor", "record"], rows)
 
 

@@ -13,7 +13,7 @@ MIB = 2**20
 # For each README the record, the quantity in it, two headings, and what each contender is called; the first is the peer.
 SPEEDS = {
     "CNN/ResNet": (
-        *("resnet", "images_per_second", "images/s", "of torchvision's"),
+        *("resnet-avx512", "images_per_second", "images/s", "of torchvision's"),
         {
             "torchvision": "torchvision's network, a loop by hand, fp32",
             "by hand": "this network, the same loop, fp32",
@@ -25,7 +25,7 @@ SPEEDS = {
         },
     ),
     "Transformers/BERT": (
-        *("bert", "tokens_per_second", "tokens/s", "of transformers"),
+        *("bert-avx512", "tokens_per_second", "tokens/s", "of transformers"),
         {
             "transformers": "`BertForPreTraining` of transformers, a loop by hand, fp32",
             "transformers bf16": "the same in bf16",
@@ -35,7 +35,7 @@ SPEEDS = {
         },
     ),
     "Diffusion/DDPM": (
-        *("diffusion", "training_images_per_second", "training images/s", "of diffusers'"),
+        *("diffusion-avx512", "training_images_per_second", "training images/s", "of diffusers'"),
         {
             "diffusers": "diffusers, its default heads of width 8, fp32",
             "diffusers, one head": "diffusers, one head as in the paper, fp32",

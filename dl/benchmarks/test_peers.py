@@ -22,13 +22,13 @@ def test_trainings_of_agents_are_compared_seed_by_seed() -> None:
 def test_each_row_has_its_machine_and_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     about = {"device": "x86_64 CPU, 2 threads", "maps": {"ours": {"seconds": 2}, "openTSNE": {"seconds": 3}}}
     newer = about | {"processor": "AMD EPYC", "capability": "AVX2", "threads": 1}
-    for name, record in (("older", about), ("newer", newer), ("of_each", {"PPO": newer})):
+    for name, record in (("map", newer), ("map-avx512", about), ("of_each", {"PPO": newer})):
         (tmp_path / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
     monkeypatch.setattr(peers, "RESULTS", tmp_path)
-    rows = [("map", "openTSNE", file, peers.maps) for file in ("older", "newer")]
-    monkeypatch.setattr(peers, "BESIDE", [*rows, ("agent", "a peer", "of_each", lambda record: 0.987)])
+    rows = [("map", "openTSNE", "map", peers.maps), ("agent", "a peer", "of_each", lambda record: 0.987)]
+    monkeypatch.setattr(peers, "BESIDE", rows)
     assert peers.table().splitlines()[2:] == [
-        "| map | openTSNE | 1.50 | x86_64 CPU, 2 threads | [older](results/older.json) |",
-        "| map | openTSNE | 1.50 | AMD EPYC, AVX2, 1 thread | [newer](results/newer.json) |",
+        "| map | openTSNE | 1.50 | AMD EPYC, AVX2, 1 thread | [map](results/map.json) |",
+        "| map | openTSNE | 1.50 | x86_64 CPU with avx512_bf16, 2 threads | [map-avx512](results/map-avx512.json) |",
         "| agent | a peer | 0.99 | AMD EPYC, AVX2, 1 thread | [of_each](results/of_each.json) |",
     ]
