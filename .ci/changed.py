@@ -1,12 +1,15 @@
 """What to test slowly, one path a line: where something has changed since the merge base, or in the day before HEAD."""
 
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST = 6  # model folders
+MOST_FILES = 24  # test files outside of them
+MARKED = re.compile(r"mark\.(slow|parity|gpu)")
 
 
 def git(*words: str) -> list[str]:
@@ -23,9 +26,9 @@ def changed_files() -> list[str]:
 
 
 def targets(changed: list[str], seed: str, root: Path = ROOT) -> list[str]:
-    """The folders and test files for these files: of more than six model folders, six that `seed` draws.
+    """The model folders and, elsewhere, the test files with slow tests for these files: six and 24 of more, drawn by `seed`.
 
-    A file that a category shares stands for all of its models.
+    A file that a category shares stands for all of its models. What was not drawn is tested in the week's job.
     """
     models = {path.parent for path in root.glob("dl/modules/*/*/__init__.py")}
     folders: set[Path] = set()
@@ -40,8 +43,11 @@ def targets(changed: list[str], seed: str, root: Path = ROOT) -> list[str]:
             others |= set(path.parent.glob("test_*.py"))
         elif root / "dl" in path.parents:
             others.add(root / "dl" / path.relative_to(root / "dl").parts[0])
-    drawn = random.Random(seed).sample(sorted(folders), min(MOST, len(folders)))
-    return [path.relative_to(root).as_posix() for path in (*sorted(drawn), *sorted(others)) if path.exists()]
+    tests = {test for path in others for test in (path.rglob("test_*.py") if path.is_dir() else [path]) if test.exists()}
+    files = [test for test in tests if MARKED.search(test.read_text(encoding="utf-8"))]
+    draw = random.Random(seed)
+    drawn = [sorted(draw.sample(sorted(of), min(most, len(of)))) for of, most in ((folders, MOST), (files, MOST_FILES))]
+    return [path.relative_to(root).as_posix() for of in drawn for path in of if path.exists()]
 
 
 if __name__ == "__main__":

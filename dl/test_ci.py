@@ -18,9 +18,12 @@ FILES += [
     "dl/modules/CNN/shared.py",
     "dl/modules/CNN/test_shared.py",
     "dl/mytorch/data/images/idx.py",
+    "dl/mytorch/data/test_quick.py",
+    "dl/mytorch/data/test_slow.py",
     "dl/test_main.py",
     "dl/main.py",
 ]
+SLOW = ("test_shared.py", "test_slow.py", "test_main.py")
 
 
 @pytest.mark.parametrize(
@@ -29,7 +32,7 @@ FILES += [
         (["dl/modules/CNN/A/results/a.json"], ["dl/modules/CNN/A"]),
         (["dl/modules/CNN/A/gone.py", "dl/modules/RNN/C/__init__.py"], ["dl/modules/CNN/A", "dl/modules/RNN/C"]),
         (["dl/modules/CNN/shared.py"], ["dl/modules/CNN/A", "dl/modules/CNN/B", "dl/modules/CNN/test_shared.py"]),
-        (["dl/mytorch/data/images/idx.py"], ["dl/mytorch"]),
+        (["dl/mytorch/data/images/idx.py"], ["dl/mytorch/data/test_slow.py"]),
         (["dl/main.py"], ["dl/test_main.py"]),
         (["README.md", "dl/modules/gone/D/model.py"], []),
     ],
@@ -37,8 +40,13 @@ FILES += [
 def test_changed_files_name_what_is_tested_slowly(tmp_path: Path, changed: list[str], expected: list[str]) -> None:
     for file in FILES:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).touch()
+        (tmp_path / file).write_text("pytestmark = pytest.mark.slow" if file.endswith(SLOW) else "", encoding="utf-8")
     assert targets(changed, "commit", tmp_path) == expected
+
+
+def test_of_more_than_24_test_files_24_are_drawn_by_the_commit() -> None:
+    draws = [targets(["dl/mytorch/config.py", "dl/cli/main.py", "dl/benchmarks/common.py"], seed) for seed in ("a", "a", "b")]
+    assert draws[0] == draws[1] != draws[2] and all(len(set(draw)) == 24 for draw in draws)
 
 
 def test_of_more_than_six_folders_six_are_drawn_by_the_commit() -> None:

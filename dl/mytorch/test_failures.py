@@ -171,7 +171,10 @@ def test_a_killed_worker_is_a_line(recipe: Path) -> None:
 def test_a_folder_that_is_removed_while_training_is_a_line_or_no_matter(recipe: Path, removed: str) -> None:
     out = recipe.parent / "run"
     process = start(recipe, "--out", str(out), "--pause", "0.05", "--epochs", "6", "--save-every", "1")
-    wait_for_change(out / "tensorboard" / "val", 0, process)
+    charts = out / "tensorboard" / "val"
+    wait_for_change(charts, 0, process)
+    while process.poll() is None and not any(charts.iterdir()):  # a run whose folder vanishes before its file is open ends
+        time.sleep(0.002)
     while (recipe.parent / removed).exists():  # the run may be writing into it
         shutil.rmtree(recipe.parent / removed, ignore_errors=True)
     output, _ = process.communicate(timeout=300)
