@@ -32,6 +32,7 @@ TRAINED = {  # where a run's data is from, as NOTICE.md says it; and an agent's 
     "fashion_mnist-sample": "on Fashion-MNIST (MIT)",
     "shakespeare": "on tiny Shakespeare (public domain)",
     "shakespeare-sample": "on eight plays of Shakespeare (public domain)",
+    "sst2": "on SST-2 (no licence stated)",
     "karate": "on Zachary's karate club (facts)",
     "cora": "on Cora of Planetoid (MIT)",
     "bccd": "on BCCD (MIT)",

@@ -21,6 +21,7 @@ COMMANDS = {
     ("translate", "Transformers/Transformer"): "dl.modules.Transformers.Transformer.translate",
     ("sample", "Diffusion/DiT"): "dl.modules.Diffusion.DDPM.sample",
     ("sample", "Generative/VAE"): "dl.modules.Generative.sample",
+    ("predict", "RNN/TextCNN"): "dl.modules.RNN.predict",
     ("predict", "Segmentation/UNet"): "dl.modules.Segmentation.predict",
     ("predict", "Detection/FCOS"): "dl.modules.Detection.predict",
     ("predict", "CNN/LeNet"): "dl.modules.CNN.ResNet.predict",

@@ -11,7 +11,7 @@ VERBS = {
     "generate": "continue a text with a language model",
     "translate": "translate sentences",
     "sample": "draw samples of a generative model, or an episode of an agent",
-    "predict": "name what images show, or draw a class for each pixel or a box for each object",
+    "predict": "name what images show or sentences say, or draw a class for each pixel or a box for each object",
     "search": "find the images of an index that are nearest to one",
     "score": "how like the real images the samples of runs are, in one table",
 }
