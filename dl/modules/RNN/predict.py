@@ -39,7 +39,7 @@ def main(options: argparse.Namespace) -> None:
     words = Words(run.vocabularies["tokens"], tokenize)
     for sentence in options.sentences:
         if not (cut := tokenize(sentence)[: run.config.length]):
-            raise UserError("a sentence without a word has no class")
+            raise UserError("a sentence of no words has no class")
         with torch.no_grad():
             probabilities = model(words.encode(sentence, len(cut))[None])[0].softmax(-1)  # (1, T) -> (num_classes,)
         likeliest = int(probabilities.argmax())
