@@ -120,7 +120,7 @@ def in_inference(name: str, model: nn.Module, draw: Callable[[], Any]) -> Callab
 
 def ratios(speeds: common.Speeds) -> str:
     """Return the table with ratios to diffusers' default and to diffusers with one head."""
-    return common.table(speeds, "images/s", "diffusers", "diffusers, one head")
+    return common.table(speeds, "images/s", *(name for name in NAMES[:2] if name in speeds))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -131,6 +131,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sample-rounds", type=int, default=3, help="timed samplings of each contender")
     parser.add_argument("--samples", type=int, default=16, help="images drawn in each measurement of sampling")
     parser.add_argument("--steps", type=int, default=50, help="steps of DDIM")
+    some, names = common.some_of(NAMES, always=NAMES[0], separator=";"), "; ".join(NAMES)
+    parser.add_argument("--only", type=some, default=NAMES, help=f"some of {names} (bf16), separated by semicolons")
     return common.parse(parser, argv)
 
 
@@ -138,7 +140,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     about = common.about_this_machine(options.command)
-    networks = {name: network(name) for name in NAMES}
+    networks = {name: network(name) for name in options.only}
     images, noise = torch.rand(options.batch_size, *SHAPE) * 2 - 1, torch.randn(options.samples, *SHAPE)
     with tempfile.TemporaryDirectory() as folder:
         steps = {name: training(name, model, images, folder) for name, model in networks.items()}
