@@ -74,6 +74,7 @@ BESIDE: list[tuple[str, str, str, Of]] = [
     ("GCN, training on Cora", "torch_geometric", "graphs", seconds("runs", "GCN cora", "seconds", peer="torch_geometric")),
     ("GAT, training on Cora", "torch_geometric", "graphs", seconds("runs", "GAT cora", "seconds", peer="torch_geometric")),
     ("PPO, training", "stable-baselines3", "agents", trainings("PPO")),
+    ("DQN, training", "stable-baselines3", "agents", trainings("DQN")),
     ("search, one query", "faiss", "search", rates("queries_per_second", "one query, L2", peer="faiss")),
     ("search, 1,000 queries", "faiss", "search", rates("queries_per_second", "1,000 queries, L2", peer="faiss")),
     ("search, 50 queries, L1", "faiss", "search", rates("queries_per_second", "50 queries, L1", peer="faiss")),
