@@ -31,7 +31,7 @@ from dl.mytorch.optim import constant, sgd
 from dl.mytorch.tasks import Classification, StepOutput
 from dl.mytorch.text.tasks import LanguageModeling
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]  # one process makes the runs, for all tests
+pytestmark = pytest.mark.slow
 
 EXAMPLES, BATCH, STEPS = 117, 12, 10  # the last batch of an epoch has 9: ranks get different numbers of examples
 

@@ -35,7 +35,7 @@ from dl.mytorch.optim import adamw
 from dl.mytorch.tasks import Classification, StepOutput
 from dl.mytorch.text.tasks import LanguageModeling
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("passes")]  # one process makes the runs, for all tests
+pytestmark = pytest.mark.slow
 
 EXAMPLES, BATCH, STEPS, LENGTH = 27, 8, 9, 16
 TURN = 2  # steps of a chain's link
