@@ -12,7 +12,6 @@ import torch
 
 from dl.cli.command import command
 from dl.cli.runs import Run
-from dl.modules.RNN.TextCNN.data import Words
 from dl.mytorch.command_line import Parser
 from dl.mytorch.config import UserError, user_path
 from dl.mytorch.data.text.translation import tokenize
@@ -32,18 +31,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @command(parse)
 def main(options: argparse.Namespace) -> None:
-    run = Run.open(options.run)
-    if run.recipe != RECIPE:
-        raise UserError(f"{run.path} is a run of {run.recipe}, which names no sentences; {RECIPE} does")
-    model, names = run.model(), run.names or SST2
-    words = Words(run.vocabularies["tokens"], tokenize)
+    run = Run.open(options.run, RECIPE)
+    model, names, vocabulary = run.model(), run.names or SST2, run.vocabularies["tokens"]
     for sentence in options.sentences:
-        if not (cut := tokenize(sentence)[: run.config.length]):
+        if not (words := tokenize(sentence)[: run.config.length]):
             raise UserError("a sentence of no words has no class")
         with torch.no_grad():
-            probabilities = model(words.encode(sentence, len(cut))[None])[0].softmax(-1)  # (1, T) -> (num_classes,)
+            probabilities = model(torch.tensor([vocabulary.encode(words)]))[0].softmax(-1)  # (1, T) -> (num_classes,)
         likeliest = int(probabilities.argmax())
-        unknown = [word for word in cut if word not in words.vocabulary]
+        unknown = [word for word in words if word not in vocabulary]
         note = f"  (unknown: {', '.join(unknown)})" if unknown else ""
         print(f"{names[likeliest]}  {probabilities[likeliest]:.1%}  {sentence}{note}")
 

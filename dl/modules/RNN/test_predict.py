@@ -36,8 +36,8 @@ def test_a_sentence_without_words_and_a_run_of_another_recipe_are_one_line(
     run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gru = write_run(tmp_path / "gru", "RNN/GRU")
-    for words, says in (([" ", "--run", run], "of no words"), (["a", "--run", str(gru)], "is a run of RNN/GRU, which")):
+    for sentence, folder, says in ((" ", run, "of no words"), ("a", str(gru), "is a run of RNN/GRU, not of RNN/TextCNN")):
         capsys.readouterr()
-        assert predict.main(words) == 1
+        assert predict.main([sentence, "--run", folder]) == 1
         error = capsys.readouterr().err
         assert error.startswith("error: ") and says in error and error.count("\n") == 1
