@@ -201,4 +201,4 @@ def test_merges_are_those_that_tokenizers_learns() -> None:
     )
     peer.train_from_iterator([text], trainer)
     vocabulary = peer.get_vocab()
-    assert bpe._shown() == sorted(vocabulary, key=vocabulary.__getitem__)
+    assert bpe.shown() == sorted(vocabulary, key=vocabulary.__getitem__)
