@@ -8,6 +8,7 @@ python -m dl.modules.GPT.generate gpt2 "The meaning of life is"
 
 import argparse
 import sys
+from itertools import chain, islice
 from os.path import expanduser
 from pathlib import Path
 from typing import Iterable, Sequence
@@ -73,7 +74,10 @@ def write(model: nn.Module, tokens: Tokens, options: argparse.Namespace) -> None
     check_range("--tokens", options.tokens, 0, MOST_TOKENS)
     choice = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
     prompts = [tokens.encode(prompt) for prompt in options.prompts]
-    stop = list(tokens.special.values()) if isinstance(tokens, BPE) else []  # a token that ends texts
+    if isinstance(tokens, BPE):  # a token that ends texts
+        stop = list(tokens.special.values())
+    else:
+        stop = [i for i, token in enumerate(tokens.tokens) if token.startswith("<|")]  # a mark of dialogues
     if options.draft:
         if len(prompts) > 1 or options.repetition_penalty != 1:
             raise UserError("--draft is for one prompt, without --repetition-penalty")
@@ -95,9 +99,11 @@ def write(model: nn.Module, tokens: Tokens, options: argparse.Namespace) -> None
 
 def write_one(prompt: str, ids: list[int], new: Iterable[Tensor], tokens: Tokens, stop: list[int]) -> None:
     """A prompt, whose tokens are `ids`, and what follows, as it comes, up to a token in `stop`."""
+    drawn = iter(new)
+    first = list(islice(drawn, 1))  # what it refuses is said before the prompt is shown
     print(prompt, end="", flush=True)
     text = to_text(tokens, ids)
-    for token in new:
+    for token in chain(first, drawn):
         if int(token) in stop:
             break
         ids.append(int(token))

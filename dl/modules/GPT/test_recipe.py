@@ -133,7 +133,8 @@ def test_a_run_continues_a_text(
     assert read_json(tmp_path / "words" / "history.json")[0]["val"].keys() == {"loss", "bits_per_byte"}
     for prompt, message in (("", "one at least"), ("to be or not", "a prompt of 12 tokens is longer than the 8"), ("X", "'X'")):
         assert generate.main([str(tmp_path / "letters"), prompt]) == 1
-        assert message in capsys.readouterr().err
+        shown = capsys.readouterr()
+        assert message in shown.err and not shown.out
     assert generate.main([str(tmp_path / "letters"), "to be", "--seed", "4294967295", "--tokens", "1"]) == 0
     for flag, value in (("--seed", "-1"), ("--seed", "4294967296"), ("--tokens", "-1"), ("--tokens", "1000000000000")):
         assert generate.main([str(tmp_path / "letters"), "to be", flag, value]) == 1
@@ -339,3 +340,11 @@ def test_a_folder_of_transformers_continues_a_text(tmp_path: Path, folder: Path,
     (folder / "model.safetensors").unlink()
     assert gpt2_generate.main([str(folder), "to be"]) == 1
     assert "no file named model.safetensors" in capsys.readouterr().err
+
+
+def test_a_mark_of_dialogues_ends_a_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = Vocabulary(["<|end|>", "a", "b"])
+    drawn = torch.tensor([[2], [1], [0], [2]])
+    monkeypatch.setattr(generate, "stream", lambda *_, **options: iter(drawn[: 3 if 0 in options["stop"] else 4]))
+    generate.write(torch.nn.Identity(), tokens, generate.parse(["run", "ab"], ""))
+    assert capsys.readouterr().out == "abba\n"

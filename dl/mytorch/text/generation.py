@@ -33,8 +33,12 @@ class Tokens(Protocol):
 
 
 def separator(tokens: Tokens) -> str:
-    """Return what stands between two tokens of a vocabulary: a blank between words, nothing between characters."""
-    return " " if max(map(len, tokens.tokens)) > 1 else ""
+    """Return what stands between two tokens of a vocabulary: a blank between words, nothing between characters.
+
+    Marks as "<unk>" and "<|end|>" are left aside, which characters have, too.
+    """
+    plain = (len(token) for token in tokens.tokens if not (token.startswith("<") and token.endswith(">")))
+    return " " if max(plain, default=0) > 1 else ""
 
 
 def split(vocabulary: Vocabulary, text: str) -> list[str]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from dl.mytorch.config import UserError
 from dl.mytorch.data.sequences import IGNORED, blocks, pad
 from dl.mytorch.data.text.vocabulary import Vocabulary
+from dl.mytorch.float64 import with_float64
 from dl.mytorch.text.generation import Tokens, separator, split
 
 # B batch, T tokens, V vocabulary
@@ -98,7 +99,7 @@ def log_probs(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
         logits = model(part, None, cache).flatten(0, 1)  # (B, T, V) -> (B T, V)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = F.cross_entropy(logits, wanted.flatten(), ignore_index=IGNORED, reduction="none")
-        found.append(-loss.double().view_as(wanted))
+        found.append(-with_float64(loss).double().view(wanted.shape))
     return torch.cat(found, dim=1).cpu()
 
 

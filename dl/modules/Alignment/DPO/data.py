@@ -15,10 +15,11 @@ from dl.modules.Alignment.DPO.pairs import Ids, Pair, batch_of, encode, read_pai
 from dl.modules.Alignment.DPO.task import Loss, with_reference
 from dl.modules.Alignment.recipe import RECIPES, AlignmentConfig, start
 from dl.modules.Alignment.sums import TOKENS, Sums
-from dl.mytorch import distributed
+from dl.mytorch import distributed, precision
 from dl.mytorch.config import UserError, flag
 from dl.mytorch.data import Batch, Loader, Splits
 from dl.mytorch.files import verify
+from dl.mytorch.run import recorded_precision
 from dl.mytorch.text.generation import Tokens
 
 FILE = "pairs.jsonl"  # in a run's folder: the pairs that it drew
@@ -55,11 +56,14 @@ def pair_splits(config: PairConfig) -> PairSplits:
     """Return the pairs that the config asks for. Raises `UserError` when there are none, or `config.init_from` does not fit."""
     tokens = TOKENS if config.data == "sums" else Run.open(config.start, *RECIPES).vocabularies["tokens"]
     reference = start(dataclasses.replace(config, lora_rank=0), {"tokens": tokens}, build)
-    reference.to(distributed.device(config.device))
+    device = distributed.device(config.device)
+    reference.to(device)
     pairs = sum_pairs(config, reference) if config.data == "sums" else file_pairs(config)
     parts = {part: [pair for pair in pairs if pair.part == part] for part in PARTS}
     end = [] if config.data == "sums" else list(getattr(tokens, "special", {}).values())[:1]
-    data = {part: tensors(parts[part], tokens, end, reference, config) for part in PARTS if parts[part]}
+    taken = precision.choose(config.precision, device, recorded_precision(config)).taken
+    with torch.autocast(device.type, torch.bfloat16, enabled=taken == "bf16"):  # as the policy, which is the same at step 0
+        data = {part: tensors(parts[part], tokens, end, reference, config) for part in PARTS if parts[part]}
     if config.data == "sums":
         for part in ("val", "test"):
             data[part]["pairs"] = Sums(config.digits).pairs(part)

@@ -11,7 +11,7 @@ from dl.modules.Alignment.sums import Sums
 from dl.modules.Alignment.task import Answering
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader
-from dl.mytorch.distributed import all_reduce_sum
+from dl.mytorch.distributed import all_reduce_sum, to_device
 from dl.mytorch.metrics import Mean, Metric
 from dl.mytorch.tasks import StepOutput, Task
 
@@ -59,7 +59,9 @@ def with_reference(model: nn.Module, data: Batch, batch_size: int = 64) -> Batch
     """Return `data` with "reference_chosen" (N,), and so on: the summed log p of its answers under `model` in evaluation."""
     model.eval()
     names = [name.removesuffix("_length") for name in data if name.endswith("_length") and name != "prompt_length"]
-    found = [[answer.sums for answer in answers(model, part, *names)] for part in Loader(data, batch_size).batches()]
+    device = next(model.parameters()).device
+    parts = (to_device(part, device) for part in Loader(data, batch_size).batches())
+    found = [[answer.sums.cpu() for answer in answers(model, part, *names)] for part in parts]
     return data | {f"reference_{name}": torch.cat(rows) for name, rows in zip(names, zip(*found))}
 
 

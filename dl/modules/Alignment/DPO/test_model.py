@@ -118,6 +118,14 @@ def test_padding_and_the_company_of_a_batch_change_no_loss(loss: Any) -> None:
     assert task.eval_step(model, longer).loss.item() == pytest.approx(together.item(), abs=1e-12)
 
 
+@pytest.mark.gpu
+def test_a_reference_on_cuda_is_that_of_the_cpu() -> None:
+    expected = with_reference(policy(), batch())
+    found = with_reference(policy().cuda(), batch())
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4)
+
+
 # ---- the task ------------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ class GRPOStep(TrainStep):
         with self.autocast():
             rollout = self.task.rollout(self.model, batch["pairs"], self.steps_done)
         if len(rollout["advantages"]) == 0:
+            self.gradient_norm = rollout["rewards"].new_zeros(())
             self.train_metrics.update(rollout["rewards"].new_zeros(()), rollout["rewards"].numel(), self.task.measured(rollout))
             return
         for _ in range(self.config.update_epochs):

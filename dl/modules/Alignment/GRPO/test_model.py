@@ -136,6 +136,7 @@ def test_a_step_without_any_signal_leaves_the_weights() -> None:
     step([{"pairs": PAIRS}])
     testing.assert_same_state(model.state_dict(), before, "weights")
     assert step.steps_done == 1 and step.train_metrics.compute()["signal"] == 0
+    assert step.gradient_norm == 0  # which the loop logs
     learner.reward = "digits"
     step([{"pairs": PAIRS}])
     assert step.train_metrics.compute()["signal"] > 0 and not torch.equal(model.norm.weight, before["norm.weight"])

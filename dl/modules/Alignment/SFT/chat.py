@@ -15,9 +15,10 @@ from dl.modules.GPT.BPE.tokenizer import BPE
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Batch, Loader, Splits, Vocabulary
 from dl.mytorch.data.sequences import IGNORED
+from dl.mytorch.data.text.textfiles import read_text
 from dl.mytorch.data.text.vocabulary import UNKNOWN
 from dl.mytorch.distributed import is_main
-from dl.mytorch.files import check, regular_file
+from dl.mytorch.files import check
 from dl.mytorch.text.generation import Tokens
 
 MARKS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
@@ -33,9 +34,9 @@ def read_dialogues(path: Path) -> list[Dialogue]:
     {"messages": [{"role": "user", "content": "..."}, ...]} or {"instruction": "...", "input": "...", "output": "..."}.
     Raises `UserError`, naming the dialogue, for any other, and for one without an answer.
     """
-    text = regular_file(path).read_text(encoding="utf-8")
+    text = read_text(path)
     try:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     return [_dialogue(row, f"{path}, dialogue {i + 1}") for i, row in enumerate(check(rows, [object], str(path)))]

@@ -18,6 +18,7 @@ from dl.modules.GPT.Qwen3.model import build as build_qwen3
 from dl.mytorch.config import UserError
 from dl.mytorch.data import Loader, Splits, Vocabulary
 from dl.mytorch.data.sequences import IGNORED, blocks
+from dl.mytorch.text import generation
 
 TURNS = [("system", "s"), ("user", "ab"), ("assistant", "cd"), ("user", "a"), ("assistant", "b")]
 TOKENS = chat.with_marks(Vocabulary("abcds"))
@@ -35,6 +36,16 @@ def test_dialogues_of_both_forms_are_read(tmp_path: Path) -> None:
     found = chat.read_dialogues(write(tmp_path / "a.json", instructions))
     assert found == [[("user", "Add\n1 2"), ("assistant", "3")], [("user", "Hi"), ("assistant", "Hi")]]
     assert chat.read_dialogues(write(tmp_path / "b.jsonl", messages)) == [TURNS]
+
+
+def test_lines_end_where_json_says_and_a_file_of_another_encoding_is_a_line(tmp_path: Path) -> None:
+    row = {"instruction": "a\u2028b", "output": "c\x85"}
+    line = json.dumps(row, ensure_ascii=False) + "\r\n"
+    (tmp_path / "a.jsonl").write_text(2 * line, encoding="utf-8-sig", newline="")
+    assert chat.read_dialogues(tmp_path / "a.jsonl") == 2 * [[("user", "a\u2028b"), ("assistant", "c\x85")]]
+    (tmp_path / "b.jsonl").write_text(line.replace("\u2028", "é"), encoding="latin-1")
+    with pytest.raises(UserError, match="b.jsonl is not UTF-8"):
+        chat.read_dialogues(tmp_path / "b.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -141,6 +152,8 @@ def test_dialogues_are_learnt_from_nothing_and_from_a_run(tmp_path: Path) -> Non
     path = write(tmp_path / "a.jsonl", rows)
     history = train.main(config(path, tmp_path / "new"))
     assert set(history.test) == {"loss", "perplexity"}
+    tokens = Run.open(tmp_path / "new").vocabularies["tokens"]
+    assert generation.to_text(tokens, tokens.encode("abcd")) == "abcd"  # characters, whatever marks are there
     options = {"model": "tiny", "steps": 1, "context_length": 16, "device": "cpu", "plots": False, "eval_every": 1}
     text = Loader(blocks(torch.arange(40) % 5, 16), 2)
     data = Splits(text, text, vocabularies={"tokens": Vocabulary("abcd\n")})

@@ -32,7 +32,7 @@ class Config(LanguageConfig):
         "preset of the network, see model.py; vocabulary, length and dropout are those of the data and the flags",
         choices=PRESETS,
     )
-    lr: float = 2e-3  # the best of five, see dl/modules/GPT/README.md
+    lr: float = 2e-3  # the best of four, see dl/modules/GPT/README.md
     num_experts: int = flag(0, "number of experts per block; 0 = a dense feed-forward", alias="experts")
     experts_per_token: int = flag(2, "number of experts that process each token")
     aux_loss_weight: float = flag(0.01, "weight of the load-balancing loss", alias="balance")
