@@ -30,7 +30,8 @@ def shown_bytes(count: float) -> str:
 
 
 def escape_output() -> None:
-    r"""Print as escapes (\xb1) what the terminal's encoding lacks, instead of ending in a traceback."""
+    r"""Print as escapes (\xb1) what the terminal's encoding lacks, and to nowhere where output is closed: no traceback."""
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w", encoding="utf-8") for stream in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

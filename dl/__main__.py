@@ -52,7 +52,7 @@ def _own_words(argv: list[str]) -> int:
 
 def user_path(text: str) -> Path:
     """`dl.mytorch.config.user_path`, which would bring torch along."""
-    return Path(text).expanduser()
+    return Path(expanduser(text))
 
 
 def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
@@ -232,13 +232,15 @@ def _summarize(name: str, preset: str, shape: list[int] | None) -> tuple[tuple[i
 
     module = catalogue.module(name)
     inputs = module.example(preset)
-    if shape:
-        inputs = tuple(torch.zeros(shape, dtype=x.dtype) for x in inputs)
     try:
+        if shape:
+            inputs = tuple(torch.zeros(shape, dtype=x.dtype) for x in inputs)
         return tuple(inputs[0].shape), layer_summary(module.build(preset), *inputs)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{name} {preset} takes no input of shape {tuple(inputs[0].shape)}: {reason}; see --input") from None
+        raise UserError(
+            f"{name} {preset} takes no input of shape {tuple(shape or inputs[0].shape)}: {reason}; see --input"
+        ) from None
 
 
 def explain(args: argparse.Namespace) -> int:

@@ -134,6 +134,8 @@ def test_summary_of_an_input_that_does_not_fit_says_why(capsys: pytest.CaptureFi
     assert front.main(["summary", "lenet", "--input", "2", "7"]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("error: CNN/LeNet modern takes no input of shape (2, 7): ") and captured.err.count("\n") == 1
+    assert front.main(["summary", "lenet", "--input", "-1", "1", "28", "28"]) == 1
+    assert "takes no input of shape (-1, 1, 28, 28): " in capsys.readouterr().err
 
 
 class Tokens(nn.Module):

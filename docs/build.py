@@ -16,10 +16,13 @@ from typing import Any, Callable
 
 sys.path.insert(0, str(Path(__file__).parent))  # the files beside this one, wherever it is started
 
-import guides
-import model_page
-import yaml
-from prose import ROOT, Links, with_formulas
+try:
+    import guides
+    import model_page
+    import yaml
+    from prose import ROOT, Links, with_formulas
+except ModuleNotFoundError as missing:
+    sys.exit(f'{missing.name} is missing: pip install -e ".[docs]"')
 
 from dl.cli import catalogue, front, results
 from dl.mytorch import provenance

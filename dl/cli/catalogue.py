@@ -77,10 +77,10 @@ def moved_to(name: str) -> dict[tuple[str, str], str]:
 
 def current(described: dict[str, Any]) -> dict[str, Any]:
     """Return what a run's config.json says, with the recipe and the preset in it that are `MOVED` as they are today."""
-    earlier = described["recipe"], described["config"].get("model")
-    if earlier not in MOVED:
+    preset = described["config"].get("model")
+    if not isinstance(preset, str) or (described["recipe"], preset) not in MOVED:
         return described
-    recipe, preset = MOVED[earlier]
+    recipe, preset = MOVED[described["recipe"], preset]
     return {**described, "recipe": recipe, "config": {**described["config"], "model": preset}}
 
 

@@ -11,7 +11,7 @@ from dl.cli.records import best_record, config_class
 from dl.mytorch import plot
 from dl.mytorch.config import UserError, current_names
 from dl.mytorch.events import Events
-from dl.mytorch.files import atomic_write, read_recorded_json
+from dl.mytorch.files import read_recorded_json
 from dl.mytorch.logger import SPEED, History, read_history
 from dl.mytorch.run import read_described
 
@@ -43,8 +43,7 @@ def main(options: argparse.Namespace) -> None:
     """Print the table, and draw the figure."""
     runs = read(options.runs)
     print(columns(table(runs)))
-    with atomic_write(options.figure) as file:
-        curves(runs).savefig(file, format="png")
+    plot.save_figure(curves(runs), options.figure)
     print(f"\n{options.figure}")
     if options.tensorboard:
         write_events(runs, options.tensorboard)
@@ -62,8 +61,12 @@ def read(given: Sequence[Path]) -> list[Compared]:
         raise UserError(
             f"{shown}: {len(paths)} of two or more runs with an evaluation; `python -m dl runs` shows what there is"
         )
-    above = os.path.commonpath([path.parent.resolve() for path in paths])
-    return [_read(path, Path(os.path.relpath(path, above)).as_posix()) for path in paths]
+    try:
+        above = os.path.commonpath([path.parent.resolve() for path in paths])
+        names = [Path(os.path.relpath(path, above)).as_posix() for path in paths]
+    except ValueError:  # on two drives of Windows
+        names = [path.as_posix() for path in paths]
+    return [_read(path, name) for path, name in zip(paths, names)]
 
 
 def _read(path: Path, name: str) -> Compared:
@@ -140,8 +143,10 @@ def curves(runs: Sequence[Compared]) -> "Figure":
         axes.set_title(name.replace("_", " "))
         axes.set_xlabel("optimizer step" if over == "step" else over.replace("_", " "))
         axes.grid(alpha=0.3)
+    handles = {label: handle for axes in fig.axes for handle, label in zip(*axes.get_legend_handles_labels())}
     fig.legend(
-        *fig.axes[0].get_legend_handles_labels(),
+        handles.values(),
+        handles.keys(),
         loc="center right",
         fontsize=8,
         title="validation (thin: training)",

@@ -85,7 +85,8 @@ def torchvision_build() -> Iterator[Finding]:
         yield Finding("problem", f"torchvision does not import ({error}): {INSTALL}")
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
-            raise
+            yield Finding("problem", f"torchvision does not import ({error}): {INSTALL}")
+            return
         build = importlib.metadata.version("torch").partition("+")[2]  # "cpu" or "cu128"; none for PyPI's own
         index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
         yield Finding(

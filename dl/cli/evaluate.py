@@ -1,8 +1,8 @@
 """Test a trained run again: `python -m dl evaluate RUN [--data SET] [--with METRIC [FILE]] [--labels 1%,10%]`."""
 
 import argparse
+import contextlib
 import dataclasses
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -12,8 +12,8 @@ from dl.cli.runs import Run
 from dl.cli.verbs import find_command
 from dl.mytorch import Trainer
 from dl.mytorch.checkpoint import load_weights
-from dl.mytorch.config import UserError
-from dl.mytorch.data import Splits
+from dl.mytorch.config import UserError, user_path
+from dl.mytorch.data import ImageConfig, Splits, image_set, split
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -52,7 +52,7 @@ def _measure(options: argparse.Namespace, names: list[str], files: list[str]) ->
         raise UserError(f"--with {options.metric} takes one FILE after it; got {' '.join(files) or 'none'}")
     if options.data or options.labels:
         raise UserError("--data and --labels do not go with a FILE")
-    for line in likelihoods.measure(Run.open(options.folder), names, Path(files[0]).expanduser(), options.stride):
+    for line in likelihoods.measure(Run.open(options.folder), names, user_path(files[0]), options.stride):
         print(line, flush=True)
     return 0
 
@@ -85,10 +85,15 @@ def means_of(run: Run, data: str = "") -> dict[str, Any]:
         for name, vocabulary in getattr(splits, "vocabularies", {}).items():
             if run.vocabularies.get(name) != vocabulary:
                 raise UserError(f"{run.path} was trained with another vocabulary than --data {data or run.config.data} gives")
+        config = trainer.config
+        there = tuple(splits.names) or (image_set(config).classes if isinstance(config, ImageConfig) else ())
+        if run.names and there and there != run.names:
+            raise UserError(f"{run.path} was trained on other classes than --data {data or config.data} has")
         load_weights(trainer.evaluated_model, run.path / "best.pt")
         found.update(trainer.evaluate(splits.test))
 
     config = dataclasses.replace(run.config, **({"data": data} if data else {}))
-    with mock.patch.object(Trainer, "fit", test):
+    other = mock.patch.object(split, "_compare") if data else contextlib.nullcontext()  # another set than the run's
+    with other, mock.patch.object(Trainer, "fit", test):
         run.module.main(config)
     return found

@@ -96,7 +96,7 @@ def reproduce(record: Record) -> Outcome:
 def cannot_be_tried(record: Record) -> str:
     """Return what this machine lacks for a record; "" if nothing."""
     if not data_is_here(record["config"]["data"]):
-        return f"not tried: {record['config']['data']} is not on this machine"
+        return f"not tried: {record['config']['data']} is not on this machine; `python -m dl doctor` says how to get it"
     if record.get("ranks", 1) > 1:
         return f"not tried: it was trained by {record['ranks']} processes"
     if "CPU" not in record["device"] and device().type == "cpu":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import sys
 from pathlib import Path
 from typing import Any, Callable, Mapping
@@ -13,7 +14,7 @@ from dl.mytorch.checkpoint import load_weights
 from dl.mytorch.config import Config, TrainConfig, UserError, current_names
 from dl.mytorch.data import ImageConfig, Vocabulary, data_of_run, image_set
 from dl.mytorch.data.split import names_file, read_names
-from dl.mytorch.distributed import restarted
+from dl.mytorch.distributed import device, restarted
 from dl.mytorch.files import read_recorded_json, regular_file
 from dl.mytorch.logger import SPEED, History, read_history
 from dl.mytorch.run import read_described, taken_precision
@@ -93,7 +94,12 @@ class Run:
         kept = {"out": str(self.path), "fresh": False}
         if issubclass(cls, ImageConfig) and isinstance(values.get("data"), str):
             kept["data"] = data_of_run(self.path, values["data"])
-        return restore(cls, {**values, **kept}, where)
+        config = restore(cls, {**values, **kept}, where)
+        try:
+            device(config.device)
+        except UserError:  # it was trained on a device that is not here
+            config = dataclasses.replace(config, device="auto")
+        return config
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -128,6 +134,9 @@ class Run:
         if isinstance(config, ImageConfig) and (classes := names_file(self.path)).exists():  # the images may be others by now
             config = dataclasses.replace(config, data=f"classes:{classes}")
         texts = (self.vocabularies,) if self.vocabularies else ()
+        _, *more = inspect.signature(self.module.build_model).parameters.values()
+        if more and more[0].default is inspect.Parameter.empty and not texts:
+            raise UserError(f"{self.path} lacks its vocabulary-*.json: the tokens that its network reads")
         return load_best(lambda: self.module.build_model(config, *texts), self.path)
 
 

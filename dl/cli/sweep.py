@@ -169,6 +169,10 @@ def run(name: str, waiting: list[Trial], jobs: int) -> list[Trial]:
     return failed
 
 
+# A process that Ctrl-C does not reach: it is asked to save and end by the sweep, once.
+APART = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if sys.platform == "win32" else {"start_new_session": True}
+
+
 def start(name: str, trial: Trial, jobs: int) -> subprocess.Popen:
     """Return the process of a training: what it prints is in a log beside its folder, its stdin is open while it is wanted."""
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
@@ -179,6 +183,7 @@ def start(name: str, trial: Trial, jobs: int) -> subprocess.Popen:
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
+            **APART,
         )
 
 
@@ -188,7 +193,7 @@ def train_while_wanted(name: str, flags: list[str]) -> None:
 
     def watch() -> None:
         os.read(0, 1)
-        os.kill(os.getpid(), signal.SIGTERM)  # saves, and ends
+        signal.raise_signal(signal.SIGTERM)  # saves, and ends
 
     threading.Thread(target=watch, daemon=True).start()
     _wait_for_lock(parse(catalogue.module(name, "train").Config, flags).out)

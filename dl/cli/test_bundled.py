@@ -1,5 +1,6 @@
 """Trained weights that come with the project."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +149,21 @@ def test_a_flipped_bit_and_the_file_of_another_model_are_one_line(folder: Path, 
 def test_other_bundled_weights_get_another_index(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = catalogue.module("DataMining/ImageSearch", "search")
     made: list[Path] = []
-    monkeypatch.setattr(search.making, "make", lambda options: (options.index.mkdir(), made.append(options.index)))
+
+    def make(options: argparse.Namespace) -> None:
+        options.index.mkdir(exist_ok=True)
+        (options.index / "index.json").touch()
+        made.append(options.index)
+
+    monkeypatch.setattr(search.making, "make", make)
+    monkeypatch.setattr(search, "read_manifest", lambda index: {"verdict": {}})
     path = bundled.bundle(write_run(tmp_path / "run", "DataMining/ImageSearch"))
     assert search.sample_index() == search.sample_index() == made[0]
     state = load(path)
     save({name: weight / 2 if weight.is_floating_point() else weight for name, weight in state.items()}, path)
     assert search.sample_index() == made[1] != made[0] and len(made) == 2
+    monkeypatch.setattr(search, "read_manifest", lambda index: {"verdict": None})  # its making was stopped
+    assert search.sample_index() == made[2] == made[1]
 
 
 def test_notice_has_one_row_of_each_file_in_their_order(folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dl.cli import compare
+from dl.cli import catalogue, compare
 from dl.cli.testing import make_finished_run
 from dl.mytorch.config import UserError
 from dl.mytorch.events import Events
@@ -54,6 +54,26 @@ def test_one_figure_has_the_curves_of_all_runs(runs: Path, tmp_path: Path, capsy
     (axes,) = drawn.axes
     assert axes.get_title() == "loss" and len(axes.lines) == 6
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["fast", "slow", "untested"]
+
+
+def test_a_run_without_the_first_quantity_is_in_the_legend(runs: Path) -> None:
+    given = compare.read([runs])
+    for record in (record for record in given[0].history if "val" in record):
+        record["val"]["top1_error"], record["val"]["loss"] = 0.5, None
+    assert [text.get_text() for text in compare.curves(given).legends[0].get_texts()][-1] == given[0].name
+
+
+def test_runs_on_two_drives_keep_their_paths(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(paths: list[Path]) -> str:
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(compare.os.path, "commonpath", refuse)
+    assert {run.name for run in compare.read([runs])} == {(runs / name).as_posix() for name in ("slow", "fast", "untested")}
+
+
+def test_an_odd_preset_breaks_no_other_run() -> None:
+    described = {"recipe": "CNN/ResNet", "config": {"model": ["small"]}}
+    assert catalogue.current(described) == described
 
 
 def test_tensorboard_gets_each_run_under_its_name_with_the_flags_that_differ(

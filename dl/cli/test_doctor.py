@@ -93,6 +93,15 @@ def test_the_torchvision_mismatch_is_explained_with_its_fix(monkeypatch: pytest.
     assert found.text.endswith("torchvision --index-url https://download.pytorch.org/whl/cpu")
 
 
+def test_torch_and_torchvision_for_two_versions_of_cuda_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mismatch(name: str) -> NoReturn:
+        raise RuntimeError("compiled with different CUDA major versions")
+
+    monkeypatch.setattr(importlib, "import_module", mismatch)
+    (found,) = doctor.torchvision_build()
+    assert found.mark == "problem" and "different CUDA" in found.text
+
+
 def test_a_torchvision_that_is_missing_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     assert marks(list(doctor.torchvision_build())) == ["problem"]

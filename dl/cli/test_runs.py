@@ -41,6 +41,9 @@ def test_a_run_on_text_has_its_vocabularies(tmp_path: Path, recipe: str) -> None
     run = Run.open(write_run(tmp_path / "run", recipe))
     assert run.vocabularies["tokens"].tokens == ("a", "b", "c") and run.names == ()
     assert run.model()(torch.tensor([[0, 1, 2]])) is not None
+    (run.path / "vocabulary-tokens.json").unlink()
+    with pytest.raises(UserError, match="run lacks its vocabulary"):
+        Run.open(run.path).model()
 
 
 def test_flags_of_earlier_versions_are_understood_and_told_in_a_line(

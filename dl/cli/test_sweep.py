@@ -145,3 +145,22 @@ def test_a_sweep_that_is_killed_twice_ends_with_the_same_table(tmp_path: Path) -
         assert subprocess.run(command(out), stdout=subprocess.DEVNULL).returncode == 0
     tables = [(tmp_path / out / "sweep.json").read_text(encoding="utf-8") for out in ("killed", "undisturbed")]
     assert tables[0].replace("killed", "") == tables[1].replace("undisturbed", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="os.killpg, the Ctrl-C of a terminal, is POSIX only")
+def test_ctrl_c_saves_what_is_under_way(tmp_path: Path) -> None:
+    import os
+    import signal
+    import subprocess
+    import time
+
+    words = "sweep CNN/LeNet --model tiny --data fashion_mnist-sample --lr 0.05,0.1 --jobs 2 --epochs 2000 --no-plots"
+    command = [sys.executable, "-m", "dl", *words.split(), "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    logs = [tmp_path / f"lr={lr}-seed=0.log" for lr in (0.05, 0.1)]
+    while not all(log.exists() and "epoch   1" in log.read_text(encoding="utf-8") for log in logs) and process.poll() is None:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait() == 130
+    assert all("saved; the same command resumes" in log.read_text(encoding="utf-8") for log in logs)

@@ -11,6 +11,7 @@ from dl.cli import catalogue, verbs
 from dl.cli.evaluate import means_of
 from dl.cli.runs import Run
 from dl.cli.testing import write_run
+from dl.mytorch.config import UserError
 from dl.mytorch.data import Loader, Splits
 
 COMMANDS = {
@@ -74,5 +75,7 @@ def test_evaluate_states_the_test_of_the_best_weights(
     assert {path.name for path in run.iterdir()} == before
     assert front.main(["evaluate", str(run), "--with", "top1_error"]) == 0
     assert capsys.readouterr().out == f"top1 error {means['top1_error']:.2%}\n"
+    with pytest.raises(UserError, match="was trained on other classes than --data mnist has"):
+        means_of(opened, "mnist")
     assert front.main(["evaluate", str(run), "--with", "beauty"]) == 1 and "is tested by loss" in capsys.readouterr().err
     assert front.main(["evaluate", str(run), "--with", "frechet"]) == 1 and "--classifier RUN" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """`python -m dl generate RUN_OR_MODEL ...` and the like: the command of the model's folder, found by what the run is of."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, Sequence
@@ -29,7 +30,7 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
     if not words:
         raise UnknownName(f"name a run or a model: python -m dl {verb} RUN_OR_MODEL ...")
     first, *rest = words
-    run = Path(first).expanduser()
+    run = Path(os.path.expanduser(first))
     of_run = (run / "config.json").exists()
     command = find_command(verb, _recipe(run) if of_run else catalogue.find(first))
     if "--help" in rest or "-h" in rest:

@@ -15,7 +15,7 @@ class UserError(ValueError):
 
 def user_path(text: str) -> Path:
     """Return a path of the command line, with ~ as the home folder: shells leave that of `--out=~/run` alone."""
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # unlike Path's, it leaves the ~ that names no user
 
 
 def flag(default: Any, help: str, choices: Iterable[str] = (), alias: str = "") -> Any:

@@ -82,6 +82,7 @@ def test_a_tilde_in_data_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> 
     config = TrainConfig("x", "folder:~/texts")
     assert config.data_path("folder:") == Path("/home/somebody/texts") and config.data_path("tar:") is None
     assert user_path("~/run") == Path("/home/somebody/run")
+    assert user_path("~nobody at all.png") == Path("~nobody at all.png")
 
 
 def test_text_that_is_not_utf_8_is_refused_by_its_flag() -> None:

@@ -63,3 +63,10 @@ def test_a_terminal_that_is_not_utf_8_shows_escapes(monkeypatch: pytest.MonkeyPa
     escape_output()
     print("\u00b1 \u732b", flush=True)
     assert shown.buffer.getvalue() == b"\\xb1 \\u732b\n"
+
+
+def test_closed_output_goes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    escape_output()
+    print("nobody reads this", flush=True)
+    sys.stdout.close()

@@ -65,6 +65,8 @@ def precision_recall(real: Tensor, drawn: Tensor, nearest: int = 3) -> tuple[flo
 @torch.no_grad()
 def features(classifier: nn.Module, images: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
     """What the last layer of the classifier sees, (N, D), and the classes that it says, (N,), for standardised images."""
+    if "pool" not in dict(classifier.named_modules()):
+        raise UserError("--classifier takes a network with a layer `pool`, as CNN/ResNet")
     seen, said = [], []
     for part in images.split(batch):
         with Probe(classifier.eval(), "pool") as probe:

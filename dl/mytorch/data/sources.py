@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import http.client
 import io
 import itertools
 import os
@@ -166,8 +167,11 @@ def _fetch(name: str, source: Source, fetch: Callable[[Any, str], Any]) -> None:
 
 def unpack(url: str, prefix: str, folder: Path) -> None:
     """Download a zip archive and put its files below `prefix` into `folder`. Raises `OSError` for what is no such archive."""
-    with urllib.request.urlopen(url, timeout=60) as response:
-        content = response.read(LARGEST + 1)
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response:
+            content = response.read(LARGEST + 1)
+    except http.client.HTTPException as error:
+        raise OSError(f"{url} was cut off: {error}") from None
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
         members = [member for member in archive.infolist() if member.filename.startswith(prefix) and not member.is_dir()]
@@ -202,7 +206,7 @@ def _published(remote: Remote, path: Path, help: str) -> bytes:
     try:
         with urllib.request.urlopen(remote.url, timeout=60) as response:
             content = response.read()
-    except OSError as error:  # no network, no such page, cut off
+    except (OSError, http.client.HTTPException) as error:  # no network, no such page, cut off
         raise UserError(f"{path} does not exist, and {remote.url} cannot be downloaded ({error}). What helps: {help}") from None
     if hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != remote.blob:
         raise UserError(f"{remote.url} no longer gives the published file (its checksum differs). What helps: {help}")

@@ -20,6 +20,7 @@ from dl.cli.command import command
 from dl.modules.DataMining.ImageSearch import index as making
 from dl.modules.DataMining.ImageSearch.features import Extractor
 from dl.modules.DataMining.ImageSearch.index import FOLDER, Index
+from dl.modules.DataMining.ImageSearch.store import read_manifest
 from dl.modules.DataMining.neighbours import power
 from dl.mytorch import plot
 from dl.mytorch.command_line import Parser
@@ -136,7 +137,7 @@ def sample_index() -> Path:
     shown = file.relative_to(catalogue.ROOT)
     print(f"no index in {FOLDER}: searching the bundled fashion_mnist-sample by {shown}", file=sys.stderr)
     index = run / f"index-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}"  # a newer file needs another
-    if not index.exists():
+    if not (index / "index.json").exists() or read_manifest(index)["verdict"] is None:  # not made, or not to its end
         making.make(making.parse(["fashion_mnist-sample", "--weights", str(run), "--index", str(index)]))
     return index
 
